@@ -1,0 +1,116 @@
+"""The client for asyncio; the same as `misotts_client.client` but for `async` and `await`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2_grpc
+
+from misotts_client.chunk import Chunk, ChunkReader
+from misotts_client.errors import Cancelled
+from misotts_client.request import SpeechRequest, as_request, infer_request
+from misotts_client.speech import Recording, Speech
+from misotts_client.transport import CHANNEL_OPTIONS, call_timeout_s, error_from_rpc
+
+
+class AsyncClient:
+    """A connection to a server, shared by any number of streams of one event loop, in which it must be made.
+
+    Args:
+        url: host and gRPC port of the server. Nothing is sent until the first stream.
+    """
+
+    def __init__(self, url: str = "localhost:8001") -> None:
+        self.url = url
+        self._channel = grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def stream(self, request: SpeechRequest | str, **fields: Any) -> "AsyncStream":
+        """Sends the request and returns its stream of chunks at once.
+
+        Args:
+            request: a text, or a whole request.
+            fields: fields of `SpeechRequest` to set, such as `voice="anna"`.
+
+        Raises:
+            InvalidArgument: a value does not fit its tensor. What the server refuses is raised by the stream.
+        """
+        asked = as_request(request, fields)
+        call = self._stub.ModelStreamInfer(iter([infer_request(asked)]), timeout=call_timeout_s(asked))
+        return AsyncStream(call, self.url)
+
+    async def speak(self, request: SpeechRequest | str, **fields: Any) -> Speech:
+        """The whole utterance; arguments as for `stream`.
+
+        Raises:
+            MisoError: the request was refused or speech did not come to its end.
+        """
+        recording = Recording()
+        async with self.stream(request, **fields) as stream:
+            async for chunk in stream:
+                recording.add(chunk)
+        return recording.speech()
+
+    async def close(self) -> None:
+        """Closes the connection; streams still running are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncStream(AsyncIterator[Chunk]):
+    """The chunks of one utterance, in order; iterating raises a `MisoError` if speech does not come to its end.
+
+    Used as a context manager, it is cancelled when left before its end; so it is when the iterating task is cancelled.
+    """
+
+    def __init__(self, call: Any, url: str) -> None:
+        self._call = call
+        self._url = url
+        self._cancelled = False
+        self._chunks = _chunks(call, url)
+
+    async def __anext__(self) -> Chunk:
+        try:
+            return await anext(self._chunks)
+        except asyncio.CancelledError:
+            # gRPC raises this for our own cancel too, where no task is being cancelled.
+            if self._cancelled:
+                raise Cancelled(f"{self._url}: the stream was cancelled") from None
+            raise
+
+    def cancel(self) -> None:
+        """Stops the utterance at the server; iterating then raises `Cancelled`. After the end it does nothing."""
+        self._cancelled = True
+        self._call.cancel()
+
+    async def __aenter__(self) -> "AsyncStream":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+
+async def _chunks(call: Any, url: str) -> AsyncIterator[Chunk]:
+    reader = ChunkReader()
+    try:
+        async for response in call:  # beyond the end of speech too, so that the server ends the stream by itself
+            chunk = reader.read(response)
+            if chunk is not None:
+                yield chunk
+    except grpc.RpcError as error:
+        if not reader.finish:
+            raise error_from_rpc(error, url) from None
+    finally:
+        call.cancel()
+    reader.end()

@@ -1,0 +1,106 @@
+"""The blocking client."""
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2_grpc
+
+from misotts_client.chunk import Chunk, ChunkReader
+from misotts_client.request import SpeechRequest, as_request, infer_request
+from misotts_client.speech import Recording, Speech
+from misotts_client.transport import CHANNEL_OPTIONS, call_timeout_s, error_from_rpc
+
+
+class Client:
+    """A connection to a server, shared by any number of streams and threads.
+
+    Args:
+        url: host and gRPC port of the server. Nothing is sent until the first stream.
+    """
+
+    def __init__(self, url: str = "localhost:8001") -> None:
+        self.url = url
+        self._channel = grpc.insecure_channel(url, options=CHANNEL_OPTIONS)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def stream(self, request: SpeechRequest | str, **fields: Any) -> "Stream":
+        """Sends the request and returns its stream of chunks at once.
+
+        Args:
+            request: a text, or a whole request.
+            fields: fields of `SpeechRequest` to set, such as `voice="anna"`.
+
+        Raises:
+            InvalidArgument: a value does not fit its tensor. What the server refuses is raised by the stream.
+        """
+        asked = as_request(request, fields)
+        # The iterator ends after one request, which closes our side: the server then ends the stream by itself.
+        call = self._stub.ModelStreamInfer(iter([infer_request(asked)]), timeout=call_timeout_s(asked))
+        return Stream(call, self.url)
+
+    def speak(self, request: SpeechRequest | str, **fields: Any) -> Speech:
+        """The whole utterance; arguments as for `stream`.
+
+        Raises:
+            MisoError: the request was refused or speech did not come to its end.
+        """
+        recording = Recording()
+        with self.stream(request, **fields) as stream:
+            for chunk in stream:
+                recording.add(chunk)
+        return recording.speech()
+
+    def close(self) -> None:
+        """Closes the connection; streams still running are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Stream(Iterator[Chunk]):
+    """The chunks of one utterance, in order; iterating raises a `MisoError` if speech does not come to its end.
+
+    Used as a context manager, it is cancelled when left before its end. One thread iterates; any may cancel.
+    """
+
+    def __init__(self, call: Any, url: str) -> None:
+        self._call = call
+        self._chunks = _chunks(call, url)
+
+    def __next__(self) -> Chunk:
+        return next(self._chunks)
+
+    def cancel(self) -> None:
+        """Stops the utterance at the server; iterating then raises `Cancelled`. After the end it does nothing."""
+        self._call.cancel()
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+
+def _chunks(call: Any, url: str) -> Iterator[Chunk]:
+    reader = ChunkReader()
+    try:
+        for response in call:  # beyond the end of speech too, so that the server ends the stream by itself
+            chunk = reader.read(response)
+            if chunk is not None:
+                yield chunk
+    except grpc.RpcError as error:
+        if not reader.finish:
+            raise error_from_rpc(error, url) from None
+    finally:
+        call.cancel()
+    reader.end()

@@ -1,0 +1,137 @@
+"""What can go wrong, as exceptions, and their one text form `CODE: FIELD: message`.
+
+A Triton stream carries an error as text only, so the server raises these classes, their text travels, and
+`error_from_text` makes the same class again at the client. This file imports nothing outside the standard library.
+"""
+
+# ruff: noqa: N818 (the classes are named after the contract's codes, not with a suffix Error)
+
+import re
+from typing import ClassVar
+
+
+class MisoError(Exception):
+    """Base of all errors of the service; one of its subclasses is what is raised.
+
+    Attributes:
+        code: the error's name in the service's contract, such as `NOT_FOUND`.
+        message: what happened, in words, without the code.
+    """
+
+    code: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class FieldError(MisoError):
+    """An error about one input of the request.
+
+    Attributes:
+        field: the input's name in the contract, such as `TEMPERATURE`; None where no single input is to blame.
+    """
+
+    def __init__(self, field: str | None, message: str) -> None:
+        super().__init__(message)
+        self.args = (field, message)  # what copying and pickling pass to __init__
+        self.field = field
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.field}: {self.message}" if self.field else super().__str__()
+
+
+class InvalidArgument(FieldError):
+    """The request cannot be served as it is; sending it again will not help."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class NotFound(FieldError):
+    """Something the request names, such as a voice, does not exist."""
+
+    code = "NOT_FOUND"
+
+
+class Unavailable(MisoError):
+    """The server is full, stopping or out of reach; the same request may succeed later.
+
+    Attributes:
+        retry_after_s: seconds after which the server asks to be tried again, where it said so.
+    """
+
+    code = "UNAVAILABLE"
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(MisoError):
+    """The request's own time limit passed before the end of speech."""
+
+    code = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(MisoError):
+    """The stream was cancelled before the end of speech."""
+
+    code = "CANCELLED"
+
+
+class Internal(MisoError):
+    """The server failed, or answered with something that is not the contract's."""
+
+    code = "INTERNAL"
+
+
+def error_from_text(text: str) -> MisoError:
+    """The error that a server's text describes; `error_from_text(str(error))` equals `error` in class, field, message.
+
+    Triton may put words before the code (`in ensemble 'misotts', ...`), which are dropped, and has texts without a
+    code for what it refuses itself, which keep all their words. A text that says nothing known becomes `Internal`.
+    """
+    found = _CODED.search(text)
+    if not found:
+        return _error_from_triton(text.strip())
+    kind, message = _BY_CODE[found["code"]], found["message"]
+    if issubclass(kind, Unavailable):
+        retry = _RETRY.search(message)
+        return kind(message, float(retry[1]) if retry else None)
+    if issubclass(kind, FieldError):
+        named = _FIELD.match(message)
+        return kind(named[1], named[2]) if named else kind(None, message)
+    return kind(message)
+
+
+_BY_CODE: dict[str, type[MisoError]] = {
+    kind.code: kind for kind in (InvalidArgument, NotFound, Unavailable, DeadlineExceeded, Cancelled, Internal)
+}
+_CODED = re.compile(rf"\b(?P<code>{'|'.join(_BY_CODE)}): (?P<message>.*)", re.DOTALL)
+_FIELD = re.compile(r"([A-Z][A-Z0-9_]*): (.*)", re.DOTALL)
+_RETRY = re.compile(r"try again in (\d+(?:\.\d+)?) s\b")
+
+# Triton's own words. A missing input is looked for first: that text lists the inputs that were given before it.
+_MISSING_INPUT = re.compile(r"missing required input\(s\) \['([^']*)'")
+_WRONG_INPUT = re.compile(r"\binput(?: tensor)? '([^']*)'")
+_TIMED_OUT = re.compile("request timeout expired", re.IGNORECASE)
+_OUT_OF_SERVICE = re.compile(
+    "no available versions|not healthy|not ready|server exiting|server is stopping|maximum queue size", re.IGNORECASE
+)
+
+
+def _error_from_triton(text: str) -> MisoError:
+    wrong = _MISSING_INPUT.search(text) or _WRONG_INPUT.search(text)
+    # An input that is wrong inside the ensemble is one that a stage sent to the next: not the caller's fault.
+    if wrong and not text.startswith("in ensemble"):
+        return InvalidArgument(wrong[1], text)
+    if _TIMED_OUT.search(text):
+        return DeadlineExceeded(text)
+    if _OUT_OF_SERVICE.search(text):
+        return Unavailable(text)
+    if "unknown model" in text:
+        return NotFound(None, text)
+    return Internal(text)

@@ -1,0 +1,174 @@
+"""Make the demo model: small, random, deterministic from a seed, in exactly the files of a real model folder.
+
+    python -m demo.model models/demo
+
+Random weights speak noise and never say end of speech. Everything else about the folder is real: nothing in the
+library can tell it from the 8B model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from misotts.checkpoint import tensor_shapes
+from misotts.config import ModelConfig
+from misotts.mimi import build_mimi
+
+TEXT = Path(__file__).with_name("text.txt")
+
+LLAMA_3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+CONFIG = {
+    "text_vocab_size": 1024,
+    "audio_vocab_size": 2051,
+    "audio_num_codebooks": 32,
+    "backbone": dict(num_layers=4, embed_dim=128, num_heads=4, num_kv_heads=2, intermediate_dim=384),
+    "decoder": dict(num_layers=2, embed_dim=64, num_heads=4, num_kv_heads=2, intermediate_dim=192),
+    "mimi": {
+        "seanet": {"dimension": 64, "n_filters": 8},
+        "quantizer": {"dimension": 32, "input_dimension": 64, "output_dimension": 64},
+        "transformer": {
+            "d_model": 64,
+            "num_heads": 4,
+            "num_layers": 2,
+            "dim_feedforward": 128,
+            "input_dimension": 64,
+            "output_dimensions": [64],
+        },
+    },
+}
+
+SILENTCIPHER = {
+    "SR": 44100,
+    "N_FFT": 4096,
+    "HOP_LENGTH": 2048,
+    "message_band_size": 1024,
+    "message_dim": 5,
+    "message_len": 21,
+    "message_sdr": 47,
+    "n_messages": 1,
+    "enc_n_layers": 3,
+    "dec_c_n_layers": 4,
+    "ensure_negative_message": True,
+    "utterance_level_normalization": True,
+    "frame_level_normalization": False,
+    "no_normalization": False,
+}
+ENCODER_WIDTH = 4
+
+
+def make_model(folder: Path, seed: int = 0) -> None:
+    """Write the demo model to `folder`, which appears whole or not at all; an existing one is replaced."""
+    torch.manual_seed(seed)
+    draft = folder.with_name(folder.name + ".draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    (draft / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
+    make_tokenizer(CONFIG["text_vocab_size"]).save(str(draft / "tokenizer.json"))
+    config = ModelConfig.load(draft)
+    save_file(make_weights(config), draft / "model.safetensors")
+    save_file(make_mimi_weights(config), draft / "mimi.safetensors")
+    make_silentcipher(draft / "silentcipher")
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+
+
+def make_tokenizer(vocab_size: int) -> Tokenizer:
+    """A byte-level BPE with Llama 3's split, BOS and EOS, learnt from `text.txt`."""
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(LLAMA_3_SPLIT), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|begin_of_text|>", "<|end_of_text|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT.read_text(encoding="utf-8").splitlines(), trainer)
+    ids = [(token, tokenizer.token_to_id(token)) for token in special]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{special[0]} $A {special[1]}", special_tokens=ids
+    )
+    return tokenizer
+
+
+def make_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
+    """Random weights at the scales of a trained network, so that signals neither vanish nor explode."""
+    weights = {}
+    for name, shape in tensor_shapes(config).items():
+        if name.endswith("scale"):
+            weights[name] = torch.ones(shape)
+        elif "embeddings" in name:
+            weights[name] = torch.randn(shape) * 0.2
+        elif name == "audio_head":  # [codebooks - 1, width, codes]
+            weights[name] = torch.randn(shape) * 2.0 * shape[1] ** -0.5
+        else:
+            weights[name] = torch.randn(shape) * (2.0 if "head" in name else 1.0) * shape[-1] ** -0.5
+    return weights
+
+
+def make_mimi_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
+    """moshi's own initialisation, with filled codebooks and the last layer at the loudness of speech."""
+    mimi = build_mimi(config).eval()
+    state = mimi.state_dict()
+    for name, tensor in state.items():
+        if name.endswith("embedding_sum"):
+            tensor.normal_()
+        elif name.endswith("_initialized"):
+            tensor.fill_(1)
+    codes = torch.randint(config.audio_codes, (1, config.audio_num_codebooks, 50))
+    with torch.no_grad():
+        last = [name for name in state if name.startswith("decoder.model.") and name.endswith("conv.weight")][-1]
+        state[last.replace("weight", "bias")].zero_()
+        state[last].mul_(0.06 / mimi.decode(codes).std())
+    return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+def make_silentcipher(folder: Path) -> None:
+    """The published file formats at a narrow width, random weights."""
+    folder.mkdir()
+    (folder / "hparams.yaml").write_text(yaml.safe_dump(SILENTCIPHER), encoding="utf-8")
+    width, wide = ENCODER_WIDTH, 3 * ENCODER_WIDTH
+    encoder = _gated_layers([1, width, width, width], [3, 3, 3])
+    linear = torch.nn.Linear(SILENTCIPHER["message_dim"], SILENTCIPHER["message_band_size"])
+    encoder.update({f"linear.{name}": tensor for name, tensor in linear.state_dict().items()})
+    torch.save(encoder, folder / "enc_c.ckpt")
+    torch.save(_gated_layers([wide, wide, wide, wide, 1], [3, 3, 3, 1]), folder / "dec_c.ckpt")
+    torch.save(_gated_layers([1, 8, 8, SILENTCIPHER["message_dim"]], [3, 3, 3]), folder / "dec_m_0.ckpt")
+
+
+def _gated_layers(widths: list[int], kernels: list[int]) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = {}
+    for n, (width_in, width_out, kernel) in enumerate(zip(widths[:-1], widths[1:], kernels, strict=True)):
+        parts = {
+            "conv": torch.nn.Conv2d(width_in, width_out, kernel),
+            "gate": torch.nn.Conv2d(width_in, width_out, kernel),
+            "bn": torch.nn.BatchNorm2d(width_out),
+        }
+        for part, module in parts.items():
+            state.update({f"main.{n}.{part}.{name}": tensor for name, tensor in module.state_dict().items()})
+    return state
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=make_model.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    make_model(arguments.folder, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

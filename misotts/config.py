@@ -1,0 +1,153 @@
+"""What a model folder's `config.json` says: dimensions and limits, nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SAMPLE_RATE = 24_000
+"""Samples per second of every audio tensor that crosses a stage, mono float32."""
+
+FRAME_SAMPLES = 1_920
+"""Samples in one frame: Mimi's 12.5 frames per second at 24 kHz."""
+
+FRAME_MS = 80
+
+RESERVED_CODES = 3
+"""The last codes of every codebook (2048, 2049, 2050 at full size) have no entry in Mimi and are never sampled."""
+
+
+class ConfigError(ValueError):
+    """A model folder whose configuration cannot be served; the message names the file and the key."""
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """One Llama-style transformer, in torchtune's words.
+
+    RoPE is the Llama-3 form: low factor 1, high factor 4, original context 8192.
+    """
+
+    num_layers: int
+    embed_dim: int
+    num_heads: int
+    num_kv_heads: int
+    intermediate_dim: int
+    norm_eps: float = 1e-5
+    rope_base: float = 500_000.0
+    rope_scale_factor: float = 32.0
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "intermediate_dim"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} must be a whole number above 0, got {value!r}")
+        if self.embed_dim % self.num_heads or self.head_dim % 2:
+            raise ConfigError(f"embed_dim {self.embed_dim} must be an even multiple of num_heads {self.num_heads}")
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
+
+
+FLAVORS: Mapping[str, dict[str, int]] = {
+    "llama-8B": dict(num_layers=32, embed_dim=4096, num_heads=32, num_kv_heads=8, intermediate_dim=14336),
+    "llama-1B": dict(num_layers=16, embed_dim=2048, num_heads=32, num_kv_heads=8, intermediate_dim=8192),
+    "llama-300M": dict(num_layers=8, embed_dim=1536, num_heads=24, num_kv_heads=6, intermediate_dim=6912),
+    "llama-100M": dict(num_layers=4, embed_dim=1024, num_heads=8, num_kv_heads=2, intermediate_dim=8192),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A MisoTTS or CSM model."""
+
+    text_vocab_size: int
+    audio_vocab_size: int
+    audio_num_codebooks: int
+    backbone: TransformerConfig
+    decoder: TransformerConfig
+    max_seq_len: int = 2048
+    speaker_space: bool = True
+    """Whether the speaker tag is followed by a space: `[0] text` (MisoTTS) or `[0]text` (CSM-1B)."""
+    mimi: Mapping[str, Any] = field(default_factory=dict)
+    """Sizes of Mimi where they differ from the published codec, by moshi's own names."""
+
+    @property
+    def audio_codes(self) -> int:
+        """Codes of a codebook that are audio: 0 to `audio_codes` - 1."""
+        return self.audio_vocab_size - RESERVED_CODES
+
+    @property
+    def frame_columns(self) -> int:
+        """Columns of a prompt position: one per codebook, then the text token."""
+        return self.audio_num_codebooks + 1
+
+    @classmethod
+    def load(cls, folder: Path) -> ModelConfig:
+        """Read `folder/config.json`.
+
+        Raises:
+            ConfigError: the file is missing, is not JSON, or a key is missing or out of range.
+        """
+        path = Path(folder) / "config.json"
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"no model at {folder}: {path.name} is missing") from None
+        except ValueError as error:
+            raise ConfigError(f"{path} is not JSON: {error}") from None
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{path} must hold a JSON object")
+        try:
+            return cls.from_dict(raw)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> ModelConfig:
+        """Build from the keys of `config.json`; the reference's `backbone_flavor` and `decoder_flavor` are read too."""
+        shared = {key: raw[key] for key in ("norm_eps", "rope_base", "rope_scale_factor") if key in raw}
+        optional = {key: raw[key] for key in ("max_seq_len", "speaker_space", "mimi") if key in raw}
+        return cls(
+            text_vocab_size=_positive(raw, "text_vocab_size"),
+            audio_vocab_size=_positive(raw, "audio_vocab_size"),
+            audio_num_codebooks=_positive(raw, "audio_num_codebooks"),
+            backbone=_transformer(raw, "backbone", shared),
+            decoder=_transformer(raw, "decoder", shared),
+            **optional,
+        )
+
+    def __post_init__(self) -> None:
+        if self.audio_codes < 1:
+            raise ConfigError(f"audio_vocab_size must be above {RESERVED_CODES}, got {self.audio_vocab_size}")
+        if self.audio_num_codebooks < 2:
+            raise ConfigError(f"audio_num_codebooks must be at least 2, got {self.audio_num_codebooks}")
+        if not isinstance(self.max_seq_len, int) or self.max_seq_len < 2:
+            raise ConfigError(f"max_seq_len must be a whole number above 1, got {self.max_seq_len!r}")
+
+
+def _positive(raw: Mapping[str, Any], key: str) -> int:
+    value = raw.get(key)
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{key} must be a whole number above 0, got {value!r}")
+    return value
+
+
+def _transformer(raw: Mapping[str, Any], key: str, shared: Mapping[str, Any]) -> TransformerConfig:
+    value = raw.get(key, raw.get(f"{key}_flavor"))
+    if isinstance(value, str):
+        if value not in FLAVORS:
+            raise ConfigError(f"{key}: unknown flavour {value!r}; known are {', '.join(FLAVORS)}")
+        value = FLAVORS[value]
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key} must be a flavour name or an object of dimensions, got {value!r}")
+    try:
+        return TransformerConfig(**{**shared, **value})
+    except (TypeError, ConfigError) as error:
+        raise ConfigError(f"{key}: {error}") from None

@@ -1,0 +1,139 @@
+"""The decode stage: frames → 24 kHz audio, with a slot of Mimi's streaming state for each stream."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from moshi.models import MimiModel
+from moshi.modules.streaming import State, StreamingContainer
+from moshi.modules.transformer import RingKVCache
+from moshi.utils.compile import CUDAGraphed
+
+from misotts.config import FRAME_SAMPLES
+from misotts.slots import rounds, rows_for
+
+MAX_FRAMES = 25
+"""Frames of a stream in one call; a longer piece is cut."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A piece of one stream."""
+
+    slot: int
+    first: bool
+    """Whether the stream starts here, so that the slot's state is reset."""
+    codes: np.ndarray
+    """int32 [frames, codebooks]; may have no frames."""
+
+
+class Decoder:
+    """Streams of codes → streams of audio, any mix of streams and lengths in one call.
+
+    Each stream's audio is what it would be alone, up to 1e-6 (a batched product rounds differently).
+    """
+
+    def __init__(self, mimi: MimiModel, slots: int) -> None:
+        self._network = _MimiDecoder(mimi)
+        self._slots = slots
+        self._device = next(mimi.parameters()).device
+        self._codebooks = mimi.num_codebooks
+        with self._network.streaming(slots):
+            self._state = self._network.get_streaming_state()
+        steps_per_frame = round(mimi.encoder_frame_rate / mimi.frame_rate)
+        for state in self._state.values():
+            if cache := getattr(state, "kv_cache", None):
+                state.kv_cache = _larger(cache, MAX_FRAMES * steps_per_frame)
+        self._views: dict[tuple[int, int], _View] = {}
+
+    @torch.inference_mode()
+    def decode(self, pieces: Sequence[Codes]) -> list[np.ndarray]:
+        """Return each piece's audio, float32 [frames * 1920]. At most one piece per slot."""
+        assert len({p.slot for p in pieces}) == len(pieces), "two pieces of one stream in one call"
+        self._reset([p.slot for p in pieces if p.first])
+        audio = [np.empty(len(p.codes) * FRAME_SAMPLES, np.float32) for p in pieces]
+        for start, end, members in rounds([len(p.codes) for p in pieces]):
+            for begin in range(start, end, MAX_FRAMES):
+                stop = min(begin + MAX_FRAMES, end)
+                out = self._call({pieces[m].slot: pieces[m].codes[begin:stop] for m in members})
+                for member in members:
+                    audio[member][begin * FRAME_SAMPLES : stop * FRAME_SAMPLES] = out[pieces[member].slot]
+        return audio
+
+    def _call(self, codes_of: dict[int, np.ndarray]) -> np.ndarray:
+        """Decode equally long pieces by slot → [rows, samples]."""
+        rows = rows_for(max(codes_of), self._slots)
+        frames = len(next(iter(codes_of.values())))
+        codes = np.zeros((rows, self._codebooks, frames), np.int64)
+        running = np.zeros(rows, bool)
+        for slot, piece in codes_of.items():
+            codes[slot], running[slot] = piece.T, True
+        view = self._views.get((rows, frames))
+        if view is None:
+            view = self._views[rows, frames] = _View(self._network, self._state, rows)
+        return view.run(torch.from_numpy(codes).to(self._device), torch.from_numpy(running).to(self._device))
+
+    def _reset(self, slots: list[int]) -> None:
+        if slots:
+            mask = torch.zeros(self._slots, dtype=torch.bool)
+            mask[slots] = True
+            for state in self._state.values():
+                state.reset(mask.to(self._device))
+
+
+class _MimiDecoder(StreamingContainer):
+    """The half of Mimi that decodes, so that no streaming state is kept for the half that encodes."""
+
+    def __init__(self, mimi: MimiModel) -> None:
+        super().__init__()
+        self.quantizer, self.upsample = mimi.quantizer, mimi.upsample
+        self.transformer, self.decoder = mimi.decoder_transformer, mimi.decoder
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        (latent,) = self.transformer(self.upsample(self.quantizer.decode(codes)))
+        return self.decoder(latent)
+
+
+class _View:
+    """The network over the first `rows` slots, for one number of frames: state tensors are views, so a call of few
+    streams costs few streams; on CUDA each view has its own graph."""
+
+    def __init__(self, network: _MimiDecoder, state: dict[str, Any], rows: int) -> None:
+        self._network = network
+        self._state = {name: _first_rows(module_state, rows) for name, module_state in state.items()}
+        self._forward = CUDAGraphed(network, disable=state[""].device.type != "cuda")
+
+    def run(self, codes: torch.Tensor, running: torch.Tensor) -> np.ndarray:
+        self._network.set_streaming_state(self._state)
+        for state in self._state.values():
+            state.set_exec_mask(running)
+        return self._forward(codes)[:, 0].cpu().numpy()
+
+
+def _first_rows(state: State, rows: int) -> State:
+    view = copy.copy(state)
+    view.batch_size = rows
+    for name, value in vars(state).items():
+        if isinstance(value, torch.Tensor):
+            setattr(view, name, value[:rows])
+        elif isinstance(value, RingKVCache):
+            ring = copy.copy(value)
+            ring.cache, ring.end_offset = value.cache[:, :rows], value.end_offset[:rows]
+            setattr(view, name, ring)
+    return view
+
+
+def _larger(ring: RingKVCache, steps: int) -> RingKVCache:
+    """A ring that holds `steps` more than the attention's context.
+
+    moshi's ring holds just the context, so a call of several steps overwrites the oldest keys before its first steps
+    have read them: after 10 s of audio the samples would depend on how the stream was cut (and the write that a
+    masked row makes would eat keys that it still needs).
+    """
+    _, rows, heads, capacity, width = ring.cache.shape
+    return RingKVCache(rows, heads, width, capacity + steps, device=ring.cache.device, dtype=ring.cache.dtype)

@@ -1,0 +1,135 @@
+"""Frames of one utterance → chunks to the next stage, and what is known of how they fared there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from misotts.generate.utterance import Utterance
+
+MAX_UNACKNOWLEDGED = 8
+"""Chunks that may be under way between `generate` and the end of the road; beyond it the utterance pauses."""
+
+PROBE_AFTER_S = 0.1
+"""A stream quiet for this long gets an empty chunk: its acknowledgement tells whether the caller is still there."""
+
+SILENT_AFTER_S = 30.0
+"""A stream whose oldest chunk is not acknowledged for this long is dropped: a later stage has lost it."""
+
+RAMP = (1, 2, 4)
+"""Frames of the chunks after the first; each is produced while the one before it plays."""
+
+STEADY_FRAMES = 8
+MAX_FRAMES = 25
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some frames of one utterance, as they go to the decode stage."""
+
+    stream: int
+    slot: int
+    """The utterance's seat, or -1 for one that has none (yet)."""
+    index: int
+    frame: int
+    """Number of the first frame in the utterance."""
+    codes: np.ndarray
+    """int32 [frames, codebooks]; no frames in a probe and, often, in the last chunk."""
+    seed: int
+    finish: str
+    """Not empty on the last chunk."""
+
+
+def chunk_size(index: int, chunk_frames: int, first_frames: int, running: int) -> int:
+    """Frames of chunk `index`: as asked for, or the ramp. The first holds just what the watermark needs to let one
+    frame go; under load the steady size grows, because every chunk costs three stages some host time."""
+    if chunk_frames:
+        return chunk_frames
+    if index == 0:
+        return first_frames
+    if index <= len(RAMP):
+        return RAMP[index - 1]
+    return min(max(STEADY_FRAMES, running // 8), MAX_FRAMES)
+
+
+class Delivery:
+    """Collects an utterance's frames and sends them in chunks. Not thread-safe: the loop's lock guards it."""
+
+    def __init__(self, utterance: Utterance, send: Callable[[Chunk], None], codebooks: int, now: float) -> None:
+        self.utterance = utterance
+        self._send = send
+        self._codebooks = codebooks
+        self._pending: list[np.ndarray] = []
+        self._chunks = 0
+        self._sized_chunks = 0
+        self._delivered_frames = 0
+        self._unacknowledged: dict[int, float] = {}
+        self._last_sent = now
+        self.cancelled = self._abandoned = False
+
+    @property
+    def started(self) -> bool:
+        """Whether a chunk has been sent, so that a refusal can no longer be an ordinary error."""
+        return self._chunks > 0
+
+    @property
+    def paused(self) -> bool:
+        return len(self._unacknowledged) >= MAX_UNACKNOWLEDGED
+
+    @property
+    def settled(self) -> bool:
+        """Whether every chunk has been acknowledged."""
+        return self._abandoned or not self._unacknowledged
+
+    def add(self, codes: np.ndarray, first_frames: int, running: int, now: float) -> None:
+        """Take one frame's codes int32 [codebooks]; send a chunk when it is full."""
+        self._pending.append(codes)
+        if len(self._pending) >= chunk_size(
+            self._sized_chunks, self.utterance.chunk_frames, first_frames, running
+        ):
+            self._sized_chunks += 1
+            self._flush(now)
+
+    def keep(self, codes: np.ndarray) -> None:
+        """Take an utterance's last frame, which goes out with its `finish`: see `end`."""
+        self._pending.append(codes)
+
+    def end(self, now: float) -> None:
+        """Send what is left with the utterance's `finish`."""
+        self._flush(now)
+
+    def probe(self, now: float) -> None:
+        """Send an empty chunk if the stream has been quiet."""
+        if now - self._last_sent >= PROBE_AFTER_S and not self._unacknowledged:
+            pending, self._pending = self._pending, []
+            self._flush(now)
+            self._pending = pending
+
+    def acknowledge(self, index: int, cancelled: bool) -> None:
+        self._unacknowledged.pop(index, None)
+        self.cancelled = self.cancelled or cancelled
+
+    def abandon(self) -> None:
+        """The caller has left, and nobody will acknowledge anything any more."""
+        self.cancelled = self._abandoned = True
+
+    def silent(self, now: float) -> bool:
+        """Whether the oldest chunk has been waiting for its acknowledgement for too long."""
+        oldest = next(iter(self._unacknowledged.values()), now)
+        return now - oldest >= SILENT_AFTER_S
+
+    def _flush(self, now: float) -> None:
+        utterance = self.utterance
+        codes = np.stack(self._pending) if self._pending else np.zeros((0, self._codebooks), np.int32)
+        self._pending = []
+        slot = -1 if utterance.seat is None else utterance.seat
+        chunk = Chunk(
+            utterance.stream, slot, self._chunks, self._delivered_frames, codes, utterance.seed, utterance.finish
+        )
+        self._delivered_frames += len(codes)
+        self._unacknowledged[self._chunks] = now
+        self._chunks += 1
+        self._last_sent = now
+        self._send(chunk)

@@ -1,0 +1,53 @@
+"""Input embeddings: prompt positions and drawn frames → the backbone's input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+
+from misotts.config import ModelConfig
+
+MASKED = -1
+"""Marks the columns of a prompt position that are not used."""
+
+
+class Embedding:
+    """The text and audio embedding tables.
+
+    A position's embedding is the sum of its columns' embeddings. A column that holds `MASKED` adds nothing.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        config: ModelConfig,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.text_table = weights["text_embeddings.weight"].to(device=device, dtype=dtype)
+        self.audio_table = weights["audio_embeddings.weight"].to(device=device, dtype=dtype)
+        self._offsets = torch.arange(config.audio_num_codebooks, device=device) * config.audio_vocab_size
+
+    @property
+    def width(self) -> int:
+        return self.text_table.shape[1]
+
+    @torch.inference_mode()
+    def prompt(self, frames: torch.Tensor) -> torch.Tensor:
+        """Embed prompt positions [positions, codebooks + 1] int64 → [positions, width].
+
+        A position is either text (the last column alone) or audio (all others): `MASKED` marks which.
+        """
+        frames = frames.to(self.text_table.device)
+        is_text = frames[:, -1] != MASKED
+        out = self.text_table.new_empty(len(frames), self.width)
+        out[is_text] = self.text_table[frames[is_text, -1]]
+        out[~is_text] = self.audio(frames[~is_text, :-1])
+        return out
+
+    @torch.inference_mode()
+    def audio(self, codes: torch.Tensor) -> torch.Tensor:
+        """Sum the embeddings of frames [n, codebooks] int64 → [n, width]."""
+        return F.embedding_bag(codes + self._offsets, self.audio_table, mode="sum")

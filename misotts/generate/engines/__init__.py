@@ -1,0 +1,64 @@
+"""The two small interfaces behind which every engine stands.
+
+A step is one frame for every scheduled utterance:
+
+    hidden = backbone.forward(batch)                     # [n, backbone width]
+    codes, embedding = depth.forward(hidden, sampling)   # [n, codebooks], [n, backbone width]
+
+`embedding` is the backbone's next input, so nothing has to come back to the host between two frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """New positions of n sequences, packed end to end, and where their keys and values lie."""
+
+    inputs: torch.Tensor
+    """Input embeddings [positions, backbone width], on the engine's device and in its dtype."""
+    lengths: np.ndarray
+    """int32 [n]: new positions of each sequence; `inputs` has their sum."""
+    starts: np.ndarray
+    """int32 [n]: positions of each sequence that are in the cache already."""
+    blocks: np.ndarray
+    """int32 [n, columns]: each sequence's block table, oldest first; unused entries are 0, the scratch block."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw the codes of n frames. All tensors are on the engine's device."""
+
+    temperature: torch.Tensor
+    """float32 [n], above 0."""
+    top_k: torch.Tensor
+    """int64 [n], from 1 (greedy) to the noise's last dimension."""
+    noise: torch.Tensor
+    """float32 [n, codebooks, ranks]: Gumbel noise of each codebook's likeliest codes, likeliest first."""
+
+
+class Backbone(Protocol):
+    """Reads packed embeddings, keeps keys and values in a pool of blocks."""
+
+    block_size: int
+    """Positions in a block."""
+    num_blocks: int
+    """Blocks in the pool, block 0 among them, which is scratch and never handed out."""
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return the hidden state of each sequence's last new position [n, width], after the final norm."""
+        ...
+
+
+class Depth(Protocol):
+    """Turns a hidden state into one frame."""
+
+    def forward(self, hidden: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the codes [n, codebooks] int64 and the sum of their embeddings [n, backbone width]."""
+        ...

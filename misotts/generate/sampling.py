@@ -1,0 +1,52 @@
+"""Drawing codes: temperature and top-k by the exponential race, with noise that belongs to the request.
+
+Noise is counter-based: a number is a hash of (seed, frame, codebook, rank) and of nothing else, so an utterance draws
+the same codes alone and in any crowd, in any order of work. Rank r's noise goes to the r-th likeliest code: since the
+numbers are independent and alike, which code carries which does not change the distribution, and only the top k need
+any.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_MAX_RANKS = 4096
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def gumbel_noise(seeds: torch.Tensor, frames: torch.Tensor, codebooks: int, ranks: int) -> torch.Tensor:
+    """Gumbel noise float32 [n, codebooks, ranks] for frame number `frames` [n] of requests with `seeds` [n] (int64).
+
+    SplitMix64 (Steele, Lea, Flood 2014) started at the mixed seed; the top 23 bits make a uniform u in (0, 1), and
+    -log(-log u) is Gumbel: adding it to logits / temperature and taking the largest is the exponential race.
+    """
+    device = seeds.device
+    codebook = torch.arange(codebooks, device=device).view(1, -1, 1)
+    rank = torch.arange(ranks, device=device)
+    counter = (frames.view(-1, 1, 1) * codebooks + codebook) * _MAX_RANKS + rank + 1
+    bits = _mix(_mix(seeds).view(-1, 1, 1) + counter * _GOLDEN)
+    uniform = ((bits >> 41 & 0x7FFFFF).to(torch.float32) + 0.5) * 2.0**-23
+    return -(-uniform.log()).log()
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    """SplitMix64's finaliser on int64 bits (shifts are arithmetic in torch, hence the masks)."""
+    x = (x ^ (x >> 30 & (1 << 34) - 1)) * _MIX_1
+    x = (x ^ (x >> 27 & (1 << 37) - 1)) * _MIX_2
+    return x ^ (x >> 31 & (1 << 33) - 1)
+
+
+def sample(
+    logits: torch.Tensor, temperature: torch.Tensor, top_k: torch.Tensor, noise: torch.Tensor
+) -> torch.Tensor:
+    """Draw one code for each row of logits [n, codes] → int64 [n].
+
+    temperature float32 [n] above 0; top_k int64 [n] from 1 to the noise's ranks; noise float32 [n, ranks].
+    """
+    values, codes = logits.float().topk(noise.shape[1], dim=-1)
+    score = values / temperature.unsqueeze(1) + noise
+    dropped = torch.arange(noise.shape[1], device=logits.device) >= top_k.unsqueeze(1)
+    winner = score.masked_fill_(dropped, -torch.inf).argmax(dim=-1, keepdim=True)
+    return codes.gather(1, winner).squeeze(1)

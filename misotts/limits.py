@@ -1,0 +1,64 @@
+"""What a request may ask for, and the error that it gets otherwise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from misotts.config import FRAME_MS, FRAME_SAMPLES, ModelConfig
+from misotts.generate.delivery import MAX_FRAMES
+from misotts_client.errors import InvalidArgument
+from misotts_client.request import Segment, SpeechRequest
+
+MAX_TEXT = 4_000
+"""Code points."""
+MAX_SPEAKER = 99
+MAX_TEMPERATURE = 2.0
+MIN_AUDIO_MS, MAX_AUDIO_MS = FRAME_MS, 160_000
+DEFAULT_AUDIO_MS = 90_000
+DEFAULT_TEMPERATURE = 0.9
+DEFAULT_TOP_K = 50
+
+
+def check_request(request: SpeechRequest, config: ModelConfig) -> None:
+    """Hold every field of a request against its limits.
+
+    Raises:
+        InvalidArgument: names the field, the limit and what came.
+    """
+    _check_text("TEXT", request.text)
+    _check_range("SPEAKER", request.speaker, 0, MAX_SPEAKER)
+    _check_range("TEMPERATURE", request.temperature, 0, MAX_TEMPERATURE)
+    _check_range("TOP_K", request.top_k, 1, config.audio_codes)
+    _check_range("MAX_AUDIO_MS", request.max_audio_ms, MIN_AUDIO_MS, MAX_AUDIO_MS)
+    _check_range("CHUNK_FRAMES", request.chunk_frames, 0, MAX_FRAMES)
+    _check_range("TIMEOUT_MS", request.timeout_ms, 0, 2**31 - 1)
+    _check_context(request.context, config)
+
+
+def _check_text(field: str, text: str) -> None:
+    if not text.strip():
+        raise InvalidArgument(field, "must say something, got " + ("only spaces" if text else "an empty text"))
+    if len(text) > MAX_TEXT:
+        raise InvalidArgument(field, f"must be at most {MAX_TEXT} code points, got {len(text)}")
+
+
+def _check_range(field: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not (math.isfinite(value) and low <= value <= high):
+        raise InvalidArgument(field, f"must be {low:g} to {high:g}, got {value:g}")
+
+
+def _check_context(context: Sequence[Segment], config: ModelConfig) -> None:
+    limit = config.max_seq_len * FRAME_SAMPLES
+    total = sum(len(segment.audio) for segment in context)
+    if total > limit:
+        raise InvalidArgument("CONTEXT_AUDIO", f"must be at most {limit} samples in all, got {total}")
+    for segment in context:
+        _check_text("CONTEXT_TEXT", segment.text)
+        _check_range("CONTEXT_SPEAKER", segment.speaker, 0, MAX_SPEAKER)
+        if not len(segment.audio):
+            raise InvalidArgument("CONTEXT_SAMPLES", "must be at least 1 for every segment, got 0")
+        if not np.isfinite(segment.audio).all():
+            raise InvalidArgument("CONTEXT_AUDIO", "must be finite, got NaN or infinity")

@@ -1,0 +1,127 @@
+"""The prompt stage: a request → what the generate stage needs, frames first."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from moshi.models import MimiModel
+
+from misotts.config import FRAME_MS, ModelConfig
+from misotts.generate.embedding import MASKED
+from misotts.limits import DEFAULT_AUDIO_MS, DEFAULT_TEMPERATURE, DEFAULT_TOP_K, check_request
+from misotts.mimi import encode
+from misotts.tokenizer import Tokenizer
+from misotts.voices import Voices
+from misotts_client.errors import InvalidArgument
+from misotts_client.request import Segment, SpeechRequest
+
+log = logging.getLogger(__name__)
+
+VOICES_KEPT = 256
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request, checked and made whole."""
+
+    frames: np.ndarray
+    """int32 [positions, codebooks + 1]: a text position uses the last column alone, an audio position all others;
+    unused columns hold `MASKED`."""
+    max_frames: int
+    seed: int
+    temperature: float
+    top_k: int
+    chunk_frames: int
+    deadline: float | None
+    """`time.monotonic()` seconds at which the utterance is given up."""
+
+
+class Prompter:
+    """Builds prompts: segments oldest first, each its text, then its audio's frames and one frame of zeros; at the end
+    the text to speak."""
+
+    def __init__(self, folder: Path, config: ModelConfig, mimi: MimiModel, voices: Voices) -> None:
+        self._config, self._mimi, self._voices = config, mimi, voices
+        self._tokenizer = Tokenizer(folder, config)
+        self._voice_frames = lru_cache(maxsize=VOICES_KEPT)(self._encode_voice)
+
+    def build(self, request: SpeechRequest) -> Prompt:
+        """Check a request and build its prompt.
+
+        Raises:
+            InvalidArgument: a field is out of its limits, or the prompt does not fit.
+            NotFound: no such voice.
+        """
+        arrived = time.monotonic()
+        check_request(request, self._config)
+        speaker = request.speaker or 0
+        required = [self._text(request.text, speaker)]
+        if request.voice is not None:
+            required.insert(0, self._voice(request.voice, speaker))
+        positions = sum(map(len, required))
+        max_frames = self._max_frames(request.max_audio_ms, positions)
+        context = self._fit(request, self._config.max_seq_len - max_frames - positions)
+        return Prompt(
+            frames=np.concatenate([*required[:-1], *context, required[-1]]),
+            max_frames=max_frames,
+            seed=secrets.randbits(63) if request.seed is None else request.seed,
+            temperature=DEFAULT_TEMPERATURE if request.temperature is None else request.temperature,
+            top_k=DEFAULT_TOP_K if request.top_k is None else request.top_k,
+            chunk_frames=request.chunk_frames or 0,
+            deadline=arrived + request.timeout_ms / 1000 if request.timeout_ms else None,
+        )
+
+    def _max_frames(self, max_audio_ms: int | None, positions: int) -> int:
+        """Frames to generate beside a prompt of `positions` that cannot be shortened."""
+        room = self._config.max_seq_len - positions
+        if room < 1:
+            limit = self._config.max_seq_len
+            raise InvalidArgument("TEXT", f"with its voice must be below {limit} positions, got {positions}")
+        if max_audio_ms is None:
+            return min(DEFAULT_AUDIO_MS // FRAME_MS, room)
+        if max_audio_ms // FRAME_MS > room:
+            raise InvalidArgument(
+                "MAX_AUDIO_MS",
+                f"must be at most {room * FRAME_MS} beside a text and voice of {positions} positions "
+                f"(of {self._config.max_seq_len}), got {max_audio_ms}",
+            )
+        return max_audio_ms // FRAME_MS
+
+    def _fit(self, request: SpeechRequest, room: int) -> list[np.ndarray]:
+        """Frames of the newest context segments that fit in `room` positions."""
+        kept: list[np.ndarray] = []
+        for segment in reversed(request.context):
+            frames = self._segment(segment)
+            if len(frames) > room:
+                log.warning("dropped %d context segments that do not fit", len(request.context) - len(kept))
+                break
+            kept.insert(0, frames)
+            room -= len(frames)
+        return kept
+
+    def _segment(self, segment: Segment) -> np.ndarray:
+        audio = encode(self._mimi, segment.audio)
+        frames = np.zeros((len(audio) + 1, self._config.frame_columns), np.int32)
+        frames[:-1, :-1] = audio
+        frames[:, -1] = MASKED
+        return np.concatenate([self._text(segment.text, segment.speaker), frames])
+
+    def _text(self, text: str, speaker: int) -> np.ndarray:
+        tokens = self._tokenizer.encode(text, speaker)
+        frames = np.full((len(tokens), self._config.frame_columns), MASKED, np.int32)
+        frames[:, -1] = tokens
+        return frames
+
+    def _voice(self, name: str, speaker: int) -> np.ndarray:
+        changed = self._voices.clip(name).stat()
+        return self._voice_frames(name, speaker, (changed.st_mtime_ns, changed.st_size))
+
+    def _encode_voice(self, name: str, speaker: int, version: tuple[int, int]) -> np.ndarray:
+        """A voice's frames; `version` makes a changed file a new voice."""
+        return self._segment(self._voices.segment(name, speaker))

@@ -1,0 +1,113 @@
+"""The road without a server: the same four stages, in one process, for one caller."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from misotts.config import FRAME_SAMPLES, ModelConfig
+from misotts.decode import Codes, Decoder
+from misotts.generate.delivery import Chunk as FrameChunk
+from misotts.generate.load import load_generator
+from misotts.generate.loop import Generator
+from misotts.generate.scheduler import Limits
+from misotts.generate.utterance import Utterance
+from misotts.mimi import load_mimi
+from misotts.prompt import Prompter
+from misotts.voices import Voices
+from misotts.watermark import Audio, Watermarker, delay_frames
+from misotts_client.chunk import Chunk
+from misotts_client.errors import MisoError, error_from_text
+from misotts_client.request import SpeechRequest, as_request
+
+
+class Synthesizer:
+    """Speaks one utterance at a time. Use it as a context manager, or `close` it."""
+
+    def __init__(self, prompter: Prompter, generator: Generator, decoder: Decoder, watermarker: Watermarker) -> None:
+        self._prompter, self._generator = prompter, generator
+        self._decoder, self._watermarker = decoder, watermarker
+        self._generator.start()
+
+    @classmethod
+    def load(cls, folder: str | Path, voices: str | Path | None = None) -> Synthesizer:
+        """Load a model folder and, optionally, a folder of voices."""
+        folder = Path(folder)
+        config = ModelConfig.load(folder)
+        mimi = load_mimi(folder, config)
+        return cls(
+            Prompter(folder, config, mimi, Voices(Path(voices) if voices else None)),
+            load_generator(folder, config, Limits(max_streams=1), delay_frames(folder) + 1),
+            Decoder(mimi, slots=1),
+            Watermarker(folder, slots=1),
+        )
+
+    def speak(self, request: SpeechRequest | str, **fields: Any) -> np.ndarray:
+        """Speak a text → the whole utterance, float32 [samples], 24 kHz mono, watermarked.
+
+        `fields` are those of `SpeechRequest`.
+
+        Raises:
+            MisoError: as the server would.
+        """
+        return np.concatenate([chunk.audio for chunk in self.stream(request, **fields)])
+
+    def stream(self, request: SpeechRequest | str, **fields: Any) -> Iterator[Chunk]:
+        """Speak a text, chunk by chunk, as the server's stream would be."""
+        frame = 0
+        for piece in self._frame_chunks(as_request(request, fields)):
+            first, last = piece.index == 0, bool(piece.finish)
+            (audio,) = self._decoder.decode([Codes(0, first, piece.codes)])
+            (marked,) = self._watermarker.mark([Audio(0, first, audio, last)])
+            if len(marked) or last:
+                yield Chunk(marked, frame, piece.seed, piece.finish)
+            frame += len(marked) // FRAME_SAMPLES
+
+    def frames(self, request: SpeechRequest | str, **fields: Any) -> np.ndarray:
+        """Codes of an utterance, int32 [frames, codebooks], the end-of-speech frame left out."""
+        return np.concatenate([piece.codes for piece in self._frame_chunks(as_request(request, fields))])
+
+    def _frame_chunks(self, request: SpeechRequest) -> Iterator[FrameChunk]:
+        prompt = self._prompter.build(request)
+        inbox: queue.SimpleQueue[FrameChunk | MisoError] = queue.SimpleQueue()
+        utterance = Utterance(
+            prompt=prompt.frames,
+            max_frames=prompt.max_frames,
+            seed=prompt.seed,
+            temperature=prompt.temperature,
+            top_k=prompt.top_k,
+            chunk_frames=prompt.chunk_frames,
+            deadline=prompt.deadline,
+        )
+        self._generator.submit(utterance, _Inbox(inbox))
+        finished = False
+        try:
+            while not finished:
+                news = inbox.get()
+                if isinstance(news, MisoError):
+                    raise news
+                finished = bool(news.finish)
+                if news.finish.startswith("error: "):
+                    raise error_from_text(news.finish.removeprefix("error: "))
+                yield news
+                self._generator.acknowledge(news.stream, news.index)
+        finally:
+            self._generator.abandon(utterance.stream)
+
+    def close(self) -> None:
+        self._generator.close()
+
+    def __enter__(self) -> Synthesizer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Inbox:
+    def __init__(self, inbox: queue.SimpleQueue[FrameChunk | MisoError]) -> None:
+        self.chunk = self.refuse = inbox.put

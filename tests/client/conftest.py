@@ -1,0 +1,10 @@
+from collections.abc import Iterator
+
+import pytest
+from fake_triton import FakeTriton, running
+
+
+@pytest.fixture
+def triton() -> Iterator[FakeTriton]:
+    with running() as fake:
+        yield fake

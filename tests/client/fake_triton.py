@@ -1,0 +1,112 @@
+"""A gRPC server in this process that speaks Triton's protocol and follows a script."""
+
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import serialize_byte_tensor
+
+Script = Callable[[Any, grpc.ServicerContext], Iterator[Any]]
+
+
+def answer(samples: int = 1920, frame: int = 0, seed: int = 7, finish: str = "", level: float = 0.5) -> Any:
+    """The response with one chunk, of constant audio."""
+    outputs = {
+        "SEED": ("INT64", struct.pack("<q", seed)),  # not in the contract's order, which nothing may rely on
+        "AUDIO": ("FP32", np.full(samples, level, np.float32).tobytes()),
+        "FINISH": ("BYTES", serialize_byte_tensor(np.array([finish.encode()], np.object_)).item()),
+        "FRAME": ("INT32", struct.pack("<i", frame)),
+    }
+    response = service_pb2.ModelStreamInferResponse()
+    for name, (datatype, raw) in outputs.items():
+        shape = [samples if name == "AUDIO" else 1]
+        response.infer_response.outputs.add(name=name, datatype=datatype, shape=shape)
+        response.infer_response.raw_output_contents.append(raw)
+    return response
+
+
+def utterance(frames: int, **chunk: Any) -> Iterator[Any]:
+    """A whole utterance, a frame a chunk, the end of speech in the last."""
+    for frame in range(frames):
+        yield answer(frame=frame, finish="eos" if frame == frames - 1 else "", **chunk)
+
+
+def refusal(text: str) -> Any:
+    return service_pb2.ModelStreamInferResponse(error_message=text)
+
+
+def last_flag() -> Any:
+    """The empty response with which Triton may end a stream."""
+    response = service_pb2.ModelStreamInferResponse()
+    response.infer_response.parameters["triton_final_response"].bool_param = True
+    return response
+
+
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers each request by its script.
+
+    Attributes:
+        script: what to answer to a request; may be set anew at any time.
+        url: where it listens.
+        requests: all that came.
+        cancelled: set when a client cancels a call that is not yet done.
+        metadata: the names of all headers that came.
+        drained: set when a call came to its own end: the client closed its side, the script ran out.
+    """
+
+    def __init__(self) -> None:
+        self.script: Script = lambda request, context: utterance(3)
+        self.url = ""
+        self.requests: list[Any] = []
+        self.metadata: list[str] = []
+        self.cancelled = threading.Event()
+        self.drained = threading.Event()
+
+    def ModelStreamInfer(  # noqa: N802 (the protocol's name)
+        self, request_iterator: Iterator[Any], context: grpc.ServicerContext
+    ) -> Iterator[Any]:
+        done = threading.Event()
+        context.add_callback(lambda: None if done.is_set() else self.cancelled.set())
+        self.metadata += [key for key, _ in context.invocation_metadata()]
+        for request in request_iterator:  # ends only when the client closes its side, as Triton's loop does
+            self.requests.append(request)
+            yield from self.script(request, context)
+        done.set()
+        self.drained.set()
+
+
+def endless(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+    """A chunk every 5 ms until the client goes."""
+    pace = threading.Event()
+    context.add_callback(pace.set)
+    frame = 0
+    while not pace.wait(0.005):
+        yield answer(frame=frame)
+        frame += 1
+
+
+def silent(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+    """Nothing at all until the client goes."""
+    gone = threading.Event()
+    context.add_callback(gone.set)
+    gone.wait(10)
+    return iter(())
+
+
+@contextmanager
+def running() -> Iterator[FakeTriton]:
+    fake = FakeTriton()
+    server = grpc.server(ThreadPoolExecutor(64))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
+    fake.url = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield fake
+    finally:
+        server.stop(None).wait()

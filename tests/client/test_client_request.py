@@ -1,0 +1,112 @@
+"""A request's tensors, read back from the protobuf."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from misotts_client import InvalidArgument, Segment, SpeechRequest
+from misotts_client.request import as_request, infer_request
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import deserialize_bytes_tensor
+
+DTYPES = {"INT32": "<i4", "INT64": "<i8", "FP32": "<f4"}
+
+
+def tensors(request: SpeechRequest) -> dict[str, Any]:
+    """Name to list of values, by way of the bytes on the wire."""
+    message = service_pb2.ModelInferRequest.FromString(infer_request(request).SerializeToString())
+    assert message.model_name == "misotts"
+    assert not message.parameters
+    found = {}
+    for head, raw in zip(message.inputs, message.raw_input_contents, strict=True):
+        if head.datatype == "BYTES":
+            values = [text.decode() for text in deserialize_bytes_tensor(raw)]
+        else:
+            values = np.frombuffer(raw, DTYPES[head.datatype]).tolist()
+        assert list(head.shape) == [len(values)]
+        found[head.name] = (head.datatype, values)
+    return found
+
+
+def test_only_what_is_given_is_sent() -> None:
+    assert tensors(SpeechRequest("Hi ☕")) == {"TEXT": ("BYTES", ["Hi ☕"])}
+
+
+def test_every_field() -> None:
+    context = [
+        Segment("one", 0, np.array([0.0, 0.5], np.float32)),
+        Segment("zwei", 3, np.array([-1.0, 0.25, 1.0], np.float64)),
+    ]
+    request = SpeechRequest(
+        "now",
+        speaker=99,
+        voice="anna",
+        context=context,
+        temperature=0.5,
+        top_k=1,
+        seed=-(2**63),
+        max_audio_ms=160_000,
+        chunk_frames=0,
+        timeout_ms=2**31 - 1,
+    )
+    assert tensors(request) == {
+        "TEXT": ("BYTES", ["now"]),
+        "SPEAKER": ("INT32", [99]),
+        "VOICE": ("BYTES", ["anna"]),
+        "CONTEXT_TEXT": ("BYTES", ["one", "zwei"]),
+        "CONTEXT_SPEAKER": ("INT32", [0, 3]),
+        "CONTEXT_SAMPLES": ("INT32", [2, 3]),
+        "CONTEXT_AUDIO": ("FP32", [0.0, 0.5, -1.0, 0.25, 1.0]),
+        "TEMPERATURE": ("FP32", [0.5]),
+        "TOP_K": ("INT32", [1]),
+        "SEED": ("INT64", [-(2**63)]),
+        "MAX_AUDIO_MS": ("INT32", [160_000]),
+        "CHUNK_FRAMES": ("INT32", [0]),
+        "TIMEOUT_MS": ("INT32", [2**31 - 1]),
+    }
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(-(2**31), 2**31 - 1),
+)
+def test_values_arrive_as_they_are_for_the_server_to_judge(text: str, seed: int, top_k: int) -> None:
+    assert tensors(SpeechRequest(text, seed=seed, top_k=np.int32(top_k))) == {
+        "TEXT": ("BYTES", [text]),
+        "TOP_K": ("INT32", [top_k]),
+        "SEED": ("INT64", [seed]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("TEXT", {"text": "\ud800"}),
+        ("TEXT", {"text": b"bytes"}),
+        ("VOICE", {"voice": 3}),
+        ("SPEAKER", {"speaker": 2**31}),
+        ("SPEAKER", {"speaker": 1.5}),
+        ("TOP_K", {"top_k": "50"}),
+        ("SEED", {"seed": 2**63}),
+        ("TEMPERATURE", {"temperature": 1e300}),
+        ("TEMPERATURE", {"temperature": "hot"}),
+        ("CONTEXT_AUDIO", {"context": [Segment("a", 0, np.zeros((1, 10), np.float32))]}),
+        ("CONTEXT_AUDIO", {"context": [Segment("a", 0, np.zeros(10, np.int16))]}),
+        ("CONTEXT_SPEAKER", {"context": [Segment("a", -(2**40), np.zeros(10, np.float32))]}),
+        ("CONTEXT_TEXT", {"context": [Segment(None, 0, np.zeros(10, np.float32))]}),
+    ],
+)
+def test_what_no_tensor_can_hold_is_refused_by_name(field: str, values: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        infer_request(SpeechRequest(**{"text": "x", **values}))
+    assert caught.value.field == field
+
+
+def test_fields_complete_a_text_or_change_a_request() -> None:
+    assert as_request("a", {"seed": 3}) == SpeechRequest("a", seed=3)
+    assert as_request(SpeechRequest("a", seed=3, voice="v"), {"seed": 4}) == SpeechRequest("a", seed=4, voice="v")
+    with pytest.raises(TypeError):
+        as_request("a", {"sead": 3})

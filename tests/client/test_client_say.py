@@ -1,0 +1,141 @@
+"""The command `say`."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from fake_triton import FakeTriton, answer, endless, refusal, utterance
+from misotts_client.say import say
+from typer.testing import CliRunner, Result
+
+pytestmark = pytest.mark.timeout(20)
+
+COMMAND = [sys.executable, "-c", "from misotts_client.say import main; main()"]
+
+
+def invoke(*words: str) -> Result:
+    app = typer.Typer()
+    app.command()(say)
+    return CliRunner().invoke(app, list(words))
+
+
+def read(path: Path) -> np.ndarray:
+    """int16 [samples] of a WAV file of the one form that is written."""
+    with wave.open(str(path)) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 24_000)
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2")
+
+
+def report(stdout: str) -> dict[str, str]:
+    """What the command says at its end, by name."""
+    lines = [line.rsplit("  ", 1) for line in stdout.splitlines()[1:]]
+    return {name.strip(): value for name, value in lines}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out.wav"
+
+
+def test_a_wav_file_and_a_report(triton: FakeTriton, out: Path) -> None:
+    triton.script = lambda request, context: utterance(25)
+    result = invoke(
+        "hello", "-o", str(out), "--url", triton.url, "--voice", "anna", "--seed", "7", "--max-audio-ms", "80"
+    )
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(read(out), np.full(25 * 1920, round(0.5 * 32767), np.int16))
+    said = report(result.stdout)
+    assert said["time to first audio"].endswith(" ms")
+    assert float(said["real-time factor"]) > 0
+    assert (said["audio"], said["seed"], said["finish"]) == ("2.00 s", "7", "eos")
+    assert [tensor.name for tensor in triton.requests[0].inputs] == ["TEXT", "VOICE", "SEED", "MAX_AUDIO_MS"]
+
+
+def test_loud_audio_is_clipped(triton: FakeTriton, out: Path) -> None:
+    triton.script = lambda request, context: iter([answer(2, level=1.5), answer(2, level=-1.5, finish="eos")])
+    assert invoke("hello", "-o", str(out), "--url", triton.url).exit_code == 0
+    assert read(out).tolist() == [32767, 32767, -32767, -32767]
+
+
+@pytest.mark.parametrize(("code", "status"), [("INVALID_ARGUMENT: TEXT", 2), ("NOT_FOUND", 1), ("UNAVAILABLE", 1)])
+def test_a_refusal_is_one_line_and_overwrites_nothing(triton: FakeTriton, out: Path, code: str, status: int) -> None:
+    out.write_text("precious")
+    triton.script = lambda request, context: iter([refusal(f"in ensemble 'misotts', {code}: not\n  [this] way")])
+    result = invoke("hello", "-o", str(out), "--url", triton.url)
+    assert result.exit_code == status
+    assert result.stderr == f"error: {code}: not [this] way\n"
+    assert result.stdout == ""
+    assert out.read_text() == "precious"
+
+
+def test_an_error_in_the_midst_of_speech_keeps_what_came(triton: FakeTriton, out: Path) -> None:
+    triton.script = lambda request, context: iter([answer(), answer(0, 1, finish="error: INTERNAL: decode failed")])
+    result = invoke("hello", "-o", str(out), "--url", triton.url)
+    assert (result.exit_code, result.stderr) == (1, "error: INTERNAL: decode failed\n")
+    assert len(read(out)) == 1920
+
+
+def test_a_value_that_no_tensor_holds(out: Path) -> None:
+    result = invoke("hello", "-o", str(out), "--speaker", str(2**40))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: INVALID_ARGUMENT: SPEAKER: ")
+
+
+def test_a_file_that_cannot_be_written_cancels(triton: FakeTriton, tmp_path: Path) -> None:
+    triton.script = endless
+    command = [*COMMAND, "hello", "-o", str(tmp_path / "no" / "out.wav"), "--url", triton.url]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert "No such file or directory" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert triton.cancelled.wait(5)
+
+
+def test_interrupted_it_cancels_and_keeps_what_came(triton: FakeTriton, out: Path) -> None:
+    triton.script = endless
+    process = subprocess.Popen(
+        [*COMMAND, "hello", "-o", str(out), "--url", triton.url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not out.exists() or out.stat().st_size < 10_000:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert triton.cancelled.wait(5)
+    samples = read(out)
+    assert len(samples) >= 1920
+    assert set(samples.tolist()) == {round(0.5 * 32767)}
+    said = report(stdout)
+    assert said["finish"] == "cancelled"
+    # The signal may have come between counting a chunk and writing it.
+    assert float(said["audio"].removesuffix(" s")) == pytest.approx(len(samples) / 24_000, abs=0.09)
+    assert stderr == ""
+
+
+def test_progress_is_for_terminals_only(triton: FakeTriton, out: Path) -> None:
+    triton.script = lambda request, context: utterance(25)
+    command = [*COMMAND, "hello", "-o", str(out), "--url", triton.url]
+    piped = subprocess.run(command, capture_output=True, env={**os.environ, "FORCE_COLOR": "1"}, check=True)
+    assert piped.stderr == b""
+    assert b"\x1b" not in piped.stdout
+    assert b"\r" not in piped.stdout
+
+    ours, theirs = pty.openpty()
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=theirs, env={**os.environ, "TERM": "xterm"}, check=True)
+    shown = os.read(ours, 100_000)
+    os.close(ours)
+    os.close(theirs)
+    assert b"2.0 s of audio" in shown

@@ -1,0 +1,386 @@
+"""Both clients against a scripted server: the same cases, blocking and asyncio."""
+
+import asyncio
+import gc
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from fake_triton import FakeTriton, answer, endless, last_flag, refusal, silent, utterance
+from misotts_client import (
+    AsyncClient,
+    Cancelled,
+    Chunk,
+    Client,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    MisoError,
+    NotFound,
+    Speech,
+    Unavailable,
+)
+from tritonclient.grpc import service_pb2
+
+pytestmark = pytest.mark.timeout(20)
+
+Collect = Callable[..., tuple[list[Chunk], MisoError | None]]
+
+
+def collect_blocking(url: str, **fields: Any) -> tuple[list[Chunk], MisoError | None]:
+    """All chunks of a stream, and the error that ended it."""
+    chunks: list[Chunk] = []
+    with Client(url) as client:
+        try:
+            for chunk in client.stream("hello", **fields):
+                chunks.append(chunk)
+        except MisoError as error:
+            return chunks, error
+    return chunks, None
+
+
+def collect_async(url: str, **fields: Any) -> tuple[list[Chunk], MisoError | None]:
+    async def run() -> tuple[list[Chunk], MisoError | None]:
+        chunks: list[Chunk] = []
+        async with AsyncClient(url) as client:
+            try:
+                async for chunk in client.stream("hello", **fields):
+                    chunks.append(chunk)
+            except MisoError as error:
+                return chunks, error
+        return chunks, None
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(params=[collect_blocking, collect_async], ids=["blocking", "async"])
+def collect(request: pytest.FixtureRequest) -> Collect:
+    return request.param
+
+
+def scripted(*responses: Any) -> Callable[[Any, grpc.ServicerContext], Iterator[Any]]:
+    return lambda request, context: iter(responses)
+
+
+@pytest.mark.parametrize("end", [[], [last_flag()]], ids=["flag with the last chunk", "flag on an empty response"])
+def test_an_utterance(triton: FakeTriton, collect: Collect, end: list[Any]) -> None:
+    triton.script = lambda request, context: iter([*utterance(3, seed=2**62), answer(0, 3)][:3] + end)
+    chunks, error = collect(triton.url, seed=2**62)
+    assert error is None
+    assert [(chunk.frame, chunk.seed, chunk.finish) for chunk in chunks] == [
+        (0, 2**62, ""),
+        (1, 2**62, ""),
+        (2, 2**62, "eos"),
+    ]
+    for chunk in chunks:
+        assert chunk.audio.dtype == np.float32
+        assert chunk.audio.flags.writeable
+        np.testing.assert_array_equal(chunk.audio, np.full(1920, 0.5, np.float32))
+    assert triton.drained.wait(5)  # our side was closed and all was read: nothing was cancelled
+    assert not triton.cancelled.is_set()
+    assert "triton_grpc_error" not in triton.metadata  # this header brings the real server down
+    assert len(triton.requests) == 1
+
+
+def test_the_last_chunk_may_be_empty(triton: FakeTriton, collect: Collect) -> None:
+    triton.script = scripted(answer(), answer(samples=0, frame=1, finish="length"))
+    chunks, error = collect(triton.url)
+    assert error is None
+    assert [(len(chunk.audio), chunk.finish) for chunk in chunks] == [(1920, ""), (0, "length")]
+
+
+@pytest.mark.parametrize("prefix", ["", "in ensemble 'misotts', ", "in ensemble 'misotts', [request id: a] "])
+@pytest.mark.parametrize(
+    "refused",
+    [
+        InvalidArgument("TEXT", "must not be empty"),
+        NotFound("VOICE", "there is no voice 'bob'"),
+        Unavailable("32 streams are running and 64 wait; try again in 3 s", retry_after_s=3),
+        DeadlineExceeded("10 ms passed before the first chunk"),
+    ],
+    ids=lambda error: error.code,
+)
+def test_a_refusal(triton: FakeTriton, collect: Collect, refused: MisoError, prefix: str) -> None:
+    triton.script = scripted(refusal(prefix + str(refused)))
+    chunks, error = collect(triton.url)
+    assert not chunks
+    assert type(error) is type(refused)
+    assert str(error) == str(refused)
+    assert vars(error) == vars(refused)
+
+
+def test_what_triton_itself_refuses(triton: FakeTriton, collect: Collect) -> None:
+    text = "[request id: <id_unknown>] unexpected shape for input 'TEXT' for model 'misotts'. Expected [1], got [2]. "
+    triton.script = scripted(refusal(text))
+    _, error = collect(triton.url)
+    assert isinstance(error, InvalidArgument)
+    assert error.field == "TEXT"
+    assert "Expected [1], got [2]" in error.message
+
+
+def test_an_error_in_the_midst_of_speech(triton: FakeTriton, collect: Collect) -> None:
+    triton.script = scripted(answer(), answer(samples=0, finish="error: DEADLINE_EXCEEDED: 500 ms passed"), last_flag())
+    chunks, error = collect(triton.url)
+    assert len(chunks) == 1
+    assert isinstance(error, DeadlineExceeded)
+    assert error.message == "500 ms passed"
+    assert triton.drained.wait(5)
+    assert not triton.cancelled.is_set()
+
+
+@pytest.mark.parametrize("end", [[], [last_flag()]], ids=["bare", "flagged"])
+def test_a_stream_that_closes_before_the_end_of_speech(triton: FakeTriton, collect: Collect, end: list[Any]) -> None:
+    triton.script = scripted(answer(), *end)
+    chunks, error = collect(triton.url)
+    assert len(chunks) == 1
+    assert isinstance(error, Unavailable)
+    assert error.message == "the server closed the stream before the end of speech"
+
+
+def test_a_stream_that_breaks(triton: FakeTriton, collect: Collect) -> None:
+    def breaks(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        yield answer()
+        context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+    triton.script = breaks
+    chunks, error = collect(triton.url)
+    assert len(chunks) == 1
+    assert isinstance(error, Unavailable)
+    assert error.message == f"{triton.url}: Socket closed"
+
+
+def test_a_break_after_the_end_of_speech_is_nobodys_loss(triton: FakeTriton, collect: Collect) -> None:
+    def breaks(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        yield from utterance(2)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+    triton.script = breaks
+    chunks, error = collect(triton.url)
+    assert (len(chunks), error) == (2, None)
+
+
+def test_a_server_that_is_not_there(collect: Collect) -> None:
+    with socket.socket() as taken:  # bound but not listening: connections are refused, and nobody else gets the port
+        taken.bind(("127.0.0.1", 0))
+        url = f"127.0.0.1:{taken.getsockname()[1]}"
+        _, error = collect(url)
+    assert isinstance(error, Unavailable)
+    assert url in error.message
+    assert "refused" in error.message
+
+
+def test_a_server_of_another_kind(triton: FakeTriton, collect: Collect) -> None:
+    def unimplemented(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+    triton.script = unimplemented
+    _, error = collect(triton.url)
+    assert isinstance(error, Internal)
+    assert error.message == f"{triton.url}: Method not found!"
+
+
+def test_a_response_that_is_not_speech(triton: FakeTriton, collect: Collect) -> None:
+    response = service_pb2.ModelStreamInferResponse()
+    response.infer_response.outputs.add(name="LOGITS", datatype="FP32", shape=[1])
+    response.infer_response.raw_output_contents.append(b"\0\0\0\0")
+    triton.script = scripted(response)
+    _, error = collect(triton.url)
+    assert isinstance(error, Internal)
+    assert "AUDIO" in error.message
+
+
+def test_a_server_that_no_longer_answers(triton: FakeTriton, collect: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("misotts_client.transport._GRACE_S", 0.1)
+    triton.script = silent
+    _, error = collect(triton.url, timeout_ms=100)
+    assert isinstance(error, DeadlineExceeded)
+    assert triton.url in error.message
+    assert triton.cancelled.wait(5)
+
+
+def test_a_message_larger_than_grpcs_default(triton: FakeTriton, collect: Collect) -> None:
+    triton.script = scripted(answer(samples=2_000_000, finish="eos"))
+    chunks, error = collect(triton.url)
+    assert error is None
+    assert len(chunks[0].audio) == 2_000_000
+
+
+def speak_blocking(url: str) -> Speech:
+    with Client(url) as client:
+        return client.speak("hello")
+
+
+def speak_async(url: str) -> Speech:
+    async def run() -> Speech:
+        async with AsyncClient(url) as client:
+            return await client.speak("hello")
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("speak", [speak_blocking, speak_async])
+def test_speak(triton: FakeTriton, speak: Callable[[str], Speech]) -> None:
+    def slow(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        yield answer(samples=0)  # not audio yet: the clock runs on
+        threading.Event().wait(0.05)
+        yield answer(samples=1920)
+        threading.Event().wait(0.05)
+        yield answer(samples=2880, frame=1, finish="length")
+
+    triton.script = slow
+    speech = speak(triton.url)
+    assert speech.audio.shape == (4800,)
+    assert (speech.seed, speech.finish, speech.audio_s) == (7, "length", 0.2)
+    assert speech.ttfa_s is not None
+    assert 0.05 <= speech.ttfa_s < speech.total_s - 0.04
+    assert speech.rtf == speech.total_s / 0.2
+
+
+# Cancelling, blocking
+
+
+def test_leaving_the_block_cancels(triton: FakeTriton) -> None:
+    triton.script = endless
+    with Client(triton.url) as client:
+        with client.stream("hello") as stream:
+            assert next(stream).frame == 0
+        assert triton.cancelled.wait(5)
+
+
+def test_cancelling_from_another_thread(triton: FakeTriton) -> None:
+    triton.script = silent
+    with Client(triton.url) as client:
+        stream = client.stream("hello")
+        threading.Timer(0.05, stream.cancel).start()
+        with pytest.raises(Cancelled):
+            next(stream)
+        assert triton.cancelled.wait(5)
+        assert list(stream) == []
+
+
+def test_a_dropped_stream_is_cancelled(triton: FakeTriton) -> None:
+    triton.script = endless
+    with Client(triton.url) as client:
+        for _ in client.stream("hello"):
+            break
+        gc.collect()
+        assert triton.cancelled.wait(5)
+
+
+def test_closing_the_client_cancels_its_streams_at_once(triton: FakeTriton) -> None:
+    triton.script = endless
+    client = Client(triton.url)
+    stream = client.stream("hello")
+    next(stream)
+    client.close()
+    assert triton.cancelled.wait(5)
+    with pytest.raises(Cancelled):
+        list(stream)
+
+
+def test_an_interrupt_while_speaking_cancels(triton: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(recording: Any, chunk: Chunk) -> None:
+        raise KeyboardInterrupt
+
+    triton.script = endless
+    monkeypatch.setattr("misotts_client.speech.Recording.add", interrupt)
+    with Client(triton.url) as client:
+        with pytest.raises(KeyboardInterrupt):
+            client.speak("hello")
+        assert triton.cancelled.wait(5)
+
+
+# Cancelling, asyncio
+
+
+def test_leaving_the_async_block_cancels(triton: FakeTriton) -> None:
+    async def run() -> None:
+        async with AsyncClient(triton.url) as client:
+            async with client.stream("hello") as stream:
+                async for chunk in stream:
+                    assert chunk.frame == 0
+                    break
+            assert await asyncio.to_thread(triton.cancelled.wait, 5)
+
+    triton.script = endless
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("script", [endless, silent])
+def test_cancelling_the_task_cancels(triton: FakeTriton, script: Any) -> None:
+    async def run() -> None:
+        async with AsyncClient(triton.url) as client:
+            task = asyncio.create_task(client.speak("hello"))
+            while not triton.requests:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await asyncio.to_thread(triton.cancelled.wait, 5)
+
+    triton.script = script
+    asyncio.run(run())
+
+
+def test_cancelling_the_async_stream_is_no_cancelled_task(triton: FakeTriton) -> None:
+    async def run() -> None:
+        async with AsyncClient(triton.url) as client:
+            stream = client.stream("hello")
+            asyncio.get_running_loop().call_later(0.05, stream.cancel)
+            with pytest.raises(Cancelled):
+                await anext(stream)
+            assert await asyncio.to_thread(triton.cancelled.wait, 5)
+
+    triton.script = silent
+    asyncio.run(run())
+
+
+def test_a_dropped_async_stream_is_cancelled(triton: FakeTriton) -> None:
+    async def run() -> None:
+        async with AsyncClient(triton.url) as client:
+            async for _ in client.stream("hello"):
+                break
+            gc.collect()
+            assert await asyncio.to_thread(triton.cancelled.wait, 5)
+
+    triton.script = endless
+    asyncio.run(run())
+
+
+# Many at once
+
+
+def echo(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+    """An utterance under the request's seed."""
+    names = [tensor.name for tensor in request.inputs]
+    seed = int.from_bytes(request.raw_input_contents[names.index("SEED")], "little")
+    return utterance(20, seed=seed, samples=10)
+
+
+def is_whole(chunks: list[Chunk], seed: int) -> bool:
+    return [(chunk.frame, chunk.seed) for chunk in chunks] == [(frame, seed) for frame in range(20)]
+
+
+def test_many_threads_share_a_client(triton: FakeTriton) -> None:
+    triton.script = echo
+    with Client(triton.url) as client, ThreadPoolExecutor(40) as pool:
+        streams = pool.map(lambda seed: list(client.stream("hello", seed=seed)), range(40))
+        assert all(is_whole(chunks, seed) for seed, chunks in enumerate(streams))
+
+
+def test_many_tasks_share_a_client(triton: FakeTriton) -> None:
+    async def run() -> None:
+        async with AsyncClient(triton.url) as client:
+
+            async def one(seed: int) -> bool:
+                return is_whole([chunk async for chunk in client.stream("hello", seed=seed)], seed)
+
+            assert all(await asyncio.gather(*[one(seed) for seed in range(40)]))
+
+    triton.script = echo
+    asyncio.run(run())
