@@ -24,9 +24,7 @@ from misotts.mimi import build_mimi
 
 TEXT = Path(__file__).with_name("text.txt")
 
-LLAMA_3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+LLAMA_3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 CONFIG = {
     "text_vocab_size": 1024,
@@ -74,8 +72,8 @@ def make_model(folder: Path, seed: int = 0) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     (draft / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
-    make_tokenizer(CONFIG["text_vocab_size"]).save(str(draft / "tokenizer.json"))
     config = ModelConfig.load(draft)
+    make_tokenizer(config.text_vocab_size).save(str(draft / "tokenizer.json"))
     save_file(make_weights(config), draft / "model.safetensors")
     save_file(make_mimi_weights(config), draft / "mimi.safetensors")
     make_silentcipher(draft / "silentcipher")
@@ -98,9 +96,7 @@ def make_tokenizer(vocab_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(TEXT.read_text(encoding="utf-8").splitlines(), trainer)
     ids = [(token, tokenizer.token_to_id(token)) for token in special]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{special[0]} $A {special[1]}", special_tokens=ids
-    )
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{special[0]} $A {special[1]}", special_tokens=ids)
     return tokenizer
 
 

@@ -91,6 +91,7 @@ class _MimiDecoder(StreamingContainer):
 
     def __init__(self, mimi: MimiModel) -> None:
         super().__init__()
+        assert mimi.decoder_transformer is not None
         self.quantizer, self.upsample = mimi.quantizer, mimi.upsample
         self.transformer, self.decoder = mimi.decoder_transformer, mimi.decoder
 

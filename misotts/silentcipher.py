@@ -16,8 +16,6 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from misotts.slots import rows_for
-
 LOOKAHEAD = 6
 """Columns after its own that a column's mark depends on: one for each 3 x 3 layer of the published network."""
 
@@ -91,15 +89,16 @@ class MarkNetwork:
         return int(_read_hparams(folder)["HOP_LENGTH"])
 
     def _check_layers(self, folder: Path) -> None:
-        seen = sum(layer.columns - 1 for layer in (*self._encoder, *self._decoder)) // 2
-        if seen != LOOKAHEAD:
-            raise SilentCipherError(f"{folder}: the network looks {seen} columns ahead, {LOOKAHEAD} are supported")
+        columns = [layer.columns for layer in (*self._encoder, *self._decoder)]
+        expected = [3] * LOOKAHEAD + [1]
+        if columns != expected:
+            raise SilentCipherError(f"{folder}: the layers' widths in time must be {expected}, they are {columns}")
 
     def _empty_state(self) -> _State:
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.zeros(self._slots, *shape, device=self._device, dtype=dtype)
 
-        layers = [layer for layer in (*self._encoder, *self._decoder) if layer.columns > 1]
+        layers = (*self._encoder, *self._decoder[:-1])
         return _State(
             columns=zeros(dtype=torch.int64),
             inputs=[zeros(layer.channels, 2, self._bins) for layer in layers],
@@ -141,7 +140,7 @@ class MarkNetwork:
         """Magnitudes [n, columns, bins] → the message's magnitudes [n, columns, band], relative to the carrier's RMS,
         for the columns `LOOKAHEAD` before."""
         time = state.columns.unsqueeze(1) + torch.arange(carrier.shape[1], device=carrier.device)
-        x, seen = carrier.unsqueeze(1), 0
+        x = carrier.unsqueeze(1)
         for number, layer in enumerate(self._encoder):
             x = self._run_layer(layer, x, state, number, time - number - 1)
         seen = len(self._encoder)
@@ -149,12 +148,9 @@ class MarkNetwork:
         message = self._message[(time - seen) % len(self._message)]
         message = F.pad(message, (0, self._bins - self._band)) * (time >= seen).unsqueeze(-1)
         x = torch.cat([x, late.unsqueeze(1), message.unsqueeze(1)], dim=1)
-        for number, layer in enumerate(self._decoder, start=seen):
-            if layer.columns > 1:
-                x = self._run_layer(layer, x, state, number, time - number - 1)
-            else:
-                x = layer(x)
-        info = x[:, 0, :, : self._band].abs()
+        for number, layer in enumerate(self._decoder[:-1], start=seen):
+            x = self._run_layer(layer, x, state, number, time - number - 1)
+        info = self._decoder[-1](x)[:, 0, :, : self._band].abs()
         power = info.square().sum(dim=-1, keepdim=True) / (self._n_fft // 2 + 1)
         return info * power.clamp(min=1e-24).rsqrt() * self._attenuation
 

@@ -57,5 +57,5 @@ def read_clip(path: Path) -> np.ndarray:
     low, high = CLIP_SECONDS
     seconds = len(audio) / rate
     if not low <= seconds <= high:
-        raise InvalidArgument("VOICE", f"the clip of {path.stem!r} must be {low:g} to {high:g} s, it is {seconds:.2f} s")
+        raise InvalidArgument("VOICE", f"the clip of {path.stem!r} must be {low:g} to {high:g} s, is {seconds:.2f} s")
     return soxr.resample(audio.mean(axis=1), rate, SAMPLE_RATE).astype(np.float32)

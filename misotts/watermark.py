@@ -123,9 +123,9 @@ class _Stream:
         up to its end to `SPEECH_POWER`."""
         hop = self._hop
         columns = max(len(self._window) // hop - 1, 0)
-        windows = np.lib.stride_tricks.sliding_window_view(self._window, 2 * hop)[:: hop][:columns] if columns else (
-            np.zeros((0, 2 * hop), np.float32)
-        )
+        windows = np.zeros((0, 2 * hop), np.float32)
+        if columns:
+            windows = np.lib.stride_tricks.sliding_window_view(self._window, 2 * hop)[::hop][:columns]
         news = (windows[:, hop:].astype(np.float64) ** 2).sum(axis=1)
         power = self._power + news.cumsum()
         counted = self._counted + hop * np.arange(1, columns + 1)

@@ -31,7 +31,7 @@ class Chunk:
 
     stream: int
     slot: int
-    """The utterance's seat, or -1 for one that has none (yet)."""
+    """The utterance's seat; `NO_SEAT` in a probe of one that still waits."""
     index: int
     frame: int
     """Number of the first frame in the utterance."""
@@ -86,9 +86,7 @@ class Delivery:
     def add(self, codes: np.ndarray, first_frames: int, running: int, now: float) -> None:
         """Take one frame's codes int32 [codebooks]; send a chunk when it is full."""
         self._pending.append(codes)
-        if len(self._pending) >= chunk_size(
-            self._sized_chunks, self.utterance.chunk_frames, first_frames, running
-        ):
+        if len(self._pending) >= chunk_size(self._sized_chunks, self.utterance.chunk_frames, first_frames, running):
             self._sized_chunks += 1
             self._flush(now)
 
@@ -124,9 +122,14 @@ class Delivery:
         utterance = self.utterance
         codes = np.stack(self._pending) if self._pending else np.zeros((0, self._codebooks), np.int32)
         self._pending = []
-        slot = -1 if utterance.seat is None else utterance.seat
         chunk = Chunk(
-            utterance.stream, slot, self._chunks, self._delivered_frames, codes, utterance.seed, utterance.finish
+            utterance.stream,
+            utterance.seat,
+            self._chunks,
+            self._delivered_frames,
+            codes,
+            utterance.seed,
+            utterance.finish,
         )
         self._delivered_frames += len(codes)
         self._unacknowledged[self._chunks] = now

@@ -38,9 +38,7 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
     return x ^ (x >> 31 & (1 << 33) - 1)
 
 
-def sample(
-    logits: torch.Tensor, temperature: torch.Tensor, top_k: torch.Tensor, noise: torch.Tensor
-) -> torch.Tensor:
+def sample(logits: torch.Tensor, temperature: torch.Tensor, top_k: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Draw one code for each row of logits [n, codes] → int64 [n].
 
     temperature float32 [n] above 0; top_k int64 [n] from 1 to the noise's ranks; noise float32 [n, ranks].

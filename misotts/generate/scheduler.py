@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from misotts.generate.blocks import BlockPool
-from misotts.generate.utterance import Utterance
+from misotts.generate.utterance import NO_SEAT, Utterance
 from misotts_client.errors import Unavailable
 
 
@@ -104,6 +104,6 @@ class Scheduler:
 
     def release_seat(self, utterance: Utterance) -> None:
         """Free the seat, once the later stages are known to be done with its slot."""
-        if utterance.seat is not None:
+        if utterance.seat != NO_SEAT:
             heapq.heappush(self._seats, utterance.seat)
-            utterance.seat = None
+            utterance.seat = NO_SEAT

@@ -10,6 +10,8 @@ import numpy as np
 EOS = "eos"
 LENGTH = "length"
 
+NO_SEAT = -1
+
 _streams = itertools.count(1)
 
 
@@ -31,7 +33,7 @@ class Utterance:
 
     stream: int = field(default_factory=lambda: next(_streams))
     """Names the utterance to the later stages; never used twice by a process."""
-    seat: int | None = None
+    seat: int = NO_SEAT
     """Row of the batch state, and slot of the later stages' state; held from admission until the last chunk is
     acknowledged."""
     blocks: list[int] = field(default_factory=list)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from misotts_client import InvalidArgument, Segment, SpeechRequest
-from misotts_client.request import as_request, infer_request
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor
+
+from misotts_client import InvalidArgument, Segment, SpeechRequest
+from misotts_client.request import as_request, infer_request
 
 DTYPES = {"INT32": "<i4", "INT64": "<i8", "FP32": "<f4"}
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import typer
 from fake_triton import FakeTriton, answer, endless, refusal, utterance
-from misotts_client.say import say
 from typer.testing import CliRunner, Result
+
+from misotts_client.say import say
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -12,6 +12,8 @@ import grpc
 import numpy as np
 import pytest
 from fake_triton import FakeTriton, answer, endless, last_flag, refusal, silent, utterance
+from tritonclient.grpc import service_pb2
+
 from misotts_client import (
     AsyncClient,
     Cancelled,
@@ -25,7 +27,6 @@ from misotts_client import (
     Speech,
     Unavailable,
 )
-from tritonclient.grpc import service_pb2
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -99,7 +99,9 @@ def _sum_tiles(x: torch.Tensor) -> torch.Tensor:
 class _Group:
     """Sequences with the same number of new positions, whose attention is one batched product."""
 
-    def __init__(self, batch: Batch, members: np.ndarray, first_rows: np.ndarray, block_size: int, device: torch.device):
+    def __init__(
+        self, batch: Batch, members: np.ndarray, first_rows: np.ndarray, block_size: int, device: torch.device
+    ):
         self.length = int(batch.lengths[members[0]])
         starts = batch.starts[members]
         self.tiles = -(-int(starts.max() + self.length) // KEY_TILE)
@@ -127,12 +129,15 @@ class _Plan:
         position = np.arange(total) - np.repeat(ends - lengths, lengths) + starts[sequence]
         padding = -total % row_tile
         blocks = batch.blocks[sequence, position // block_size]
-        to = dict(device=device, dtype=torch.int64)
-        self.positions = torch.from_numpy(np.pad(position, (0, padding))).to(**to)
+
+        def put(index: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(index.astype(np.int64)).to(device)
+
+        self.positions = put(np.pad(position, (0, padding)))
         # Padding rows write into the scratch block.
-        self.write_blocks = torch.from_numpy(np.pad(blocks, (0, padding))).to(**to)
-        self.write_offsets = torch.from_numpy(np.pad(position % block_size, (0, padding))).to(**to)
-        self.last = torch.from_numpy(ends - 1).to(**to)
+        self.write_blocks = put(np.pad(blocks, (0, padding)))
+        self.write_offsets = put(np.pad(position % block_size, (0, padding)))
+        self.last = put(ends - 1)
         decodes = np.flatnonzero(lengths == 1)
         members = [decodes] if len(decodes) else []
         members += [np.array([n]) for n in np.flatnonzero(lengths > 1)]
