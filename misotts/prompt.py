@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from moshi.models import MimiModel
 
 from misotts.config import FRAME_MS, ModelConfig
 from misotts.generate.embedding import MASKED
 from misotts.limits import DEFAULT_AUDIO_MS, DEFAULT_TEMPERATURE, DEFAULT_TOP_K, check_request
-from misotts.mimi import encode
 from misotts.tokenizer import Tokenizer
 from misotts.voices import Voices
 from misotts_client.errors import InvalidArgument
@@ -24,6 +23,9 @@ from misotts_client.request import Segment, SpeechRequest
 log = logging.getLogger(__name__)
 
 VOICES_KEPT = 256
+
+Encode = Callable[[np.ndarray], np.ndarray]
+"""A clip, float32 [samples] at 24 kHz → its codes, int32 [frames, codebooks]: see `misotts.mimi.encode`."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Prompter:
     """Builds prompts: segments oldest first, each its text, then its audio's frames and one frame of zeros; at the end
     the text to speak."""
 
-    def __init__(self, folder: Path, config: ModelConfig, mimi: MimiModel, voices: Voices) -> None:
-        self._config, self._mimi, self._voices = config, mimi, voices
+    def __init__(self, folder: Path, config: ModelConfig, encode: Encode, voices: Voices) -> None:
+        self._config, self._encode, self._voices = config, encode, voices
         self._tokenizer = Tokenizer(folder, config)
         self._voice_frames = lru_cache(maxsize=VOICES_KEPT)(self._encode_voice)
 
@@ -106,7 +108,7 @@ class Prompter:
         return kept
 
     def _segment(self, segment: Segment) -> np.ndarray:
-        audio = encode(self._mimi, segment.audio)
+        audio = self._encode(segment.audio)
         frames = np.zeros((len(audio) + 1, self._config.frame_columns), np.int32)
         frames[:-1, :-1] = audio
         frames[:, -1] = MASKED

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from moshi.models import MimiModel
 
 from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.decode import Codes, Decoder
 from misotts.generate.delivery import Chunk as FrameChunk
 from misotts.generate.load import load_generator
-from misotts.generate.loop import Generator
 from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
-from misotts.mimi import load_mimi
+from misotts.mimi import encode, load_mimi
 from misotts.prompt import Prompter
 from misotts.voices import Voices
 from misotts.watermark import Audio, Watermarker, delay_frames
@@ -26,25 +27,39 @@ from misotts_client.request import SpeechRequest, as_request
 
 
 class Synthesizer:
-    """Speaks one utterance at a time. Use it as a context manager, or `close` it."""
+    """Speaks one utterance at a time. Use it as a context manager, or `close` it.
 
-    def __init__(self, prompter: Prompter, generator: Generator, decoder: Decoder, watermarker: Watermarker) -> None:
-        self._prompter, self._generator = prompter, generator
-        self._decoder, self._watermarker = decoder, watermarker
+    The codec and the watermark are loaded when audio is first asked for: `frames` needs neither.
+    """
+
+    def __init__(self, folder: Path, voices: Path | None = None) -> None:
+        """Load the language model; see `load`."""
+        self._folder, self._config = folder, ModelConfig.load(folder)
+        self._prompter = Prompter(folder, self._config, lambda audio: encode(self._mimi, audio), Voices(voices))
+        first_chunk_frames = delay_frames(folder) + 1
+        self._generator = load_generator(folder, self._config, Limits(max_streams=1), first_chunk_frames)
         self._generator.start()
 
     @classmethod
     def load(cls, folder: str | Path, voices: str | Path | None = None) -> Synthesizer:
-        """Load a model folder and, optionally, a folder of voices."""
-        folder = Path(folder)
-        config = ModelConfig.load(folder)
-        mimi = load_mimi(folder, config)
-        return cls(
-            Prompter(folder, config, mimi, Voices(Path(voices) if voices else None)),
-            load_generator(folder, config, Limits(max_streams=1), delay_frames(folder) + 1),
-            Decoder(mimi, slots=1),
-            Watermarker(folder, slots=1),
-        )
+        """Load a model folder and, optionally, name a folder of voices.
+
+        Raises:
+            ConfigError, CheckpointError: the folder does not hold a model.
+        """
+        return cls(Path(folder), Path(voices) if voices else None)
+
+    @cached_property
+    def _mimi(self) -> MimiModel:
+        return load_mimi(self._folder, self._config)
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self._mimi, slots=1)
+
+    @cached_property
+    def _watermarker(self) -> Watermarker:
+        return Watermarker(self._folder, slots=1)
 
     def speak(self, request: SpeechRequest | str, **fields: Any) -> np.ndarray:
         """Speak a text → the whole utterance, float32 [samples], 24 kHz mono, watermarked.

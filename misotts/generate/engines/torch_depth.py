@@ -69,7 +69,7 @@ class TorchDepth:
         return self._inputs[F.pad(codes, (0, rows - len(codes))) + codebook * self._vocab]
 
     def _empty_cache(self, rows: int) -> torch.Tensor:
-        """Keys and values [layers, 2, rows, kv_heads, codebooks, head_dim]; every entry is written before it is read."""
+        """Keys and values [layers, 2, rows, kv_heads, codebooks, head_dim]; all written before read."""
         c = self.config
         shape = (c.num_layers, 2, rows, c.num_kv_heads, self.codebooks, c.head_dim)
         return self._head0.new_empty(shape)
