@@ -79,7 +79,7 @@ def _parse(message: Any) -> Chunk:
         return Chunk(
             audio=np.frombuffer(raw["AUDIO"], "<f4").astype(np.float32),  # a copy: writable, and the message can go
             frame=struct.unpack("<i", raw["FRAME"])[0],
-            seed=struct.unpack("<q", raw["SEED"])[0],
+            seed=struct.unpack("<q", raw["SEED_USED"])[0],
             finish=deserialize_bytes_tensor(raw["FINISH"])[0].decode(),
         )
     except (LookupError, ValueError, struct.error) as error:

@@ -90,6 +90,8 @@ class Generator:
         self._state = _SeatState(limits.max_streams, embedding)
         self._draining = self._closed = False
         self.failure: Exception | None = None
+        self.last_pass = time.monotonic()
+        """When the loop last began a pass: it grows old if the loop hangs or has failed."""
         streams = limits.max_streams + limits.max_waiting
         self._outbox: queue.Queue[tuple[Receiver, Chunk | MisoError] | None]
         self._outbox = queue.Queue(maxsize=streams * (MAX_UNACKNOWLEDGED + 2))
@@ -158,6 +160,7 @@ class Generator:
     def _run(self) -> None:
         try:
             while not self._closed:
+                self.last_pass = time.monotonic()
                 if not self.step():
                     self._sleep()
             self._end_all(Unavailable("the server is shutting down"))

@@ -18,7 +18,7 @@ Script = Callable[[Any, grpc.ServicerContext], Iterator[Any]]
 def answer(samples: int = 1920, frame: int = 0, seed: int = 7, finish: str = "", level: float = 0.5) -> Any:
     """The response with one chunk, of constant audio."""
     outputs = {
-        "SEED": ("INT64", struct.pack("<q", seed)),  # not in the contract's order, which nothing may rely on
+        "SEED_USED": ("INT64", struct.pack("<q", seed)),  # not in the contract's order, which nothing may rely on
         "AUDIO": ("FP32", np.full(samples, level, np.float32).tobytes()),
         "FINISH": ("BYTES", serialize_byte_tensor(np.array([finish.encode()], np.object_)).item()),
         "FRAME": ("INT32", struct.pack("<i", frame)),

@@ -1,0 +1,1 @@
+"""`misotts serve`: starts tritonserver, watches over its stages, and drains it."""

@@ -1,0 +1,267 @@
+"""The process to supervise (PID 1 in a container): it owns tritonserver from start to drain.
+
+    starting   settings, repository and sockets in a run folder; tritonserver; wait for the four stages
+    serving    answer readiness; watch the stages
+    draining   refuse new requests, let streams end, stop tritonserver
+
+Exit status: 0 after a drain, 1 when something failed or died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import queue
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from misotts.config import ConfigError, ModelConfig
+from misotts.serve.control import Control
+from misotts.serve.readiness import Readiness
+from misotts.serve.settings import STAGES, StageSettings
+from misotts.serve.tritonserver import NoTritonError, Ports, TritonServer, lay_out_repository, shared_memory_prefix
+
+START_LIMIT_S = 1800.0
+"""Longest time to load: an 8B model from a cold network disk takes many minutes."""
+STOP_LIMIT_S = 10
+"""Time that tritonserver gets to stop once its streams have ended."""
+WATCH_S = 0.1
+STAGE_LINE = "misotts "
+"""Stages begin their log lines with this; the rest of Triton's output goes to the log file alone."""
+
+
+TRITON_ERROR = re.compile(r"E\d{4} \S+ \d+ \S+\] (.*)")
+"""An error line of Triton's own log."""
+
+
+class ServeError(RuntimeError):
+    """The server cannot start, or has stopped; the message is the one line to show."""
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What `misotts serve` was asked for."""
+
+    model: Path
+    voices: Path | None = None
+    host: str = "0.0.0.0"
+    ports: Ports = field(default_factory=Ports)
+    max_streams: int = 16
+    kv_memory: int | None = None
+    drain_s: float = 60.0
+    """Longest time that running streams get to end."""
+
+
+def serve(options: ServeOptions) -> None:
+    """Run the server until SIGINT or SIGTERM, then drain it.
+
+    Raises:
+        ServeError: it could not start, or a stage or tritonserver died.
+    """
+    _check(options)
+    with tempfile.TemporaryDirectory(prefix="misotts-") as run:
+        launcher = _Launcher(options, Path(run))
+        try:
+            launcher.start()
+            launcher.watch()
+            launcher.drain()
+        except ServeError as error:
+            raise ServeError(f"{error} (log: {launcher.keep_log()})") from None
+        finally:
+            launcher.stop()
+
+
+def _check(options: ServeOptions) -> None:
+    """Find what would fail minutes later."""
+    try:
+        ModelConfig.load(options.model)
+    except ConfigError as error:
+        raise ServeError(str(error)) from None
+    if options.voices and not options.voices.is_dir():
+        raise ServeError(f"no voices at {options.voices}: not a folder")
+    for name, port in vars(options.ports).items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((options.host, port))
+            except OSError as error:
+                raise ServeError(f"the {name} port {port} of {options.host} is taken: {error.strerror}") from None
+
+
+class _Launcher:
+    def __init__(self, options: ServeOptions, run: Path) -> None:
+        self._options = options
+        self._settings = StageSettings(
+            run=str(run),
+            model=str(options.model.absolute()),
+            voices=str(options.voices.absolute()) if options.voices else None,
+            max_streams=options.max_streams,
+            kv_memory=options.kv_memory,
+        )
+        self._log = run / "tritonserver.log"
+        self._stopping = threading.Event()
+        self._phase = "starting"
+        self._process: subprocess.Popen[str] | None = None
+        self._control = Control(self._settings.control_socket)
+        self._readiness = Readiness(options.host, options.ports.ready, self._state)
+
+    def start(self) -> None:
+        """Start tritonserver and wait until every stage is ready."""
+        began = time.monotonic()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        self._settings.save()
+        lay_out_repository(self._settings)
+        try:
+            triton = TritonServer.find(Path(self._settings.run))
+        except NoTritonError as error:
+            raise ServeError(str(error)) from None
+        ports = self._options.ports
+        self._process = subprocess.Popen(
+            triton.command(self._settings, self._options.host, ports, STOP_LIMIT_S),
+            env=triton.environment(self._settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C is ours to handle: a drain, not a stop
+            preexec_fn=_die_with_parent,
+        )
+        threading.Thread(target=self._copy_log, name="log", daemon=True).start()
+        self._wait_until_ready(began + START_LIMIT_S)
+        if not self._stopping.is_set():
+            self._phase = "serving"
+            where = f"grpc {ports.grpc}, http {ports.http}, metrics {ports.metrics}, readiness {ports.ready}"
+            _say(f"ready after {time.monotonic() - began:.1f} s on {self._options.host}: {where}")
+
+    def _wait_until_ready(self, limit: float) -> None:
+        while not (self._control.ready and self._triton_ready()) and not self._stopping.is_set():
+            self._look()
+            if time.monotonic() > limit:
+                missing = [stage for stage in STAGES if self._control.stages[stage].state != "ready"]
+                raise ServeError(f"not ready after {START_LIMIT_S:.0f} s; waiting for {', '.join(missing)}")
+
+    def watch(self) -> None:
+        """Return when asked to stop."""
+        while not self._stopping.is_set():
+            self._look()
+
+    def drain(self) -> None:
+        """Refuse new requests and wait for the running ones to end."""
+        self._phase = "draining"
+        self._control.command("drain", "generate")
+        limit = time.monotonic() + self._options.drain_s
+        settled = time.monotonic() + 1.0  # a request may be between prompt and generate, or a beat old
+        while self._control.streams or time.monotonic() < settled:
+            self._look()
+            if time.monotonic() > limit:
+                _say(f"{self._control.streams} streams did not end within {self._options.drain_s:g} s")
+                return
+        _say("drained")
+
+    def _look(self) -> None:
+        """Wait a moment for news; report stages that load, raise when one fails, dies or hangs."""
+        try:
+            event = self._control.events.get(timeout=WATCH_S)
+        except queue.Empty:
+            event = None
+        if event and event.state == "loading":
+            _say(f"{event.stage:<10} {event.what}")
+        elif event and event.state == "failed":
+            raise ServeError(f"{event.stage} failed to load: {event.what}")
+        elif event and event.state == "dead":
+            raise ServeError(f"{event.stage} died: {event.what}{self._triton_error()}")
+        if silent := self._control.silent():
+            raise ServeError(f"{silent} no longer answers")
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise ServeError(f"tritonserver ended with status {self._process.returncode}{self._triton_error()}")
+
+    def stop(self) -> None:
+        """Stop tritonserver and its stages, whatever state they are in, and leave nothing behind."""
+        self._phase = "stopping"
+        process = self._process
+        if process and process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                # A dead stage makes tritonserver hang: it gets less time then.
+                process.wait(STOP_LIMIT_S if self._control.ready else 2)
+        if process:
+            _kill_group(process.pid)
+            process.wait()
+        self._readiness.close()
+        for region in Path("/dev/shm").glob(f"{shared_memory_prefix(self._settings)}*"):
+            region.unlink(missing_ok=True)
+
+    def keep_log(self) -> Path:
+        """Move Triton's log out of the run folder, which is about to go."""
+        kept = Path(tempfile.gettempdir()) / f"misotts-{os.getpid()}.log"
+        if self._log.exists():
+            shutil.copy(self._log, kept)
+        return kept
+
+    def _state(self) -> tuple[bool, dict[str, Any]]:
+        """See `Readiness`."""
+        stages = {stage: status.state for stage, status in self._control.stages.items()}
+        ready = self._phase == "serving" and self._control.ready and self._control.silent() is None
+        return ready, {"phase": self._phase, "stages": stages, "streams": self._control.streams}
+
+    def _triton_ready(self) -> bool:
+        host = "127.0.0.1" if self._options.host == "0.0.0.0" else self._options.host
+        try:
+            with urllib.request.urlopen(f"http://{host}:{self._options.ports.http}/v2/health/ready", timeout=1):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _on_signal(self, number: int, _: object) -> None:
+        if self._stopping.is_set():  # asked twice: no more patience
+            raise ServeError("stopped before the streams had ended")
+        _say(f"{signal.Signals(number).name}: draining; once more stops at once")
+        self._stopping.set()
+
+    def _copy_log(self) -> None:
+        assert self._process
+        assert self._process.stdout
+        with open(self._log, "w", encoding="utf-8") as log:
+            for line in self._process.stdout:
+                log.write(line)
+                log.flush()
+                if line.startswith(STAGE_LINE) and " INFO " not in line:
+                    sys.stderr.write(line)
+
+    def _triton_error(self) -> str:
+        """What Triton itself last complained of, if it did: a server that gives up takes its stages with it."""
+        time.sleep(0.2)  # its last lines are on their way
+        with contextlib.suppress(OSError):
+            for line in reversed(self._log.read_text(encoding="utf-8").splitlines()):
+                if complaint := TRITON_ERROR.match(line):
+                    return f"; Triton says: {complaint[1]}"
+        return ""
+
+
+def _die_with_parent() -> None:
+    """In the child before exec: have the kernel kill tritonserver if the launcher is killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _say(line: str) -> None:
+    print(f"misotts: {line}", file=sys.stderr, flush=True)

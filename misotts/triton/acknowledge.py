@@ -1,0 +1,55 @@
+"""Acknowledgements: `watermark`, the last stage, tells `generate`, the first that batches, how a chunk has fared.
+
+Triton tells the first steps of an ensemble neither that a caller has left nor how fast the later ones are. A chunk's
+acknowledgement covers the stream's earlier chunks too, so a lost datagram costs nothing once the next one arrives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+_FORMAT = struct.Struct("<qi?")  # stream, chunk index, cancelled
+
+
+class AcknowledgementSender:
+    """Sends without ever blocking: what the socket does not take now is sent with the next one, or at the next
+    `flush`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._backlog: dict[int, bytes] = {}
+
+    def send(self, stream: int, index: int, cancelled: bool) -> None:
+        self._backlog[stream] = _FORMAT.pack(stream, index, cancelled)
+        self.flush()
+
+    def flush(self) -> None:
+        for stream, datagram in list(self._backlog.items()):
+            try:
+                self._socket.sendto(datagram, self._path)
+            except OSError:
+                return
+            del self._backlog[stream]
+
+
+class AcknowledgementReceiver:
+    """Calls `received(stream, index, cancelled)` from a thread of its own."""
+
+    def __init__(self, path: str, received: Callable[[int, int, bool], None]) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(path)
+        self._received = received
+        threading.Thread(target=self._run, name="acknowledgements", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self._received(*_FORMAT.unpack(self._socket.recv(_FORMAT.size)))

@@ -1,0 +1,96 @@
+"""The base of the four `model.py`: start-up, the secret, signs of life, metrics."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import torch
+
+from misotts.config import ModelConfig
+from misotts.serve.settings import StageSettings
+from misotts.triton.link import LauncherLink
+from misotts.triton.metrics import StageMetrics
+from misotts.triton.tensors import array, refuse
+from misotts_client.errors import Internal, InvalidArgument, MisoError
+
+log = logging.getLogger("misotts")
+
+
+class Stage:
+    """One stage of the road. Triton calls `initialize`, `execute` and `finalize`; a stage defines the rest."""
+
+    name: str
+
+    def load(self) -> None:
+        """Load what the stage needs; `self.settings`, `self.config`, `self.device` and `self.link` are there."""
+        raise NotImplementedError
+
+    def take(self, request: Any, sender: Any) -> None:
+        """Accept one request and return at once; answers go through `sender`.
+
+        Raises:
+            MisoError: the request is refused.
+        """
+        raise NotImplementedError
+
+    def idle_s(self) -> float:
+        """Age of the worker's last sign of life, in seconds."""
+        raise NotImplementedError
+
+    def report(self) -> dict[str, float]:
+        """Counters for the metrics, `name -> total since start`; names get the prefix `misotts_<stage>_`."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, float]:
+        """What stands now, for the metrics and the launcher, `name -> value`."""
+        return {}
+
+    def initialize(self, _: dict[str, str]) -> None:
+        logging.basicConfig(
+            stream=sys.stdout, level=logging.INFO, format=f"misotts {self.name}: %(levelname)s %(message)s"
+        )
+        self.settings = StageSettings.load()
+        self.link = LauncherLink(self.settings.control_socket, self.name)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self.config = ModelConfig.load(self.settings.model_folder)
+            self.load()
+        except Exception as error:
+            log.exception("loading failed")
+            self.link.failed(str(error).splitlines()[0] if str(error) else repr(error))
+            raise
+        self._metrics = StageMetrics(self.name)
+        self.link.beat(self._beat)
+        self.link.ready()
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self.check_secret(request)
+                self.take(request, sender)
+            except MisoError as error:
+                refuse(sender, error)
+            except Exception:
+                log.exception("a request failed")
+                refuse(sender, Internal(f"the {self.name} stage failed"))
+
+    def check_secret(self, request: Any) -> None:
+        """Refuse a caller that is no stage of this server.
+
+        Raises:
+            InvalidArgument: the secret is missing or wrong.
+        """
+        secret = array(request, "SECRET")
+        if secret is None or secret.reshape(-1)[0].decode(errors="replace") != self.settings.secret:
+            self.refuse_outsider()
+
+    def refuse_outsider(self) -> None:
+        raise InvalidArgument(None, f"{self.name} is a stage of misotts and answers only to it; call the model misotts")
+
+    def _beat(self) -> dict[str, Any]:
+        counters, state = self.report(), self.state()
+        self._metrics.publish(counters, state)
+        return {"idle_s": self.idle_s(), **counters, **state}

@@ -1,0 +1,90 @@
+"""generate: prompts → chunks of frames, all utterances in one batch. See `misotts.generate.loop`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from misotts.generate.delivery import Chunk
+from misotts.generate.load import load_generator
+from misotts.generate.scheduler import Limits
+from misotts.generate.utterance import Utterance
+from misotts.triton.acknowledge import AcknowledgementReceiver
+from misotts.triton.stage import Stage
+from misotts.triton.tensors import array, refuse, scalar, send
+from misotts.watermark import delay_frames
+from misotts_client.errors import MisoError
+
+
+class TritonPythonModel(Stage):
+    name = "generate"
+
+    def load(self) -> None:
+        settings = self.settings
+        if self.device != "cpu":  # the KV pool takes what GPU memory the other stages leave
+            self.link.loading("waiting for the other stages")
+            self.link.wait_for_others()
+        self.link.loading("backbone, depth decoder, KV pool")
+        self.generator = load_generator(
+            settings.model_folder,
+            self.config,
+            Limits(max_streams=settings.max_streams),
+            first_chunk_frames=delay_frames(settings.model_folder) + 1,
+            kv_memory=settings.kv_memory,
+            device=self.device,
+        )
+        self.receiver = AcknowledgementReceiver(settings.acknowledge_socket, self.generator.acknowledge)
+        self.link.on("drain", self.generator.drain)
+        self.generator.start()
+
+    def take(self, request: Any, sender: Any) -> None:
+        frames = array(request, "FRAMES")
+        assert frames is not None
+        utterance = Utterance(
+            prompt=frames.copy(),
+            max_frames=scalar(request, "MAX_FRAMES"),
+            seed=scalar(request, "SEED"),
+            temperature=scalar(request, "TEMPERATURE"),
+            top_k=scalar(request, "TOP_K"),
+            chunk_frames=scalar(request, "CHUNK_FRAMES"),
+            deadline=scalar(request, "DEADLINE") or None,
+        )
+        self.generator.submit(utterance, NextStage(sender, self.settings.secret))
+
+    def finalize(self) -> None:
+        self.generator.close()
+
+    def idle_s(self) -> float:
+        return time.monotonic() - self.generator.last_pass
+
+    def report(self) -> dict[str, float]:
+        totals = self.generator.totals
+        return {
+            "busy_seconds_total": totals.busy_s,
+            "steps_total": totals.steps,
+            "frames_total": totals.frames,
+        }
+
+    def state(self) -> dict[str, float]:
+        return {"streams": self.generator.streams}
+
+
+class NextStage:
+    """Hands an utterance's chunks to decode."""
+
+    def __init__(self, sender: Any, secret: str) -> None:
+        self.sender, self.secret = sender, secret
+
+    def chunk(self, chunk: Chunk) -> None:
+        outputs = {
+            "SECRET": self.secret,
+            "HEADER": np.array([chunk.stream, chunk.slot, chunk.index, chunk.seed], np.int64),
+            "CODES": chunk.codes,
+            "FINISH": chunk.finish,
+        }
+        send(self.sender, outputs, final=bool(chunk.finish))
+
+    def refuse(self, error: MisoError) -> None:
+        refuse(self.sender, error)

@@ -1,0 +1,60 @@
+"""watermark: chunks of audio → the caller's chunks, marked, all streams in one batch. See `misotts.watermark`.
+
+The last stage also acknowledges every chunk to generate: that it has arrived, and whether the caller is still there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from misotts.config import FRAME_SAMPLES
+from misotts.triton.acknowledge import AcknowledgementSender
+from misotts.triton.chunk_stage import ChunkStage, Piece
+from misotts.triton.tensors import end, send
+from misotts.watermark import Audio, Watermarker
+
+ERROR = "error: "
+
+
+class TritonPythonModel(ChunkStage):
+    name = "watermark"
+    input = "AUDIO"
+
+    def load(self) -> None:
+        self.link.loading("SilentCipher")
+        self.watermarker = Watermarker(self.settings.model_folder, self.settings.max_streams, device=self.device)
+        self.acknowledgements = AcknowledgementSender(self.settings.acknowledge_socket)
+        self.frames = [0] * self.settings.max_streams
+        self.ended = [False] * self.settings.max_streams
+        self.start_worker()
+
+    def process(self, pieces: Sequence[Piece], first: Sequence[bool]) -> list[np.ndarray]:
+        for piece, new in zip(pieces, first, strict=True):
+            if new:
+                self.frames[piece.slot], self.ended[piece.slot] = 0, False
+        return self.watermarker.mark(
+            [Audio(p.slot, new, p.data, last=bool(p.finish)) for p, new in zip(pieces, first, strict=True)]
+        )
+
+    def answer(self, piece: Piece, data: np.ndarray, finish: str) -> None:
+        """Send what there is to hear, once, up to the stream's end; acknowledge the chunk in any case."""
+        gone = piece.sender.is_cancelled()
+        seated = self.has_slot(piece)
+        heard = seated and self.ended[piece.slot]
+        if (len(data) or finish) and not heard:
+            frame = self.frames[piece.slot] if seated else 0
+            outputs = {"AUDIO": data, "FRAME": np.array([frame], np.int32), "SEED_USED": piece.seed, "FINISH": finish}
+            send(piece.sender, outputs, final=True)
+        else:
+            end(piece.sender)
+        if seated:
+            self.frames[piece.slot] += len(data) // FRAME_SAMPLES
+            self.ended[piece.slot] |= bool(finish)
+        # A stream that an earlier stage ended with an error must end in generate too.
+        failed = finish.startswith(ERROR)
+        self.acknowledgements.send(piece.stream, piece.index, gone or failed)
+
+    def idle(self) -> None:
+        self.acknowledgements.flush()
