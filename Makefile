@@ -1,0 +1,47 @@
+# make demo   speak a sentence through the whole server
+# make test   run the tests
+# Each works as the first command in a clean clone: it makes .venv and the demo model when they are missing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := models/demo
+MODEL ?= $(DEMO)
+
+.PHONY: demo test serve lint format clean
+
+demo: $(READY) $(DEMO)
+	$(BIN)/python -m demo.speak --model $(DEMO)
+
+test: $(READY) $(DEMO)
+	$(BIN)/python -m pytest
+
+serve: $(READY) $(DEMO)
+	$(BIN)/misotts serve --model $(MODEL)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) models out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A draft that becomes $(VENV) only when it is whole is not possible (its scripts name their folder), so the stamp says
+# when it is.
+$(READY): pyproject.toml client/pyproject.toml constraints.txt stale-pins.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement stale-pins.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	    --editable ./client --editable '.[test]'
+	touch $@
+
+$(DEMO): demo/model.py demo/text.txt misotts/config.py misotts/checkpoint.py misotts/mimi.py | $(READY)
+	$(BIN)/python -m demo.model $@
+	touch $@
