@@ -1,0 +1,21 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from demo.model import make_model
+
+# Two cores: torch's threads and those of the test runner fight for them otherwise.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def demo_folder() -> Path:
+    """The demo model, made once per checkout."""
+    folder = ROOT / "models" / "demo"
+    if not folder.exists():
+        make_model(folder)
+    return folder
