@@ -37,9 +37,9 @@ clean:
 # when it is.
 $(READY): pyproject.toml client/pyproject.toml constraints.txt stale-pins.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement stale-pins.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	    --editable ./client --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement stale-pins.txt
 	touch $@
 
 $(DEMO): demo/model.py demo/text.txt misotts/config.py misotts/checkpoint.py misotts/mimi.py | $(READY)

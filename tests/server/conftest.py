@@ -1,0 +1,60 @@
+"""One real server on the demo model, shared by the tests of this folder."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from demo.server import RunningServer, running_server
+from misotts.synthesizer import Synthesizer
+from misotts_client import Client
+
+MAX_STREAMS = 8
+VOICE_TEXT = "This is how I sound."
+
+
+@pytest.fixture(scope="session")
+def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one voice, `ann`: 1.5 s of a gliding tone."""
+    folder = tmp_path_factory.mktemp("voices")
+    time = np.arange(36_000) / 24_000
+    soundfile.write(folder / "ann.wav", 0.3 * np.sin(2 * np.pi * (150 + 100 * time) * time), 24_000)
+    (folder / "ann.txt").write_text(VOICE_TEXT)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(demo_folder: Path, voices: Path) -> Iterator[RunningServer]:
+    with running_server(demo_folder, f"--voices={voices}", f"--max-streams={MAX_STREAMS}") as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[Client]:
+    with Client(server.url) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def synthesizer(demo_folder: Path, voices: Path) -> Iterator[Synthesizer]:
+    torch.set_num_threads(1)
+    with Synthesizer.load(demo_folder, voices) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def busy_streams(server: RunningServer) -> Callable[[], int]:
+    """How many utterances hold something in the server, by its readiness port."""
+
+    def read() -> int:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.ready_port}/ready", timeout=5) as response:
+            return int(json.load(response)["streams"])
+
+    return read
