@@ -57,11 +57,12 @@ def running_server(model: Path, *options: str) -> Iterator[RunningServer]:
         server.process.wait()
 
 
-def start_server(model: Path, options: Sequence[str] = ()) -> RunningServer:
+def start_server(model: Path, options: Sequence[str] = (), stderr: int | None = None) -> RunningServer:
+    """Start `misotts serve` and return at once; later flags in `options` win over the ports chosen here."""
     ports = dict(zip(("http_port", "grpc_port", "metrics_port", "ready_port"), free_ports(4), strict=True))
     flags = [f"--{name.replace('_', '-')}={port}" for name, port in ports.items()]
     command = [sys.executable, "-m", "misotts.cli", "serve", f"--model={model}", "--host=127.0.0.1", *flags, *options]
-    return RunningServer(subprocess.Popen(command, text=True), **ports)
+    return RunningServer(subprocess.Popen(command, text=True, stderr=stderr), **ports)
 
 
 def wait_until_ready(server: RunningServer) -> None:

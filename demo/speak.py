@@ -1,6 +1,6 @@
 """Start the server, speak one sentence through it, say how long each stage took, stop the server.
 
-    python -m demo.speak [--model models/demo] [--text "Hello from Miso."] [--out out/demo.wav]
+python -m demo.speak [--model models/demo] [--text "Hello from Miso."] [--out out/demo.wav]
 """
 
 from __future__ import annotations

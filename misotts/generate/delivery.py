@@ -36,7 +36,7 @@ class Chunk:
     frame: int
     """Number of the first frame in the utterance."""
     codes: np.ndarray
-    """int32 [frames, codebooks]; no frames in a probe and, often, in the last chunk."""
+    """int32 [frames, codebooks]. At the end of speech the last frame is the one of zeros; a probe has no frames."""
     seed: int
     finish: str
     """Not empty on the last chunk."""
@@ -106,7 +106,9 @@ class Delivery:
             self._pending = pending
 
     def acknowledge(self, index: int, cancelled: bool) -> None:
-        self._unacknowledged.pop(index, None)
+        """Chunk `index`, and with it every earlier one, has reached the end of the road."""
+        for earlier in [chunk for chunk in self._unacknowledged if chunk <= index]:
+            del self._unacknowledged[earlier]
         self.cancelled = self.cancelled or cancelled
 
     def abandon(self) -> None:

@@ -15,7 +15,7 @@ from misotts.triton.stage import Stage, log
 from misotts.triton.tensors import array, refuse, send
 from misotts.triton.worker import Worker
 from misotts.voices import Voices
-from misotts_client.errors import Internal, MisoError, Unavailable
+from misotts_client.errors import Internal, InvalidArgument, MisoError, Unavailable
 
 MAX_WAITING = 256
 NO_DEADLINE = 0.0
@@ -34,7 +34,9 @@ class TritonPythonModel(Stage):
         self.worker = Worker(self.process, key=id, limit=MAX_WAITING)
 
     def check_secret(self, request: Any) -> None:
-        if array(request, self.settings.door) is None:
+        if array(request, "TEXT") is None:
+            raise InvalidArgument("TEXT", "is required, it was left out")
+        if array(request, self.settings.door) is None:  # the ensemble fills it from TEXT
             self.refuse_outsider()
 
     def take(self, request: Any, sender: Any) -> None:

@@ -1,0 +1,142 @@
+"""Start, death and drain of `misotts serve`, each with a server of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from demo.server import START_S, RunningServer, is_ready, running_server, start_server
+from misotts_client import Client
+from misotts_client.errors import MisoError, Unavailable
+
+
+def stage_process(server: RunningServer, stage: str) -> int:
+    """The process of a stage: the Python stub that tritonserver started for it."""
+    for stat in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = stat.read_text().split("\0")
+        except OSError:
+            continue
+        if "triton_python_backend_stub" in words[0] and any(f"/{stage}/1/model.py" in word for word in words):
+            pid = int(stat.parent.name)
+            if os.getpgid(pid) != os.getpgid(0) and launcher_of(pid) == server.process.pid:
+                return pid
+    raise AssertionError(f"no process of {stage}")
+
+
+def launcher_of(stub: int) -> int:
+    def parent(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+    return parent(parent(stub))
+
+
+def children(server: RunningServer) -> set[int]:
+    """Processes of the server's run, tritonserver and its stubs."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+        if parent == server.process.pid:
+            found.add(int(stat.parent.name))
+    return found
+
+
+def readiness(server: RunningServer) -> tuple[int, dict[str, object]]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.ready_port}/ready", timeout=5) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_a_killed_stage_ends_the_server(demo_folder: Path) -> None:
+    with running_server(demo_folder) as server:
+        started = children(server)
+        os.kill(stage_process(server, "decode"), signal.SIGKILL)
+        assert server.process.wait(20) == 1
+        assert started
+        assert not any(Path(f"/proc/{pid}").exists() for pid in started), "tritonserver was left behind"
+
+
+def test_sigterm_lets_streams_end_and_refuses_new_ones(demo_folder: Path) -> None:
+    regions = set(Path("/dev/shm").glob("misotts_*"))  # of other servers that run now
+    with running_server(demo_folder) as server, Client(server.url) as client:
+        spoken = []
+        speaking = threading.Thread(target=lambda: spoken.append(client.speak("Hello.", max_audio_ms=8_000)))
+        with client.stream("Hello.", max_audio_ms=400) as warm:
+            list(warm)
+        speaking.start()
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        status, told = readiness(server)
+        assert (status, told["ready"], told["phase"]) == (503, False, "draining")
+        with pytest.raises(Unavailable, match="shutting down"):
+            client.speak("Too late.")
+        assert server.process.wait(30) == 0
+        speaking.join()
+        assert len(spoken[0].audio) == 100 * 1920
+        assert spoken[0].finish == "length"
+    assert set(Path("/dev/shm").glob("misotts_*")) <= regions, "shared memory was left behind"
+
+
+def test_a_second_signal_stops_at_once(demo_folder: Path) -> None:
+    with running_server(demo_folder) as server, Client(server.url) as client:
+        stream = client.stream("Hello.", max_audio_ms=120_000)
+        for _ in range(2):
+            next(stream)
+            server.process.send_signal(signal.SIGINT)
+        with pytest.raises(MisoError):
+            list(stream)
+        assert server.process.wait(20) == 1
+
+
+def serve_fails(model: Path, *options: str) -> str:
+    """Run `misotts serve`, which must end by itself; return what it says."""
+    server = start_server(model, options, stderr=subprocess.PIPE)
+    assert server.process.stderr
+    try:
+        said = server.process.communicate(timeout=START_S)[1]
+    finally:
+        server.process.kill()
+    assert server.process.returncode == 1
+    assert not is_ready(server)
+    return said
+
+
+def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
+    said = serve_fails(tmp_path / "nowhere")
+    assert said.splitlines() == [f"error: no model at {tmp_path / 'nowhere'}: config.json is missing"]
+
+
+def test_a_busy_port_is_one_line(demo_folder: Path) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        said = serve_fails(demo_folder, f"--grpc-port={port}")
+    assert said.splitlines() == [f"error: the grpc port {port} of 127.0.0.1 is taken: Address already in use"]
+
+
+def test_a_stage_that_fails_to_load_is_one_line(demo_folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(demo_folder, model)
+    (model / "silentcipher" / "enc_c.ckpt").unlink()
+    (error,) = [line for line in serve_fails(model).splitlines() if line.startswith("error:")]
+    assert error.startswith("error: ")
+    assert "enc_c.ckpt is missing" in error
+    assert "watermark failed to load" in error

@@ -1,0 +1,68 @@
+"""Only the ensemble is public."""
+
+from __future__ import annotations
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from demo.server import RunningServer
+from misotts_client.errors import InvalidArgument, error_from_text
+from tests.server.raw import infer, text
+
+ONE = np.ones(1, np.int32)
+FRAMES = np.zeros((3, 33), np.int32)
+GENERATE = dict(
+    FRAMES=FRAMES,
+    MAX_FRAMES=ONE,
+    SEED=np.ones(1, np.int64),
+    TEMPERATURE=np.ones(1, np.float32),
+    TOP_K=ONE,
+    CHUNK_FRAMES=ONE,
+    DEADLINE=np.zeros(1, np.float64),
+)
+HEADER = np.array([1, 0, 0, 1], np.int64)
+DECODE = dict(HEADER=HEADER, CODES=np.ones((2, 32), np.int32), FINISH=text(b"eos"))
+WATERMARK = dict(HEADER=HEADER, AUDIO=np.zeros(3840, np.float32), FINISH=text(b"eos"))
+
+
+@pytest.mark.parametrize("secret", [{}, {"SECRET": text(b"guess")}], ids=["no secret", "wrong secret"])
+@pytest.mark.parametrize(
+    ("stage", "inputs"),
+    [("generate", GENERATE), ("decode", DECODE), ("watermark", WATERMARK)],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_stage_refuses_outsiders(
+    server: RunningServer, stage: str, inputs: dict[str, np.ndarray], secret: dict[str, np.ndarray]
+) -> None:
+    response = infer(server.url, stage, **inputs, **secret)
+    error = error_from_text(response.error_message)
+    assert isinstance(error, InvalidArgument)
+    assert f"{stage} is a stage of misotts" in error.message
+    assert not response.infer_response.outputs
+
+
+def test_prompt_refuses_outsiders(server: RunningServer) -> None:
+    response = infer(server.url, "prompt", TEXT=text(b"hello"))
+    assert "prompt is a stage of misotts" in response.error_message
+    assert "DOOR" not in response.error_message
+
+
+def test_a_wrong_guess_of_the_door_does_not_tell_its_name(server: RunningServer) -> None:
+    response = infer(server.url, "prompt", TEXT=text(b"hello"), DOOR=text(b"hello"))
+    assert "unexpected inference input 'DOOR'" in response.error_message
+
+
+@pytest.mark.parametrize("call", ["ModelMetadata", "ModelConfig", "RepositoryIndex", "SystemSharedMemoryStatus"])
+def test_the_protocol_tells_no_secrets(server: RunningServer, call: str) -> None:
+    messages = {
+        "ModelMetadata": service_pb2.ModelMetadataRequest(name="prompt"),
+        "ModelConfig": service_pb2.ModelConfigRequest(name="prompt"),
+        "RepositoryIndex": service_pb2.RepositoryIndexRequest(),
+        "SystemSharedMemoryStatus": service_pb2.SystemSharedMemoryStatusRequest(),
+    }
+    with grpc.insecure_channel(server.url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="restricted"):
+            getattr(stub, call)(messages[call], timeout=5)
