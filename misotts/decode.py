@@ -20,6 +20,12 @@ from misotts.slots import rounds, rows_for
 MAX_FRAMES = 25
 """Frames of a stream in one call; a longer piece is cut."""
 
+TAIL_SAMPLES = 480
+"""The last 20 ms of speech tell whether it has died away or would be chopped."""
+
+TAIL_LOUDNESS = 0.01
+"""RMS above which it would be: -40 dB of full scale."""
+
 
 @dataclass(frozen=True)
 class Codes:
@@ -29,13 +35,16 @@ class Codes:
     first: bool
     """Whether the stream starts here, so that the slot's state is reset."""
     codes: np.ndarray
-    """int32 [frames, codebooks]; may have no frames."""
+    """int32 [frames, codebooks]; may have no frames. A last frame of zeros is the end of speech."""
 
 
 class Decoder:
     """Streams of codes → streams of audio, any mix of streams and lengths in one call.
 
     Each stream's audio is what it would be alone, up to 1e-6 (a batched product rounds differently).
+
+    The end-of-speech frame is not speech, but Mimi makes of it how the last sound dies away. It is heard only where the
+    speech before it ends loud and so would be chopped; then it counts as a frame of the utterance.
     """
 
     def __init__(self, mimi: MimiModel, slots: int) -> None:
@@ -50,10 +59,14 @@ class Decoder:
             if cache := getattr(state, "kv_cache", None):
                 state.kv_cache = _larger(cache, MAX_FRAMES * steps_per_frame)
         self._views: dict[tuple[int, int], _View] = {}
+        self._ends_loud = np.zeros(slots, bool)
 
     @torch.inference_mode()
     def decode(self, pieces: Sequence[Codes]) -> list[np.ndarray]:
-        """Return each piece's audio, float32 [frames * 1920]. At most one piece per slot."""
+        """Return each piece's audio, float32 [frames * 1920], less an end frame that is not heard.
+
+        At most one piece per slot.
+        """
         assert len({p.slot for p in pieces}) == len(pieces), "two pieces of one stream in one call"
         self._reset([p.slot for p in pieces if p.first])
         audio = [np.empty(len(p.codes) * FRAME_SAMPLES, np.float32) for p in pieces]
@@ -63,7 +76,14 @@ class Decoder:
                 out = self._call({pieces[m].slot: pieces[m].codes[begin:stop] for m in members})
                 for member in members:
                     audio[member][begin * FRAME_SAMPLES : stop * FRAME_SAMPLES] = out[pieces[member].slot]
-        return audio
+        return [self._without_silent_end(piece, out) for piece, out in zip(pieces, audio, strict=True)]
+
+    def _without_silent_end(self, piece: Codes, audio: np.ndarray) -> np.ndarray:
+        ends = len(piece.codes) > 0 and not piece.codes[-1].any()
+        speech = audio[:-FRAME_SAMPLES] if ends else audio
+        if len(speech):
+            self._ends_loud[piece.slot] = np.sqrt(np.mean(speech[-TAIL_SAMPLES:] ** 2)) > TAIL_LOUDNESS
+        return audio if ends and self._ends_loud[piece.slot] else speech
 
     def _call(self, codes_of: dict[int, np.ndarray]) -> np.ndarray:
         """Decode equally long pieces by slot → [rows, samples]."""
@@ -79,6 +99,7 @@ class Decoder:
         return view.run(torch.from_numpy(codes).to(self._device), torch.from_numpy(running).to(self._device))
 
     def _reset(self, slots: list[int]) -> None:
+        self._ends_loud[slots] = False
         if slots:
             mask = torch.zeros(self._slots, dtype=torch.bool)
             mask[slots] = True

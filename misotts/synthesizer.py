@@ -84,7 +84,8 @@ class Synthesizer:
 
     def frames(self, request: SpeechRequest | str, **fields: Any) -> np.ndarray:
         """Codes of an utterance, int32 [frames, codebooks], the end-of-speech frame left out."""
-        return np.concatenate([piece.codes for piece in self._frame_chunks(as_request(request, fields))])
+        codes = np.concatenate([piece.codes for piece in self._frame_chunks(as_request(request, fields))])
+        return codes[codes.any(axis=1)]
 
     def _frame_chunks(self, request: SpeechRequest) -> Iterator[FrameChunk]:
         prompt = self._prompter.build(request)

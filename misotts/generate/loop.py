@@ -238,11 +238,12 @@ class Generator:
         now = time.monotonic()
         running = len(self.scheduler.running)
         for utterance, codes in zip(utterances, frames, strict=True):
-            if not codes.any():  # the frame of zeros is the end of speech, not audio
+            delivery = self._streams[utterance.stream].delivery
+            if not codes.any():  # the frame of zeros is the end of speech; the decode stage knows what to make of it
+                delivery.keep(codes)
                 self._end(utterance, EOS, now)
                 continue
             utterance.frames += 1
-            delivery = self._streams[utterance.stream].delivery
             if utterance.frames < utterance.max_frames:
                 delivery.add(codes, self._first_chunk_frames, running, now)
             else:
