@@ -1,21 +1,20 @@
-"""The weights of a model folder, by their canonical (torchtune) names, read lazily from memory-mapped files."""
+"""The weights of a model, by their canonical (torchtune) names, from every published layout."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from misotts.config import ModelConfig, TransformerConfig
+from misotts.transformers_csm import AUDIO_EMBEDDINGS, CODEC, canonical_names, interleaved_rows, is_csm
+from misotts.weight_files import CheckpointError, Tensors, open_weights
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-class CheckpointError(ValueError):
-    """Weights that do not make the model; the message lists every tensor that is at fault."""
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def tensor_shapes(config: ModelConfig) -> Shapes:
@@ -52,64 +51,54 @@ def _transformer_shapes(prefix: str, config: TransformerConfig) -> Shapes:
 
 
 class Checkpoint(Mapping[str, torch.Tensor]):
-    """`model.safetensors`, one file or sharded with an index: a mapping from name to tensor.
+    """The weights of a model, in any published layout: a mapping from canonical name to tensor.
 
-    A tensor is read when it is asked for and belongs to the caller; nothing else stays in memory.
+    Tensors are memory-mapped; what a caller changes or converts is the caller's own.
     """
 
-    def __init__(self, folder: Path, config: ModelConfig) -> None:
-        """Open the files and hold every name and shape against `config`.
+    def __init__(self, path: Path, config: ModelConfig) -> None:
+        """Open what `open_weights` takes and hold every name, shape and type against `config`.
 
         Raises:
-            CheckpointError: a file is missing or damaged, or tensors are missing, unexpected or wrongly shaped.
+            CheckpointError: a file is missing or damaged, or tensors are missing, unexpected, wrongly shaped or of a
+                type other than F32, BF16 and F16.
         """
-        self._file_of: dict[str, Path] = {}
-        shapes: Shapes = {}
-        for path in _weight_files(Path(folder)):
-            with _open(path) as file:
-                for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    self._file_of[name] = path
-                    shapes[name] = tuple(file.get_slice(name).get_shape())
-        _compare(tensor_shapes(config), shapes, Path(folder))
+        tensors = open_weights(path)
+        self._half_split = is_csm(tensors)
+        self._head_dims = {"backbone": config.backbone.head_dim, "decoder": config.decoder.head_dim}
+        self._tensors = _from_csm(tensors, config) if self._half_split else tensors
+        _compare(tensor_shapes(config), self._tensors, path)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        with _open(self._file_of[name]) as file:
-            return file.get_tensor(name)
+        tensor = self._tensors[name]
+        if self._half_split and name.endswith(("q_proj.weight", "k_proj.weight")):
+            return interleaved_rows(tensor, self._head_dims[name.split(".")[0]])
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
+        return iter(self._tensors)
 
     def __len__(self) -> int:
-        return len(self._file_of)
+        return len(self._tensors)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        files = [folder / name for name in sorted(set(names))]
-    else:
-        files = [folder / "model.safetensors"]
-    missing = [path.name for path in files if not path.is_file()]
-    if missing:
-        raise CheckpointError(f"no weights at {folder}: {', '.join(missing)} missing")
-    return files
+def _from_csm(tensors: Tensors, config: ModelConfig) -> Tensors:
+    """Canonical names; a tensor that has none keeps its own, and so is found to be unexpected."""
+    tables = [tensors[name] for name in AUDIO_EMBEDDINGS if name in tensors]
+    if len(tables) == 2 and not torch.equal(*tables):
+        raise CheckpointError(f"{' and '.join(AUDIO_EMBEDDINGS)} must be one table: they differ")
+    names = canonical_names(config)
+    return {names.get(name, name): tensor for name, tensor in tensors.items() if not name.startswith(CODEC)}
 
 
-def _open(path: Path) -> safe_open:
-    try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
-
-
-def _compare(expected: Shapes, found: Shapes, folder: Path) -> None:
+def _compare(expected: Shapes, found: Tensors, path: Path) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     faults = [f"missing: {name} {list(expected[name])}" for name in expected.keys() - found.keys()]
-    faults += [f"unexpected: {name} {list(found[name])}" for name in found.keys() - expected.keys()]
-    faults += [
-        f"wrong shape: {name} is {list(found[name])}, config.json asks for {list(expected[name])}"
-        for name in expected.keys() & found.keys()
-        if found[name] != expected[name]
-    ]
+    faults += [f"unexpected: {name} {list(shapes[name])}" for name in found.keys() - expected.keys()]
+    for name in expected.keys() & found.keys():
+        if shapes[name] != expected[name]:
+            faults.append(f"wrong shape: {name} is {list(shapes[name])}, config.json asks for {list(expected[name])}")
+        if found[name].dtype not in TYPES:
+            faults.append(f"wrong type: {name} is {found[name].dtype}, known are {', '.join(map(str, TYPES))}")
     if faults:
-        raise CheckpointError(f"the weights at {folder} do not make the model:\n  " + "\n  ".join(sorted(faults)))
+        raise CheckpointError(f"the weights at {path} do not make the model:\n  " + "\n  ".join(sorted(faults)))

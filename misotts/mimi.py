@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from moshi.models import MimiModel
 from moshi.models.loaders import get_mimi
-from safetensors.torch import load_file
 
 from misotts.config import FRAME_SAMPLES, SAMPLE_RATE, ModelConfig
+from misotts.transformers_mimi import is_transformers_mimi, moshi_tensors
+from misotts.weight_files import CheckpointError, open_weights
 
 PUBLISHED: Mapping[str, Any] = {
     "sample_rate": SAMPLE_RATE,
@@ -72,10 +73,25 @@ def build_mimi(config: ModelConfig) -> MimiModel:
 
 
 def load_mimi(folder: Path, config: ModelConfig, device: str = "cpu") -> MimiModel:
-    """Mimi with the weights of `folder/mimi.safetensors` (moshi's layout), in evaluation mode, without gradients."""
-    mimi = build_mimi(config)
-    mimi.load_state_dict(load_file(Path(folder) / "mimi.safetensors"))
-    return mimi.to(device).eval().requires_grad_(False)
+    """Mimi with the weights of `folder/mimi.safetensors`: see `read_mimi`."""
+    return read_mimi(Path(folder) / "mimi.safetensors", config).to(device)
+
+
+def read_mimi(path: Path, config: ModelConfig) -> MimiModel:
+    """Mimi with the weights of a file in moshi's or Transformers' layout, in evaluation mode, without gradients.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds another codec; the message lists what does not fit.
+    """
+    mimi, tensors = build_mimi(config), open_weights(path)
+    if is_transformers_mimi(tensors):
+        heads = {**PUBLISHED["transformer"], **config.mimi.get("transformer", {})}["num_heads"]
+        tensors = moshi_tensors(tensors, mimi.state_dict().keys(), heads)
+    try:
+        mimi.load_state_dict(tensors)
+    except RuntimeError as error:  # lists every name and shape
+        raise CheckpointError(f"{path} does not make the codec: {error}") from None
+    return mimi.eval().requires_grad_(False)
 
 
 @torch.inference_mode()

@@ -168,9 +168,9 @@ def test_bfloat16_strays_no_further_than_the_peers_own(monkeypatch: pytest.Monke
 
     print(
         f"bfloat16: same winner as float32: ours {agreement(ours, truth):.4f}, peer {agreement(theirs, truth):.4f}; "
-        f"as each other {agreement(ours, theirs):.4f}; logits' error: ours {error(ours):.4f}, peer {error(theirs):.4f}, "
-        f"of a spread of {float(truth.std()):.2f}"
+        f"as each other {agreement(ours, theirs):.4f}; error of the logits: ours {error(ours):.4f}, "
+        f"peer {error(theirs):.4f}, of a spread of {float(truth.std()):.2f}"
     )
-    assert agreement(ours, truth) > agreement(theirs, truth) - 0.01
-    assert agreement(ours, theirs) > 0.97
+    assert agreement(ours, truth) > agreement(theirs, truth) - 0.02
+    assert agreement(ours, theirs) > 0.96
     assert error(ours) < 1.1 * error(theirs)

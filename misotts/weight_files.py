@@ -1,0 +1,108 @@
+"""Files of weights → tensors by name, memory-mapped: nothing is in memory until it is used. And the way back."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+Tensors = dict[str, torch.Tensor]
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Keys under which trainers put the weights in a pickled dict, beside optimizer states and counters."""
+
+_TYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+
+
+class CheckpointError(ValueError):
+    """Weights that do not make the model; the message lists everything that is at fault."""
+
+
+def open_weights(path: Path) -> Tensors:
+    """Map the tensors of `path`: a `.safetensors` file, a pickled state dict, a shards' `.index.json`, or a folder
+    that holds `model.safetensors` or its index.
+
+    Raises:
+        CheckpointError: files are missing, damaged, or not what their names say; the message lists all of them.
+    """
+    tensors: Tensors = {}
+    faults = []
+    for file in _files(Path(path)):
+        try:
+            tensors.update(_open_safetensors(file) if file.suffix == ".safetensors" else _open_pickle(file))
+        except CheckpointError as error:
+            faults.append(str(error))
+    if faults:
+        raise CheckpointError("\n  ".join([f"the weights at {path} cannot be read:", *faults]))
+    return tensors
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        index = path / "model.safetensors.index.json"
+        path = index if index.is_file() else path / "model.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"no weights at {path}")
+    if path.suffix != ".json":
+        return [path]
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+        return [path.with_name(name) for name in sorted(set(names))]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise CheckpointError(f"{path} is no index of shards") from None
+
+
+def _open_safetensors(path: Path) -> Tensors:
+    if not path.is_file():
+        raise CheckpointError(f"{path.name} is missing")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path.name} is truncated or no safetensors file: {error}") from None
+
+
+def _open_pickle(path: Path) -> Tensors:
+    if not path.is_file():
+        raise CheckpointError(f"{path.name} is missing")
+    try:
+        loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(f"{path.name} holds more than weights, and code in it is not run") from None
+    except (RuntimeError, ValueError, EOFError, LookupError):
+        raise CheckpointError(f"{path.name} is truncated or no file that torch.save has written since 1.6") from None
+    return {name.removeprefix("module."): tensor for name, tensor in _unwrap(loaded, path).items()}
+
+
+def _unwrap(loaded: Any, path: Path) -> Tensors:
+    if isinstance(loaded, dict):
+        for key in WRAPPERS:
+            if isinstance(loaded.get(key), dict):
+                return _unwrap(loaded[key], path)
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise CheckpointError(f"{path.name} holds no state dict, bare or under {', '.join(WRAPPERS)}")
+    return loaded
+
+
+def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], wrote: Callable[[int], object]) -> None:
+    """Write a `.safetensors` file one tensor at a time; `wrote` is told the bytes of each.
+
+    safetensors' own writer wants all tensors at once, which is more memory than the 8B model should cost. The format:
+    the header's length (8 bytes, little-endian), the header (JSON), the tensors' bytes end to end.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = dict(dtype=_TYPE_NAMES[tensor.dtype], shape=list(tensor.shape), data_offsets=[start, end])
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for tensor in tensors.values():
+            wrote(file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data))
