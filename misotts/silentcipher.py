@@ -8,6 +8,7 @@ channels each, and only the bins that the message can touch are computed, with t
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -207,7 +208,10 @@ def _read_hparams(folder: Path) -> dict[str, int]:
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise SilentCipherError(f"no SilentCipher at {path.parent}: {path.name} is missing")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+        raise SilentCipherError(f"{path} is damaged or holds no weights") from None
     return {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}
 
 

@@ -58,7 +58,8 @@ def interleaved_rows(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
 
 
 def config_from_csm(raw: Mapping[str, Any]) -> ModelConfig:
-    """Read their `config.json`. CSM-1B was trained without a space behind the speaker tag.
+    """Read their `config.json`. CSM-1B was trained without a space behind the speaker tag. Where the codec is not the
+    published one, our own key `mimi` says so.
 
     Raises:
         ConfigError: a key is missing, or says something that the family does not have.
@@ -73,6 +74,7 @@ def config_from_csm(raw: Mapping[str, Any]) -> ModelConfig:
             decoder=_transformer(depth),
             max_seq_len=raw.get("max_position_embeddings", 2048),
             speaker_space=False,
+            mimi=raw.get("mimi", {}),
         )
     except KeyError as error:
         raise ConfigError(f"{error} is missing") from None

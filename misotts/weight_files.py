@@ -74,7 +74,7 @@ def _open_pickle(path: Path) -> Tensors:
         loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path.name} holds more than weights, and code in it is not run") from None
-    except (RuntimeError, ValueError, EOFError, LookupError):
+    except (RuntimeError, ValueError, OSError, EOFError, LookupError):
         raise CheckpointError(f"{path.name} is truncated or no file that torch.save has written since 1.6") from None
     return {name.removeprefix("module."): tensor for name, tensor in _unwrap(loaded, path).items()}
 

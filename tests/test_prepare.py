@@ -1,0 +1,231 @@
+"""Downloaded files → a model folder: whole or not at all, in little memory, and it speaks."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from csm_peer import make_peer, peer_config
+from llama_models.llama3 import tokenizer as meta
+from mimi_peer import make_mimi_peer
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from demo.model import CONFIG as DEMO
+from demo.model import make_weights
+from misotts.checkpoint import Checkpoint, CheckpointError, tensor_shapes
+from misotts.config import ConfigError, ModelConfig
+from misotts.model_folder import Downloads, make_model_folder
+from misotts.prepare import prepare
+from misotts.silentcipher import SilentCipherError
+from misotts.synthesizer import Synthesizer
+
+
+def ignore(*_: object) -> None:
+    pass
+
+
+@pytest.fixture
+def downloads(demo_folder: Path) -> Downloads:
+    """The demo model's own files."""
+    return Downloads(
+        weights=demo_folder,
+        tokenizer=demo_folder / "tokenizer.json",
+        mimi=demo_folder / "mimi.safetensors",
+        silentcipher=demo_folder / "silentcipher",
+        config=demo_folder / "config.json",
+    )
+
+
+def test_what_is_prepared_is_the_same_model(downloads: Downloads, demo_folder: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    make_model_folder(tmp_path / "model", downloads, lambda *news: told.append(news))
+    config = ModelConfig.load(demo_folder)
+    assert ModelConfig.load(tmp_path / "model") == config
+    for name in ("model.safetensors", "mimi.safetensors"):
+        made, given = load_file(tmp_path / "model" / name), load_file(demo_folder / name)
+        assert made.keys() == given.keys()
+        assert all(torch.equal(made[key], given[key]) for key in given)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert {name for name, _, _ in told} == {"model.safetensors"}
+    assert [written for _, written, _ in told] == sorted(written for _, written, _ in told)
+    assert told[-1][1] == told[-1][2] == sum(math.prod(shape) * 4 for shape in tensor_shapes(config).values())
+
+
+def test_a_model_from_other_layouts_speaks(downloads: Downloads, tmp_path: Path) -> None:
+    """Transformers' weights in bfloat16 and its config, Meta's tokenizer, Transformers' Mimi; an eighth of the rest."""
+    sizes = dict(DEMO, text_vocab_size=128256, audio_num_codebooks=4)
+    config = ModelConfig.from_dict(sizes)
+    torch.manual_seed(0)
+    weights = {name: tensor.bfloat16() for name, tensor in make_weights(config).items()}
+    make_peer(weights, config).bfloat16().save_pretrained(tmp_path / "csm")
+    raw = json.loads(peer_config(config).to_json_string())
+    (tmp_path / "csm" / "config.json").write_text(json.dumps(raw | {"mimi": DEMO["mimi"]}))
+    make_mimi_peer().save_pretrained(tmp_path / "mimi")
+    others = Downloads(
+        weights=tmp_path / "csm",
+        tokenizer=Path(meta.__file__).with_name("tokenizer.model"),
+        mimi=tmp_path / "mimi" / "model.safetensors",
+        silentcipher=downloads.silentcipher,
+        config=tmp_path / "csm" / "config.json",
+    )
+    make_model_folder(tmp_path / "model", others, ignore)
+    found = Checkpoint(tmp_path / "model", ModelConfig.load(tmp_path / "model"))
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+    with Synthesizer.load(tmp_path / "model") as synthesizer:
+        audio = synthesizer.speak("Hello.", max_audio_ms=800, seed=1)
+    assert np.isfinite(audio).all()
+    assert audio.std() > 0
+
+
+def cut(path: Path, to: Path) -> Path:
+    to.write_bytes(path.read_bytes()[:-100])
+    return to
+
+
+def wrong_weights(downloads: Downloads, folder: Path) -> Downloads:
+    tensors = load_file(downloads.weights / "model.safetensors")
+    del tensors["projection.weight"]
+    save_file(tensors, folder / "less.safetensors")
+    return replace(downloads, weights=folder / "less.safetensors")
+
+
+def wrong_silentcipher(downloads: Downloads, folder: Path) -> Downloads:
+    shutil.copytree(downloads.silentcipher, folder / "silentcipher")
+    (folder / "silentcipher" / "dec_m_0.ckpt").unlink()
+    return replace(downloads, silentcipher=folder / "silentcipher")
+
+
+def damaged_silentcipher(downloads: Downloads, folder: Path) -> Downloads:
+    shutil.copytree(downloads.silentcipher, folder / "silentcipher")
+    cut(downloads.silentcipher / "dec_c.ckpt", folder / "silentcipher" / "dec_c.ckpt")
+    return replace(downloads, silentcipher=folder / "silentcipher")
+
+
+FAULTS = {
+    "no weights": (lambda d, f: replace(d, weights=f), CheckpointError, "no weights"),
+    "less weights": (wrong_weights, CheckpointError, "missing: projection.weight"),
+    "cut mimi": (lambda d, f: replace(d, mimi=cut(d.mimi, f / "m.safetensors")), CheckpointError, "truncated"),
+    "weights for mimi": (
+        lambda d, f: replace(d, mimi=d.weights / "model.safetensors"),
+        CheckpointError,
+        "does not make the codec",
+    ),
+    "no tokenizer": (lambda d, f: replace(d, tokenizer=f / "tokenizer.json"), ConfigError, "no tokenizer at"),
+    "no json": (lambda d, f: replace(d, tokenizer=cut(d.tokenizer, f / "t.json")), ConfigError, "no tokenizer.json"),
+    "config is a list": (lambda d, f: replace(d, config=d.tokenizer), ConfigError, "text_vocab_size"),
+    "no config": (lambda d, f: replace(d, config=f / "config.json"), ConfigError, "no config at"),
+    "no silentcipher": (lambda d, f: replace(d, silentcipher=f), SilentCipherError, "hparams.yaml, enc_c.ckpt"),
+    "part of silentcipher": (wrong_silentcipher, SilentCipherError, "dec_m_0.ckpt missing"),
+    "damaged silentcipher": (damaged_silentcipher, SilentCipherError, "dec_c.ckpt"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_and_nothing_is_left(fault: str, downloads: Downloads, tmp_path: Path) -> None:
+    change, error, words = FAULTS[fault]
+    given, made = tmp_path / "given", tmp_path / "made"
+    given.mkdir()
+    with pytest.raises(error, match=words):
+        make_model_folder(made / "model", change(downloads, given), ignore)
+    assert list(made.iterdir()) == []
+
+
+def test_an_interruption_leaves_nothing(downloads: Downloads, tmp_path: Path) -> None:
+    def interrupt(name: str, written: int, total: int) -> None:
+        if written > total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_model_folder(tmp_path / "model", downloads, interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command(downloads: Downloads, demo_folder: Path, tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(prepare)
+    arguments = [str(tmp_path / "model"), "--weights", str(demo_folder)]
+    for name in ("tokenizer", "mimi", "silentcipher"):
+        arguments += [f"--{name}", str(getattr(downloads, name))]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "is ready" in result.output
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 1
+    assert "is there already" in again.output
+    assert (tmp_path / "model" / "config.json").is_file()
+
+
+MEASURE = """
+import sys, threading
+from pathlib import Path
+from misotts.config import ModelConfig
+from misotts.checkpoint import Checkpoint
+from misotts.weight_files import save_weights
+
+def anonymous():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+source, target = map(Path, sys.argv[1:])
+config = ModelConfig.load(source)
+start = peak = anonymous()
+done = threading.Event()
+def watch():
+    global peak
+    while not done.wait(0.001):
+        peak = max(peak, anonymous())
+watcher = threading.Thread(target=watch)
+watcher.start()
+save_weights(target, Checkpoint(source, config), lambda size: None)
+done.set()
+watcher.join()
+print(peak - start)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_two_gigabytes_are_prepared_in_little_memory(tmp_path: Path) -> None:
+    """Transformers' layout, which needs most: rows of q and k are permuted. The source is a file with a hole: what
+    counts is what the process holds."""
+    sizes = dict(
+        text_vocab_size=16384,
+        audio_vocab_size=2051,
+        audio_num_codebooks=32,
+        backbone=dict(num_layers=3, embed_dim=2048, num_heads=16, num_kv_heads=4, intermediate_dim=5632),
+        decoder="llama-100M",
+    )
+    config = ModelConfig.from_dict(sizes)
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    with torch.device("meta"):
+        peer = make_peer({name: torch.empty(shape) for name, shape in tensor_shapes(config).items()}, config)
+    size = write_hollow(tmp_path / "model.safetensors", {n: tuple(t.shape) for n, t in peer.state_dict().items()})
+    assert size > 2e9
+    target = tmp_path / "out.safetensors"
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), str(target)]
+    held = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    print(f"{size / 2**20:.0f} MiB prepared, {held / 2**20:.1f} MiB held at most")
+    assert target.stat().st_size > 1e9
+    assert held < 0.05 * size
+
+
+def write_hollow(path: Path, shapes: dict[str, tuple[int, ...]]) -> int:
+    """A safetensors file of zeros that takes no room on the disk."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = dict(dtype="F32", shape=shape, data_offsets=[start, end])
+    encoded = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        file.truncate(8 + len(encoded) + end)
+    return path.stat().st_size
