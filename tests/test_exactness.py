@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,18 +66,25 @@ def make_utterance(number: int, config: ModelConfig) -> Utterance:
     return Utterance(prompt, FRAMES, seed=number, temperature=temperature, top_k=top_k)
 
 
+def make_generator(parts: Parts, limits: Limits) -> Generator:
+    return Generator(parts.config, parts.embedding, parts.backbone, parts.depth, limits)
+
+
 def speak(parts: Parts, numbers: range | list[int], limits: Limits) -> list[np.ndarray]:
     """Frames [frames, codebooks] of each of the numbered utterances, all submitted at once."""
-    generator = Generator(parts.config, parts.embedding, parts.backbone, parts.depth, limits)
+    return run(make_generator(parts, limits), parts, numbers)
+
+
+def run(generator: Generator, parts: Parts, numbers: range | list[int]) -> list[np.ndarray]:
     inboxes = []
     for number in numbers:
         inboxes.append(Inbox(generator))
         generator.submit(make_utterance(number, parts.config), inboxes[-1])
-    generator.start()
     while generator.streams:
-        time.sleep(0.005)
-    generator.close()
-    assert generator.scheduler.pool.free == generator.scheduler.pool.capacity
+        generator.step()
+        generator.hand_on()
+    generator.scheduler.check()
+    assert generator.scheduler.pool.available == generator.scheduler.pool.capacity
     return [np.concatenate(inbox.codes) for inbox in inboxes]
 
 
@@ -106,3 +112,22 @@ def test_twins_speak_alike_and_strangers_do_not(parts: Parts, alone: list[np.nda
     assert np.array_equal(first, second)
     assert np.array_equal(first, alone[0])
     assert not np.array_equal(first, other)
+
+
+def test_shared_prefixes_change_no_frame(parts: Parts, alone: list[np.ndarray]) -> None:
+    generator = make_generator(parts, Limits(step_positions=150))
+    run(generator, parts, range(len(PROMPTS)))
+    assert not generator.scheduler.pool.shared
+    again = run(generator, parts, range(len(PROMPTS)))
+    assert generator.scheduler.pool.shared == sum((length - 1) // 32 for length in PROMPTS)
+    assert [np.array_equal(a, b) for a, b in zip(alone, again, strict=True)] == [True] * len(PROMPTS)
+
+
+def test_preemption_changes_no_frame(parts: Parts, alone: list[np.ndarray], demo_folder: Path) -> None:
+    weights = Checkpoint(demo_folder, parts.config)
+    tight = TorchBackbone(weights, parts.config, num_blocks=4)  # 3 blocks of 32; both utterances grow to 2
+    generator = make_generator(Parts(parts.config, parts.embedding, tight, parts.depth), Limits())
+    numbers = [1, 7]
+    crowd = run(generator, parts, numbers)
+    assert generator.scheduler.preempted
+    assert [np.array_equal(alone[n], frames) for n, frames in zip(numbers, crowd, strict=True)] == [True, True]

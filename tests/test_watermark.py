@@ -97,7 +97,9 @@ def test_columns_equal_the_published_network_on_the_whole_clip(
     padded = np.concatenate([np.zeros(hop, np.float32), audio, tail])
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * hop)[::hop]
     ours = [
-        network.marks([1], windows[None, at : at + step].copy(), np.ones((1, len(windows[at : at + step])), np.float32))[0]
+        network.marks(
+            [1], windows[None, at : at + step].copy(), np.ones((1, len(windows[at : at + step])), np.float32)
+        )[0]
         for at in range(0, len(windows), step)
     ]
     got = np.concatenate(ours)[LOOKAHEAD:]

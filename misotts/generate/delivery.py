@@ -33,13 +33,19 @@ class Chunk:
     slot: int
     """The utterance's seat; `NO_SEAT` in a probe of one that still waits."""
     index: int
-    frame: int
-    """Number of the first frame in the utterance."""
-    codes: np.ndarray
-    """int32 [frames, codebooks]. At the end of speech the last frame is the one of zeros; a probe has no frames."""
+    frames: list[np.ndarray]
+    """int32 [codebooks] each. None in a probe and in the last chunk of what was broken off. At the end of speech the
+    last frame is the one of zeros."""
+    codebooks: int
     seed: int
     finish: str
     """Not empty on the last chunk."""
+
+    @property
+    def codes(self) -> np.ndarray:
+        """The frames as one array, int32 [frames, codebooks], put together where it is asked for: off the loop's
+        thread."""
+        return np.stack(self.frames) if self.frames else np.zeros((0, self.codebooks), np.int32)
 
 
 def chunk_size(index: int, chunk_frames: int, first_frames: int, running: int) -> int:
@@ -64,7 +70,6 @@ class Delivery:
         self._pending: list[np.ndarray] = []
         self._chunks = 0
         self._sized_chunks = 0
-        self._delivered_frames = 0
         self._unacknowledged: dict[int, float] = {}
         self._last_sent = now
         self.cancelled = self._abandoned = False
@@ -121,20 +126,12 @@ class Delivery:
         return now - oldest >= SILENT_AFTER_S
 
     def _flush(self, now: float) -> None:
-        utterance = self.utterance
-        codes = np.stack(self._pending) if self._pending else np.zeros((0, self._codebooks), np.int32)
+        utterance, frames = self.utterance, self._pending
         self._pending = []
-        chunk = Chunk(
-            utterance.stream,
-            utterance.seat,
-            self._chunks,
-            self._delivered_frames,
-            codes,
-            utterance.seed,
-            utterance.finish,
-        )
-        self._delivered_frames += len(codes)
-        self._unacknowledged[self._chunks] = now
+        index = self._chunks
+        self._unacknowledged[index] = now
         self._chunks += 1
         self._last_sent = now
-        self._send(chunk)
+        self._send(
+            Chunk(utterance.stream, utterance.seat, index, frames, self._codebooks, utterance.seed, utterance.finish)
+        )

@@ -2,10 +2,12 @@
 
     retire    end what was cancelled, is past its deadline or was lost; free seats whose last chunk is acknowledged
     schedule  seat the waiting, pick each utterance's positions for this step
-    forward   backbone over the packed positions, depth over those that reach their end
-    collect   hand each frame to its utterance's delivery; end what is finished
+    launch    backbone over the packed positions, depth over those that reach their end; on a GPU, without waiting
+    collect   read back the step before, hand each frame to its utterance's delivery, end what is finished
 
-The loop's thread never waits for the network or for another stage: a second thread hands chunks on.
+While the engine works on a step, the host collects the one before: an utterance that turns out to have ended has then
+drawn one frame too many, which nobody reads. The loop's thread never waits for the network or for another stage: a
+second thread puts chunks together and hands them on.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,10 +27,11 @@ import torch
 from misotts.config import ModelConfig
 from misotts.generate.blocks import BlockPool
 from misotts.generate.delivery import MAX_UNACKNOWLEDGED, Chunk, Delivery
-from misotts.generate.embedding import Embedding
-from misotts.generate.engines import Backbone, Batch, Depth, Sampling
-from misotts.generate.sampling import gumbel_noise
-from misotts.generate.scheduler import Limits, Part, Scheduler
+from misotts.generate.embedding import MASKED, Embedding
+from misotts.generate.engines import Backbone, Batch, Depth
+from misotts.generate.scheduler import Limits, LineFullError, Part, Scheduler, TooLongError
+from misotts.generate.seats import SeatState
+from misotts.generate.statistics import Statistics
 from misotts.generate.utterance import EOS, LENGTH, Utterance
 from misotts_client.errors import Cancelled, DeadlineExceeded, Internal, MisoError, Unavailable
 
@@ -36,6 +40,7 @@ log = logging.getLogger(__name__)
 IDLE_WAIT_S = 0.5
 PROBE_WAIT_S = 0.02
 """How long the loop sleeps between looks at streams that wait for something."""
+RETIRE_EVERY_S = 0.01
 
 
 class Receiver(Protocol):
@@ -49,21 +54,32 @@ class Receiver(Protocol):
 
 
 @dataclass
-class Totals:
-    """Counts since start."""
-
-    steps: int = 0
-    frames: int = 0
-    busy_s: float = 0.0
-
-
-@dataclass
 class _Stream:
     """An utterance from `submit` until its last chunk is acknowledged."""
 
     utterance: Utterance
     receiver: Receiver
     delivery: Delivery
+    submitted: float
+
+
+@dataclass
+class _Launched:
+    """A step whose codes may still be on the device."""
+
+    utterances: list[Utterance]
+    codes: torch.Tensor
+    """int32 [n, codebooks] on the host."""
+    done: torch.cuda.Event | None
+
+    @property
+    def ready(self) -> bool:
+        return self.done is None or self.done.query()
+
+    def frames(self) -> np.ndarray:
+        if self.done is not None:
+            self.done.synchronize()
+        return self.codes.numpy()
 
 
 class Generator:
@@ -80,14 +96,17 @@ class Generator:
     ) -> None:
         """`first_chunk_frames`: frames of a stream's first chunk where the request names no size."""
         self._codebooks = config.audio_num_codebooks
-        self._max_columns = -(-config.max_seq_len // backbone.block_size)
         self._embedding, self._backbone, self._depth = embedding, backbone, depth
         self._first_chunk_frames = first_chunk_frames
         self.scheduler = Scheduler(BlockPool(backbone.num_blocks, backbone.block_size), limits)
-        self.totals = Totals()
+        self.statistics = Statistics()
         self._streams: dict[int, _Stream] = {}
         self._wake = threading.Condition()
-        self._state = _SeatState(limits.max_streams, embedding)
+        columns = -(-config.max_seq_len // backbone.block_size)
+        self._seats = SeatState(limits.max_streams, columns, config.audio_num_codebooks, embedding)
+        self._launched: deque[_Launched] = deque()
+        self._last_retired = 0.0
+        self._ends: deque[float] = deque(maxlen=16)
         self._draining = self._closed = False
         self.failure: Exception | None = None
         self.last_pass = time.monotonic()
@@ -108,19 +127,39 @@ class Generator:
         """Queue an utterance; `receiver` gets its chunks.
 
         Raises:
-            Unavailable: the server drains, has failed, or its waiting line is full.
+            Unavailable: the server drains, has failed, its waiting line is full, or its KV pool too small.
         """
         with self._wake:
-            if self._draining or self.failure:
-                raise Unavailable("the server is shutting down", retry_after_s=None)
-            self.scheduler.add(utterance)
+            self.statistics.submitted += 1
+            try:
+                if self._draining or self.failure:
+                    raise Unavailable("the server is shutting down")
+                self.scheduler.add(utterance)
+            except (Unavailable, LineFullError, TooLongError) as error:
+                self.statistics.rejected += 1
+                raise self._refusal(error) from None
 
             def send(chunk: Chunk) -> None:
                 self._outbox.put_nowait((receiver, chunk))
 
-            delivery = Delivery(utterance, send, self._codebooks, time.monotonic())
-            self._streams[utterance.stream] = _Stream(utterance, receiver, delivery)
+            now = time.monotonic()
+            delivery = Delivery(utterance, send, self._codebooks, now)
+            self._streams[utterance.stream] = _Stream(utterance, receiver, delivery, now)
             self._wake.notify()
+
+    def _refusal(self, error: Exception) -> Unavailable:
+        if isinstance(error, LineFullError):
+            wait = self._retry_after()
+            return Unavailable(f"{error}, all places are taken; try again in {wait:.1f} s", retry_after_s=wait)
+        if isinstance(error, TooLongError):
+            return Unavailable(f"{error}; ask for a smaller MAX_AUDIO_MS or give the server more KV memory")
+        return Unavailable(str(error).removeprefix("UNAVAILABLE: "))
+
+    def _retry_after(self) -> float:
+        """Seconds until a place is likely to be free: the mean time between the last utterances' ends."""
+        if len(self._ends) < 2:
+            return 1.0
+        return min(max((self._ends[-1] - self._ends[0]) / (len(self._ends) - 1), 0.1), 30.0)
 
     def acknowledge(self, stream: int, index: int, cancelled: bool = False) -> None:
         """A later stage is done with chunk `index` of `stream`; `cancelled`: it saw that the caller has left."""
@@ -173,84 +212,113 @@ class Generator:
 
     def _sleep(self) -> None:
         with self._wake:
-            if not self._closed:
-                self._wake.wait(PROBE_WAIT_S if self._streams else IDLE_WAIT_S)
+            if self._closed:
+                return
+            if not self._streams:
+                self.scheduler.check()  # costs nobody anything now
+            self._wake.wait(PROBE_WAIT_S if self._streams else IDLE_WAIT_S)
 
     def _send(self) -> None:
         while (item := self._outbox.get()) is not None:
-            receiver, news = item
-            try:
-                receiver.chunk(news) if isinstance(news, Chunk) else receiver.refuse(news)
-            except Exception:  # a caller's trouble must not stop the others
-                log.exception("a receiver failed")
+            self._hand_on(*item)
+
+    def hand_on(self) -> None:
+        """Hand on what waits, in the caller's thread: for a generator that is not started."""
+        while not self._outbox.empty():
+            if item := self._outbox.get():
+                self._hand_on(*item)
+
+    def _hand_on(self, receiver: Receiver, news: Chunk | MisoError) -> None:
+        try:
+            if isinstance(news, Chunk):
+                receiver.chunk(news)
+            else:
+                receiver.refuse(news)
+        except Exception:  # a caller's trouble must not stop the others
+            log.exception("a receiver failed")
 
     def step(self) -> bool:
         """Run one step; False when there was nothing to do. The loop's thread calls it, and tests without one."""
+        began = time.perf_counter()
         with self._wake:
             self._retire(time.monotonic())
-            paused = {s.utterance for s in self._streams.values() if s.delivery.paused}
-            parts = self.scheduler.schedule(paused)
-        if not parts:
+            parts = self.scheduler.schedule({s.utterance for s in self._streams.values() if s.delivery.paused})
+        if parts:
+            self._launched.append(self._launch(parts))
+            with self._wake:
+                self.scheduler.advance(parts)
+        elif not self._launched:
             return False
-        began = time.perf_counter()
-        drawing = [row for row, part in enumerate(parts) if part.draws]
-        hidden = self._backbone.forward(self._batch(parts))
-        frames = self._draw(hidden, drawing, [parts[row].utterance for row in drawing])
-        for part in parts:
-            part.utterance.cached += part.length
-        with self._wake:
-            self._collect([parts[row].utterance for row in drawing], frames)
-        self.totals.steps += 1
-        self.totals.frames += len(drawing)
-        self.totals.busy_s += time.perf_counter() - began
+        while self._launched and (not parts or len(self._launched) > 1 or self._launched[0].ready):
+            launched = self._launched.popleft()
+            frames = launched.frames()
+            with self._wake:
+                self._collect(launched.utterances, frames)
+        self._count(parts, time.perf_counter() - began)
         return True
+
+    def _launch(self, parts: list[Part]) -> _Launched:
+        """Give the engines their work for one step."""
+        hidden = self._backbone.forward(self._batch(parts))
+        rows = [row for row, part in enumerate(parts) if part.draws]
+        utterances = [parts[row].utterance for row in rows]
+        if not rows:
+            return _Launched([], torch.empty(0, self._codebooks, dtype=torch.int32), None)
+        seats = [u.seat for u in utterances]
+        sampling = self._seats.sampling(seats, [u.drawn for u in utterances])
+        codes, following = self._depth.forward(hidden if len(rows) == len(parts) else hidden[rows], sampling)
+        self._seats.next_input[seats] = following
+        if codes.device.type == "cpu":
+            return _Launched(utterances, codes.int(), None)
+        done = torch.cuda.Event()
+        codes = codes.int().to("cpu", non_blocking=True)
+        done.record()
+        return _Launched(utterances, codes, done)
 
     def _batch(self, parts: list[Part]) -> Batch:
         """Pack the step's positions: last frames first (the scheduler puts them there), then pieces of prompts."""
-        blocks = np.zeros((len(parts), self._max_columns), np.int32)
         decodes, inputs = [], []
-        for row, part in enumerate(parts):
+        for part in parts:
             utterance = part.utterance
-            blocks[row, : len(utterance.blocks)] = utterance.blocks
-            if utterance.prefilled:
+            if part.decodes:
                 decodes.append(utterance.seat)
+                self._seats.extend(utterance)
             else:
-                self._state.seat(utterance)
-                piece = utterance.prompt[utterance.cached : utterance.cached + part.length]
-                inputs.append(self._embedding.prompt(torch.from_numpy(piece.astype(np.int64))))
+                self._seats.set(utterance)
+                inputs.append(self._embedding.prompt(_known_positions(utterance, part.length)))
+        if decodes:
+            inputs.insert(0, self._seats.next_input[decodes])
         return Batch(
-            inputs=torch.cat([self._state.next_input[decodes], *inputs]),
+            inputs=inputs[0] if len(inputs) == 1 else torch.cat(inputs),
             lengths=np.array([part.length for part in parts], np.int32),
             starts=np.array([part.utterance.cached for part in parts], np.int32),
-            blocks=blocks,
+            blocks=self._seats.tables[[part.utterance.seat for part in parts]],
         )
-
-    def _draw(self, hidden: torch.Tensor, rows: list[int], utterances: list[Utterance]) -> np.ndarray:
-        """Draw a frame for each of `utterances` from its row of `hidden` → int32 [n, codebooks]."""
-        if not rows:
-            return np.zeros((0, self._codebooks), np.int32)
-        seats = [u.seat for u in utterances]
-        sampling = self._state.sampling(seats, [u.frames for u in utterances], self._codebooks)
-        codes, self._state.next_input[seats] = self._depth.forward(hidden[rows], sampling)
-        return codes.to("cpu", torch.int32).numpy()
 
     def _collect(self, utterances: Iterable[Utterance], frames: np.ndarray) -> None:
         now = time.monotonic()
         running = len(self.scheduler.running)
-        for utterance, codes in zip(utterances, frames, strict=True):
-            delivery = self._streams[utterance.stream].delivery
-            if not codes.any():  # the frame of zeros is the end of speech; the decode stage knows what to make of it
-                delivery.keep(codes)
-                self._end(utterance, EOS, now)
+        speaks = frames.any(axis=1).tolist()
+        for utterance, codes, is_speech in zip(utterances, frames, speaks, strict=True):
+            if utterance.finish:  # it ended while this frame was being drawn
                 continue
-            utterance.frames += 1
-            if utterance.frames < utterance.max_frames:
-                delivery.add(codes, self._first_chunk_frames, running, now)
+            stream = self._streams[utterance.stream]
+            if not utterance.frames:
+                self.statistics.observations["first_frame_seconds"].append(now - stream.submitted)
+            utterance.frames.append(codes)
+            if not is_speech:  # the frame of zeros is the end of speech; the decode stage knows what to make of it
+                stream.delivery.keep(codes)
+                self._end(stream, EOS, now)
+            elif len(utterance.frames) == utterance.max_frames:
+                stream.delivery.keep(codes)
+                self._end(stream, LENGTH, now)
             else:
-                delivery.keep(codes)
-                self._end(utterance, LENGTH, now)
+                stream.delivery.add(codes, self._first_chunk_frames, running, now)
 
     def _retire(self, now: float) -> None:
+        if now - self._last_retired < RETIRE_EVERY_S:
+            return
+        self._last_retired = now
         for stream in list(self._streams.values()):
             utterance, delivery = stream.utterance, stream.delivery
             if utterance.finish:
@@ -268,17 +336,21 @@ class Generator:
     def _fail(self, stream: _Stream, error: MisoError, now: float) -> None:
         """End an utterance with an error: an ordinary one before its first chunk, in FINISH after it."""
         if stream.delivery.started:
-            self._end(stream.utterance, f"error: {error}", now)
+            self._end(stream, f"error: {error}", now)
             return
+        stream.utterance.finish = f"error: {error}"
         self.scheduler.remove(stream.utterance)
+        self.statistics.end(stream.utterance.finish)
         self._forget(stream)
         self._outbox.put_nowait((stream.receiver, error))
 
-    def _end(self, utterance: Utterance, finish: str, now: float) -> None:
+    def _end(self, stream: _Stream, finish: str, now: float) -> None:
         """The one exit: blocks are free from here on; the seat, once the last chunk is acknowledged."""
-        self.scheduler.remove(utterance)
-        utterance.finish = finish
-        self._streams[utterance.stream].delivery.end(now)
+        self.scheduler.remove(stream.utterance)
+        stream.utterance.finish = finish
+        self.statistics.end(finish)
+        self._ends.append(now)
+        stream.delivery.end(now)
 
     def _forget(self, stream: _Stream) -> None:
         self.scheduler.release_seat(stream.utterance)
@@ -290,31 +362,23 @@ class Generator:
                 if not stream.utterance.finish:
                     self._fail(stream, error, time.monotonic())
 
+    def _count(self, parts: list[Part], seconds: float) -> None:
+        statistics = self.statistics
+        statistics.steps += 1
+        statistics.frames += sum(part.draws for part in parts)
+        statistics.prefilled += sum(part.length for part in parts if not part.decodes)
+        statistics.busy_s += seconds
+        statistics.observations["step_seconds"].append(seconds)
 
-class _SeatState:
-    """What the step needs of every seated utterance, one row per seat."""
 
-    def __init__(self, seats: int, embedding: Embedding) -> None:
-        table = embedding.text_table
-        self.next_input = table.new_zeros(seats, embedding.width)
-        self._device = table.device
-        self._seed = np.zeros(seats, np.int64)
-        self._temperature = np.ones(seats, np.float32)
-        self._top_k = np.ones(seats, np.int64)
-
-    def seat(self, utterance: Utterance) -> None:
-        seat = utterance.seat
-        greedy = utterance.temperature == 0
-        self._seed[seat] = utterance.seed
-        self._temperature[seat] = 1.0 if greedy else utterance.temperature
-        self._top_k[seat] = 1 if greedy else utterance.top_k
-
-    def sampling(self, seats: list[int], frames: list[int], codebooks: int) -> Sampling:
-        """The draw of frame number `frames` for each of `seats`."""
-
-        def put(values: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(values).to(self._device)
-
-        top_k = self._top_k[seats]
-        noise = gumbel_noise(put(self._seed[seats]), put(np.array(frames)), codebooks, int(top_k.max()))
-        return Sampling(put(self._temperature[seats]), put(top_k), noise)
+def _known_positions(utterance: Utterance, length: int) -> torch.Tensor:
+    """The next `length` positions of what is known of an utterance, its prompt and then its frames, int64
+    [length, codebooks + 1]."""
+    start, end = utterance.cached, utterance.cached + length
+    rows = utterance.prompt[start:end].astype(np.int64)
+    again = utterance.frames[max(start - len(utterance.prompt), 0) : max(end - len(utterance.prompt), 0)]
+    if again:  # computed once more after a preemption
+        frames = np.full((len(again), rows.shape[1]), MASKED, np.int64)
+        frames[:, :-1] = again
+        rows = np.concatenate([rows, frames])
+    return torch.from_numpy(rows)

@@ -1,14 +1,19 @@
-"""Who takes part in the next step. A pure object: no clock, no engine, no thread."""
+"""Who takes part in the next step. A pure object: no clock, no engine, no thread.
+
+Waiting utterances are served first come, first served. A running one takes blocks as it grows; when none is left, the
+youngest running utterance gives up its own and goes back to the head of the line, to be computed again from its prompt
+and the frames it has: slower, never different.
+"""
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from misotts.generate.blocks import BlockPool
+from misotts.generate.blocks import BlockPool, block_keys
 from misotts.generate.utterance import NO_SEAT, Utterance
-from misotts_client.errors import Unavailable
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,15 @@ class Limits:
     max_waiting: int = 64
     """Utterances that may wait for a seat; the next one is refused."""
     step_positions: int = 512
-    """Positions of one step; what decodes leave of it goes to prefill."""
+    """Positions of one step; what decodes leave of it goes to prefill, and a quarter of it in any case."""
+
+
+class LineFullError(RuntimeError):
+    """As many utterances wait as may."""
+
+
+class TooLongError(ValueError):
+    """An utterance that the pool could never hold."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +42,10 @@ class Part:
 
     utterance: Utterance
     length: int
-
-    @property
-    def draws(self) -> bool:
-        """Whether the step reaches the end of what is known, so that a frame can be drawn."""
-        return self.utterance.cached + self.length >= len(self.utterance.prompt)
+    decodes: bool
+    """Whether the position is the frame drawn last, whose embedding is on the device."""
+    draws: bool
+    """Whether the step reaches the end of what is known, so that a frame is drawn."""
 
 
 class Scheduler:
@@ -43,6 +55,9 @@ class Scheduler:
         self.pool, self.limits = pool, limits
         self.waiting: deque[Utterance] = deque()
         self.running: list[Utterance] = []
+        """In the order of admission."""
+        self.preempted = 0
+        """Times that an utterance gave up its blocks, since start."""
         self._seats = list(range(limits.max_streams))  # a heap: low seats first keep the later stages' batches small
 
     @property
@@ -53,45 +68,97 @@ class Scheduler:
         """Put an utterance in the waiting line.
 
         Raises:
-            Unavailable: the line is full, or the pool could never hold the utterance.
+            TooLongError: the pool could never hold it.
+            LineFullError: the line is full.
         """
         need = self.pool.blocks_for(utterance.last_position)
         if need > self.pool.capacity:
-            raise Unavailable(
-                f"the utterance may need {need} KV blocks and the server has {self.pool.capacity}; "
-                "ask for a smaller MAX_AUDIO_MS or give the server more KV memory"
-            )
+            raise TooLongError(f"the utterance may need {need} KV blocks, the server has {self.pool.capacity}")
         if len(self.waiting) >= self.limits.max_waiting:
-            raise Unavailable(
-                f"{self.limits.max_streams} utterances may run and {self.limits.max_waiting} wait, all places are "
-                "taken; try again in 1 s",
-                retry_after_s=1.0,
-            )
+            raise LineFullError(f"{self.limits.max_streams} utterances may run and {self.limits.max_waiting} wait")
+        utterance.keys = block_keys(utterance.prompt, self.pool.block_size)
         self.waiting.append(utterance)
 
-    def schedule(self, paused: set[Utterance] | None = None) -> list[Part]:
-        """Plan one step: a position for each utterance that draws frames (but the `paused`), then prefill in chunks."""
+    def schedule(self, paused: Collection[Utterance] = ()) -> list[Part]:
+        """Plan one step: the next position of each utterance that draws frames (but the `paused`), then pieces of
+        prompts, the longest-waiting first."""
         self._admit()
-        active = [u for u in self.running if not paused or u not in paused]
-        parts = [Part(u, 1) for u in active if u.prefilled]
-        budget = max(self.limits.step_positions - len(parts), 1)
-        for utterance in active:
-            if not utterance.prefilled and budget:
-                length = min(len(utterance.prompt) - utterance.cached, budget)
-                parts.append(Part(utterance, length))
+        decodes = []
+        for utterance in list(self.running):
+            if utterance.decodes and utterance not in paused and self._grow(utterance):
+                decodes.append(utterance)
+        # `_grow` may have sent one away that was planned before it.
+        parts = [Part(u, 1, decodes=True, draws=True) for u in decodes if u.blocks]
+        budget = max(self.limits.step_positions - len(parts), self.limits.step_positions // 4, 1)
+        for utterance in self.running:
+            missing = utterance.known - utterance.cached
+            if not utterance.decodes and missing and budget and utterance not in paused:
+                length = min(missing, budget)
+                parts.append(Part(utterance, length, decodes=False, draws=length == missing))
                 budget -= length
         return parts
 
+    def advance(self, parts: list[Part]) -> None:
+        """Record that a planned step has been carried out, or is certain to be before any later one."""
+        for part in parts:
+            utterance = part.utterance
+            if not part.decodes:
+                self._publish(utterance, utterance.cached + part.length)
+            utterance.cached += part.length
+            utterance.drawn += part.draws
+
+    def _publish(self, utterance: Utterance, cached: int) -> None:
+        size = self.pool.block_size
+        for number in range(utterance.cached // size, min(cached // size, len(utterance.keys))):
+            self.pool.publish(utterance.blocks[number], utterance.keys[number])
+
     def _admit(self) -> None:
-        """Seat waiting utterances, first come first served. Blocks for the longest it can get are taken at once, so a
-        running utterance never lacks one."""
-        while self.waiting and self._seats:
-            need = self.pool.blocks_for(self.waiting[0].last_position)
-            if need > self.pool.free:
+        """Seat utterances from the head of the line while there are a seat and blocks for all that is known of them,
+        and one more for each that runs, so that admission does not at once force a preemption."""
+        while self.waiting:
+            utterance = self.waiting[0]
+            if utterance.seat == NO_SEAT and not self._seats:
                 return
-            utterance = self.waiting.popleft()
-            utterance.seat, utterance.blocks = heapq.heappop(self._seats), self.pool.take(need)
+            if len(utterance.frames) < utterance.drawn:  # preempted, and its last codes are still on the device
+                return
+            # The last position is always computed: its hidden state draws the next frame.
+            shareable = (utterance.known - 1) // self.pool.block_size
+            shared = self.pool.share(utterance.keys[:shareable])
+            need = self.pool.blocks_for(utterance.known) - len(shared)
+            if need + len(self.running) > self.pool.available:
+                self.pool.give_back(shared)
+                return
+            self.waiting.popleft()
+            if utterance.seat == NO_SEAT:
+                utterance.seat = heapq.heappop(self._seats)
+            self.pool.shared += len(shared)
+            utterance.blocks = shared + self.pool.take(need)
+            utterance.cached = len(shared) * self.pool.block_size
             self.running.append(utterance)
+
+    def _grow(self, utterance: Utterance) -> bool:
+        """Give a running utterance the block of its next position; False if it had to give up its own instead."""
+        if not utterance.blocks:  # sent away while this step was planned
+            return False
+        if utterance.cached < len(utterance.blocks) * self.pool.block_size:
+            return True
+        while not self.pool.available:
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is utterance:
+                return False
+        utterance.blocks += self.pool.take(1)
+        return True
+
+    def _preempt(self, utterance: Utterance) -> None:
+        self.preempted += 1
+        self.running.remove(utterance)
+        self._free_blocks(utterance)
+        self.waiting.appendleft(utterance)
+
+    def _free_blocks(self, utterance: Utterance) -> None:
+        self.pool.give_back(utterance.blocks)
+        utterance.blocks, utterance.cached = [], 0
 
     def remove(self, utterance: Utterance) -> None:
         """Take an utterance out, wherever it is, and free its blocks. Its seat stays held: see `release_seat`."""
@@ -99,11 +166,18 @@ class Scheduler:
             self.waiting.remove(utterance)
         elif utterance in self.running:
             self.running.remove(utterance)
-            self.pool.give_back(utterance.blocks)
-            utterance.blocks = []
+            self._free_blocks(utterance)
 
     def release_seat(self, utterance: Utterance) -> None:
         """Free the seat, once the later stages are known to be done with its slot."""
         if utterance.seat != NO_SEAT:
             heapq.heappush(self._seats, utterance.seat)
             utterance.seat = NO_SEAT
+
+    def check(self) -> None:
+        """Hold the pool against the utterances.
+
+        Raises:
+            RuntimeError: see `BlockPool.check`.
+        """
+        self.pool.check(utterance.blocks for utterance in self.running)

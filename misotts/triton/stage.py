@@ -47,6 +47,10 @@ class Stage:
         """What stands now, for the metrics and the launcher, `name -> value`."""
         return {}
 
+    def observations(self) -> dict[str, list[float]]:
+        """Single measurements in seconds since the last call, for histograms, `name -> values`."""
+        return {}
+
     def initialize(self, _: dict[str, str]) -> None:
         logging.basicConfig(
             stream=sys.stdout, level=logging.INFO, format=f"misotts {self.name}: %(levelname)s %(message)s"
@@ -92,5 +96,5 @@ class Stage:
 
     def _beat(self) -> dict[str, Any]:
         counters, state = self.report(), self.state()
-        self._metrics.publish(counters, state)
+        self._metrics.publish(counters, state, self.observations())
         return {"idle_s": self.idle_s(), **counters, **state}

@@ -10,6 +10,7 @@ import numpy as np
 from misotts.generate.delivery import Chunk
 from misotts.generate.load import load_generator
 from misotts.generate.scheduler import Limits
+from misotts.generate.statistics import REASONS
 from misotts.generate.utterance import Utterance
 from misotts.triton.acknowledge import AcknowledgementReceiver
 from misotts.triton.stage import Stage
@@ -60,15 +61,33 @@ class TritonPythonModel(Stage):
         return time.monotonic() - self.generator.last_pass
 
     def report(self) -> dict[str, float]:
-        totals = self.generator.totals
+        counts, scheduler = self.generator.statistics, self.generator.scheduler
         return {
-            "busy_seconds_total": totals.busy_s,
-            "steps_total": totals.steps,
-            "frames_total": totals.frames,
+            "busy_seconds_total": counts.busy_s,
+            "steps_total": counts.steps,
+            "frames_total": counts.frames,
+            "prefilled_positions_total": counts.prefilled,
+            "submitted_total": counts.submitted,
+            "rejected_total": counts.rejected,
+            "preempted_total": scheduler.preempted,
+            "prefix_blocks_shared_total": scheduler.pool.shared,
+            **{f"finished_{reason}_total": counts.finished[reason] for reason in REASONS},
         }
 
     def state(self) -> dict[str, float]:
-        return {"streams": self.generator.streams}
+        scheduler = self.generator.scheduler
+        pool = scheduler.pool
+        return {
+            "streams": self.generator.streams,
+            "running": len(scheduler.running),
+            "waiting": len(scheduler.waiting),
+            "blocks_used": pool.capacity - pool.available,
+            "blocks_cached": pool.idle,
+            "blocks_free": pool.free,
+        }
+
+    def observations(self) -> dict[str, list[float]]:
+        return self.generator.statistics.take_observations()
 
 
 class NextStage:
