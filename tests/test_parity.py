@@ -47,6 +47,12 @@ SHAPES = {
         backbone=dict(num_layers=2, embed_dim=256, num_heads=2, num_kv_heads=1, intermediate_dim=512),
         decoder=dict(num_layers=3, embed_dim=384, num_heads=6, num_kv_heads=2, intermediate_dim=512),
     ),
+    # the widths of llama-8B and llama-300M, one layer of each
+    "8B, one layer each": dict(
+        audio_num_codebooks=32,
+        backbone=dict(num_layers=1, embed_dim=4096, num_heads=32, num_kv_heads=8, intermediate_dim=14336),
+        decoder=dict(num_layers=1, embed_dim=1536, num_heads=24, num_kv_heads=6, intermediate_dim=6912),
+    ),
 }
 
 PROMPTS = {
@@ -129,12 +135,21 @@ def our_frames(
     ],
 )
 def test_greedy_frames_are_the_peers(shape: str, prompt_kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare(shape, prompt_kind, FRAMES, monkeypatch)
+
+
+@pytest.mark.slow
+def test_one_layer_of_the_8b_model_at_full_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare("8B, one layer each", "audio context", 2, monkeypatch)
+
+
+def compare(shape: str, prompt_kind: str, frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config(shape)
     torch.manual_seed(1)
     weights = make_weights(config)
     prompt = make_prompt(config, PROMPTS[prompt_kind])
-    theirs = list(islice(peer_frames(make_peer(weights, config), config, prompt), FRAMES))
-    ours = list(islice(our_frames(weights, config, prompt, monkeypatch), FRAMES))
+    theirs = list(islice(peer_frames(make_peer(weights, config), config, prompt), frames))
+    ours = list(islice(our_frames(weights, config, prompt, monkeypatch), frames))
     distance = max(float((a.logits - b.logits).abs().max()) for a, b in zip(ours, theirs, strict=True))
     scale = max(float(frame.logits.abs().max()) for frame in theirs)
     margin = min(float(top[:, 0].sub(top[:, 1]).min()) for f in theirs for top in [f.logits.topk(2).values])
@@ -142,7 +157,7 @@ def test_greedy_frames_are_the_peers(shape: str, prompt_kind: str, monkeypatch: 
         f"{shape}, {prompt_kind}: logits within {distance:.1e} of +-{scale:.1f}, smallest lead of a winner {margin:.1e}"
     )
     assert np.array_equal([f.codes for f in ours], [f.codes.numpy() for f in theirs])
-    assert len({tuple(f.codes) for f in ours}) > FRAMES // 2, "the frames repeat: nothing was compared"
+    assert len({tuple(f.codes) for f in ours}) > frames // 2, "the frames repeat: nothing was compared"
     assert distance < 1e-4
 
 
