@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from misotts.voices_command import app as voices_app
 from misotts_client.errors import MisoError
 from misotts_client.say import say
 
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(say)
+app.add_typer(voices_app, name="voices")
 
 DEFAULT_MODEL = Path("models/demo")
 Model = Annotated[Path, typer.Option(envvar="MISOTTS_MODEL", help="Model folder.")]

@@ -121,9 +121,8 @@ class Prompter:
         return frames
 
     def _voice(self, name: str, speaker: int) -> np.ndarray:
-        changed = self._voices.clip(name).stat()
-        return self._voice_frames(name, speaker, (changed.st_mtime_ns, changed.st_size))
+        return self._voice_frames(name, speaker, self._voices.version(name))
 
-    def _encode_voice(self, name: str, speaker: int, version: tuple[int, int]) -> np.ndarray:
+    def _encode_voice(self, name: str, speaker: int, version: tuple[int, ...]) -> np.ndarray:
         """A voice's frames; `version` makes a changed file a new voice."""
         return self._segment(self._voices.segment(name, speaker))

@@ -1,0 +1,28 @@
+"""Clips for tests of voices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+WORDS = "This is how I sound."
+
+
+def tone(seconds: float = 1.5, rate: int = 24_000, level: float = 0.3) -> np.ndarray:
+    """float64 [samples] of 440 Hz."""
+    return level * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
+
+
+def write(path: Path, audio: np.ndarray, rate: int = 24_000, subtype: str | None = None) -> Path:
+    soundfile.write(path, audio, rate, subtype=subtype)
+    return path
+
+
+def folder_with_ann(path: Path) -> Path:
+    """A folder with one voice, `ann`, as an operator's `cp` would leave it."""
+    path.mkdir()
+    write(path / "ann.wav", tone())
+    (path / "ann.txt").write_text(WORDS + "\n")
+    return path
