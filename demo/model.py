@@ -20,11 +20,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 
 from misotts.checkpoint import tensor_shapes
 from misotts.config import ModelConfig
+from misotts.meta_tokenizer import LLAMA_3_SPLIT
 from misotts.mimi import build_mimi
 
 TEXT = Path(__file__).with_name("text.txt")
-
-LLAMA_3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # noqa: E501
 
 CONFIG = {
     "text_vocab_size": 1024,

@@ -12,6 +12,8 @@ import pytest
 import torch
 from moshi.models import MimiModel
 
+from demo.model import CONFIG as DEMO
+from demo.model import make_mimi_weights
 from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.decode import MAX_FRAMES, TAIL_LOUDNESS, TAIL_SAMPLES, Codes, Decoder
 from misotts.generate.delivery import Chunk
@@ -20,7 +22,7 @@ from misotts.generate.engines import Batch, Sampling
 from misotts.generate.loop import Generator
 from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import EOS, LENGTH, Utterance
-from misotts.mimi import encode, load_mimi
+from misotts.mimi import build_mimi, encode, load_mimi
 from misotts_client.errors import MisoError
 
 SLOTS = 4
@@ -77,6 +79,22 @@ def test_streamed_is_whole_beyond_the_attentions_reach(
     expected = whole(mimi, codes)
     assert np.abs(audio - expected).max() < TOLERANCE
     assert expected.std() > 1e4 * TOLERANCE
+
+
+@pytest.mark.slow
+def test_streamed_is_whole_at_the_published_size() -> None:
+    config = ModelConfig.from_dict({**DEMO, "mimi": {}})
+    torch.manual_seed(0)
+    state = make_mimi_weights(config)
+    mimi = build_mimi(config).eval().requires_grad_(False)
+    mimi.load_state_dict(state)
+    codes = make_codes(config, LONG, seed=1)
+    expected = whole(mimi, codes)
+    audio = stream(Decoder(mimi, slots=1), codes, [1, 2, 4, 8])
+    distance = float(np.abs(audio - expected).max())
+    print(f"{LONG} frames: streamed within {distance:.1e} of whole, RMS {expected.std():.3f}")
+    assert distance < TOLERANCE
+    assert expected.std() > 0.01
 
 
 def test_streams_of_all_lengths_share_calls(decoder: Decoder, mimi: MimiModel, config: ModelConfig) -> None:
