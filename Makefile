@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 DEMO := models/demo
 MODEL ?= $(DEMO)
 
-.PHONY: demo test serve lint format clean
+.PHONY: demo test serve soak lint format clean
 
 demo: $(READY) $(DEMO)
 	$(BIN)/python -m demo.speak --model $(DEMO)
@@ -19,6 +19,9 @@ test: $(READY) $(DEMO)
 
 serve: $(READY) $(DEMO)
 	$(BIN)/misotts serve --model $(MODEL)
+
+soak: $(READY) $(DEMO)
+	$(BIN)/python -m benchmarks.soak
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,0 +1,49 @@
+"""What a running server says and uses: its metrics, its processes' memory and descriptors."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from demo.server import RunningServer
+
+
+def metrics(server: RunningServer) -> dict[str, float]:
+    """Every `misotts_...` metric without labels, by name."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=5) as response:
+        text = response.read().decode()
+    return {name: float(value) for name, value in re.findall(r"^(misotts_\w+) (\S+)$", text, re.MULTILINE)}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one process holds."""
+
+    name: str
+    memory_mib: float
+    """Private memory: what would come back if it ended."""
+    descriptors: int
+
+
+def usage(server: RunningServer) -> list[Usage]:
+    """The launcher, tritonserver and the four stages."""
+    found = [_usage(server.process.pid, "launcher")]
+    for pid in _descendants(server.process.pid):
+        words = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").split("\0")
+        stage = re.search(r"/(\w+)/1/model\.py", " ".join(words))
+        found.append(_usage(pid, stage[1] if stage else Path(words[0]).name))
+    return sorted(found, key=lambda each: each.name)
+
+
+def _usage(pid: int, name: str) -> Usage:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
+    kib = sum(int(size) for size in re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+) kB", rollup, re.MULTILINE))
+    return Usage(name, kib / 1024, len(list(Path(f"/proc/{pid}/fd").iterdir())))
+
+
+def _descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    direct = [int(child) for path in children for child in path.read_text(encoding="utf-8").split()]
+    return [*direct, *(deeper for child in direct for deeper in _descendants(child))]

@@ -1,0 +1,184 @@
+"""Thousands of callers of every kind, most of them rude; afterwards nothing may be held and nothing have grown.
+
+    python -m benchmarks.soak [--requests 3000]
+
+Callers listen to the end, hang up after some chunks or at once, are killed with SIGKILL, give themselves too little
+time or ask for what cannot be. Whoever listens to the end must get every sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import track
+
+from benchmarks.record import save
+from benchmarks.server_state import Usage, metrics, usage
+from demo.server import RunningServer, is_ready, running_server
+from misotts.config import FRAME_MS, FRAME_SAMPLES
+from misotts_client import Client
+from misotts_client.errors import DeadlineExceeded, InvalidArgument, MisoError, Unavailable
+
+CALLERS = 12
+SETTLE_S = 10.0
+MAX_GROWTH_MIB = 40.0
+MAX_GROWTH_DESCRIPTORS = 8
+
+Caller = Callable[[Client, random.Random], str]
+
+
+def listens(client: Client, dice: random.Random) -> str:
+    frames = dice.randint(1, 25)
+    chunk_frames = dice.choice([0, 0, 1, 5])
+    speech = client.speak("Hello from Miso.", max_audio_ms=frames * FRAME_MS, chunk_frames=chunk_frames)
+    if len(speech.audio) != frames * FRAME_SAMPLES or speech.finish != "length":
+        raise AssertionError(f"asked for {frames} frames, got {len(speech.audio) / FRAME_SAMPLES} and {speech.finish}")
+    return "listened"
+
+
+def hangs_up(client: Client, dice: random.Random) -> str:
+    with client.stream("I shall not hear the end.", max_audio_ms=40_000) as stream:
+        for _ in range(dice.randint(0, 4)):
+            next(stream)
+    return "hung up"
+
+
+def is_killed(client: Client, dice: random.Random) -> str:
+    """A process of its own starts to listen and is killed."""
+    process = multiprocessing.get_context("spawn").Process(target=_listen_forever, args=(client.url,), daemon=True)
+    process.start()
+    time.sleep(dice.uniform(0.3, 1.5))
+    assert process.pid
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return "killed"
+
+
+def _listen_forever(url: str) -> None:
+    with Client(url) as client:
+        for _ in client.stream("Until the end.", max_audio_ms=80_000):
+            pass
+
+
+def hurries(client: Client, dice: random.Random) -> str:
+    try:
+        client.speak("Quick!", max_audio_ms=60_000, timeout_ms=dice.randint(1, 600))
+    except DeadlineExceeded:
+        return "ran out of time"
+    raise AssertionError("a minute of speech came within its deadline")
+
+
+def asks_wrongly(client: Client, dice: random.Random) -> str:
+    try:
+        client.speak("Hello.", temperature=dice.choice([-1.0, 3.0]))
+    except InvalidArgument:
+        return "was refused"
+    raise AssertionError("a temperature out of its limits was taken")
+
+
+KINDS: tuple[tuple[Caller, float], ...] = ((listens, 0.5), (hangs_up, 0.3), (hurries, 0.1), (asks_wrongly, 0.1))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a soak found."""
+
+    callers: Counter[str]
+    faults: list[str]
+
+
+def soak(server: RunningServer, requests: int, killed: int, seed: int = 0, progress: bool = False) -> Outcome:
+    """Send `requests` callers of `KINDS` and `killed` that are killed; then look for what is left."""
+    dice = random.Random(seed)
+    callers, weights = zip(*KINDS, strict=True)
+    plan = [*dice.choices(callers, weights, k=requests), *[is_killed] * killed]
+    dice.shuffle(plan)
+    seen: Counter[str] = Counter()
+    faults: list[str] = []
+    with Client(server.url) as client, ThreadPoolExecutor(CALLERS) as pool:
+
+        def call(job: tuple[int, Caller]) -> str:
+            number, caller = job
+            try:
+                return caller(client, random.Random(seed * 1_000_003 + number))
+            except Unavailable:
+                return "found no place"
+            except (MisoError, AssertionError) as error:
+                return f"fault: {caller.__name__}: {error}"
+
+        results = pool.map(call, enumerate(plan))
+        for result in track(results, "soak", total=len(plan)) if progress else results:
+            if result.startswith("fault: "):
+                faults.append(result)
+            else:
+                seen[result] += 1
+    return Outcome(seen, faults + left_behind(server))
+
+
+def left_behind(server: RunningServer) -> list[str]:
+    """What the server still holds once it has had time to notice that nobody is there."""
+    limit = time.monotonic() + SETTLE_S
+    held: dict[str, float] = {}
+    while time.monotonic() < limit:
+        state = metrics(server)
+        held = {name: state[f"misotts_generate_{name}"] for name in ("streams", "running", "waiting", "blocks_used")}
+        if not any(held.values()):
+            break
+        time.sleep(0.2)
+    faults = [f"{value:g} {name} are left in generate" for name, value in held.items() if value]
+    if not is_ready(server):
+        faults.append("the server is not ready any more")
+    return faults
+
+
+def growth(before: list[Usage], after: list[Usage]) -> list[str]:
+    """What grew beyond what allocators and caches explain."""
+    faults = []
+    for old, new in zip(before, after, strict=True):
+        if new.memory_mib - old.memory_mib > MAX_GROWTH_MIB:
+            faults.append(f"{new.name} grew from {old.memory_mib:.0f} to {new.memory_mib:.0f} MiB")
+        if new.descriptors - old.descriptors > MAX_GROWTH_DESCRIPTORS:
+            faults.append(f"{new.name} went from {old.descriptors} to {new.descriptors} descriptors")
+    return faults
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=Path("models/demo"))
+    parser.add_argument("--requests", type=int, default=3000)
+    parser.add_argument("--killed", type=int, default=40)
+    arguments = parser.parse_args()
+    with running_server(arguments.model) as server:
+        soak(server, requests=300, killed=2, seed=1)  # allocators and caches fill
+        before = usage(server)
+        began = time.monotonic()
+        outcome = soak(server, arguments.requests, arguments.killed, progress=True)
+        seconds = time.monotonic() - began
+        after = usage(server)
+    faults = outcome.faults + growth(before, after)
+    print(f"{arguments.requests + arguments.killed} callers in {seconds:.0f} s: {dict(outcome.callers)}")
+    rows = [
+        {"process": old.name, "memory_mib": [round(old.memory_mib), round(new.memory_mib)],
+         "descriptors": [old.descriptors, new.descriptors]}
+        for old, new in zip(before, after, strict=True)
+    ]  # fmt: skip
+    for row in rows:
+        print(row)
+    print(save("soak", {"seconds": round(seconds), "callers": dict(outcome.callers), "faults": faults, "usage": rows}))
+    if faults:
+        sys.exit("\n".join(faults))
+
+
+if __name__ == "__main__":
+    main()

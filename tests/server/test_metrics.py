@@ -1,0 +1,45 @@
+"""The metrics say what happened, and docs/metrics.md names every one of them."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from benchmarks.server_state import metrics
+from demo.server import RunningServer
+from misotts_client import Client, InvalidArgument
+
+PUBLISHED_S = 1.2
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def test_counts_follow_the_requests(client: Client, server: RunningServer) -> None:
+    time.sleep(PUBLISHED_S)
+    before = metrics(server)
+    for _ in range(2):
+        client.speak("Hello from Miso, who says the same thing twice so that its blocks are shared.", max_audio_ms=800)
+    with pytest.raises(InvalidArgument):
+        client.speak("")
+    time.sleep(PUBLISHED_S)
+    change = {name: value - before.get(name, 0) for name, value in metrics(server).items()}
+    assert change["misotts_prompt_prompts_total"] == 2
+    assert change["misotts_generate_submitted_total"] == 2
+    assert change["misotts_generate_finished_length_total"] == 2
+    assert change["misotts_generate_frames_total"] == 20
+    assert change["misotts_generate_prefix_blocks_shared_total"] >= 1
+    assert change["misotts_generate_first_frame_seconds_count"] == 2
+    assert 0 < change["misotts_generate_busy_seconds_total"] < 10
+    assert change["misotts_watermark_chunks_total"] >= 4
+    assert metrics(server)["misotts_generate_blocks_used"] == 0
+
+
+def test_every_metric_is_documented(server: RunningServer) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=5) as response:
+        published = set(re.findall(r"^# TYPE (misotts_\w+)", response.read().decode(), re.MULTILINE))
+    assert published
+    text = DOCS.read_text(encoding="utf-8")
+    assert [name for name in sorted(published) if f"`{name}`" not in text] == []

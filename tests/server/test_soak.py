@@ -1,0 +1,18 @@
+"""A short form of `make soak` on the tests' server."""
+
+from __future__ import annotations
+
+from benchmarks.server_state import usage
+from benchmarks.soak import growth, soak
+from demo.server import RunningServer
+
+
+def test_rude_callers_leave_nothing_behind(server: RunningServer) -> None:
+    assert soak(server, requests=60, killed=1, seed=1).faults == []
+    before = usage(server)
+    outcome = soak(server, requests=120, killed=2, seed=2)
+    assert outcome.faults == []
+    assert outcome.callers["listened"] > 30
+    assert outcome.callers["hung up"] > 15
+    assert outcome.callers["killed"] == 2
+    assert growth(before, usage(server)) == []
