@@ -15,6 +15,7 @@ from misotts.generate.embedding import Embedding
 from misotts.generate.engines import Sampling, torch_depth
 from misotts.generate.engines.torch_depth import TorchDepth
 from misotts.generate.sampling import gumbel_noise, sample
+from misotts.synthesizer import Synthesizer
 
 SETTINGS = [(0.9, 50), (1.0, 2048), (0.3, 50), (1.5, 5), (2.0, 2)]
 SURPRISE = 1e-6
@@ -112,6 +113,16 @@ def test_one_candidate_is_greedy() -> None:
     for temperature in (0.01, 0.9, 2.0):
         codes = sample(logits, torch.full((n,), temperature), torch.ones(n, dtype=torch.int64), noise)
         assert torch.equal(codes, logits.argmax(dim=-1))
+
+
+def test_temperature_0_and_top_k_1_are_greedy_whatever_the_seed(demo_folder: Path) -> None:
+    with Synthesizer.load(demo_folder) as synthesizer:
+        fields = dict(max_audio_ms=640)
+        cold = synthesizer.frames("Hello.", temperature=0, seed=1, **fields)
+        assert len(cold) == 8
+        assert np.array_equal(cold, synthesizer.frames("Hello.", temperature=0, seed=2, **fields))
+        assert np.array_equal(cold, synthesizer.frames("Hello.", temperature=1.7, top_k=1, seed=3, **fields))
+        assert not np.array_equal(cold, synthesizer.frames("Hello.", seed=3, **fields))
 
 
 def test_rows_with_their_own_settings_do_not_mix() -> None:
