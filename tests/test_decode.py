@@ -23,6 +23,7 @@ from misotts.generate.loop import Generator
 from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import EOS, LENGTH, Utterance
 from misotts.mimi import build_mimi, encode, load_mimi
+from misotts.synthesizer import Synthesizer
 from misotts_client.errors import MisoError
 
 SLOTS = 4
@@ -269,3 +270,20 @@ def test_the_tail_from_the_loop_to_the_audio(
     audio = np.concatenate(player.audio)
     assert len(audio) == frames * FRAME_SAMPLES
     assert np.abs(audio - whole(mimi, ended[:frames])).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("chunk_frames", [0, 1, 6])
+def test_the_synthesizers_utterance_has_the_tail_and_its_frames_do_not(
+    demo_folder: Path, config: ModelConfig, chunk_frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = np.concatenate([make_codes(config, 12, seed=7), np.zeros((1, config.audio_num_codebooks), np.int32)])
+    with Synthesizer.load(demo_folder) as synthesizer:
+        monkeypatch.setattr(synthesizer._generator, "_depth", CannedDepth(ended))
+        chunks = list(synthesizer.stream("Hello.", chunk_frames=chunk_frames))
+        monkeypatch.setattr(synthesizer._generator, "_depth", CannedDepth(ended))
+        frames = synthesizer.frames("Hello.", chunk_frames=chunk_frames)
+    assert chunks[-1].finish == EOS
+    starts = np.cumsum([0, *(len(chunk.audio) for chunk in chunks)])
+    assert [chunk.frame * FRAME_SAMPLES for chunk in chunks] == list(starts[:-1])
+    assert starts[-1] == 13 * FRAME_SAMPLES
+    assert np.array_equal(frames, ended[:-1])
