@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from misotts.prepare import prepare
 from misotts.voices_command import app as voices_app
 from misotts_client.errors import MisoError
 from misotts_client.say import say
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(say)
+app.command()(prepare)
 app.add_typer(voices_app, name="voices")
 
 DEFAULT_MODEL = Path("models/demo")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.util
 import os
 import shutil
@@ -48,6 +49,7 @@ class TritonServer:
         if not stub.is_file():
             have = ", ".join(sorted(path.name for path in stub.parents[1].iterdir()))
             raise NoTritonError(f"the nvidia-pytriton wheel has no stub for Python {version}, only for {have}")
+        _require_libpython(version)
         backend = run / "backends" / "python"
         shutil.copytree(package / "backends" / "python", backend)
         shutil.copy(stub, backend)
@@ -99,6 +101,13 @@ class Ports:
     grpc: int = 8001
     metrics: int = 8002
     ready: int = 8003
+
+
+def _require_libpython(version: str) -> None:
+    """The stub is linked to the shared libpython, which a Python may be built or packaged without."""
+    own = Path(sysconfig.get_config_var("LIBDIR") or "/") / f"libpython{version}.so.1.0"
+    if not own.exists() and not ctypes.util.find_library(f"python{version}"):
+        raise NoTritonError(f"Triton's stub needs libpython{version}.so.1.0 (Debian: libpython{version})")
 
 
 def shared_memory_prefix(settings: StageSettings) -> str:
