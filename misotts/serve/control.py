@@ -82,12 +82,13 @@ class Control:
 
     def _listen(self, line: socket.socket) -> None:
         stage = ""
-        for text in line.makefile(encoding="utf-8"):
-            message = json.loads(text)
-            stage = message["stage"]
-            with self._lock:
-                self._lines[stage] = line
-            self._hear(stage, message)
+        with contextlib.suppress(ConnectionError):  # it died with a command unread
+            for text in line.makefile(encoding="utf-8"):
+                message = json.loads(text)
+                stage = message["stage"]
+                with self._lock:
+                    self._lines[stage] = line
+                self._hear(stage, message)
         if stage:
             self._change(stage, "dead", "its process ended")
 
