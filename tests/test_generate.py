@@ -30,7 +30,7 @@ def ends_at(last: int) -> Callable[[int, int], list[int]]:
 def run(generator: Generator, steps: int = 500) -> None:
     """Step until every utterance is forgotten."""
     for _ in range(steps):
-        generator._last_retired = 0.0  # every step looks after its streams, not only one every 10 ms
+        generator._streams._retired = 0.0  # every step looks after its streams, not only one every 10 ms
         generator.step()
         generator.hand_on()
         if not generator.streams:

@@ -13,54 +13,33 @@ second thread puts chunks together and hands them on.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from misotts.config import ModelConfig
 from misotts.generate.blocks import BlockPool
-from misotts.generate.delivery import MAX_UNACKNOWLEDGED, Chunk, Delivery
+from misotts.generate.delivery import MAX_UNACKNOWLEDGED
 from misotts.generate.embedding import MASKED, Embedding
 from misotts.generate.engines import Backbone, Batch, Depth
+from misotts.generate.outbox import Outbox, Receiver
 from misotts.generate.scheduler import Limits, LineFullError, Part, Scheduler, TooLongError
 from misotts.generate.seats import SeatState
 from misotts.generate.statistics import Statistics
+from misotts.generate.streams import Streams
 from misotts.generate.utterance import EOS, LENGTH, Utterance
-from misotts_client.errors import Cancelled, DeadlineExceeded, Internal, MisoError, Unavailable
+from misotts_client.errors import Internal, MisoError, Unavailable
 
 log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
-PROBE_WAIT_S = 0.02
+WATCH_WAIT_S = 0.02
 """How long the loop sleeps between looks at streams that wait for something."""
-RETIRE_EVERY_S = 0.01
-
-
-class Receiver(Protocol):
-    """Where an utterance's chunks go. Called from one thread, in order."""
-
-    def chunk(self, chunk: Chunk) -> None: ...
-
-    def refuse(self, error: MisoError) -> None:
-        """The utterance ended before its first chunk; nothing else will come."""
-        ...
-
-
-@dataclass
-class _Stream:
-    """An utterance from `submit` until its last chunk is acknowledged."""
-
-    utterance: Utterance
-    receiver: Receiver
-    delivery: Delivery
-    submitted: float
 
 
 @dataclass
@@ -83,7 +62,7 @@ class _Launched:
 
 
 class Generator:
-    """Owns the engines, the scheduler, every utterance's seat and blocks, and the two threads."""
+    """Owns the engines, the scheduler, every utterance's seat and blocks, and the loop's thread."""
 
     def __init__(
         self,
@@ -100,82 +79,62 @@ class Generator:
         self._first_chunk_frames = first_chunk_frames
         self.scheduler = Scheduler(BlockPool(backbone.num_blocks, backbone.block_size), limits)
         self.statistics = Statistics()
-        self._streams: dict[int, _Stream] = {}
-        self._wake = threading.Condition()
+        # A stream has at most its unacknowledged chunks under way, and the last one, which nothing holds back.
+        self._outbox = Outbox((limits.max_streams + limits.max_waiting) * (MAX_UNACKNOWLEDGED + 2))
+        self._streams = Streams(self.scheduler, self.statistics, self._outbox, self._codebooks)
         columns = -(-config.max_seq_len // backbone.block_size)
-        self._seats = SeatState(limits.max_streams, columns, config.audio_num_codebooks, embedding)
+        self._seats = SeatState(limits.max_streams, columns, self._codebooks, embedding)
         self._launched: deque[_Launched] = deque()
-        self._last_retired = 0.0
-        self._ends: deque[float] = deque(maxlen=16)
+        self._wake = threading.Condition()
+        """Guards the scheduler and the streams; notified when there may be something to do."""
         self._draining = self._closed = False
         self.failure: Exception | None = None
         self.last_pass = time.monotonic()
         """When the loop last began a pass: it grows old if the loop hangs or has failed."""
-        streams = limits.max_streams + limits.max_waiting
-        self._outbox: queue.Queue[tuple[Receiver, Chunk | MisoError] | None]
-        self._outbox = queue.Queue(maxsize=streams * (MAX_UNACKNOWLEDGED + 2))
-        self._threads = [
-            threading.Thread(target=self._run, name="generate", daemon=True),
-            threading.Thread(target=self._send, name="generate-send", daemon=True),
-        ]
+        self._thread = threading.Thread(target=self._run, name="generate", daemon=True)
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self._outbox.start()
+        self._thread.start()
 
     def submit(self, utterance: Utterance, receiver: Receiver) -> None:
         """Queue an utterance; `receiver` gets its chunks.
 
         Raises:
-            Unavailable: the server drains, has failed, its waiting line is full, or its KV pool too small.
+            Unavailable: the server stops, its waiting line is full, or its KV pool too small.
         """
         with self._wake:
             self.statistics.submitted += 1
             try:
-                if self._draining or self.failure:
-                    raise Unavailable("the server is shutting down")
-                self.scheduler.add(utterance)
-            except (Unavailable, LineFullError, TooLongError) as error:
+                self._admit(utterance)
+            except Unavailable:
                 self.statistics.rejected += 1
-                raise self._refusal(error) from None
-
-            def send(chunk: Chunk) -> None:
-                self._outbox.put_nowait((receiver, chunk))
-
-            now = time.monotonic()
-            delivery = Delivery(utterance, send, self._codebooks, now)
-            self._streams[utterance.stream] = _Stream(utterance, receiver, delivery, now)
+                raise
+            self._streams.open(utterance, receiver, time.monotonic())
             self._wake.notify()
 
-    def _refusal(self, error: Exception) -> Unavailable:
-        if isinstance(error, LineFullError):
-            wait = self._retry_after()
-            return Unavailable(f"{error}, all places are taken; try again in {wait:.1f} s", retry_after_s=wait)
-        if isinstance(error, TooLongError):
-            return Unavailable(f"{error}; ask for a smaller MAX_AUDIO_MS or give the server more KV memory")
-        return Unavailable(str(error).removeprefix("UNAVAILABLE: "))
-
-    def _retry_after(self) -> float:
-        """Seconds until a place is likely to be free: the mean time between the last utterances' ends."""
-        if len(self._ends) < 2:
-            return 1.0
-        return min(max((self._ends[-1] - self._ends[0]) / (len(self._ends) - 1), 0.1), 30.0)
+    def _admit(self, utterance: Utterance) -> None:
+        if self._draining or self.failure:
+            raise Unavailable("the server is shutting down")
+        try:
+            self.scheduler.add(utterance)
+        except LineFullError as error:
+            wait = self._streams.retry_after_s()
+            raise Unavailable(f"{error}, all places are taken; try again in {wait:.1f} s", retry_after_s=wait) from None
+        except TooLongError as error:
+            raise Unavailable(f"{error}; ask for a smaller MAX_AUDIO_MS or give the server more KV memory") from None
 
     def acknowledge(self, stream: int, index: int, cancelled: bool = False) -> None:
         """A later stage is done with chunk `index` of `stream`; `cancelled`: it saw that the caller has left."""
         with self._wake:
-            known = self._streams.get(stream)
-            if known:
-                known.delivery.acknowledge(index, cancelled)
-                self._wake.notify()
+            self._streams.acknowledge(stream, index, cancelled)
+            self._wake.notify()
 
     def abandon(self, stream: int) -> None:
         """The caller of `stream` has left and will acknowledge nothing more."""
         with self._wake:
-            known = self._streams.get(stream)
-            if known:
-                known.delivery.abandon()
-                self._wake.notify()
+            self._streams.abandon(stream)
+            self._wake.notify()
 
     def drain(self) -> None:
         """Refuse new utterances from now on; running and waiting ones go on to their end."""
@@ -192,9 +151,13 @@ class Generator:
         with self._wake:
             self._draining = self._closed = True
             self._wake.notify()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._outbox.close()
+
+    def hand_on(self) -> None:
+        """Hand on what waits for the receivers, in the caller's thread: for a generator that is not started."""
+        self._outbox.hand_on()
 
     def _run(self) -> None:
         try:
@@ -202,13 +165,13 @@ class Generator:
                 self.last_pass = time.monotonic()
                 if not self.step():
                     self._sleep()
-            self._end_all(Unavailable("the server is shutting down"))
+            last_words: MisoError = Unavailable("the server is shutting down")
         except Exception as failure:
             log.exception("the generate loop failed")
             self.failure = failure
-            self._end_all(Internal("the generate stage failed"))
-        finally:
-            self._outbox.put(None)
+            last_words = Internal("the generate stage failed")
+        with self._wake:
+            self._streams.fail_all(last_words, time.monotonic())
 
     def _sleep(self) -> None:
         with self._wake:
@@ -216,33 +179,14 @@ class Generator:
                 return
             if not self._streams:
                 self.scheduler.check()  # costs nobody anything now
-            self._wake.wait(PROBE_WAIT_S if self._streams else IDLE_WAIT_S)
-
-    def _send(self) -> None:
-        while (item := self._outbox.get()) is not None:
-            self._hand_on(*item)
-
-    def hand_on(self) -> None:
-        """Hand on what waits, in the caller's thread: for a generator that is not started."""
-        while not self._outbox.empty():
-            if item := self._outbox.get():
-                self._hand_on(*item)
-
-    def _hand_on(self, receiver: Receiver, news: Chunk | MisoError) -> None:
-        try:
-            if isinstance(news, Chunk):
-                receiver.chunk(news)
-            else:
-                receiver.refuse(news)
-        except Exception:  # a caller's trouble must not stop the others
-            log.exception("a receiver failed")
+            self._wake.wait(WATCH_WAIT_S if self._streams else IDLE_WAIT_S)
 
     def step(self) -> bool:
         """Run one step; False when there was nothing to do. The loop's thread calls it, and tests without one."""
         began = time.perf_counter()
         with self._wake:
-            self._retire(time.monotonic())
-            parts = self.scheduler.schedule({s.utterance for s in self._streams.values() if s.delivery.paused})
+            self._streams.retire(time.monotonic())
+            parts = self.scheduler.schedule(self._streams.paused())
         if parts:
             self._launched.append(self._launch(parts))
             with self._wake:
@@ -302,65 +246,18 @@ class Generator:
         for utterance, codes, is_speech in zip(utterances, frames, speaks, strict=True):
             if utterance.finish:  # it ended while this frame was being drawn
                 continue
-            stream = self._streams[utterance.stream]
+            stream = self._streams.of(utterance)
             if not utterance.frames:
                 self.statistics.observations["first_frame_seconds"].append(now - stream.submitted)
             utterance.frames.append(codes)
             if not is_speech:  # the frame of zeros is the end of speech; the decode stage knows what to make of it
                 stream.delivery.keep(codes)
-                self._end(stream, EOS, now)
+                self._streams.end(stream, EOS, now)
             elif len(utterance.frames) == utterance.max_frames:
                 stream.delivery.keep(codes)
-                self._end(stream, LENGTH, now)
+                self._streams.end(stream, LENGTH, now)
             else:
                 stream.delivery.add(codes, self._first_chunk_frames, running, now)
-
-    def _retire(self, now: float) -> None:
-        if now - self._last_retired < RETIRE_EVERY_S:
-            return
-        self._last_retired = now
-        for stream in list(self._streams.values()):
-            utterance, delivery = stream.utterance, stream.delivery
-            if utterance.finish:
-                if delivery.settled or delivery.silent(now):
-                    self._forget(stream)
-            elif delivery.cancelled:
-                self._fail(stream, Cancelled("the caller left"), now)
-            elif utterance.deadline is not None and now >= utterance.deadline:
-                self._fail(stream, DeadlineExceeded("TIMEOUT_MS has passed"), now)
-            elif delivery.silent(now):
-                self._fail(stream, Internal("a later stage stopped answering"), now)
-            else:
-                delivery.probe(now)
-
-    def _fail(self, stream: _Stream, error: MisoError, now: float) -> None:
-        """End an utterance with an error: an ordinary one before its first chunk, in FINISH after it."""
-        if stream.delivery.started:
-            self._end(stream, f"error: {error}", now)
-            return
-        stream.utterance.finish = f"error: {error}"
-        self.scheduler.remove(stream.utterance)
-        self.statistics.end(stream.utterance.finish)
-        self._forget(stream)
-        self._outbox.put_nowait((stream.receiver, error))
-
-    def _end(self, stream: _Stream, finish: str, now: float) -> None:
-        """The one exit: blocks are free from here on; the seat, once the last chunk is acknowledged."""
-        self.scheduler.remove(stream.utterance)
-        stream.utterance.finish = finish
-        self.statistics.end(finish)
-        self._ends.append(now)
-        stream.delivery.end(now)
-
-    def _forget(self, stream: _Stream) -> None:
-        self.scheduler.release_seat(stream.utterance)
-        del self._streams[stream.utterance.stream]
-
-    def _end_all(self, error: MisoError) -> None:
-        with self._wake:
-            for stream in list(self._streams.values()):
-                if not stream.utterance.finish:
-                    self._fail(stream, error, time.monotonic())
 
     def _count(self, parts: list[Part], seconds: float) -> None:
         statistics = self.statistics
