@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from demo.server import RunningServer
 from misotts_client import Client, InvalidArgument, NotFound, Segment
-from misotts_client.errors import DeadlineExceeded, MisoError, error_from_text
+from misotts_client.errors import DeadlineExceeded, MisoError, Unavailable, error_from_text
 from tests.server.raw import infer, text
 
 CLIP = np.zeros(24_000, np.float32)
@@ -129,3 +130,20 @@ def test_a_stream_goes_on_beside_refusals(client: Client) -> None:
         chunks += list(stream)
     assert chunks[-1].finish == "length"
     assert sum(len(chunk.audio) for chunk in chunks) == 37 * 1920
+
+
+def test_a_full_server_says_when_to_come_back(client: Client) -> None:
+    """More callers than seats and places in line: each is served whole or told at once."""
+
+    def call(number: int) -> int | float | None:
+        """Samples heard, or the seconds after which to come back."""
+        try:
+            return len(client.speak("Hello.", seed=number, max_audio_ms=400).audio)
+        except Unavailable as error:
+            return error.retry_after_s
+
+    with ThreadPoolExecutor(120) as pool:
+        told = list(pool.map(call, range(120)))
+    refused = [seconds for seconds in told if seconds != 5 * 1920]
+    assert all(seconds and seconds <= 30 for seconds in refused)
+    assert 0 < len(refused) <= 120 - 72, "8 run and 64 wait"
