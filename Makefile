@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := models/demo
 MODEL ?= $(DEMO)
+# The demo marks with the published key; any other model needs a key of its own: see README.md.
+SERVE_OPTIONS ?= $(if $(filter $(DEMO),$(MODEL)),--allow-reference-key)
 
 .PHONY: demo test serve soak lint format clean
 
@@ -18,7 +20,7 @@ test: $(READY) $(DEMO)
 	$(BIN)/python -m pytest
 
 serve: $(READY) $(DEMO)
-	$(BIN)/misotts serve --model $(MODEL)
+	$(BIN)/misotts serve --model $(MODEL) $(SERVE_OPTIONS)
 
 soak: $(READY) $(DEMO)
 	$(BIN)/python -m benchmarks.soak

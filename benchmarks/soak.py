@@ -1,6 +1,6 @@
 """Thousands of callers of every kind, most of them rude; afterwards nothing may be held and nothing have grown.
 
-    python -m benchmarks.soak [--requests 3000]
+    python -m benchmarks.soak [--requests 2000]
 
 Callers listen to the end, hang up after some chunks or at once, are killed with SIGKILL, give themselves too little
 time or ask for what cannot be. Whoever listens to the end must get every sample.
@@ -156,11 +156,11 @@ def growth(before: list[Usage], after: list[Usage]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
-    parser.add_argument("--requests", type=int, default=3000)
+    parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--killed", type=int, default=40)
     arguments = parser.parse_args()
     with running_server(arguments.model) as server:
-        soak(server, requests=300, killed=2, seed=1)  # allocators and caches fill
+        soak(server, requests=arguments.requests // 2, killed=2, seed=1)  # allocators, caches and the KV pool fill
         before = usage(server)
         began = time.monotonic()
         outcome = soak(server, arguments.requests, arguments.killed, progress=True)

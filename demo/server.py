@@ -58,10 +58,11 @@ def running_server(model: Path, *options: str) -> Iterator[RunningServer]:
 
 
 def start_server(model: Path, options: Sequence[str] = (), stderr: int | None = None) -> RunningServer:
-    """Start `misotts serve` and return at once; later flags in `options` win over the ports chosen here."""
+    """Start `misotts serve` and return at once; later flags in `options` win over those chosen here."""
     ports = dict(zip(("http_port", "grpc_port", "metrics_port", "ready_port"), free_ports(4), strict=True))
     flags = [f"--{name.replace('_', '-')}={port}" for name, port in ports.items()]
-    command = [sys.executable, "-m", "misotts.cli", "serve", f"--model={model}", "--host=127.0.0.1", *flags, *options]
+    flags += ["--host=127.0.0.1", "--allow-reference-key"]
+    command = [sys.executable, "-m", "misotts.cli", "serve", f"--model={model}", *flags, *options]
     return RunningServer(subprocess.Popen(command, text=True, stderr=stderr), **ports)
 
 

@@ -39,13 +39,25 @@ def serve(
     ready_port: Annotated[int, typer.Option(min=1, max=65535, help="Where /ready answers truthfully.")] = 8003,
     max_streams: Annotated[int, typer.Option(min=1, help="Utterances that generate at once.")] = 16,
     kv_memory: Annotated[str, typer.Option(help="Size of the KV pool, such as 20GiB; by default, as fits.")] = "",
+    watermark_key_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="File with the watermark's key, ten hexadecimal digits; or set MISOTTS_WATERMARK_KEY."),
+    ] = None,
+    allow_reference_key: Annotated[
+        bool, typer.Option(help="Mark with MisoTTS's published key, which proves nothing.")
+    ] = False,
     drain_seconds: Annotated[float, typer.Option(min=0, help="Longest time that streams get to end.")] = 60.0,
 ) -> None:
     """Start the server; stop it with SIGINT or SIGTERM, which let running streams end."""
     from misotts.serve.launcher import ServeError, ServeOptions
     from misotts.serve.launcher import serve as run
     from misotts.serve.tritonserver import Ports
+    from misotts.watermark_key import REFERENCE_KEY, WatermarkKeyError, read_key
 
+    try:
+        key = REFERENCE_KEY if allow_reference_key else read_key(watermark_key_file)
+    except WatermarkKeyError as error:
+        _fail(str(error))
     options = ServeOptions(
         model=model,
         voices=voices,
@@ -53,6 +65,7 @@ def serve(
         ports=Ports(http_port, grpc_port, metrics_port, ready_port),
         max_streams=max_streams,
         kv_memory=parse_size(kv_memory) if kv_memory else None,
+        watermark_key=key,
         drain_s=drain_seconds,
     )
     try:

@@ -21,6 +21,7 @@ from misotts.mimi import encode, load_mimi
 from misotts.prompt import Prompter
 from misotts.voices import Voices
 from misotts.watermark import Audio, Watermarker, delay_frames
+from misotts.watermark_key import REFERENCE_KEY
 from misotts_client.chunk import Chunk
 from misotts_client.errors import MisoError, error_from_text
 from misotts_client.request import SpeechRequest, as_request
@@ -32,22 +33,22 @@ class Synthesizer:
     The codec and the watermark are loaded when audio is first asked for: `frames` needs neither.
     """
 
-    def __init__(self, folder: Path, voices: Path | None = None) -> None:
+    def __init__(self, folder: Path, voices: Path | None = None, key: bytes = REFERENCE_KEY) -> None:
         """Load the language model; see `load`."""
-        self._folder, self._config = folder, ModelConfig.load(folder)
+        self._folder, self._config, self._key = folder, ModelConfig.load(folder), key
         self._prompter = Prompter(folder, self._config, lambda audio: encode(self._mimi, audio), Voices(voices))
         first_chunk_frames = delay_frames(folder) + 1
         self._generator = load_generator(folder, self._config, Limits(max_streams=1), first_chunk_frames)
         self._generator.start()
 
     @classmethod
-    def load(cls, folder: str | Path, voices: str | Path | None = None) -> Synthesizer:
-        """Load a model folder and, optionally, name a folder of voices.
+    def load(cls, folder: str | Path, voices: str | Path | None = None, key: bytes = REFERENCE_KEY) -> Synthesizer:
+        """Load a model folder and, optionally, name a folder of voices and the watermark's key.
 
         Raises:
             ConfigError, CheckpointError: the folder does not hold a model.
         """
-        return cls(Path(folder), Path(voices) if voices else None)
+        return cls(Path(folder), Path(voices) if voices else None, key)
 
     @cached_property
     def _mimi(self) -> MimiModel:
@@ -59,7 +60,7 @@ class Synthesizer:
 
     @cached_property
     def _watermarker(self) -> Watermarker:
-        return Watermarker(self._folder, slots=1)
+        return Watermarker(self._folder, slots=1, key=self._key)
 
     def speak(self, request: SpeechRequest | str, **fields: Any) -> np.ndarray:
         """Speak a text → the whole utterance, float32 [samples], 24 kHz mono, watermarked.

@@ -23,9 +23,7 @@ from misotts.config import FRAME_SAMPLES
 from misotts.resample import DOWN, UP
 from misotts.silentcipher import LOOKAHEAD, MarkNetwork
 from misotts.slots import rounds
-
-REFERENCE_KEY = bytes(5)
-"""MisoTTS's published key. Everybody knows it, so it proves nothing: a deployment sets its own."""
+from misotts.watermark_key import REFERENCE_KEY
 
 SPEECH_POWER = 0.002837200844477648
 """Mean power to which SilentCipher brings its input (its training speech, VCTK)."""

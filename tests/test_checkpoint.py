@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from csm_peer import make_peer, peer_config, peer_state
 from safetensors.torch import load_file, save_file
 from tiny import tiny_config, tiny_weights
 
+from benchmarks.csm_peer import make_peer, peer_config, peer_state
 from misotts.checkpoint import Checkpoint, CheckpointError, tensor_shapes
 from misotts.config import FLAVORS, ConfigError, ModelConfig, TransformerConfig
 from misotts.transformers_csm import config_from_csm

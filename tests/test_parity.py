@@ -9,8 +9,9 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from csm_peer import make_peer, peer_frames
+from csm_peer import peer_frames
 
+from benchmarks.csm_peer import make_peer
 from demo.model import make_weights
 from misotts.config import ModelConfig
 from misotts.generate.embedding import MASKED, Embedding

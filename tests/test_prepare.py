@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 import typer
-from csm_peer import make_peer, peer_config
 from llama_models.llama3 import tokenizer as meta
 from mimi_peer import make_mimi_peer
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from benchmarks.csm_peer import make_peer, peer_config
 from demo.model import CONFIG as DEMO
 from demo.model import make_weights
 from misotts.checkpoint import Checkpoint, CheckpointError, tensor_shapes

@@ -33,6 +33,7 @@ from misotts.serve.control import Control
 from misotts.serve.readiness import Readiness
 from misotts.serve.settings import STAGES, StageSettings
 from misotts.serve.tritonserver import NoTritonError, Ports, TritonServer, lay_out_repository, shared_memory_prefix
+from misotts.watermark_key import REFERENCE_KEY
 
 START_LIMIT_S = 1800.0
 """Longest time to load: an 8B model from a cold network disk takes many minutes."""
@@ -61,6 +62,7 @@ class ServeOptions:
     ports: Ports = field(default_factory=Ports)
     max_streams: int = 16
     kv_memory: int | None = None
+    watermark_key: bytes = field(default=REFERENCE_KEY, repr=False)
     drain_s: float = 60.0
     """Longest time that running streams get to end."""
 
@@ -110,6 +112,7 @@ class _Launcher:
             voices=str(options.voices.absolute()) if options.voices else None,
             max_streams=options.max_streams,
             kv_memory=options.kv_memory,
+            watermark_key=options.watermark_key.hex(),
         )
         self._log = run / "tritonserver.log"
         self._stopping = threading.Event()
@@ -121,6 +124,8 @@ class _Launcher:
     def start(self) -> None:
         """Start tritonserver and wait until every stage is ready."""
         began = time.monotonic()
+        if self._options.watermark_key == REFERENCE_KEY:
+            _say("the watermark's key is MisoTTS's published one: it proves nothing")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         self._settings.save()

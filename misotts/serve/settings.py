@@ -25,6 +25,8 @@ class StageSettings:
     max_streams: int
     kv_memory: int | None
     """Bytes of the KV pool; None is the stage's choice."""
+    watermark_key: str
+    """Hexadecimal."""
     door: str = field(default_factory=lambda: f"DOOR_{token_hex(16)}")
     """Name of the input by which `prompt` knows that it was reached through the ensemble. Only the ensemble's
     configuration holds it."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from misotts.serve.settings import RUN_ENV, StageSettings
+from misotts.watermark_key import KEY_ENV
 
 REPOSITORY = "model_repository"
 
@@ -61,10 +62,11 @@ class TritonServer:
         # The stub is linked to libpython, which a Python outside the system's folders brings itself.
         libraries += [sysconfig.get_config_var("LIBDIR") or "", os.environ.get("LD_LIBRARY_PATH", "")]
         cores = len(os.sched_getaffinity(0))
+        inherited = {name: value for name, value in os.environ.items() if name != KEY_ENV}
         return {
             # Stages share the cores; each with a pool of all of them would fight the others.
             "OMP_NUM_THREADS": str(max(cores // 2, 1)),
-            **os.environ,
+            **inherited,
             "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
             "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ.get('PATH', '')}",
             "PYTHONUNBUFFERED": "1",

@@ -17,6 +17,7 @@ from misotts.synthesizer import Synthesizer
 from misotts_client import Client
 
 MAX_STREAMS = 8
+KEY = bytes([160, 3, 77, 255, 12])
 VOICE_TEXT = "This is how I sound."
 
 
@@ -31,8 +32,11 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(demo_folder: Path, voices: Path) -> Iterator[RunningServer]:
-    with running_server(demo_folder, f"--voices={voices}", f"--max-streams={MAX_STREAMS}") as running:
+def server(demo_folder: Path, voices: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    key_file = tmp_path_factory.mktemp("key") / "key"
+    key_file.write_text(KEY.hex() + "\n")
+    options = [f"--voices={voices}", f"--max-streams={MAX_STREAMS}", f"--watermark-key-file={key_file}"]
+    with running_server(demo_folder, "--no-allow-reference-key", *options) as running:
         yield running
 
 
@@ -45,7 +49,7 @@ def client(server: RunningServer) -> Iterator[Client]:
 @pytest.fixture(scope="session")
 def synthesizer(demo_folder: Path, voices: Path) -> Iterator[Synthesizer]:
     torch.set_num_threads(1)
-    with Synthesizer.load(demo_folder, voices) as loaded:
+    with Synthesizer.load(demo_folder, voices, KEY) as loaded:
         yield loaded
 
 

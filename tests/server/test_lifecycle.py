@@ -123,6 +123,11 @@ def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
     assert said.splitlines() == [f"error: no model at {tmp_path / 'nowhere'}: config.json is missing"]
 
 
+def test_no_watermark_key_is_one_line(demo_folder: Path) -> None:
+    (said,) = serve_fails(demo_folder, "--no-allow-reference-key").splitlines()
+    assert said.startswith("error: no watermark key: name a file with --watermark-key-file")
+
+
 def test_a_busy_port_is_one_line(demo_folder: Path) -> None:
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))

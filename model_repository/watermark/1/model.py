@@ -24,10 +24,12 @@ class TritonPythonModel(ChunkStage):
 
     def load(self) -> None:
         self.link.loading("SilentCipher")
-        self.watermarker = Watermarker(self.settings.model_folder, self.settings.max_streams, device=self.device)
-        self.acknowledgements = AcknowledgementSender(self.settings.acknowledge_socket)
-        self.frames = [0] * self.settings.max_streams
-        self.ended = [False] * self.settings.max_streams
+        settings = self.settings
+        key = bytes.fromhex(settings.watermark_key)
+        self.watermarker = Watermarker(settings.model_folder, settings.max_streams, key, self.device)
+        self.acknowledgements = AcknowledgementSender(settings.acknowledge_socket)
+        self.frames = [0] * settings.max_streams
+        self.ended = [False] * settings.max_streams
         self.start_worker()
 
     def process(self, pieces: Sequence[Piece], first: Sequence[bool]) -> list[np.ndarray]:
