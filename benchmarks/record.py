@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,13 +29,28 @@ def _cpuinfo() -> list[str]:
         return []
 
 
+def record(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures with the date, the command and the machine."""
+    now = datetime.now(timezone.utc)
+    return {"date": now.isoformat(timespec="seconds"), "command": _command(), "machine": machine(), **figures}
+
+
+def write(path: Path, result: dict[str, Any]) -> Path:
+    """Write a result; a list of numbers takes one line."""
+    text = json.dumps(result, indent=1, allow_nan=False)
+    text = re.sub(r"\[[-+\d.eE,\s]+\]", lambda numbers: re.sub(r"\s+", " ", numbers[0]), text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
 def save(name: str, figures: dict[str, Any]) -> Path:
     """Write `results/<name>-<date>.json`: the figures, the machine, the date and the command."""
-    now = datetime.now(timezone.utc)
+    result = record(figures)
+    return write(RESULTS / f"{name}-{result['date'][:10]}.json", result)
+
+
+def _command() -> str:
     module = sys.modules["__main__"].__spec__
-    command = " ".join(["python", "-m", module.name if module else "?", *sys.argv[1:]])
-    record = {"date": now.isoformat(timespec="seconds"), "command": command, "machine": machine(), **figures}
-    path = RESULTS / f"{name}-{now:%Y-%m-%d}.json"
-    RESULTS.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return path
+    program = f"python -m {module.name}" if module else Path(sys.argv[0]).name
+    return " ".join([program, *sys.argv[1:]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import urllib.request
 from dataclasses import dataclass
@@ -12,7 +13,16 @@ from demo.server import RunningServer
 
 def metrics(server: RunningServer) -> dict[str, float]:
     """Every `misotts_...` metric without labels, by name."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=5) as response:
+    return read_metrics(f"http://127.0.0.1:{server.metrics_port}/metrics")
+
+
+def read_metrics(url: str) -> dict[str, float]:
+    """The same, of a server anywhere.
+
+    Raises:
+        OSError: nothing answers there.
+    """
+    with urllib.request.urlopen(url, timeout=5) as response:
         text = response.read().decode()
     return {name: float(value) for name, value in re.findall(r"^(misotts_\w+) (\S+)$", text, re.MULTILINE)}
 
@@ -25,6 +35,8 @@ class Usage:
     memory_mib: float
     """Private memory: what would come back if it ended."""
     descriptors: int
+    cpu_s: float
+    """CPU time since it started, its ended children's not included."""
 
 
 def usage(server: RunningServer) -> list[Usage]:
@@ -40,7 +52,10 @@ def usage(server: RunningServer) -> list[Usage]:
 def _usage(pid: int, name: str) -> Usage:
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
     kib = sum(int(size) for size in re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+) kB", rollup, re.MULTILINE))
-    return Usage(name, kib / 1024, len(list(Path(f"/proc/{pid}/fd").iterdir())))
+    # After the name, which is in brackets and may hold spaces; user and system time are fields 14 and 15 of all.
+    times = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
+    cpu_s = sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+    return Usage(name, kib / 1024, len(list(Path(f"/proc/{pid}/fd").iterdir())), cpu_s)
 
 
 def _descendants(pid: int) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from misotts import bench_command
 from misotts.prepare import prepare
 from misotts.voices_command import app as voices_app
 from misotts_client.errors import MisoError
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command()(say)
 app.command()(prepare)
 app.add_typer(voices_app, name="voices")
+bench_command.mount(app)
 
 DEFAULT_MODEL = Path("models/demo")
 Model = Annotated[Path, typer.Option(envvar="MISOTTS_MODEL", help="Model folder.")]

@@ -1,0 +1,80 @@
+"""One call: what a caller hears, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from benchmarks.load.heard import Heard
+from benchmarks.load.plan import Call
+from benchmarks.load.playback import Arrival
+from misotts.config import SAMPLE_RATE
+from misotts_client import AsyncClient
+from misotts_client.errors import MisoError
+
+SLOWNESS = 1.5
+"""Seconds for which a slow caller sits over each second of audio before taking more."""
+
+Clock = Callable[[], float]
+"""Seconds since the start of the run."""
+
+
+@dataclass
+class Answer:
+    """What became of a call. Times are in s since the start of the run."""
+
+    call: Call
+    due_s: float
+    """When it should have been sent: its place in the plan, or in a closed loop when its caller was free."""
+    sent_s: float
+    arrivals: list[Arrival] = field(default_factory=list)
+    ended_s: float = 0.0
+    finish: str = ""
+    error: str = ""
+    """Kind of failure: an error's code, or what was wrong with the answer. Empty if all is well."""
+    words: str = ""
+    """The error's message."""
+
+    @property
+    def audio_s(self) -> float:
+        return sum(each.samples for each in self.arrivals) / SAMPLE_RATE
+
+    @property
+    def ttfa_s(self) -> float | None:
+        """From when the call was due to its first audio; None for a wrong or missing answer, however early it came."""
+        return self.arrivals[0].at_s - self.due_s if self.arrivals and not self.error else None
+
+    @property
+    def rtf(self) -> float | None:
+        """From when the call was due to its last chunk, over the length of its audio; None if it has no whole audio."""
+        return (self.ended_s - self.due_s) / self.audio_s if self.finish and not self.error else None
+
+
+async def make(call: Call, client: AsyncClient, clock: Clock) -> Answer:
+    """Make the call now and listen as its listener does."""
+    now = clock()
+    answer = Answer(call, due_s=now if call.at_s is None else call.at_s, sent_s=now)
+    heard = Heard(call.request)
+    try:
+        await _listen(answer, heard, client, clock)
+    except MisoError as error:
+        answer.error, answer.words = error.code, error.message
+    answer.error = answer.error or heard.fault
+    answer.ended_s = clock()
+    return answer
+
+
+async def _listen(answer: Answer, heard: Heard, client: AsyncClient, clock: Clock) -> None:
+    call = answer.call
+    async with client.stream(call.request) as stream:
+        async for chunk in stream:
+            if len(chunk.audio):
+                answer.arrivals.append(Arrival(clock(), len(chunk.audio)))
+            heard.add(chunk)
+            answer.finish = chunk.finish
+            if heard.samples >= call.cancel_after_s * SAMPLE_RATE and not chunk.finish:
+                return
+            if call.listener == "slow":
+                await asyncio.sleep(SLOWNESS * len(chunk.audio) / SAMPLE_RATE)
+    heard.end()

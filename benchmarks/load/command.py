@@ -1,0 +1,98 @@
+"""The commands `misotts bench load` and `misotts bench compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from benchmarks.load.measure import Target
+
+app = typer.Typer(help="Measure a server under load.", no_args_is_help=True)
+
+
+@app.command()
+def load(
+    streams: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Closed loop: callers, who each call again when the last call has ended."),
+    ] = None,
+    rate: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.001, help="Open loop: calls per second, whether or not earlier ones have ended."),
+    ] = None,
+    arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="Open loop: how they come.")] = "poisson",
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long new calls are made.")] = 20.0,
+    chars: Annotated[int, typer.Option(min=10, max=1000, help="Median length of a text, in code points.")] = 60,
+    max_ms_per_char: Annotated[
+        float, typer.Option(min=1, help="Longest audio per code point, in ms; random weights speak to the limit.")
+    ] = 70.0,
+    voice: Annotated[Optional[list[str]], typer.Option(help="Name of a voice; may be repeated.")] = None,  # noqa: UP045
+    voice_share: Annotated[float, typer.Option(min=0, max=1, help="Share of calls with one of the voices.")] = 0.5,
+    cancel_share: Annotated[float, typer.Option(min=0, max=1, help="Share of callers who hang up midway.")] = 0.0,
+    slow_share: Annotated[float, typer.Option(min=0, max=1, help="Share of callers who read too slowly.")] = 0.0,
+    chunk_frames: Annotated[int, typer.Option(min=0, max=25, help="Frames in a chunk; 0: the server's choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same calls.")] = 0,
+    url: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Host and gRPC port of a running server; left out, one is started here and watched."),
+    ] = None,
+    metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="With --url: where its metrics are.")] = 8002,
+    model: Annotated[Path, typer.Option(help="Without --url: the model folder to serve.")] = Path("models/demo"),
+    voices: Annotated[Optional[Path], typer.Option(help="Without --url: the folder of voices.")] = None,  # noqa: UP045
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")] = Path("out/bench.json"),
+) -> None:
+    """Call a server as many callers would, and say how soon, how steadily and how right it answered."""
+    from rich.console import Console
+
+    from benchmarks.load.measure import measure
+    from benchmarks.load.plan import Load
+    from benchmarks.load.report import progress, show_result
+    from benchmarks.record import record, write
+    from misotts_client.errors import MisoError
+
+    if (streams is None) == (rate is None):
+        raise typer.BadParameter("say either --streams (closed loop) or --rate (open loop)")
+    planned = Load(
+        streams=streams,
+        rate=rate,
+        arrivals=arrivals,
+        seconds=seconds,
+        chars=chars,
+        max_ms_per_char=max_ms_per_char,
+        voices=tuple(voice or ()),
+        voice_share=voice_share,
+        cancel_share=cancel_share,
+        slow_share=slow_share,
+        chunk_frames=chunk_frames,
+        seed=seed,
+    )
+    console = Console()
+    try:
+        with _target(url, metrics_port, model, voices) as target, progress(seconds, console) as show:
+            result = record(measure(planned, target, show))
+    except (MisoError, RuntimeError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    show_result(result, console)
+    typer.echo(write(output, result))
+    if not result["valid"]:
+        raise typer.Exit(3)
+
+
+@contextmanager
+def _target(url: str | None, metrics_port: int, model: Path, voices: Path | None) -> Iterator[Target]:
+    """The server at `url`, or one of our own."""
+    from benchmarks.load.measure import Target
+    from demo.server import running_server
+
+    if url:
+        host = url.rpartition(":")[0]
+        yield Target(url, f"http://{host}:{metrics_port}/metrics")
+        return
+    with running_server(model, *([f"--voices={voices}"] if voices else [])) as server:
+        yield Target.of(server)

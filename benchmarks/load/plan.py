@@ -1,0 +1,117 @@
+"""What a load sends: which calls, when, with what text, voice and listener; the same ones each time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+from misotts.config import FRAME_MS
+from misotts_client import SpeechRequest
+
+Arrivals = Literal["poisson", "constant"]
+Listener = Literal["listens", "cancels", "slow"]
+
+TEXTS = Path(__file__).resolve().parents[2] / "demo" / "text.txt"
+
+SPREAD = 0.6
+"""Sigma of the log-normal text lengths: nine in ten lie between 0.37 and 2.7 times the median."""
+MIN_CHARS, MAX_CHARS = 10, 1000
+MIN_AUDIO_MS, MAX_AUDIO_MS = 3 * FRAME_MS, 160_000
+PATIENCE_MS = 30_000
+"""A call has failed if it lasts this much longer than three times its audio: a hung server must not hang its judge."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """A load: a closed loop of `streams`, or an open one of `rate`; the other is None."""
+
+    streams: int | None
+    """Callers, each of whom calls again as soon as the last call has ended."""
+    rate: float | None
+    """Calls per second, which come whether or not earlier ones have ended."""
+    arrivals: Arrivals
+    """How the calls of an open loop follow each other."""
+    seconds: float
+    """How long new calls are made; those that run then are heard to their end."""
+    chars: int
+    """Median length of a text, in code points."""
+    max_ms_per_char: float
+    """Longest audio per code point, in ms. Random weights always speak to this limit."""
+    voices: tuple[str, ...]
+    voice_share: float
+    """Share of calls with a voice, any of `voices`."""
+    cancel_share: float
+    """Share of callers who hang up somewhere within the audio."""
+    slow_share: float
+    """Share of callers who take chunks more slowly than they play."""
+    chunk_frames: int
+    """As in the contract; 0 is the server's ramp."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call to make."""
+
+    number: int
+    at_s: float | None
+    """When it is due, in s since the start; None in a closed loop, where it is due when a caller is free."""
+    request: SpeechRequest
+    listener: Listener
+    cancel_after_s: float
+    """Audio after which a caller who cancels hangs up, in s; infinite for the others."""
+
+
+def calls(load: Load) -> Iterator[Call]:
+    """The calls in order: as many as are due within `seconds` in an open loop, without end in a closed one."""
+    corpus = TEXTS.read_text(encoding="utf-8").split()
+    # Dice of their own: the same seed sends the same texts at every rate and in both loops.
+    dice = Random(load.seed)
+    for number, at_s in enumerate(_due_times(load)):
+        yield _call(load, number, at_s, corpus, dice)
+
+
+def _due_times(load: Load) -> Iterator[float | None]:
+    if load.rate is None:
+        while True:
+            yield None
+    dice = Random(f"arrivals {load.seed}")
+    at_s = 0.0
+    while at_s < load.seconds:
+        yield at_s
+        at_s += dice.expovariate(load.rate) if load.arrivals == "poisson" else 1 / load.rate
+
+
+def _call(load: Load, number: int, at_s: float | None, corpus: list[str], dice: Random) -> Call:
+    # Every call throws all its dice, used or not: a share that changes does not change the other calls.
+    chars = round(min(max(dice.lognormvariate(math.log(load.chars), SPREAD), MIN_CHARS), MAX_CHARS))
+    text = _text(chars, dice.randrange(len(corpus)), corpus)
+    audio_ms = int(min(max(len(text) * load.max_ms_per_char, MIN_AUDIO_MS), MAX_AUDIO_MS)) // FRAME_MS * FRAME_MS
+    has_voice, which_voice, kind, cancel_at = (dice.random() for _ in range(4))
+    voice = load.voices[int(which_voice * len(load.voices))] if has_voice < load.voice_share and load.voices else None
+    listener: Listener = (
+        "cancels" if kind < load.cancel_share else "slow" if kind < load.cancel_share + load.slow_share else "listens"
+    )
+    request = SpeechRequest(
+        text,
+        voice=voice,
+        seed=dice.getrandbits(32),
+        max_audio_ms=audio_ms,
+        chunk_frames=load.chunk_frames,
+        timeout_ms=PATIENCE_MS + 3 * audio_ms,
+    )
+    return Call(number, at_s, request, listener, cancel_at * audio_ms / 1000 if listener == "cancels" else math.inf)
+
+
+def _text(chars: int, start: int, corpus: list[str]) -> str:
+    """At most `chars` code points of the corpus from word number `start` on, round and round."""
+    words = [corpus[start]]
+    length = len(words[0])
+    while length < chars:
+        words.append(corpus[(start + len(words)) % len(corpus)])
+        length += 1 + len(words[-1])
+    return " ".join(words)[:chars].strip()

@@ -1,0 +1,98 @@
+"""A run on the terminal: while it runs, and at its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks.load.drive import Run
+
+POINTS = ("p50", "p90", "p95", "p99", "max")
+NAMES = {
+    "ttfa_ms": "time to first audio, ms",
+    "gap_ms": "gap between chunks, ms",
+    "rtf": "real-time factor",
+    "underrun_s": "underrun, s",
+}
+
+
+@contextmanager
+def progress(seconds: float, console: Console) -> Iterator[Callable[[Run], None]]:
+    """Shows the run on one line; yields what to call with it.
+
+    The line is drawn only when called: a thread that draws by itself would take its time from the calls.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[state]}")
+    with Progress(*columns, console=console, auto_refresh=False) as bar:
+        task = bar.add_task("load", total=seconds, state="warming up")
+
+        def show(run: Run) -> None:
+            bar.update(task, completed=min(bar.tasks[0].elapsed or 0.0, seconds), state=_state(run), refresh=True)
+
+        yield show
+
+
+def _state(run: Run) -> str:
+    heard = [answer.ttfa_s for answer in run.answers if answer.ttfa_s is not None]
+    failed = sum(1 for answer in run.answers if answer.error)
+    first = f", first audio {median(heard) * 1000:.0f} ms (median)" if heard else ""
+    return f"{run.under_way} under way, {len(run.answers)} done, {failed} failed{first}"
+
+
+def show_result(result: dict[str, Any], console: Console) -> None:
+    """The overall figures as a table, and whether to believe them."""
+    overall, generator = result["overall"], result["generator"]
+    table = Table("", *POINTS, title=describe(result["load"]), title_justify="left")
+    for key, name in NAMES.items():
+        table.add_row(name, *[figure(overall[key][point]) for point in POINTS])
+    console.print(table)
+    facts = {
+        "calls": counts(overall),
+        "continuity": share(overall["continuity"]),
+        "audio": f"{overall['audio_s_per_s']:.2f} s per s",
+        **{stage: f"busy {spent['busy_share']:.0%} of the time" for stage, spent in (result["stages"] or {}).items()},
+        "generator": f"lag p99 {figure(generator['loop_lag_ms']['p99'])} ms, {generator['cpu_share']:.0%} of a core",
+    }
+    for name, said in facts.items():
+        console.print(f"{name:<12} {said}", highlight=False)
+    for fault in result["why_invalid"]:
+        console.print(f"{'NOT VALID':<12} {fault}", style="bold red", highlight=False)
+
+
+def counts(overall: dict[str, Any]) -> str:
+    """How many calls ended in what way."""
+    said = f"{overall['calls']}: {overall['heard_to_the_end']} heard to the end, {overall['hung_up']} hung up"
+    failed = ", ".join(f"{count} {kind}" for kind, count in overall["errors"].items())
+    return f"{said}, failed: {failed or 'none'}"
+
+
+def describe(load: dict[str, Any]) -> str:
+    """A load in words."""
+    calls = f"{load['streams']} streams" if load["streams"] else f"{load['rate']:g} calls per s, {load['arrivals']}"
+    shares = {
+        "a voice": load["voice_share"] if load["voices"] else 0,
+        "a hang-up": load["cancel_share"],
+        "a slow reader": load["slow_share"],
+    }
+    extra = [f"{share:.0%} with {what}" for what, share in shares.items() if share]
+    chunks = f"chunks of {load['chunk_frames']} frames" if load["chunk_frames"] else "the server's chunks"
+    return ", ".join(
+        [calls, f"{load['seconds']:g} s", f"texts of {load['chars']} code points (median)", chunks, *extra]
+    )
+
+
+def figure(value: float | None) -> str:
+    """A percentile that falls among the failed calls is no number."""
+    return "failed" if value is None else f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
+
+
+def share(value: float | None) -> str:
+    """A share in percent, never rounded up to all of it."""
+    return "-" if value is None else f"{math.floor(value * 10_000) / 100:.2f} %"

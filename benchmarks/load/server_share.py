@@ -1,0 +1,71 @@
+"""What the server spent on a load: CPU and memory of its processes, busy time of its stages."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.server_state import Usage, read_metrics, usage
+from demo.server import RunningServer
+from misotts.serve.settings import STAGES
+
+PUBLISH_S = 0.6
+"""Stages publish their metrics every half second."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the server says at one moment."""
+
+    metrics: dict[str, float]
+    """Empty if the metrics port cannot be reached."""
+    usage: list[Usage]
+    """Empty for a server on another machine."""
+
+
+def snapshot(metrics_url: str, server: RunningServer | None) -> Snapshot:
+    """Wait until the stages have published what they did, and look; without `server` its processes are left out."""
+    time.sleep(PUBLISH_S)
+    try:
+        metrics = read_metrics(metrics_url)
+    except OSError:
+        metrics = {}
+    return Snapshot(metrics, usage(server) if server else [])
+
+
+def stages(before: Snapshot, after: Snapshot, seconds: float, audio_s: float) -> dict[str, Any] | None:
+    """Busy time of each stage, and the mean batch; None without metrics.
+
+    Args:
+        before, after: around the load.
+        seconds: length of the load.
+        audio_s: seconds of audio that were heard in between.
+    """
+    if not before.metrics or not after.metrics:
+        return None
+    spent = {name: after.metrics[name] - value for name, value in before.metrics.items() if name in after.metrics}
+    found: dict[str, Any] = {}
+    for stage in STAGES:
+        busy_s = spent[f"misotts_{stage}_busy_seconds_total"]
+        found[stage] = {
+            "busy_s": round(busy_s, 3),
+            "busy_share": round(busy_s / seconds, 3),
+            "busy_ms_per_audio_s": round(busy_s * 1000 / audio_s, 2) if audio_s else None,
+        }
+    steps = spent["misotts_generate_steps_total"]
+    found["generate"]["mean_batch"] = round(spent["misotts_generate_frames_total"] / steps, 2) if steps else None
+    return found
+
+
+def processes(before: Snapshot, after: Snapshot, seconds: float) -> list[dict[str, Any]]:
+    """CPU time and memory of each process; none for a server on another machine."""
+    return [
+        {
+            "process": new.name,
+            "cpu_s": round(new.cpu_s - old.cpu_s, 2),
+            "cores": round((new.cpu_s - old.cpu_s) / seconds, 3),
+            "memory_mib": round(new.memory_mib),
+        }
+        for old, new in zip(before.usage, after.usage, strict=True)
+    ]

@@ -1,0 +1,67 @@
+"""A few seconds of load on the tests' server: what is measured is what was sent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.load.measure import Target, measure
+from benchmarks.load.plan import Load, calls
+from benchmarks.record import record, write
+from demo.server import RunningServer
+from misotts.serve.settings import STAGES
+
+LOAD = Load(
+    streams=None,
+    rate=3.0,
+    arrivals="poisson",
+    seconds=3.0,
+    chars=20,
+    max_ms_per_char=40.0,
+    voices=("ann",),
+    voice_share=0.4,
+    cancel_share=0.3,
+    slow_share=0.2,
+    chunk_frames=0,
+    seed=2,
+)
+
+
+def test_an_open_loop(server: RunningServer, tmp_path: Path) -> None:
+    planned = list(calls(LOAD))
+    assert {call.listener for call in planned} == {"listens", "cancels", "slow"}
+    seen = []
+    result = measure(LOAD, Target.of(server), lambda run: seen.append(run.under_way))
+    assert max(seen) > 0
+    overall = result["overall"]
+    assert overall["errors"] == {}
+    assert overall["calls"] == overall["heard_to_the_end"] + overall["hung_up"] == len(planned)
+    for call, found in zip(planned, result["calls"], strict=True):
+        assert (found["number"], found["due_s"]) == (call.number, round(call.at_s or 0, 4))
+        assert found["audio_s"] == found["asked_s"] or found["listener"] == "cancels"
+        assert found["ttfa_ms"] > 0
+    assert overall["ttfa_ms"]["p50"] <= overall["ttfa_ms"]["p95"] <= overall["ttfa_ms"]["max"]
+    assert all(0 < result["stages"][stage]["busy_share"] < 1 for stage in STAGES)
+    assert {each["process"] for each in result["processes"]} >= {"launcher", "tritonserver", *STAGES}
+    assert sum(each["cpu_s"] for each in result["processes"]) > 0
+    kept = json.loads(write(tmp_path / "result.json", record(result)).read_text())
+    assert kept["overall"] == overall
+
+
+def test_a_closed_loop_never_has_more_calls_under_way_than_streams(server: RunningServer) -> None:
+    result = measure(
+        replace(LOAD, rate=None, streams=2, seconds=1.0, slow_share=0.0), Target.of(server), lambda run: None
+    )
+    spans = [(call["due_s"], call["ended_s"]) for call in result["calls"]]
+    assert len(spans) > 2
+    assert result["overall"]["errors"] == {}
+    assert max(sum(begun <= at < ended for begun, ended in spans) for at, _ in spans) <= 2
+
+
+def test_a_refusal_is_an_error_by_kind(server: RunningServer) -> None:
+    load = replace(LOAD, voices=("nobody",), voice_share=1.0, seconds=0.5)
+    overall = measure(load, Target.of(server), lambda run: None)["overall"]
+    assert overall["errors"] == {"NOT_FOUND": overall["calls"]}
+    assert overall["continuity"] == 0
+    assert overall["ttfa_ms"]["p50"] is None
