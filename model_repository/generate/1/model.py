@@ -11,10 +11,10 @@ from misotts.generate.delivery import Chunk
 from misotts.generate.load import load_generator
 from misotts.generate.scheduler import Limits
 from misotts.generate.statistics import REASONS
-from misotts.generate.utterance import Utterance
+from misotts.generate.utterance import NO_SEAT, Utterance
 from misotts.triton.acknowledge import AcknowledgementReceiver
 from misotts.triton.stage import Stage
-from misotts.triton.tensors import array, refuse, scalar, send
+from misotts.triton.tensors import array, scalar, send
 from misotts.watermark import delay_frames
 from misotts_client.errors import MisoError
 
@@ -52,7 +52,11 @@ class TritonPythonModel(Stage):
             chunk_frames=scalar(request, "CHUNK_FRAMES"),
             deadline=scalar(request, "DEADLINE") or None,
         )
-        self.generator.submit(utterance, NextStage(sender, self.settings.secret))
+        receiver = NextStage(sender, self.settings.secret, utterance)
+        try:
+            self.generator.submit(utterance, receiver)
+        except MisoError as error:
+            receiver.refuse(error)
 
     def finalize(self) -> None:
         self.generator.close()
@@ -93,8 +97,8 @@ class TritonPythonModel(Stage):
 class NextStage:
     """Hands an utterance's chunks to decode."""
 
-    def __init__(self, sender: Any, secret: str) -> None:
-        self.sender, self.secret = sender, secret
+    def __init__(self, sender: Any, secret: str, utterance: Utterance) -> None:
+        self.sender, self.secret, self.utterance = sender, secret, utterance
 
     def chunk(self, chunk: Chunk) -> None:
         outputs = {
@@ -106,4 +110,8 @@ class NextStage:
         send(self.sender, outputs, final=bool(chunk.finish))
 
     def refuse(self, error: MisoError) -> None:
-        refuse(self.sender, error)
+        """Send a last chunk without frames. An ordinary Triton error from a stage behind the first leaks the request in
+        Triton 2.51, so an overloaded server would grow, and its stop would last the whole exit timeout."""
+        asked = self.utterance
+        codebooks = asked.prompt.shape[1] - 1
+        self.chunk(Chunk(asked.stream, NO_SEAT, 0, [], codebooks, asked.seed, f"error: {error}"))
