@@ -99,7 +99,7 @@ def test_long_prompts_are_prefilled_in_pieces_beside_decodes() -> None:
     run(generator)
     batches = generator._backbone.batches  # type: ignore[attr-defined]
     assert all(batch.lengths.sum() <= 8 for batch in batches)
-    assert [int(length) for batch in batches for length in batch.lengths if length > 1] == [3, 7, 7, 7, 7, 2]
+    assert [int(length) for batch in batches for length in batch.lengths if length > 1] == [3, *[4] * 7, 2]
     assert len(first.codes) == 20
 
 

@@ -74,7 +74,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not paused.intersection(part.utterance for part in parts)
         decodes = sum(part.decodes for part in parts)
         assert [part.decodes for part in parts] == [True] * decodes + [False] * (len(parts) - decodes)
-        assert sum(part.length for part in parts) <= max(LIMITS.step_positions, decodes + LIMITS.step_positions // 4)
+        assert sum(part.length for part in parts) <= LIMITS.largest_step(BLOCK)
+        assert all(part.draws or part.length % BLOCK == 0 for part in parts)
         # Somebody always gets on, unless all that run are paused or wait for their last codes.
         if self.scheduler.running and not parts:
             stuck = [u for u in self.scheduler.running if u not in paused and u.drawn < u.max_frames]
@@ -208,6 +209,19 @@ def test_a_long_prompt_does_not_hold_up_who_speaks() -> None:
         assert parts[0].utterance is speaking
         assert sum(part.length for part in parts) <= 16
     assert len(speaking.frames) == 16
+
+
+@pytest.mark.parametrize("step_positions", [1, 6, 11])
+def test_only_the_end_of_a_prompt_is_a_broken_block(step_positions: int) -> None:
+    limits = Limits(max_streams=3, max_waiting=9, step_positions=step_positions)
+    scheduler = Scheduler(BlockPool(50, BLOCK), limits)
+    for first, length in ((0, 1), (100, 23), (200, 9)):
+        scheduler.add(utterance(list(range(first, first + length)), max_frames=20))
+    steps = drive(scheduler, 15)
+    pieces = [part for parts in steps for part in parts if not part.decodes]
+    assert {part.length % BLOCK for part in pieces if not part.draws} == {0}
+    assert [sum(p.length for p in pieces if len(p.utterance.prompt) == n) for n in (1, 23, 9)] == [1, 23, 9]
+    assert max(sum(part.length for part in parts) for parts in steps) <= limits.largest_step(BLOCK)
 
 
 def test_the_youngest_makes_room_and_comes_back() -> None:

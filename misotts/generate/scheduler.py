@@ -25,7 +25,12 @@ class Limits:
     max_waiting: int = 64
     """Utterances that may wait for a seat; the next one is refused."""
     step_positions: int = 512
-    """Positions of one step; what decodes leave of it goes to prefill, and a quarter of it in any case."""
+    """Positions of one step; what decodes leave of it goes to prefill, and in any case a quarter of it or one block."""
+
+    def largest_step(self, block_size: int) -> int:
+        """The most positions that a step can have."""
+        speaking = self.max_streams - 1  # beside one that reads its prompt
+        return max(self.step_positions, self.max_streams, speaking + max(self.step_positions // 4, block_size))
 
 
 class LineFullError(RuntimeError):
@@ -81,7 +86,8 @@ class Scheduler:
 
     def schedule(self, paused: Collection[Utterance] = ()) -> list[Part]:
         """Plan one step: the next position of each utterance that draws frames (but the `paused`), then pieces of
-        prompts, the longest-waiting first."""
+        prompts, the longest-waiting first. A piece that does not end its prompt is of whole blocks: TensorRT-LLM's
+        attention over paged context asks for it."""
         self._admit()
         decodes = []
         for utterance in list(self.running):
@@ -89,11 +95,14 @@ class Scheduler:
                 decodes.append(utterance)
         # `_grow` may have sent one away that was planned before it.
         parts = [Part(u, 1, decodes=True, draws=True) for u in decodes if u.blocks]
-        budget = max(self.limits.step_positions - len(parts), self.limits.step_positions // 4, 1)
+        block_size, positions = self.pool.block_size, self.limits.step_positions
+        budget = max(positions - len(parts), positions // 4, block_size)
         for utterance in self.running:
             missing = utterance.known - utterance.cached
-            if not utterance.decodes and missing and budget and utterance not in paused:
-                length = min(missing, budget)
+            if utterance.decodes or utterance in paused:
+                continue
+            length = missing if missing <= budget else budget // block_size * block_size
+            if length:
                 parts.append(Part(utterance, length, decodes=False, draws=length == missing))
                 budget -= length
         return parts
