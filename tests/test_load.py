@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count, islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.load import compare, page
 from benchmarks.load.caller import Answer, make
 from benchmarks.load.drive import Run
 from benchmarks.load.heard import Heard
 from benchmarks.load.plan import MAX_CHARS, MIN_CHARS, Call, Load, calls
 from benchmarks.load.playback import Arrival, buffered, gaps, play
-from benchmarks.load.summary import invalid, overall, percentiles
+from benchmarks.load.summary import invalid, overall, percentiles, summarise
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts_client import Chunk, SpeechRequest, Unavailable
 
@@ -249,3 +253,46 @@ def test_a_generator_that_was_late_or_busy_makes_no_valid_run() -> None:
     assert "lag" in invalid(Run(seconds=10, cpu_s=1, lags_s=[0.001] * 50 + [0.03] * 2))[0]
     assert "core" in invalid(Run(seconds=10, cpu_s=8, lags_s=[0.001] * 100))[0]
     assert "unknown" in invalid(Run(seconds=10))[0]
+
+
+def result_of(load: Load, *answers: Answer) -> dict[str, Any]:
+    run = Run(answers=list(answers), seconds=10, lags_s=[0.001] * 100)
+    machine = {"cpu": "a <fast> one", "cores": 2}
+    told = {"date": "2026-11-23", "command": "bench", "machine": machine, "stages": None, "processes": []}
+    return {**told, "load": asdict(load), **summarise(run, load.seconds)}
+
+
+@pytest.fixture
+def two_results() -> tuple[dict[str, Any], dict[str, Any]]:
+    right = answer_of(Scripted(*RIGHT), LISTENS)
+    failed = answer_of(Scripted(Unavailable("full")), LISTENS)
+    return result_of(LOAD, right, right), result_of(replace(LOAD, rate=9.0), right, failed, failed)
+
+
+def test_a_page_needs_nothing_else(tmp_path: Path, two_results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    one, two = two_results
+    text = page.write_page(tmp_path / "new" / "page.html", ("before & after", one), ("after", two)).read_text()
+    assert "before &amp; after" in text
+    assert "a &lt;fast&gt; one" in text
+    assert text.count("<svg") == 6
+    assert not re.search(r"""<(script|link|img|iframe)|@import|src=|(href|url)\W*(?!#)https?:""", text)
+
+
+def test_a_page_of_calls_that_all_failed(tmp_path: Path) -> None:
+    result = result_of(LOAD, answer_of(Scripted(Unavailable("full")), LISTENS))
+    assert "failed" in page.write_page(tmp_path / "page.html", ("none", result)).read_text()
+
+
+def test_two_results_side_by_side(two_results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    rows = {row.name: row for row in compare.rows(*two_results)}
+    assert rows["calls"] == compare.Row("calls", "2", "3", "+50%")
+    assert rows["failed"].second == "2 UNAVAILABLE"
+    assert rows["time to first audio, ms, p50"] == compare.Row("time to first audio, ms, p50", "3,000", "failed")
+    assert compare.differences(*two_results) == ["rate: 5.0 and 9.0"]
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "no JSON"])
+def test_what_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(ValueError, match=r"other\.json"):
+        compare.read(tmp_path / "other.json")

@@ -44,12 +44,15 @@ def load(
     metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="With --url: where its metrics are.")] = 8002,
     model: Annotated[Path, typer.Option(help="Without --url: the model folder to serve.")] = Path("models/demo"),
     voices: Annotated[Optional[Path], typer.Option(help="Without --url: the folder of voices.")] = None,  # noqa: UP045
-    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")] = Path("out/bench.json"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write; a page goes beside it.")] = Path(
+        "out/bench.json"
+    ),
 ) -> None:
     """Call a server as many callers would, and say how soon, how steadily and how right it answered."""
     from rich.console import Console
 
     from benchmarks.load.measure import measure
+    from benchmarks.load.page import write_page
     from benchmarks.load.plan import Load
     from benchmarks.load.report import progress, show_result
     from benchmarks.record import record, write
@@ -80,8 +83,30 @@ def load(
         raise typer.Exit(1) from None
     show_result(result, console)
     typer.echo(write(output, result))
+    typer.echo(write_page(output.with_suffix(".html"), (output.stem, result)))
     if not result["valid"]:
         raise typer.Exit(3)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    second: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Page to write.")] = Path("out/compare.html"),
+) -> None:
+    """Show two results of `misotts bench load` side by side."""
+    from rich.console import Console
+
+    from benchmarks.load.compare import read, show_comparison
+    from benchmarks.load.page import write_page
+
+    try:
+        one, two = read(first), read(second)
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    show_comparison(one, two, (first.stem, second.stem), Console())
+    typer.echo(write_page(output, (first.stem, one), (second.stem, two)))
 
 
 @contextmanager

@@ -45,6 +45,6 @@ def measure(load: Load, target: Target, show: Callable[[Run], None]) -> dict[str
         "load": asdict(load),
         **figures,
         "stages": stages(before[0], after, run.seconds, heard_s),
-        "processes": processes(before[0], after, run.seconds),
+        "processes": processes(before[0], after, run.seconds, run.cpu_s),
         "calls": per_call,
     }

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks.load.drive import Run
+from benchmarks.load.server_share import OTHERS
 
 POINTS = ("p50", "p90", "p95", "p99", "max")
 NAMES = {
@@ -58,19 +59,24 @@ def show_result(result: dict[str, Any], console: Console) -> None:
         "continuity": share(overall["continuity"]),
         "audio": f"{overall['audio_s_per_s']:.2f} s per s",
         **{stage: f"busy {spent['busy_share']:.0%} of the time" for stage, spent in (result["stages"] or {}).items()},
+        **{each["process"]: f"{each['cores']:.2f} cores" for each in result["processes"] if each["process"] == OTHERS},
         "generator": f"lag p99 {figure(generator['loop_lag_ms']['p99'])} ms, {generator['cpu_share']:.0%} of a core",
     }
     for name, said in facts.items():
-        console.print(f"{name:<12} {said}", highlight=False)
+        console.print(f"{name:<24} {said}", highlight=False)
     for fault in result["why_invalid"]:
-        console.print(f"{'NOT VALID':<12} {fault}", style="bold red", highlight=False)
+        console.print(f"{'NOT VALID':<24} {fault}", style="bold red", highlight=False)
 
 
 def counts(overall: dict[str, Any]) -> str:
     """How many calls ended in what way."""
     said = f"{overall['calls']}: {overall['heard_to_the_end']} heard to the end, {overall['hung_up']} hung up"
-    failed = ", ".join(f"{count} {kind}" for kind, count in overall["errors"].items())
-    return f"{said}, failed: {failed or 'none'}"
+    return f"{said}, failed: {failures(overall)}"
+
+
+def failures(overall: dict[str, Any]) -> str:
+    """How many calls failed of what."""
+    return ", ".join(f"{count} {kind}" for kind, count in overall["errors"].items()) or "none"
 
 
 def describe(load: dict[str, Any]) -> str:

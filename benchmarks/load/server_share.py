@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.server_state import Usage, read_metrics, usage
@@ -12,6 +14,7 @@ from misotts.serve.settings import STAGES
 
 PUBLISH_S = 0.6
 """Stages publish their metrics every half second."""
+OTHERS = "all else on the machine"
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Snapshot:
     """Empty if the metrics port cannot be reached."""
     usage: list[Usage]
     """Empty for a server on another machine."""
+    machine_cpu_s: float
+    """CPU time that this machine has spent on anything since it started."""
 
 
 def snapshot(metrics_url: str, server: RunningServer | None) -> Snapshot:
@@ -31,7 +36,7 @@ def snapshot(metrics_url: str, server: RunningServer | None) -> Snapshot:
         metrics = read_metrics(metrics_url)
     except OSError:
         metrics = {}
-    return Snapshot(metrics, usage(server) if server else [])
+    return Snapshot(metrics, usage(server) if server else [], _machine_cpu_s())
 
 
 def stages(before: Snapshot, after: Snapshot, seconds: float, audio_s: float) -> dict[str, Any] | None:
@@ -58,14 +63,29 @@ def stages(before: Snapshot, after: Snapshot, seconds: float, audio_s: float) ->
     return found
 
 
-def processes(before: Snapshot, after: Snapshot, seconds: float) -> list[dict[str, Any]]:
-    """CPU time and memory of each process; none for a server on another machine."""
+def processes(before: Snapshot, after: Snapshot, seconds: float, generator_cpu_s: float) -> list[dict[str, Any]]:
+    """CPU time and memory of each process of the server, and CPU time of all else; none for a server elsewhere.
+
+    What else ran is part of the result: a stage that had to wait for a core is slower without using more of it.
+    """
+    if not before.usage:
+        return []
+    spent = {new.name: new.cpu_s - old.cpu_s for old, new in zip(before.usage, after.usage, strict=True)}
+    memory = {new.name: round(new.memory_mib) for new in after.usage}
+    others = after.machine_cpu_s - before.machine_cpu_s - sum(spent.values()) - generator_cpu_s
+    spent |= {"load generator": generator_cpu_s, OTHERS: max(others, 0.0)}
     return [
         {
-            "process": new.name,
-            "cpu_s": round(new.cpu_s - old.cpu_s, 2),
-            "cores": round((new.cpu_s - old.cpu_s) / seconds, 3),
-            "memory_mib": round(new.memory_mib),
+            "process": name,
+            "cpu_s": round(cpu_s, 2),
+            "cores": round(cpu_s / seconds, 3),
+            "memory_mib": memory.get(name),
         }
-        for old, new in zip(before.usage, after.usage, strict=True)
+        for name, cpu_s in spent.items()
     ]
+
+
+def _machine_cpu_s() -> float:
+    """CPU time that this machine has spent on anything."""
+    user, nice, system, _idle, _wait, irq, soft_irq = Path("/proc/stat").read_text(encoding="utf-8").split()[1:8]
+    return sum(map(int, (user, nice, system, irq, soft_irq))) / os.sysconf("SC_CLK_TCK")

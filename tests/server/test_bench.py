@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.load.compare import read
 from benchmarks.load.measure import Target, measure
+from benchmarks.load.page import write_page
 from benchmarks.load.plan import Load, calls
+from benchmarks.load.server_share import OTHERS
 from benchmarks.record import record, write
 from demo.server import RunningServer
 from misotts.serve.settings import STAGES
@@ -43,10 +45,12 @@ def test_an_open_loop(server: RunningServer, tmp_path: Path) -> None:
         assert found["ttfa_ms"] > 0
     assert overall["ttfa_ms"]["p50"] <= overall["ttfa_ms"]["p95"] <= overall["ttfa_ms"]["max"]
     assert all(0 < result["stages"][stage]["busy_share"] < 1 for stage in STAGES)
-    assert {each["process"] for each in result["processes"]} >= {"launcher", "tritonserver", *STAGES}
-    assert sum(each["cpu_s"] for each in result["processes"]) > 0
-    kept = json.loads(write(tmp_path / "result.json", record(result)).read_text())
+    used = {each["process"]: each for each in result["processes"]}
+    assert used.keys() == {"launcher", "tritonserver", *STAGES, "load generator", OTHERS}
+    assert used["generate"]["cpu_s"] > 0 < used["generate"]["memory_mib"]
+    kept = read(write(tmp_path / "result.json", record(result)))
     assert kept["overall"] == overall
+    assert "watermark" in write_page(tmp_path / "result.html", ("the tests' load", kept)).read_text()
 
 
 def test_a_closed_loop_never_has_more_calls_under_way_than_streams(server: RunningServer) -> None:
