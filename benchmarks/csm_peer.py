@@ -1,0 +1,117 @@
+"""Transformers' `CsmForConditionalGeneration` with our weights: the peer in tests and benchmarks.
+
+The mapping of names and the permutation here are written apart from the library's own (`misotts.transformers_csm`), so
+that one can be held against the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from transformers import CsmConfig, CsmDepthDecoderConfig, CsmForConditionalGeneration
+from transformers.models.mimi import MimiConfig
+
+from misotts.config import ModelConfig, TransformerConfig
+
+TINY_CODEC = dict(num_filters=4, hidden_size=16, upsample_groups=16, num_hidden_layers=1, num_attention_heads=2)
+"""The peer carries a codec, which takes no part here."""
+
+
+def peer_config(config: ModelConfig) -> CsmConfig:
+    backbone, decoder = _sizes(config.backbone), _sizes(config.decoder)
+    depth = CsmDepthDecoderConfig(
+        num_codebooks=config.audio_num_codebooks,
+        vocab_size=config.audio_vocab_size,
+        backbone_hidden_size=config.backbone.embed_dim,
+        # Transformers wants an original context below the maximal one; factors scaled alike say the same.
+        rope_parameters=_rope(config.decoder, original=16),
+        **decoder,
+    )
+    return CsmConfig(
+        num_codebooks=config.audio_num_codebooks,
+        vocab_size=config.audio_vocab_size,
+        text_vocab_size=config.text_vocab_size,
+        max_position_embeddings=config.max_seq_len,
+        rope_parameters=_rope(config.backbone, original=1024),
+        depth_decoder_config=depth.to_dict(),
+        codec_config=MimiConfig(**TINY_CODEC).to_dict(),
+        pad_token_id=0,
+        bos_token_id=0,
+        audio_token_id=1,
+        audio_eos_token_id=2,
+        **backbone,
+    )
+
+
+def _sizes(c: TransformerConfig) -> dict[str, int | float]:
+    return dict(
+        num_hidden_layers=c.num_layers,
+        hidden_size=c.embed_dim,
+        num_attention_heads=c.num_heads,
+        num_key_value_heads=c.num_kv_heads,
+        head_dim=c.head_dim,
+        intermediate_size=c.intermediate_dim,
+        rms_norm_eps=c.norm_eps,
+    )
+
+
+def _rope(c: TransformerConfig, original: int) -> dict[str, object]:
+    return {
+        "rope_type": "llama3",
+        "rope_theta": c.rope_base,
+        "factor": c.rope_scale_factor,
+        "low_freq_factor": original / 8192,
+        "high_freq_factor": 4 * original / 8192,
+        "original_max_position_embeddings": original,
+    }
+
+
+def peer_state(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, torch.Tensor]:
+    """Our weights under the peer's names, q and k rows in its order."""
+    audio = weights["audio_embeddings.weight"]
+    state = {
+        "embed_text_tokens.weight": weights["text_embeddings.weight"],
+        "backbone_model.embed_tokens.embed_audio_tokens.weight": audio,
+        "depth_decoder.model.embed_tokens.weight": audio,
+        "depth_decoder.model.inputs_embeds_projector.weight": weights["projection.weight"],
+        "lm_head.weight": weights["codebook0_head.weight"],
+        "depth_decoder.codebooks_head.weight": weights["audio_head"],
+    }
+    for ours, theirs, sizes in (
+        ("backbone", "backbone_model", config.backbone),
+        ("decoder", "depth_decoder.model", config.decoder),
+    ):
+        state[f"{theirs}.norm.weight"] = weights[f"{ours}.norm.scale"]
+        for n in range(sizes.num_layers):
+            layer, peer_layer = f"{ours}.layers.{n}", f"{theirs}.layers.{n}"
+            for name, peer_name in {
+                "attn.v_proj.weight": "self_attn.v_proj.weight",
+                "attn.output_proj.weight": "self_attn.o_proj.weight",
+                "mlp.w1.weight": "mlp.gate_proj.weight",
+                "mlp.w2.weight": "mlp.down_proj.weight",
+                "mlp.w3.weight": "mlp.up_proj.weight",
+                "sa_norm.scale": "input_layernorm.weight",
+                "mlp_norm.scale": "post_attention_layernorm.weight",
+            }.items():
+                state[f"{peer_layer}.{peer_name}"] = weights[f"{layer}.{name}"]
+            for part in ("q", "k"):
+                weight = weights[f"{layer}.attn.{part}_proj.weight"]
+                state[f"{peer_layer}.self_attn.{part}_proj.weight"] = weight[half_split_rows(len(weight), sizes)]
+    return state
+
+
+def half_split_rows(rows: int, config: TransformerConfig) -> list[int]:
+    """Which interleaved row each half-split row is: of every head, first the even ones, then the odd ones."""
+    size = config.head_dim
+    order = [*range(0, size, 2), *range(1, size, 2)]
+    return [head * size + row for head in range(rows // size) for row in order]
+
+
+def make_peer(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> CsmForConditionalGeneration:
+    """The peer with our weights; every one of its tensors but the codec's is set."""
+    peer = CsmForConditionalGeneration(peer_config(config)).eval().requires_grad_(False)
+    missing, unexpected = peer.load_state_dict(peer_state(weights, config), strict=False)
+    assert not unexpected
+    assert all(name.startswith("codec_model.") for name in missing), missing
+    return peer

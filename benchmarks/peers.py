@@ -1,0 +1,192 @@
+"""Frames per second of our generate stage and of Transformers' CSM generation: same weights, same prompts, same run.
+
+    python -m benchmarks.peers [--threads 1] [--rounds 5]
+
+All sides take a turn on every set of prompts, so that a noisy machine is noisy to each, and ratios are taken round by
+round. A prompt is text and then audio, new in every round: none of it is found in our KV pool.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import threading
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+# Where others want the cores too, a spinning OpenMP thread waits for time slices that it keeps from its neighbour.
+os.environ["OMP_WAIT_POLICY"] = "passive"
+
+import numpy as np
+import torch
+import transformers
+from transformers import CompileConfig, CsmForConditionalGeneration
+
+from benchmarks.csm_peer import make_peer
+from benchmarks.record import save
+from misotts.checkpoint import Checkpoint
+from misotts.config import ModelConfig
+from misotts.generate.delivery import Chunk
+from misotts.generate.embedding import MASKED
+from misotts.generate.load import load_generator
+from misotts.generate.loop import Generator
+from misotts.generate.scheduler import Limits
+from misotts.generate.utterance import Utterance
+from misotts_client.errors import MisoError
+
+TEXT, AUDIO = 40, 60
+"""Positions of a prompt."""
+FRAMES = 60
+STREAMS = (1, 16)
+TEMPERATURES = {"sampled": 0.9, "greedy": 0.0}
+TOP_K = 50
+
+
+class Side(Protocol):
+    def speak(self, prompts: np.ndarray, frames: int, temperature: float) -> np.ndarray:
+        """Codes [streams, frames, codebooks] after `prompts` int32 [streams, positions, columns]."""
+        ...
+
+
+class Ours:
+    """The generate stage as it is served: scheduler, paged KV cache, loop and sending thread."""
+
+    def __init__(self, folder: Path, config: ModelConfig) -> None:
+        self._generator = load_generator(folder, config, Limits(max_streams=max(STREAMS)))
+        self._generator.start()
+
+    def speak(self, prompts: np.ndarray, frames: int, temperature: float) -> np.ndarray:
+        """See `Side.speak`."""
+        inboxes = [Inbox(self._generator) for _ in prompts]
+        for seed, (prompt, inbox) in enumerate(zip(prompts, inboxes, strict=True)):
+            self._generator.submit(Utterance(prompt, frames, seed, temperature, TOP_K), inbox)
+        return np.stack([inbox.wait() for inbox in inboxes])
+
+
+class Inbox:
+    """Acknowledges every chunk at once."""
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+        self._chunks: list[np.ndarray] = []
+        self._finished = threading.Event()
+
+    def chunk(self, chunk: Chunk) -> None:
+        self._chunks.append(chunk.codes)
+        self._generator.acknowledge(chunk.stream, chunk.index)
+        if chunk.finish:
+            self._finished.set()
+
+    def refuse(self, error: MisoError) -> None:
+        raise error
+
+    def wait(self) -> np.ndarray:
+        self._finished.wait()
+        return np.concatenate(self._chunks)
+
+
+class Theirs:
+    """`CsmForConditionalGeneration.generate` on one batch of prompts of one length.
+
+    Its caches are dynamic, which is the faster kind here, or static and its networks compiled.
+    """
+
+    def __init__(self, model: CsmForConditionalGeneration, compiled: bool) -> None:
+        self._model = model
+        self._options: dict[str, Any] = {"cache_implementation": None, "compile_config": None}
+        if compiled:
+            config = CompileConfig(fullgraph=False, mode="default")
+            config._compile_all_devices = True  # on the CPU as well
+            self._options = {"cache_implementation": "static", "compile_config": config}
+
+    @torch.inference_mode()
+    def speak(self, prompts: np.ndarray, frames: int, temperature: float) -> np.ndarray:
+        """See `Side.speak`."""
+        rows = torch.from_numpy(prompts.astype(np.int64))
+        text = self._model.embed_text_tokens(rows[:, :TEXT, -1])
+        audio = self._model.backbone_model.embed_tokens(rows[:, TEXT:, :-1])
+        options = {**self._options, "do_sample": temperature > 0}
+        if temperature > 0:
+            options |= {"temperature": temperature, "top_k": TOP_K}
+        both = {**options, **{f"depth_decoder_{name}": value for name, value in options.items()}}
+        return self._model.generate(inputs_embeds=torch.cat([text, audio], 1), max_new_tokens=frames, **both).numpy()
+
+
+def load_peer(folder: Path, config: ModelConfig) -> CsmForConditionalGeneration:
+    """The peer with the folder's weights. Our heads have no row for the codes that are not audio; in the peer's these
+    rows are zero, and so never among the likeliest."""
+    checkpoint = Checkpoint(folder, config)
+    weights = {name: checkpoint[name].clone() for name in checkpoint}
+    weights["codebook0_head.weight"][config.audio_codes :] = 0
+    weights["audio_head"][:, :, config.audio_codes :] = 0
+    return make_peer(weights, config)
+
+
+def make_prompts(config: ModelConfig, streams: int, seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    prompts = np.full((streams, TEXT + AUDIO, config.frame_columns), MASKED, np.int32)
+    prompts[:, :TEXT, -1] = random.integers(0, config.text_vocab_size, (streams, TEXT))
+    prompts[:, TEXT:, :-1] = random.integers(0, config.audio_codes, (streams, AUDIO, config.audio_num_codebooks))
+    return prompts
+
+
+def check(sides: dict[str, Side], config: ModelConfig, streams: int) -> dict[str, bool]:
+    """Whether each peer's greedy frames are ours; it compiles what there is to compile, too."""
+    prompts = make_prompts(config, streams, seed=0)
+    for side in sides.values():
+        side.speak(prompts, FRAMES, TEMPERATURES["sampled"])
+    codes = {name: side.speak(prompts, FRAMES, 0) for name, side in sides.items()}
+    return {name: np.array_equal(codes[name], codes["ours"]) for name in sides if name != "ours"}
+
+
+def race(sides: dict[str, Side], config: ModelConfig, streams: int, temperature: float, rounds: int) -> dict[str, Any]:
+    """Frames per second of every side, from the prompts to the last frame of all streams."""
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for seed in range(1, rounds + 1):
+        for name, side in sides.items():
+            # One set each: the last one's prompts would be in our pool.
+            prompts = make_prompts(config, streams, seed=1000 * seed + round(10 * temperature))
+            began = time.perf_counter()
+            codes = side.speak(prompts, FRAMES, temperature)
+            seconds = time.perf_counter() - began
+            assert codes.shape == (streams, FRAMES, config.audio_num_codebooks), "not every frame was drawn"
+            rates[name].append(streams * FRAMES / seconds)
+    figures: dict[str, Any] = {name: round(statistics.median(values), 1) for name, values in rates.items()}
+    for name in sides:
+        if name != "ours":
+            ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates[name], strict=True)]
+            figures[f"ours / {name}"] = [round(f(ratios), 2) for f in (statistics.median, min, max)]
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=Path("models/demo"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    config = ModelConfig.load(arguments.model)
+    peer = load_peer(arguments.model, config)
+    sides: dict[str, Side] = {
+        "ours": Ours(arguments.model, config),
+        "transformers": Theirs(peer, compiled=False),
+        "transformers, compiled": Theirs(load_peer(arguments.model, config), compiled=True),
+    }
+    figures: dict[str, Any] = {"frames_per_second": {}, "greedy_frames_are_ours": {}}
+    for streams in STREAMS:
+        figures["greedy_frames_are_ours"][str(streams)] = check(sides, config, streams)
+        for draw, temperature in TEMPERATURES.items():
+            rates = race(sides, config, streams, temperature, arguments.rounds)
+            figures["frames_per_second"][f"{streams}, {draw}"] = rates
+            print(f"{streams:>2} streams, {draw}: {rates}", flush=True)
+    print(figures["greedy_frames_are_ours"])
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    setting = {"threads": arguments.threads, "rounds": arguments.rounds, "frames": FRAMES, "prompt": TEXT + AUDIO}
+    print(save(f"peers-{arguments.threads}-threads", {"versions": versions, **setting, **figures}))
+
+
+if __name__ == "__main__":
+    main()
