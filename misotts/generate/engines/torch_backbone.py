@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from misotts.config import ModelConfig
 from misotts.generate.engines import Batch
-from misotts.generate.engines.torch_layers import load_layers, pad_rows, rope_table, rotate, stable_rows
+from misotts.generate.engines.torch_layers import RMSNorm, load_layers, pad_rows, rope_table, stable_rows
 
 KEY_TILE = 128
 """Attention sums over keys in tiles of this many positions, first tile first, so that the length to which a
@@ -38,7 +38,7 @@ class TorchBackbone:
         to: dict[str, object] = dict(device=device, dtype=dtype)
         self._layers = load_layers(weights, "backbone", self.config, to)
         self._row_tile = stable_rows(self._layers[0].matrices)
-        self._norm = weights["backbone.norm.scale"].to(device=device, dtype=dtype)
+        self._norm = RMSNorm(weights["backbone.norm.scale"].to(device=device, dtype=dtype), self.config.norm_eps)
         self._cos, self._sin = (t.to(device) for t in rope_table(self.config, config.max_seq_len))
         c = self.config
         shape = (c.num_layers, 2, num_blocks, c.num_kv_heads, block_size, c.head_dim)
@@ -56,11 +56,11 @@ class TorchBackbone:
         cos = self._cos[plan.positions].unsqueeze(1).to(x.dtype)
         sin = self._sin[plan.positions].unsqueeze(1).to(x.dtype)
         for layer, (keys, values) in zip(self._layers, self._pool, strict=True):
-            q, k, v = layer.split_heads(x, self.config)
-            keys[plan.write_blocks, :, plan.write_offsets] = rotate(k, cos, sin)
+            q, k, v = layer.split_heads(x, cos, sin, self.config)
+            keys[plan.write_blocks, :, plan.write_offsets] = k
             values[plan.write_blocks, :, plan.write_offsets] = v
-            x = layer.merge(x, self._attend(rotate(q, cos, sin), keys, values, plan), self.config)
-        return F.rms_norm(x[plan.last], x.shape[-1:], self._norm, self.config.norm_eps)
+            x = layer.merge(x, self._attend(q, keys, values, plan))
+        return self._norm(x[plan.last])
 
     def _attend(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: _Plan) -> torch.Tensor:
         """Attention of every packed row [rows, heads, head_dim] over its own sequence's blocks → [rows, width]."""

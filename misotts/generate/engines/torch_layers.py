@@ -49,7 +49,7 @@ def rotary_halves(weight: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def rope_table(config: TransformerConfig, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines [positions, head_dim / 2], float32, with Llama 3.1's frequency scaling
+    """What `rotate` takes: cosines and signed sines [positions, head_dim], float32, with Llama 3.1's frequency scaling
     (low factor 1, high factor 4, original context 8192)."""
     half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     frequency = 1.0 / config.rope_base**half
@@ -58,23 +58,41 @@ def rope_table(config: TransformerConfig, positions: int) -> tuple[torch.Tensor,
     smooth = ((original / wavelength - low) / (high - low)).clamp(0, 1)
     frequency = frequency * (smooth + (1 - smooth) / config.rope_scale_factor)
     angle = torch.outer(torch.arange(positions, dtype=torch.float32), frequency)
-    return angle.cos(), angle.sin()
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Apply RoPE to x [..., heads, head_dim] with cos and sin [..., 1, head_dim / 2] (half-split)."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    """Apply RoPE to x [..., heads, head_dim] with cos and sin [..., 1, head_dim] of `rope_table` (half-split): its
+    halves a, b become a cos - b sin, b cos + a sin."""
+    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
+
+
+class RMSNorm:
+    """x / sqrt(mean(x²) + eps) * scale over the last dimension."""
+
+    def __init__(self, scale: torch.Tensor, eps: float) -> None:
+        self._scale, self._eps = scale, eps
+        # PyTorch has no kernel for it on the CPU and runs one small operation after another; in float32 four do.
+        self._by_length = scale.device.type == "cpu" and scale.dtype == torch.float32
+        self._scale_of_unit = scale * math.sqrt(len(scale))
+        self._floor = scale.new_tensor(math.sqrt(len(scale) * eps))
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if not self._by_length:
+            return F.rms_norm(x, x.shape[-1:], self._scale, self._eps)
+        length = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._floor)
+        return x / length * self._scale_of_unit
 
 
 @dataclass(frozen=True)
 class Layer:
     """One transformer layer's weights; q, k, v are one matrix, and so are gate and up."""
 
-    attention_norm: torch.Tensor
+    attention_norm: RMSNorm
     qkv: torch.Tensor
     output: torch.Tensor
-    mlp_norm: torch.Tensor
+    mlp_norm: RMSNorm
     gate_up: torch.Tensor
     down: torch.Tensor
 
@@ -90,10 +108,10 @@ class Layer:
         q = rotary_halves(read("attn.q_proj.weight"), config.num_heads)
         k = rotary_halves(read("attn.k_proj.weight"), config.num_kv_heads)
         return cls(
-            attention_norm=read("sa_norm.scale"),
+            attention_norm=RMSNorm(read("sa_norm.scale"), config.norm_eps),
             qkv=torch.cat([q, k, read("attn.v_proj.weight")]),
             output=read("attn.output_proj.weight"),
-            mlp_norm=read("mlp_norm.scale"),
+            mlp_norm=RMSNorm(read("mlp_norm.scale"), config.norm_eps),
             gate_up=torch.cat([read("mlp.w1.weight"), read("mlp.w3.weight")]),
             down=read("mlp.w2.weight"),
         )
@@ -103,18 +121,20 @@ class Layer:
         return [self.qkv, self.output, self.gate_up, self.down]
 
     def split_heads(
-        self, x: torch.Tensor, config: TransformerConfig
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, config: TransformerConfig
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Normalise x [..., width] and project it to q [..., heads, head_dim] and k, v [..., kv_heads, head_dim]."""
-        x = F.linear(F.rms_norm(x, x.shape[-1:], self.attention_norm, config.norm_eps), self.qkv)
-        x = x.unflatten(-1, (-1, config.head_dim))
-        q, k, v = x.split([config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=-2)
+        """Normalise x [..., width] and project it to q [..., heads, head_dim] and k, v [..., kv_heads, head_dim]; q and
+        k are rotated (see `rotate`)."""
+        x = F.linear(self.attention_norm(x), self.qkv)
+        x = x.view(*x.shape[:-1], -1, config.head_dim)
+        qk, v = x.split([config.num_heads + config.num_kv_heads, config.num_kv_heads], dim=-2)
+        q, k = rotate(qk, cos, sin).split([config.num_heads, config.num_kv_heads], dim=-2)
         return q, k, v
 
-    def merge(self, x: torch.Tensor, attended: torch.Tensor, config: TransformerConfig) -> torch.Tensor:
+    def merge(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Add the attention's output [..., heads * head_dim] and the feed-forward block to the residual x."""
         x = x + F.linear(attended, self.output)
-        hidden = F.linear(F.rms_norm(x, x.shape[-1:], self.mlp_norm, config.norm_eps), self.gate_up)
+        hidden = F.linear(self.mlp_norm(x), self.gate_up)
         gate, up = hidden.chunk(2, dim=-1)
         return x + F.linear(F.silu(gate) * up, self.down)
 
