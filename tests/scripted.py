@@ -65,15 +65,23 @@ class ScriptedDepth:
         return torch.tensor(codes), following
 
 
+def numbered(seed: int, frame: int) -> list[int]:
+    """A script whose codes say which frame they are, as long as seed and frame are below 16."""
+    return [1 + number % 16 for number in (seed, frame, seed + frame, seed * frame)]
+
+
 class SeedEmbedding(Embedding):
-    """A prompt embeds to (its first token, frame 0)."""
+    """A prompt embeds to (its first token, frame 0), and a frame of `numbered` that is read again to (seed, the next
+    frame)."""
 
     def __init__(self) -> None:
         self.text_table = torch.zeros(1, WIDTH)
 
     def prompt(self, frames: torch.Tensor) -> torch.Tensor:
         out = torch.zeros(len(frames), WIDTH)
-        out[:, 0] = frames[:, -1]
+        is_text = frames[:, -1] != MASKED
+        out[:, 0] = torch.where(is_text, frames[:, -1], frames[:, 0] - 1)
+        out[:, 1] = torch.where(is_text, 0, frames[:, 1])
         return out
 
 

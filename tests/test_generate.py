@@ -15,12 +15,9 @@ from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
 from misotts_client.errors import DeadlineExceeded, Unavailable
 from tests.scripted import CODEBOOKS, Inbox, make_generator, utterance
+from tests.scripted import numbered as never_ends
 
 ZERO = [0] * CODEBOOKS
-
-
-def never_ends(seed: int, frame: int) -> list[int]:
-    return [1 + (seed + frame + codebook) % 16 for codebook in range(CODEBOOKS)]
 
 
 def ends_at(last: int) -> Callable[[int, int], list[int]]:
@@ -99,7 +96,7 @@ def test_long_prompts_are_prefilled_in_pieces_beside_decodes() -> None:
     run(generator)
     batches = generator._backbone.batches  # type: ignore[attr-defined]
     assert all(batch.lengths.sum() <= 8 for batch in batches)
-    assert [int(length) for batch in batches for length in batch.lengths if length > 1] == [3, *[4] * 7, 2]
+    assert [int(length) for batch in batches for length in batch.lengths if length > 1] == [3, *[4] * 6, 6]
     assert len(first.codes) == 20
 
 
