@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from misotts.checkpoint import Checkpoint, CheckpointError
 from misotts.config import FRAME_SAMPLES, ConfigError, ModelConfig
 from misotts.decode import Codes, Decoder
+from misotts.draft import draft_folder
 from misotts.meta_tokenizer import frame_with_bos_and_eos, tokenizer_from_meta
 from misotts.mimi import encode, load_mimi, read_mimi
 from misotts.silentcipher import SilentCipherError
@@ -53,28 +53,15 @@ def make_model_folder(folder: Path, downloads: Downloads, progress: Progress) ->
         FileExistsError: `folder` is there already.
         ConfigError, CheckpointError, SilentCipherError: a file is missing, damaged, or does not fit the others.
     """
-    with _draft(folder) as draft:
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already")
+    with draft_folder(folder) as draft:
         config = _write_config(draft, downloads.config)
         _write_weights(draft, downloads.weights, config, progress)
         _write_tokenizer(draft, downloads.tokenizer)
         save_file(read_mimi(downloads.mimi, config).state_dict(), draft / "mimi.safetensors")
         _copy_silentcipher(draft, downloads.silentcipher)
         _check(draft, config)
-
-
-@contextmanager
-def _draft(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder`, which takes its name at the end, or is gone."""
-    if folder.exists():
-        raise FileExistsError(f"{folder} is there already")
-    draft = folder.with_name(folder.name + ".draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        draft.mkdir(parents=True)
-        yield draft
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write_config(draft: Path, source: Path) -> ModelConfig:

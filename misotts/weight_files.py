@@ -16,7 +16,7 @@ Tensors = dict[str, torch.Tensor]
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which trainers put the weights in a pickled dict, beside optimizer states and counters."""
 
-_TYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_TYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float8_e4m3fn: "F8_E4M3"}
 
 
 class CheckpointError(ValueError):
@@ -89,8 +89,14 @@ def _unwrap(loaded: Any, path: Path) -> Tensors:
     return loaded
 
 
-def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], wrote: Callable[[int], object]) -> None:
-    """Write a `.safetensors` file one tensor at a time; `wrote` is told the bytes of each.
+def save_weights(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    wrote: Callable[[int], object],
+    read: Callable[[str], torch.Tensor] | None = None,
+) -> None:
+    """Write a `.safetensors` file one tensor at a time; `wrote` is told the bytes of each. Where `tensors` are on the
+    meta device, mere shapes and types, `read` gives the values of each when its turn comes.
 
     safetensors' own writer wants all tensors at once, which is more memory than the 8B model should cost. The format:
     the header's length (8 bytes, little-endian), the header (JSON), the tensors' bytes end to end.
@@ -104,5 +110,20 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], wrote: Callabl
     encoded += b" " * (-len(encoded) % 8)
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for tensor in tensors.values():
-            wrote(file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data))
+        for name, tensor in tensors.items():
+            wrote(file.write(tensor_bytes(read(name) if read else tensor)))
+
+
+def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
+    """Where each tensor of a `.safetensors` file lies: its first byte and its length."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    offsets = {name: entry["data_offsets"] for name, entry in header.items()}
+    return {name: (8 + size + start, end - start) for name, (start, end) in offsets.items()}
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """A tensor's values, row by row."""
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data

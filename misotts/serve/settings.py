@@ -7,9 +7,13 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from secrets import token_hex
+from typing import Literal
 
 RUN_ENV = "MISOTTS_RUN"
 """Environment variable that names the run folder: settings, sockets, log."""
+
+DepthEngine = Literal["torch", "onnx", "tensorrt"]
+"""What runs the depth decoder."""
 
 STAGES = ("prompt", "generate", "decode", "watermark")
 
@@ -25,6 +29,7 @@ class StageSettings:
     max_streams: int
     kv_memory: int | None
     """Bytes of the KV pool; None is the stage's choice."""
+    depth: DepthEngine
     watermark_key: str
     """Hexadecimal."""
     door: str = field(default_factory=lambda: f"DOOR_{token_hex(16)}")

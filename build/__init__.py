@@ -1,0 +1,1 @@
+"""What `convert` has written → engines: `python -m build --help`."""

@@ -1,0 +1,137 @@
+"""The depth graph → `engines/depth-tensorrt-<dtype>`: `engine.plan`, `manifest.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from build.preflight import Needs
+from convert.depth import GRAPH
+from convert.depth_weights import depth_shapes
+from misotts.checkpoint import Checkpoint
+from misotts.config import ModelConfig
+from misotts.draft import draft_folder
+from misotts.generate.engines.manifest import EngineError, Manifest, depth_hash, dtype_name, engine_folder
+from misotts.generate.engines.tensorrt_depth import ENGINE, gpu_here, release, tensorrt_library
+from misotts.limits import DEFAULT_TOP_K
+
+MEMORY_PER_WEIGHT_BYTE, LEAST_MEMORY = 5, 2**30
+"""Of TensorRT for RTX at full size 4.8 were measured, of which 1.1 is the graph's file: docs/engines.md."""
+DISK_PER_WEIGHT_BYTE, LEAST_DISK = 1.1, 2**27
+
+Progress = Callable[[str, int, int], object]
+"""Told which phase TensorRT is in, how many of its steps are done, and how many there are."""
+
+
+def build_depth(model: Path, dtype: torch.dtype, max_streams: int, gpu: str | None, progress: Progress) -> Path:
+    """Build the depth engine of a model folder unless it is there already; return its folder.
+
+    `gpu`: the compute capability to build for; TensorRT builds only for the GPU at hand, TensorRT for RTX for any that
+    it knows.
+
+    Raises:
+        ConfigError, CheckpointError: `model` is no model folder.
+        EngineError: the graph is missing or of other weights, there is no such GPU, or TensorRT refuses.
+    """
+    config = ModelConfig.load(model)
+    source, how = (
+        engine_folder(model, "depth-onnx", dtype),
+        f"python -m convert depth {model} --dtype {dtype_name(dtype)}",
+    )
+    graph = Manifest.load(source, how)
+    graph.check(source, how, weights=depth_hash(Checkpoint(model, config), config))
+    library = tensorrt_library()
+    target = gpu or gpu_here()
+    if target is None:
+        raise EngineError(
+            "there is no GPU here to build for; TensorRT for RTX builds without one: say which, with --gpu"
+        )
+    limits = {"streams": max_streams, "ranks": config.audio_codes}
+    manifest = Manifest(graph.weights, graph.dtype, {**graph.made_with, **release(library)}, target, limits)
+    folder = engine_folder(model, "depth-tensorrt", dtype)
+    if manifest.is_at(folder):
+        return folder
+    depth_needs(model, dtype).check(model)
+    with draft_folder(folder) as draft:
+        (draft / ENGINE).write_bytes(_build(library, source / GRAPH, config, manifest, progress))
+        manifest.save(draft)
+    return folder
+
+
+def depth_needs(model: Path, dtype: torch.dtype) -> Needs:
+    """What `build_depth` takes."""
+    weights = sum(map(prod, depth_shapes(ModelConfig.load(model)).values())) * dtype.itemsize
+    memory = LEAST_MEMORY + MEMORY_PER_WEIGHT_BYTE * weights
+    return Needs(memory, int(LEAST_DISK + DISK_PER_WEIGHT_BYTE * weights))
+
+
+def _build(library: Any, graph: Path, config: ModelConfig, manifest: Manifest, progress: Progress) -> memoryview:
+    builder = library.Builder(library.Logger(library.Logger.ERROR))
+    network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = library.OnnxParser(network, builder.logger)
+    if not parser.parse_from_file(str(graph)):
+        faults = [parser.get_error(n).desc() for n in range(parser.num_errors)]
+        raise EngineError("TensorRT does not take the depth graph:\n  " + "\n  ".join(faults))
+    settings = builder.create_builder_config()
+    _set_target(library, settings, manifest.gpu)
+    settings.add_optimization_profile(_profile(builder, config, manifest))
+    settings.progress_monitor = monitor = _monitor(library, progress)
+    engine = builder.build_serialized_network(network, settings)
+    del monitor  # it had to live until here
+    if engine is None:
+        raise EngineError("TensorRT could not build the depth engine: it says why above")
+    return memoryview(engine)
+
+
+def _set_target(library: Any, settings: Any, gpu: str | None) -> None:
+    """Name the GPU to build for."""
+    if not hasattr(settings, "set_compute_capability"):  # TensorRT proper: the GPU at hand
+        if gpu != gpu_here():
+            raise EngineError(f"TensorRT builds for the GPU at hand, {gpu_here()}, not for {gpu}")
+        return
+    known = {f"{name[2:-1]}.{name[-1]}": value for name, value in library.ComputeCapability.__members__.items()}
+    if gpu not in known:
+        names = ", ".join(name for name in known if name[0].isdigit())
+        raise EngineError(f"TensorRT for RTX does not build for compute capability {gpu}; it knows {names}")
+    settings.num_compute_capabilities = 1
+    settings.set_compute_capability(known[gpu], 0)
+
+
+def _profile(builder: Any, config: ModelConfig, manifest: Manifest) -> Any:
+    """Least, likeliest and largest shapes: of streams, and of the noise's ranks (a step's largest TOP_K)."""
+    most, ranks = manifest.limits["streams"], manifest.limits["ranks"]
+    streams = (1, max(most // 2, 1), most)
+    top_k = (1, min(DEFAULT_TOP_K, ranks), ranks)
+    profile = builder.create_optimization_profile()
+    profile.set_shape("hidden", *[(n, config.backbone.embed_dim) for n in streams])
+    profile.set_shape("temperature", *[(n,) for n in streams])
+    profile.set_shape("top_k", *[(n,) for n in streams])
+    profile.set_shape("noise", *[(n, config.audio_num_codebooks, k) for n, k in zip(streams, top_k, strict=True)])
+    return profile
+
+
+def _monitor(library: Any, progress: Progress) -> Any:
+    class Monitor(library.IProgressMonitor):
+        """Follows the outermost phases."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            if not parent:
+                self.steps[phase] = steps
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if phase in self.steps:
+                progress(phase, step + 1, self.steps[phase])
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            self.steps.pop(phase, None)
+
+    return Monitor()

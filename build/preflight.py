@@ -1,0 +1,37 @@
+"""What a build takes, found before it starts rather than by the kernel's killer in its middle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from convert.depth import check_disk
+from misotts.generate.engines.manifest import EngineError
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes of memory and disk."""
+
+    memory: int
+    disk: int
+
+    def __str__(self) -> str:
+        return f"about {self.memory / 2**30:.1f} GiB of memory and {self.disk / 2**30:.1f} GiB of disk"
+
+    def check(self, folder: Path) -> None:
+        """See that they are there.
+
+        Raises:
+            EngineError: they are not; names the numbers.
+        """
+        check_disk(folder, self.disk)
+        available = available_memory()
+        if available < self.memory:
+            raise EngineError(f"the build takes {self}; {available / 2**30:.1f} GiB of memory are available")
+
+
+def available_memory() -> int:
+    """Bytes that the kernel can hand out without swapping."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024

@@ -1,0 +1,78 @@
+"""What the depth graph computes with: each weight's name and shape, and its values from a checkpoint, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+
+from misotts.config import ModelConfig
+from misotts.generate.engines.torch_layers import rotary_halves
+
+Shape = tuple[int, ...]
+
+
+def depth_shapes(config: ModelConfig) -> dict[str, Shape]:
+    """Name and shape of every weight of the graph, in the order of the file.
+
+    Matrices are [in, out]: the way they are multiplied, so that the graph has no transpose which an engine could fold
+    into a copy for each of its 31 uses.
+    """
+    depth, width, codebooks = config.decoder, config.backbone.embed_dim, config.audio_num_codebooks
+    inner, qkv = depth.intermediate_dim, (depth.num_heads + 2 * depth.num_kv_heads) * depth.head_dim
+    shapes: dict[str, Shape] = {"heads.0": (width, config.audio_codes), "projection": (width, depth.embed_dim)}
+    for n in range(depth.num_layers):
+        shapes[f"layers.{n}.attention_norm"] = (depth.embed_dim,)
+        shapes[f"layers.{n}.qkv"] = (depth.embed_dim, qkv)
+        shapes[f"layers.{n}.output"] = (depth.embed_dim, depth.embed_dim)
+        shapes[f"layers.{n}.mlp_norm"] = (depth.embed_dim,)
+        shapes[f"layers.{n}.gate_up"] = (depth.embed_dim, 2 * inner)
+        shapes[f"layers.{n}.down"] = (inner, depth.embed_dim)
+    shapes["norm"] = (depth.embed_dim,)
+    shapes.update({f"heads.{i}": (depth.embed_dim, config.audio_codes) for i in range(1, codebooks)})
+    # A code's projected embedding depends on (codebook, code) alone: a table, as in `TorchDepth`.
+    shapes["inputs"] = ((codebooks - 1) * config.audio_vocab_size, depth.embed_dim)
+    shapes["embeddings"] = (codebooks * config.audio_vocab_size, width)
+    return shapes
+
+
+def depth_weight(name: str, weights: Mapping[str, torch.Tensor], config: ModelConfig) -> torch.Tensor:
+    """The values of one weight, in the checkpoint's type. Heads keep only the codes that are audio."""
+    kind, _, rest = name.partition(".")
+    if kind == "heads":
+        codebook = int(rest)
+        head = weights["audio_head"][codebook - 1] if codebook else weights["codebook0_head.weight"].T
+        return head[:, : config.audio_codes]
+    if kind == "layers":
+        number, _, name = rest.partition(".")
+        return _layer_weight(number, name, weights, config)
+    if kind == "norm":
+        return weights["decoder.norm.scale"]
+    if kind == "projection":
+        return weights["projection.weight"].T
+    table = weights["audio_embeddings.weight"]
+    if kind == "embeddings":
+        return table
+    parts = table.split(config.audio_vocab_size)[:-1]
+    projection = weights["projection.weight"].float()
+    return torch.cat([F.linear(part.float(), projection).to(table.dtype) for part in parts])
+
+
+def _layer_weight(number: str, name: str, weights: Mapping[str, torch.Tensor], config: ModelConfig) -> torch.Tensor:
+    def read(part: str) -> torch.Tensor:
+        return weights[f"decoder.layers.{number}.{part}"]
+
+    if name == "attention_norm":
+        return read("sa_norm.scale")
+    if name == "mlp_norm":
+        return read("mlp_norm.scale")
+    if name == "output":
+        return read("attn.output_proj.weight").T
+    if name == "down":
+        return read("mlp.w2.weight").T
+    if name == "gate_up":
+        return torch.cat([read("mlp.w1.weight"), read("mlp.w3.weight")]).T
+    q = rotary_halves(read("attn.q_proj.weight"), config.decoder.num_heads)
+    k = rotary_halves(read("attn.k_proj.weight"), config.decoder.num_kv_heads)
+    return torch.cat([q, k, read("attn.v_proj.weight")]).T
