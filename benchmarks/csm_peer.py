@@ -7,6 +7,7 @@ that one can be held against the other.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from transformers import CsmConfig, CsmDepthDecoderConfig, CsmForConditionalGeneration
@@ -14,7 +15,9 @@ from transformers.models.mimi import MimiConfig
 
 from misotts.config import ModelConfig, TransformerConfig
 
-TINY_CODEC = dict(num_filters=4, hidden_size=16, upsample_groups=16, num_hidden_layers=1, num_attention_heads=2)
+TINY_CODEC: dict[str, Any] = dict(
+    num_filters=4, hidden_size=16, upsample_groups=16, num_hidden_layers=1, num_attention_heads=2
+)
 """The peer carries a codec, which takes no part here."""
 
 
@@ -44,7 +47,7 @@ def peer_config(config: ModelConfig) -> CsmConfig:
     )
 
 
-def _sizes(c: TransformerConfig) -> dict[str, int | float]:
+def _sizes(c: TransformerConfig) -> dict[str, Any]:
     return dict(
         num_hidden_layers=c.num_layers,
         hidden_size=c.embed_dim,

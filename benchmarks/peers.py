@@ -98,7 +98,7 @@ class Theirs:
         self._options: dict[str, Any] = {"cache_implementation": None, "compile_config": None}
         if compiled:
             config = CompileConfig(fullgraph=False, mode="default")
-            config._compile_all_devices = True  # on the CPU as well
+            config._compile_all_devices = True  # type: ignore[assignment]  # the CPU among them
             self._options = {"cache_implementation": "static", "compile_config": config}
 
     @torch.inference_mode()
@@ -107,11 +107,13 @@ class Theirs:
         rows = torch.from_numpy(prompts.astype(np.int64))
         text = self._model.embed_text_tokens(rows[:, :TEXT, -1])
         audio = self._model.backbone_model.embed_tokens(rows[:, TEXT:, :-1])
-        options = {**self._options, "do_sample": temperature > 0}
+        options: dict[str, Any] = {**self._options, "do_sample": temperature > 0}
         if temperature > 0:
             options |= {"temperature": temperature, "top_k": TOP_K}
         both = {**options, **{f"depth_decoder_{name}": value for name, value in options.items()}}
-        return self._model.generate(inputs_embeds=torch.cat([text, audio], 1), max_new_tokens=frames, **both).numpy()
+        codes = self._model.generate(inputs_embeds=torch.cat([text, audio], 1), max_new_tokens=frames, **both)
+        assert isinstance(codes, torch.Tensor)
+        return codes.numpy()
 
 
 def load_peer(folder: Path, config: ModelConfig) -> CsmForConditionalGeneration:
@@ -125,7 +127,7 @@ def load_peer(folder: Path, config: ModelConfig) -> CsmForConditionalGeneration:
 
 
 def make_prompts(config: ModelConfig, streams: int, seed: int) -> np.ndarray:
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng([streams, seed])
     prompts = np.full((streams, TEXT + AUDIO, config.frame_columns), MASKED, np.int32)
     prompts[:, :TEXT, -1] = random.integers(0, config.text_vocab_size, (streams, TEXT))
     prompts[:, TEXT:, :-1] = random.integers(0, config.audio_codes, (streams, AUDIO, config.audio_num_codebooks))
@@ -142,12 +144,12 @@ def check(sides: dict[str, Side], config: ModelConfig, streams: int) -> dict[str
 
 
 def race(sides: dict[str, Side], config: ModelConfig, streams: int, temperature: float, rounds: int) -> dict[str, Any]:
-    """Frames per second of every side, from the prompts to the last frame of all streams."""
+    """Frames per second of every side, from the prompts to the last frame of all streams: medians; of the ratios the
+    median, the lowest and the highest."""
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for seed in range(1, rounds + 1):
+        prompts = make_prompts(config, streams, seed=1000 * seed + round(10 * temperature))
         for name, side in sides.items():
-            # One set each: the last one's prompts would be in our pool.
-            prompts = make_prompts(config, streams, seed=1000 * seed + round(10 * temperature))
             began = time.perf_counter()
             codes = side.speak(prompts, FRAMES, temperature)
             seconds = time.perf_counter() - began

@@ -57,7 +57,7 @@ def _depth(
     logits = [first_logits[: config.audio_codes].float()]
     codes = [logits[0].argmax() if given is None else given[0]]
     step = torch.stack([torch.zeros_like(codes[0]), codes[0]]).view(1, 2)
-    state = hidden
+    state: torch.Tensor | None = hidden
     for codebook in range(1, config.audio_num_codebooks):
         out = peer.depth_decoder(
             step, backbone_last_hidden_state=state, past_key_values=cache, use_cache=True, logits_to_keep=1
