@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.depth import check_disk
+from convert.disk import check_disk
 from misotts.generate.engines.manifest import EngineError
 
 

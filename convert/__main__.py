@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from convert.backbone_command import backbone
 from convert.depth_command import depth
 
 app = typer.Typer(
@@ -11,13 +12,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(backbone)
 app.command()(depth)
-
-
-@app.callback()
-def main() -> None:
-    """Keep `depth` a command's name, whatever others there are."""
-
 
 if __name__ == "__main__":
     app()

@@ -6,7 +6,6 @@ streamed from the checkpoint into it, one at a time, and the graph refers to the
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -16,11 +15,12 @@ import torch
 
 from convert.depth_graph import DTYPES, OPSET, depth_graph
 from convert.depth_weights import depth_shapes, depth_weight
+from convert.disk import check_disk
 from misotts import __version__
 from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
 from misotts.draft import draft_folder
-from misotts.generate.engines.manifest import EngineError, Manifest, depth_hash, dtype_name, engine_folder
+from misotts.generate.engines.manifest import Manifest, depth_hash, dtype_name, engine_folder
 from misotts.weight_files import save_weights, tensor_places
 
 GRAPH, WEIGHTS = "graph.onnx", "weights.safetensors"
@@ -49,17 +49,6 @@ def convert_depth(model: Path, dtype: torch.dtype, progress: Progress) -> Path:
         ir.save(depth_graph(config, dtype, _external(draft / WEIGHTS, config, dtype)), draft / GRAPH)
         manifest.save(draft)
     return folder
-
-
-def check_disk(folder: Path, size: int) -> None:
-    """See that `size` bytes fit on the disk of `folder`.
-
-    Raises:
-        EngineError: they do not; names the numbers.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise EngineError(f"{folder}: the disk has {free / 2**20:.0f} MiB free, {size / 2**20:.0f} MiB are needed")
 
 
 def _write_weights(

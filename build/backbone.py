@@ -1,0 +1,140 @@
+"""The backbone's checkpoint → `engines/backbone-tensorrt-llm-...`: `rank<n>.engine`, `config.json`, `manifest.json`.
+
+What comes before and after TensorRT-LLM's builder is tested; the builder itself was never run: see `miso_backbone.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from build.preflight import Needs
+from misotts.checkpoint import Checkpoint
+from misotts.config import ModelConfig
+from misotts.draft import draft_folder
+from misotts.generate.engines.manifest import EngineError, Manifest, dtype_name, engine_folder
+from misotts.generate.engines.tensorrt_depth import gpu_here
+from misotts.generate.engines.tensorrt_llm_backbone import (
+    CHECKPOINT,
+    ENGINE,
+    Variant,
+    backbone_hash,
+    tensorrt_llm_release,
+)
+from misotts.generate.load import BLOCK_SIZE
+from misotts.generate.scheduler import Limits
+
+
+def build_backbone(model: Path, variant: Variant, limits: Limits, tell: Callable[[Needs], object]) -> Path:
+    """Build the backbone engine of a model folder unless it is there already; return its folder. `tell` is told what it
+    will take, before it starts.
+
+    Raises:
+        ConfigError, CheckpointError: `model` is no model folder.
+        EngineError: the checkpoint is missing or of other weights, there is no TensorRT-LLM, no GPU, one that cannot do
+            it, or too little memory or disk; all but the first of these before any work.
+    """
+    config = ModelConfig.load(model)
+    source, how = engine_folder(model, CHECKPOINT + variant.suffix, variant.dtype), variant.convert_command(model)
+    checkpoint = Manifest.load(source, how)
+    checkpoint.check(source, how, limits={"max_seq_len": config.max_seq_len})
+    checkpoint.check(source, how, weights=backbone_hash(Checkpoint(model, config), config))
+    made_with = {**checkpoint.made_with, **tensorrt_llm_release()}
+    gpu, sizes = capable_gpu(variant), engine_limits(config, limits, variant.ranks)
+    manifest = Manifest(checkpoint.weights, checkpoint.dtype, made_with, gpu, sizes)
+    folder = engine_folder(model, ENGINE + variant.suffix, variant.dtype)
+    if manifest.is_at(folder):
+        return folder
+    needs = backbone_needs(source, variant)
+    tell(needs)
+    needs.check(model)
+    with draft_folder(folder) as draft:
+        for rank in range(variant.ranks):
+            _build_rank(source, draft, rank, sizes, variant)
+        check_built(json.loads((draft / "config.json").read_text(encoding="utf-8")))
+        manifest.save(draft)
+    return folder
+
+
+def capable_gpu(variant: Variant) -> str:
+    """Compute capability of the GPU here, if an engine of this variant runs on it.
+
+    Raises:
+        EngineError: there is no GPU, or it does not.
+    """
+    gpu = gpu_here()
+    if gpu is None:
+        raise EngineError("TensorRT-LLM builds for the GPU at hand, and there is none")
+    what, needed = ("FP8", (8, 9)) if variant.fp8 else (dtype_name(variant.dtype), (8, 0))
+    if tuple(map(int, gpu.split("."))) < needed:
+        raise EngineError(f"{what} needs compute capability {needed[0]}.{needed[1]}, the GPU here has {gpu}")
+    return gpu
+
+
+def engine_limits(config: ModelConfig, limits: Limits, ranks: int) -> dict[str, int]:
+    """What the engine must be able to take, so that the scheduler never asks for more."""
+    return {
+        "sequences": limits.max_streams,
+        "positions": limits.largest_step(BLOCK_SIZE),
+        "max_seq_len": config.max_seq_len,
+        "block_size": BLOCK_SIZE,
+        "ranks": ranks,
+    }
+
+
+def backbone_needs(source: Path, variant: Variant) -> Needs:
+    """What a build takes, by what it holds at once: one rank's file, the network's copy of it, and the engine. An
+    estimate, never measured."""
+    sizes = [(source / f"rank{rank}.safetensors").stat().st_size for rank in range(variant.ranks)]
+    return Needs(memory=3 * max(sizes), disk=sum(sizes))
+
+
+def _build_rank(source: Path, draft: Path, rank: int, sizes: Mapping[str, int], variant: Variant) -> None:
+    """Build one rank's engine, on this machine's GPU: the ranks of one engine are alike and need no other."""
+    from tensorrt_llm.builder import BuildConfig, build
+    from tensorrt_llm.plugin import PluginConfig
+
+    from build.miso_backbone import MisoBackbone
+
+    plugins = PluginConfig(
+        gpt_attention_plugin="auto",
+        gemm_plugin=None if variant.fp8 else "auto",
+        tokens_per_block=sizes["block_size"],
+        use_paged_context_fmha=True,
+        remove_input_padding=True,
+        multiple_profiles=False,
+    )
+    settings = BuildConfig(
+        max_input_len=sizes["max_seq_len"],
+        max_seq_len=sizes["max_seq_len"],
+        max_batch_size=sizes["sequences"],
+        max_beam_width=1,
+        max_num_tokens=sizes["positions"],
+        opt_num_tokens=sizes["sequences"],  # most steps only decode
+        output_timing_cache=str(draft / "timing.cache"),  # by default it lands in the working directory
+        plugin_config=plugins,
+    )
+    network = MisoBackbone.from_checkpoint(str(source), rank=rank)
+    build(network, settings).save(str(draft))
+
+
+def check_built(config: Mapping[str, Any]) -> None:
+    """Hold the builder's own account of an engine, its `config.json`, against what the tables take for granted: it
+    turns some settings off with no more than a line in its log.
+
+    Raises:
+        EngineError: the engine would read the tables otherwise.
+    """
+    plugins = config["build_config"]["plugin_config"]
+    wanted = dict(
+        use_paged_context_fmha=True, context_fmha=True, remove_input_padding=True, tokens_per_block=BLOCK_SIZE
+    )
+    for name, value in wanted.items():
+        if plugins.get(name) != value:
+            raise EngineError(
+                f"TensorRT-LLM has built the backbone with {name} {plugins.get(name)}, it must be {value}"
+            )
+    if not plugins.get("paged_kv_cache", True) or not plugins.get("gpt_attention_plugin"):
+        raise EngineError("TensorRT-LLM has built the backbone without paged keys and values in its attention plugin")

@@ -1,0 +1,105 @@
+"""What the backbone's matrices and its cache are given by real prompts: the largest magnitudes, from which FP8's scales
+follow.
+
+A layer at a time: its weights are read, all prompts go through it, its weights are forgotten. So the whole model is
+never in memory; the prompts' states are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from convert.fp8 import Fp8
+from misotts.config import ConfigError, ModelConfig, TransformerConfig
+from misotts.generate.embedding import Embedding
+from misotts.generate.engines.torch_layers import Layer, rope_table
+from misotts.mimi import encode, load_mimi
+from misotts.prompt import Prompter
+from misotts.voices import Voices
+from misotts_client.request import SpeechRequest
+
+MATRICES = {
+    "qkv": ("attention.qkv",),
+    "output": ("attention.dense",),
+    "gate_up": ("mlp.fc", "mlp.gate"),
+    "down": ("mlp.proj",),
+}
+"""A `Layer`'s matrices, and what they are called in the checkpoint."""
+
+
+def real_prompts(model: Path, config: ModelConfig, texts: Iterable[str], voices: Path) -> list[torch.Tensor]:
+    """Every text after every voice of a folder, int64 [positions, codebooks + 1]: text and speech, as they are served.
+
+    Raises:
+        ConfigError: there is no voice, and so no speech.
+        MisoError: a text or a voice is not usable.
+    """
+    mimi, known = load_mimi(model, config), Voices(voices)
+    if not known.names():
+        raise ConfigError(f"no voice at {voices}: a calibration without speech would miss half of what the model reads")
+    prompter = Prompter(model, config, lambda audio: encode(mimi, audio), known)
+    requests = [SpeechRequest(text, voice=name) for name in known.names() for text in texts]
+    return [torch.from_numpy(prompter.build(request).frames).long() for request in requests]
+
+
+@torch.inference_mode()
+def calibrate(
+    weights: Mapping[str, torch.Tensor],
+    config: ModelConfig,
+    prompts: Iterable[torch.Tensor],
+    kv: bool,
+    progress: Callable[[int, int], object],
+    device: str = "cpu",
+) -> Fp8:
+    """Run prompts (see `real_prompts`) through the backbone, in float32; `progress` is told layers done and layers in
+    all. `kv`: whether keys and values are to be FP8 as well."""
+    backbone = config.backbone
+    embedding = Embedding(weights, config)
+    states = [embedding.prompt(prompt).to(device) for prompt in prompts]
+    cos, sin = (t.to(device).unsqueeze(1) for t in rope_table(backbone, max(map(len, states))))
+    inputs, cached = [], []
+    for n in range(backbone.num_layers):
+        layer = Layer.load(weights, f"backbone.layers.{n}", backbone, dict(device=device, dtype=torch.float32))
+        seen = _Largest(layer)
+        with seen:
+            for i, state in enumerate(states):
+                states[i] = _through(layer, state, cos[: len(state)], sin[: len(state)], backbone, seen)
+        inputs.append(seen.inputs)
+        cached.append(seen.cached)
+        progress(n + 1, backbone.num_layers)
+    return Fp8(inputs, cached, kv)
+
+
+class _Largest(TorchFunctionMode):
+    """Watches what a layer multiplies with its matrices."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self._layer = layer
+        self.inputs = {name: 0.0 for names in MATRICES.values() for name in names}
+        self.cached = 0.0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear:
+            x, weight = args
+            for matrix, names in MATRICES.items():
+                if weight is getattr(self._layer, matrix):
+                    self.inputs.update({name: max(self.inputs[name], float(x.abs().amax())) for name in names})
+        return func(*args, **(kwargs or {}))
+
+
+def _through(
+    layer: Layer, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, config: TransformerConfig, seen: _Largest
+) -> torch.Tensor:
+    """One layer over one prompt [positions, width]."""
+    q, k, v = layer.split_heads(x, cos, sin, config)
+    seen.cached = max(seen.cached, float(k.abs().amax()), float(v.abs().amax()))
+    q, k, v = (t.transpose(0, 1) for t in (q, k, v))
+    attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return layer.merge(x, attended.transpose(0, 1).flatten(1))

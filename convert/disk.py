@@ -1,0 +1,19 @@
+"""Is there room for what is about to be written?"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from misotts.generate.engines.manifest import EngineError
+
+
+def check_disk(folder: Path, size: int) -> None:
+    """See that `size` bytes fit on the disk of `folder`.
+
+    Raises:
+        EngineError: they do not; names the numbers.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise EngineError(f"{folder}: the disk has {free / 2**20:.0f} MiB free, {size / 2**20:.0f} MiB are needed")

@@ -1,0 +1,86 @@
+"""The TensorRT-LLM backbone engine from folder to frames, with the plugin's program in the place of TensorRT-LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from plugin import PluginEngine
+
+from build.backbone import build_backbone
+from convert.backbone import Target, convert_backbone
+from misotts.checkpoint import Checkpoint
+from misotts.config import ModelConfig
+from misotts.generate.embedding import MASKED, Embedding
+from misotts.generate.engines import Backbone, tensorrt_llm_backbone
+from misotts.generate.engines.tensorrt_llm_backbone import TensorrtLlmBackbone, Variant
+from misotts.generate.engines.tensorrt_llm_tables import INPUT, OUTPUT
+from misotts.generate.engines.torch_backbone import TorchBackbone
+from misotts.generate.engines.torch_depth import TorchDepth
+from misotts.generate.loop import Generator
+from misotts.generate.scheduler import Limits
+from misotts.generate.utterance import Utterance
+from tests.machine import Machine
+from tests.scripted import Inbox
+
+BLOCKS = 40
+LIMITS = Limits(max_streams=3, step_positions=70)
+
+
+class Session:
+    """Stands for `_Session`: the engine's file says where its checkpoint is."""
+
+    pool: np.ndarray
+
+    def __init__(self, engine: Path) -> None:
+        self.checkpoint = Path(engine.read_text())
+
+    def run(self, inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> None:
+        assert all(tensor.is_contiguous() for tensor in inputs.values())
+        tables = {name: tensor.numpy() for name, tensor in inputs.items() if name != INPUT}
+        outputs[OUTPUT].copy_(PluginEngine(self.checkpoint, self.pool, 32).run(inputs[INPUT], tables))
+
+
+def speak(model: Path, backbone: Backbone) -> list[list[list[int]]]:
+    config = ModelConfig.load(model)
+    weights = Checkpoint(model, config)
+    embedding = Embedding(weights, config)
+    generator = Generator(config, embedding, backbone, TorchDepth(weights, config, embedding), LIMITS)
+    random = np.random.default_rng(3)
+    inboxes = []
+    for seed, length in enumerate((40, 3, 100, 64)):
+        prompt = np.full((length, config.frame_columns), MASKED, np.int32)
+        prompt[:, -1] = random.integers(0, config.text_vocab_size, length)
+        inboxes.append(Inbox(generator))
+        generator.submit(Utterance(prompt, 6, seed), inboxes[-1])
+    while generator.streams:
+        generator.step()
+        generator.hand_on()
+    return [inbox.codes for inbox in inboxes]
+
+
+def test_the_same_frames_as_the_torch_engine(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (model / name).symlink_to(demo_folder / name)
+    Machine(monkeypatch)
+    monkeypatch.setattr(tensorrt_llm_backbone, "_Session", Session)
+    checkpoint = convert_backbone(model, Target(torch.float32), lambda written, total: None)
+    variant = Variant(torch.float32)
+    folder = build_backbone(model, variant, LIMITS, lambda needs: None)
+    (folder / "rank0.engine").write_text(str(checkpoint))
+    config = ModelConfig.load(model)
+    weights = Checkpoint(model, config)
+    engine = TensorrtLlmBackbone(model, weights, config, variant, LIMITS, BLOCKS, device="cpu")
+    assert engine.block_size == 32
+    assert (
+        engine.pool_bytes == BLOCKS * 4 * 2 * 2 * 32 * 32 * 4
+    )  # layers, keys and values, heads, positions, size, bytes
+    engine._session.pool = engine._pool.numpy().reshape(-1)  # type: ignore[attr-defined]
+    assert speak(model, engine) == speak(model, TorchBackbone(weights, config, BLOCKS))
