@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from misotts.checkpoint import Checkpoint
@@ -14,7 +16,7 @@ from misotts.config import ModelConfig
 from misotts.generate.embedding import Embedding
 from misotts.generate.engines import Sampling, torch_depth
 from misotts.generate.engines.torch_depth import TorchDepth
-from misotts.generate.sampling import gumbel_noise, sample
+from misotts.generate.sampling import gumbel_noise, likeliest, sample
 from misotts.synthesizer import Synthesizer
 
 SETTINGS = [(0.9, 50), (1.0, 2048), (0.3, 50), (1.5, 5), (2.0, 2)]
@@ -156,3 +158,18 @@ def test_codes_that_are_not_audio_are_never_drawn(demo_folder: Path, monkeypatch
     monkeypatch.setattr(torch_depth, "sample", lambda logits, *rest: shapes.add(logits.shape[1]) or logits.argmax(-1))
     depth.forward(hidden, Sampling(torch.ones(1), torch.ones(1, dtype=torch.int64), noise[:1, :, :1]))
     assert shapes == {config.audio_codes}
+
+
+@given(
+    rows=st.integers(1, 20),
+    codes=st.sampled_from([64, 100, 2048]),
+    count=st.integers(1, 64),
+    seed=st.integers(0, 1000),
+)
+def test_the_likeliest_codes_are_found_in_two_stages_as_in_one(rows: int, codes: int, count: int, seed: int) -> None:
+    """A shuffled range, so that no two logits are alike."""
+    shuffled = torch.rand(rows, codes, generator=torch.Generator().manual_seed(seed)).argsort(dim=-1).float()
+    values, found = likeliest(shuffled, count)
+    expected = shuffled.topk(count, dim=-1)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(found, expected.indices)

@@ -11,6 +11,10 @@ from __future__ import annotations
 import torch
 
 _MAX_RANKS = 4096
+_GROUP = 8
+"""Codes whose maximum stands for them in the first stage of `likeliest`."""
+_WORTH_TWO_STAGES = 4
+"""Rows below which one stage is as quick."""
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
@@ -38,12 +42,28 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
     return x ^ (x >> 31 & (1 << 33) - 1)
 
 
+def likeliest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` largest of each row of logits [n, codes], largest first, and their codes: two tensors [n, count].
+
+    In two stages, which halves the time of several rows on the CPU: with codes in groups, the groups of the `count`
+    largest group maxima hold the `count` largest codes.
+    """
+    rows, codes = logits.shape
+    groups = codes // _GROUP
+    if rows < _WORTH_TWO_STAGES or codes % _GROUP or count > groups // 2:
+        return logits.topk(count, dim=-1)
+    members = logits.view(rows, _GROUP, groups)
+    best = members.amax(dim=1).topk(count, dim=-1, sorted=False).indices
+    values, place = members.gather(2, best.unsqueeze(1).expand(-1, _GROUP, -1)).flatten(1).topk(count, dim=-1)
+    return values, place // count * groups + best.gather(1, place % count)
+
+
 def sample(logits: torch.Tensor, temperature: torch.Tensor, top_k: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Draw one code for each row of logits [n, codes] → int64 [n].
 
     temperature float32 [n] above 0; top_k int64 [n] from 1 to the noise's ranks; noise float32 [n, ranks].
     """
-    values, codes = logits.float().topk(noise.shape[1], dim=-1)
+    values, codes = likeliest(logits.float(), noise.shape[1])
     score = values / temperature.unsqueeze(1) + noise
     dropped = torch.arange(noise.shape[1], device=logits.device) >= top_k.unsqueeze(1)
     winner = score.masked_fill_(dropped, -torch.inf).argmax(dim=-1, keepdim=True)
