@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from misotts.config import FRAME_MS, FRAME_SAMPLES, ModelConfig
-from misotts.generate.delivery import MAX_FRAMES
+from misotts.generate.pace import MAX_CHUNK_FRAMES
 from misotts_client.errors import InvalidArgument
 from misotts_client.request import Segment, SpeechRequest
 
@@ -33,7 +33,7 @@ def check_request(request: SpeechRequest, config: ModelConfig) -> None:
     _check_range("TEMPERATURE", request.temperature, 0, MAX_TEMPERATURE)
     _check_range("TOP_K", request.top_k, 1, config.audio_codes)
     _check_range("MAX_AUDIO_MS", request.max_audio_ms, MIN_AUDIO_MS, MAX_AUDIO_MS)
-    _check_range("CHUNK_FRAMES", request.chunk_frames, 0, MAX_FRAMES)
+    _check_range("CHUNK_FRAMES", request.chunk_frames, 0, MAX_CHUNK_FRAMES)
     _check_range("TIMEOUT_MS", request.timeout_ms, 0, 2**31 - 1)
     _check_context(request.context, config)
 

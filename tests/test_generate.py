@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from misotts.generate.delivery import MAX_UNACKNOWLEDGED, RAMP, STEADY_FRAMES
+from misotts.generate.delivery import MAX_UNACKNOWLEDGED
 from misotts.generate.loop import Generator
 from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
@@ -77,13 +77,13 @@ def test_length_ends_the_utterance_with_its_last_frame(max_frames: int) -> None:
     assert len(inbox.chunks[-1].codes) > 0
 
 
-def test_chunks_follow_the_ramp_or_the_request() -> None:
+def test_chunks_have_the_size_of_the_request_and_are_numbered() -> None:
     generator = make_generator(never_ends)
-    ramp = submit(generator, utterance(seed=1, max_frames=40))
+    free = submit(generator, utterance(seed=1, max_frames=40))
     fixed = submit(generator, utterance(seed=2, max_frames=10, chunk_frames=4))
     run(generator)
-    sizes = [1, *RAMP, *[STEADY_FRAMES] * 4]
-    assert [len(chunk.codes) for chunk in ramp.chunks] == sizes
+    assert len(free.chunks[0].codes) == 1
+    assert len(free.codes) == 40
     assert [len(chunk.codes) for chunk in fixed.chunks] == [4, 4, 2]
     assert [chunk.index for chunk in fixed.chunks] == [0, 1, 2]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from misotts.generate.pace import Pace
 from misotts.generate.utterance import Utterance
 
 MAX_UNACKNOWLEDGED = 8
@@ -17,12 +18,6 @@ PROBE_AFTER_S = 0.1
 
 SILENT_AFTER_S = 30.0
 """A stream whose oldest chunk is not acknowledged for this long is dropped: a later stage has lost it."""
-
-RAMP = (1, 2, 4)
-"""Frames of the chunks after the first; each is produced while the one before it plays."""
-
-STEADY_FRAMES = 8
-MAX_FRAMES = 25
 
 
 @dataclass(frozen=True)
@@ -48,18 +43,6 @@ class Chunk:
         return np.stack(self.frames) if self.frames else np.zeros((0, self.codebooks), np.int32)
 
 
-def chunk_size(index: int, chunk_frames: int, first_frames: int, running: int) -> int:
-    """Frames of chunk `index`: as asked for, or the ramp. The first holds just what the watermark needs to let one
-    frame go; under load the steady size grows, because every chunk costs three stages some host time."""
-    if chunk_frames:
-        return chunk_frames
-    if index == 0:
-        return first_frames
-    if index <= len(RAMP):
-        return RAMP[index - 1]
-    return min(max(STEADY_FRAMES, running // 8), MAX_FRAMES)
-
-
 class Delivery:
     """Collects an utterance's frames and sends them in chunks. Not thread-safe: the loop's lock guards it."""
 
@@ -69,7 +52,7 @@ class Delivery:
         self._codebooks = codebooks
         self._pending: list[np.ndarray] = []
         self._chunks = 0
-        self._sized_chunks = 0
+        self._pace = Pace(utterance.chunk_frames, now)
         self._unacknowledged: dict[int, float] = {}
         self._last_sent = now
         self.cancelled = self._abandoned = False
@@ -89,10 +72,9 @@ class Delivery:
         return self._abandoned or not self._unacknowledged
 
     def add(self, codes: np.ndarray, first_frames: int, running: int, now: float) -> None:
-        """Take one frame's codes int32 [codebooks]; send a chunk when it is full."""
+        """Take one frame's codes int32 [codebooks]; send a chunk when it is time: see `Pace.full`."""
         self._pending.append(codes)
-        if len(self._pending) >= chunk_size(self._sized_chunks, self.utterance.chunk_frames, first_frames, running):
-            self._sized_chunks += 1
+        if self._pace.full(len(self._pending), first_frames, running, now):
             self._flush(now)
 
     def keep(self, codes: np.ndarray) -> None:

@@ -27,7 +27,7 @@ class Utterance:
     """0 is greedy."""
     top_k: int = 50
     chunk_frames: int = 0
-    """Frames of every chunk; 0 is the server's ramp."""
+    """Frames of every chunk; 0 is the server's pace: see `Pace`."""
     deadline: float | None = None
     """`time.monotonic()` seconds at which the utterance is given up."""
 

@@ -66,6 +66,9 @@ class TritonServer:
         return {
             # Stages share the cores; each with a pool of all of them would fight the others.
             "OMP_NUM_THREADS": str(max(cores // 2, 1)),
+            # A thread that spins while it waits takes the core from the very thread that it waits for: steps of 20 ms
+            # were seen to take seconds.
+            "OMP_WAIT_POLICY": "passive",
             **inherited,
             "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
             "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ.get('PATH', '')}",
