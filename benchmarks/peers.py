@@ -9,8 +9,10 @@ round. A prompt is text and then audio, new in every round: none of it is found 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -26,6 +28,7 @@ from transformers import CompileConfig, CsmForConditionalGeneration
 
 from benchmarks.csm_peer import make_peer
 from benchmarks.record import save
+from convert.depth import convert_depth
 from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
 from misotts.generate.delivery import Chunk
@@ -42,6 +45,8 @@ FRAMES = 60
 STREAMS = (1, 16)
 TEMPERATURES = {"sampled": 0.9, "greedy": 0.0}
 TOP_K = 50
+OURS = {"ours": "torch", "ours, ONNX depth": "onnx"}
+"""Our sides, and the depth engine of each."""
 
 
 class Side(Protocol):
@@ -53,8 +58,8 @@ class Side(Protocol):
 class Ours:
     """The generate stage as it is served: scheduler, paged KV cache, loop and sending thread."""
 
-    def __init__(self, folder: Path, config: ModelConfig) -> None:
-        self._generator = load_generator(folder, config, Limits(max_streams=max(STREAMS)))
+    def __init__(self, folder: Path, config: ModelConfig, depth: str) -> None:
+        self._generator = load_generator(folder, config, Limits(max_streams=max(STREAMS)), depth=depth)
         self._generator.start()
 
     def speak(self, prompts: np.ndarray, frames: int, temperature: float) -> np.ndarray:
@@ -116,6 +121,16 @@ class Theirs:
         return codes.numpy()
 
 
+def with_onnx_depth(folder: Path, where: Path) -> Path:
+    """A model folder in `where` that refers to the files of `folder` and has its depth decoder as an ONNX graph."""
+    model = where / "model"
+    model.mkdir()
+    for path in folder.iterdir():
+        (model / path.name).symlink_to(path.absolute())
+    convert_depth(model, torch.float32, lambda written, total: None)
+    return model
+
+
 def load_peer(folder: Path, config: ModelConfig) -> CsmForConditionalGeneration:
     """The peer with the folder's weights. Our heads have no row for the codes that are not audio; in the peer's these
     rows are zero, and so never among the likeliest."""
@@ -135,7 +150,7 @@ def make_prompts(config: ModelConfig, streams: int, seed: int) -> np.ndarray:
 
 
 def check(sides: dict[str, Side], config: ModelConfig, streams: int) -> dict[str, bool]:
-    """Whether each peer's greedy frames are ours; it compiles what there is to compile, too."""
+    """Whether each side's greedy frames are our torch engine's; it compiles what there is to compile, too."""
     prompts = make_prompts(config, streams, seed=0)
     for side in sides.values():
         side.speak(prompts, FRAMES, TEMPERATURES["sampled"])
@@ -156,10 +171,9 @@ def race(sides: dict[str, Side], config: ModelConfig, streams: int, temperature:
             assert codes.shape == (streams, FRAMES, config.audio_num_codebooks), "not every frame was drawn"
             rates[name].append(streams * FRAMES / seconds)
     figures: dict[str, Any] = {name: round(statistics.median(values), 1) for name, values in rates.items()}
-    for name in sides:
-        if name != "ours":
-            ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates[name], strict=True)]
-            figures[f"ours / {name}"] = [round(f(ratios), 2) for f in (statistics.median, min, max)]
+    for ours, theirs in itertools.product(OURS, sides.keys() - OURS.keys()):
+        ratios = [our / their for our, their in zip(rates[ours], rates[theirs], strict=True)]
+        figures[f"{ours} / {theirs}"] = [round(f(ratios), 2) for f in (statistics.median, min, max)]
     return figures
 
 
@@ -172,8 +186,10 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     config = ModelConfig.load(arguments.model)
     peer = load_peer(arguments.model, config)
-    sides: dict[str, Side] = {
-        "ours": Ours(arguments.model, config),
+    with tempfile.TemporaryDirectory() as where:
+        model = with_onnx_depth(arguments.model, Path(where))
+        sides: dict[str, Side] = {name: Ours(model, config, depth) for name, depth in OURS.items()}
+    sides |= {
         "transformers": Theirs(peer, compiled=False),
         "transformers, compiled": Theirs(load_peer(arguments.model, config), compiled=True),
     }

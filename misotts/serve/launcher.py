@@ -39,6 +39,8 @@ START_LIMIT_S = 1800.0
 """Longest time to load: an 8B model from a cold network disk takes many minutes."""
 STOP_LIMIT_S = 10
 """Time that tritonserver gets to stop once its streams have ended."""
+HURRIED_STOP_LIMIT_S = 2
+"""The same where it would wait in vain: a stage is dead, or streams were not let end."""
 WATCH_S = 0.1
 STAGE_LINE = "misotts "
 """Stages begin their log lines with this; the rest of Triton's output goes to the log file alone."""
@@ -120,6 +122,7 @@ class _Launcher:
         )
         self._log = run / "tritonserver.log"
         self._stopping = threading.Event()
+        self._hurried = False
         self._phase = "starting"
         self._process: subprocess.Popen[str] | None = None
         self._control = Control(self._settings.control_socket)
@@ -178,6 +181,7 @@ class _Launcher:
             self._look()
             if time.monotonic() > limit:
                 _say(f"{self._control.streams} streams did not end within {self._options.drain_s:g} s")
+                self._hurried = True
                 return
         _say("drained")
 
@@ -206,8 +210,8 @@ class _Launcher:
         if process and process.poll() is None:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                # A dead stage makes tritonserver hang: it gets less time then.
-                process.wait(STOP_LIMIT_S if self._control.ready else 2)
+                patient = self._control.ready and not self._hurried
+                process.wait(STOP_LIMIT_S if patient else HURRIED_STOP_LIMIT_S)
         if process:
             _kill_group(process.pid)
             process.wait()
@@ -238,6 +242,7 @@ class _Launcher:
 
     def _on_signal(self, number: int, _: object) -> None:
         if self._stopping.is_set():  # asked twice: no more patience
+            self._hurried = True
             raise ServeError("stopped before the streams had ended")
         _say(f"{signal.Signals(number).name}: draining; once more stops at once")
         self._stopping.set()

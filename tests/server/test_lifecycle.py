@@ -18,6 +18,7 @@ import pytest
 
 from demo.server import START_S, RunningServer, is_ready, running_server, start_server
 from misotts_client import Client
+from misotts.serve.launcher import STOP_LIMIT_S
 from misotts_client.errors import MisoError, Unavailable
 
 
@@ -109,9 +110,9 @@ def test_a_second_signal_stops_at_once(demo_folder: Path) -> None:
         for _ in range(2):
             next(stream)
             server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(STOP_LIMIT_S) == 1, "it waited for the stream"
         with pytest.raises(MisoError):
             list(stream)
-        assert server.process.wait(20) == 1
 
 
 def serve_fails(model: Path, *options: str) -> str:
