@@ -98,14 +98,18 @@ def _build_rank(source: Path, draft: Path, rank: int, sizes: Mapping[str, int], 
 
     from build.miso_backbone import MisoBackbone
 
-    plugins = PluginConfig(
+    plugins = PluginConfig()
+    wanted = dict(
         gpt_attention_plugin="auto",
         gemm_plugin=None if variant.fp8 else "auto",
         tokens_per_block=sizes["block_size"],
         use_paged_context_fmha=True,
+        use_fp8_context_fmha=variant.fp8_kv,  # paged, it reads FP8 keys and values, or none
         remove_input_padding=True,
         multiple_profiles=False,
     )
+    for name, value in wanted.items():  # its constructor takes them by name in some releases only
+        setattr(plugins, name, value)
     settings = BuildConfig(
         max_input_len=sizes["max_seq_len"],
         max_seq_len=sizes["max_seq_len"],

@@ -12,10 +12,11 @@ import torch
 from build.preflight import Needs
 from convert.depth import GRAPH
 from convert.depth_weights import depth_shapes
+from convert.weight_only import Stored
 from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
 from misotts.draft import draft_folder
-from misotts.generate.engines.manifest import EngineError, Manifest, depth_hash, dtype_name, engine_folder
+from misotts.generate.engines.manifest import EngineError, Manifest, depth_engine, depth_hash, dtype_name, engine_folder
 from misotts.generate.engines.tensorrt_depth import ENGINE, gpu_here, release, tensorrt_library
 from misotts.limits import DEFAULT_TOP_K
 
@@ -27,21 +28,26 @@ Progress = Callable[[str, int, int], object]
 """Told which phase TensorRT is in, how many of its steps are done, and how many there are."""
 
 
-def build_depth(model: Path, dtype: torch.dtype, max_streams: int, gpu: str | None, progress: Progress) -> Path:
+def build_depth(
+    model: Path,
+    dtype: torch.dtype,
+    max_streams: int,
+    gpu: str | None,
+    progress: Progress,
+    stored: Stored | None = None,
+) -> Path:
     """Build the depth engine of a model folder unless it is there already; return its folder.
 
     `gpu`: the compute capability to build for; TensorRT builds only for the GPU at hand, TensorRT for RTX for any that
-    it knows.
+    it knows. `stored`: how the graph's matrices are stored, if not in `dtype`.
 
     Raises:
         ConfigError, CheckpointError: `model` is no model folder.
         EngineError: the graph is missing or of other weights, there is no such GPU, or TensorRT refuses.
     """
     config = ModelConfig.load(model)
-    source, how = (
-        engine_folder(model, "depth-onnx", dtype),
-        f"python -m convert depth {model} --dtype {dtype_name(dtype)}",
-    )
+    source = engine_folder(model, depth_engine("onnx", stored), dtype)
+    how = f"python -m convert depth {model} --dtype {dtype_name(dtype)}" + (f" --weights {stored}" if stored else "")
     graph = Manifest.load(source, how)
     graph.check(source, how, weights=depth_hash(Checkpoint(model, config), config))
     library = tensorrt_library()
@@ -51,8 +57,8 @@ def build_depth(model: Path, dtype: torch.dtype, max_streams: int, gpu: str | No
             "there is no GPU here to build for; TensorRT for RTX builds without one: say which, with --gpu"
         )
     limits = {"streams": max_streams, "ranks": config.audio_codes}
-    manifest = Manifest(graph.weights, graph.dtype, {**graph.made_with, **release(library)}, target, limits)
-    folder = engine_folder(model, "depth-tensorrt", dtype)
+    manifest = Manifest(graph.weights, graph.dtype, {**graph.made_with, **release(library)}, target, limits, stored)
+    folder = engine_folder(model, depth_engine("tensorrt", stored), dtype)
     if manifest.is_at(folder):
         return folder
     depth_needs(model, dtype).check(model)
@@ -63,7 +69,7 @@ def build_depth(model: Path, dtype: torch.dtype, max_streams: int, gpu: str | No
 
 
 def depth_needs(model: Path, dtype: torch.dtype) -> Needs:
-    """What `build_depth` takes."""
+    """What `build_depth` takes; with matrices in 8 bits, at most this."""
     weights = sum(map(prod, depth_shapes(ModelConfig.load(model)).values())) * dtype.itemsize
     memory = LEAST_MEMORY + MEMORY_PER_WEIGHT_BYTE * weights
     return Needs(memory, int(LEAST_DISK + DISK_PER_WEIGHT_BYTE * weights))

@@ -10,7 +10,7 @@ import typer
 
 from misotts import bench_command
 from misotts.prepare import prepare
-from misotts.serve.settings import DepthEngine
+from misotts.serve.engines import BackboneEngine, DepthEngine
 from misotts.voices_command import app as voices_app
 from misotts_client.errors import MisoError
 from misotts_client.say import say
@@ -42,6 +42,7 @@ def serve(
     ready_port: Annotated[int, typer.Option(min=1, max=65535, help="Where /ready answers truthfully.")] = 8003,
     max_streams: Annotated[int, typer.Option(min=1, help="Utterances that generate at once.")] = 16,
     kv_memory: Annotated[str, typer.Option(help="Size of the KV pool, such as 20GiB; by default, as fits.")] = "",
+    backbone: Annotated[BackboneEngine, typer.Option(help="Engine of the backbone.")] = "torch",
     depth: Annotated[DepthEngine, typer.Option(help="Engine of the depth decoder.")] = "torch",
     watermark_key_file: Annotated[
         Optional[Path],  # noqa: UP045
@@ -69,6 +70,7 @@ def serve(
         ports=Ports(http_port, grpc_port, metrics_port, ready_port),
         max_streams=max_streams,
         kv_memory=parse_size(kv_memory) if kv_memory else None,
+        backbone=backbone,
         depth=depth,
         watermark_key=key,
         drain_s=drain_seconds,

@@ -16,7 +16,13 @@ Tensors = dict[str, torch.Tensor]
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which trainers put the weights in a pickled dict, beside optimizer states and counters."""
 
-_TYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float8_e4m3fn: "F8_E4M3"}
+_TYPE_NAMES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.int8: "I8",
+}
 
 
 class CheckpointError(ValueError):

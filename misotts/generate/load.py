@@ -11,10 +11,11 @@ import torch
 from misotts.checkpoint import Checkpoint, tensor_shapes
 from misotts.config import ConfigError, ModelConfig
 from misotts.generate.embedding import Embedding
-from misotts.generate.engines import Depth
+from misotts.generate.engines import Backbone, Depth
 from misotts.generate.engines.manifest import EngineError
 from misotts.generate.engines.onnx_depth import OnnxDepth
 from misotts.generate.engines.tensorrt_depth import TensorrtDepth
+from misotts.generate.engines.tensorrt_llm_backbone import TensorrtLlmBackbone, Variant
 from misotts.generate.engines.torch_backbone import TorchBackbone
 from misotts.generate.engines.torch_depth import TorchDepth
 from misotts.generate.loop import Generator
@@ -32,26 +33,52 @@ def load_generator(
     first_chunk_frames: int = 1,
     kv_memory: int | None = None,
     device: str = "cpu",
+    backbone: str = "torch",
     depth: str = "torch",
 ) -> Generator:
     """Load the engines: float32 on the CPU, bfloat16 on CUDA.
 
     `kv_memory`: bytes for the KV pool; left out, what `limits.max_streams` utterances of full length need, or what the
-    GPU has left where that is less. `depth`: what runs the depth decoder, `torch`, `onnx` or `tensorrt`.
+    GPU has left where that is less. `backbone`, `depth`: the engines, see `misotts.serve.engines`.
 
     Raises:
         ConfigError, CheckpointError: the folder does not hold a model.
-        EngineError: the depth engine is missing, does not match, or does not run on `device`.
+        EngineError: an engine is missing, does not match, or does not run on `device`.
     """
     on_gpu = device.startswith("cuda")
     dtype = torch.bfloat16 if on_gpu else torch.float32
     weights = Checkpoint(folder, config)
     embedding = Embedding(weights, config, device, dtype)
     depth_engine = _load_depth(depth, folder, config, weights, embedding, limits, device, dtype)
-    num_blocks = pool_blocks(config, limits, dtype, kv_memory, _free_after_backbone(config, dtype) if on_gpu else None)
-    backbone = TorchBackbone(weights, config, num_blocks, BLOCK_SIZE, device, dtype)
-    log.info("KV pool: %d blocks of %d positions, %.0f MiB", num_blocks, BLOCK_SIZE, backbone.pool_bytes / 2**20)
-    return Generator(config, embedding, backbone, depth_engine, limits, first_chunk_frames)
+    backbone_engine = _load_backbone(backbone, folder, config, weights, limits, kv_memory, device, dtype)
+    return Generator(config, embedding, backbone_engine, depth_engine, limits, first_chunk_frames)
+
+
+def _load_backbone(
+    name: str,
+    folder: Path,
+    config: ModelConfig,
+    weights: Checkpoint,
+    limits: Limits,
+    kv_memory: int | None,
+    device: str,
+    dtype: torch.dtype,
+) -> Backbone:
+    """The engine, with a pool in what memory its weights leave."""
+    engine: TorchBackbone | TensorrtLlmBackbone
+    if name == "torch":
+        free = free_beside(backbone_bytes(config, dtype)) if device != "cpu" else None
+        num_blocks = pool_blocks(config, limits, dtype, kv_memory, free)
+        engine = TorchBackbone(weights, config, num_blocks, BLOCK_SIZE, device, dtype)
+    elif device != "cpu":
+        variant = Variant.named(name, dtype)
+        free = free_beside(variant.engine_bytes(folder))
+        num_blocks = pool_blocks(config, limits, variant.kv_dtype, kv_memory, free)
+        engine = TensorrtLlmBackbone(folder, weights, config, variant, limits, num_blocks, device)
+    else:
+        raise EngineError(f"the {name} backbone engine does not run on {device}")
+    log.info("KV pool: %d blocks of %d positions, %.0f MiB", num_blocks, BLOCK_SIZE, engine.pool_bytes / 2**20)
+    return engine
 
 
 def _load_depth(
@@ -66,10 +93,11 @@ def _load_depth(
 ) -> Depth:
     if name == "torch":
         return TorchDepth(weights, config, embedding, device, dtype)
-    if name == "onnx" and device == "cpu":
-        return OnnxDepth(folder, weights, config)
-    if name == "tensorrt" and device != "cpu":
-        return TensorrtDepth(folder, weights, config, dtype, limits.max_streams)
+    library, _, stored = name.partition("-")
+    if library == "onnx" and device == "cpu":
+        return OnnxDepth(folder, weights, config, stored or None)
+    if library == "tensorrt" and device != "cpu":
+        return TensorrtDepth(folder, weights, config, dtype, limits.max_streams, stored or None)
     raise EngineError(f"the {name} depth engine does not run on {device}")
 
 
@@ -93,8 +121,13 @@ def pool_blocks(
     return blocks
 
 
-def _free_after_backbone(config: ModelConfig, dtype: torch.dtype) -> int:
-    """GPU bytes that the pool may take once the backbone is loaded, a tenth of them left for activations."""
+def backbone_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Bytes of the backbone's weights."""
     shapes = tensor_shapes(config)
-    weights = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("backbone."))
-    return int((torch.cuda.mem_get_info()[0] - weights * dtype.itemsize) * 0.9)
+    return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("backbone.")) * dtype.itemsize
+
+
+def free_beside(weights: int) -> int:
+    """GPU bytes that the pool may take beside a backbone of so many bytes that is yet to be loaded; a tenth of them is
+    left for activations."""
+    return int((torch.cuda.mem_get_info()[0] - weights) * 0.9)

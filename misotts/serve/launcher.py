@@ -30,8 +30,9 @@ from typing import Any
 
 from misotts.config import ConfigError, ModelConfig
 from misotts.serve.control import Control
+from misotts.serve.engines import BackboneEngine, DepthEngine, missing_engine
 from misotts.serve.readiness import Readiness
-from misotts.serve.settings import STAGES, DepthEngine, StageSettings
+from misotts.serve.settings import STAGES, StageSettings
 from misotts.serve.tritonserver import NoTritonError, Ports, TritonServer, lay_out_repository, shared_memory_prefix
 from misotts.watermark_key import REFERENCE_KEY
 
@@ -64,6 +65,7 @@ class ServeOptions:
     ports: Ports = field(default_factory=Ports)
     max_streams: int = 16
     kv_memory: int | None = None
+    backbone: BackboneEngine = "torch"
     depth: DepthEngine = "torch"
     watermark_key: bytes = field(default=REFERENCE_KEY, repr=False)
     drain_s: float = 60.0
@@ -95,8 +97,8 @@ def _check(options: ServeOptions) -> None:
         ModelConfig.load(options.model)
     except ConfigError as error:
         raise ServeError(str(error)) from None
-    if options.depth != "torch" and not any(options.model.glob(f"engines/depth-{options.depth}-*/manifest.json")):
-        raise ServeError(f"no {options.depth} depth engine in {options.model / 'engines'}: see docs/engines.md")
+    if missing := missing_engine(options.model, options.backbone, options.depth, options.max_streams):
+        raise ServeError(missing)
     if options.voices and not options.voices.is_dir():
         raise ServeError(f"no voices at {options.voices}: not a folder")
     for name, port in vars(options.ports).items():
@@ -117,6 +119,7 @@ class _Launcher:
             voices=str(options.voices.absolute()) if options.voices else None,
             max_streams=options.max_streams,
             kv_memory=options.kv_memory,
+            backbone=options.backbone,
             depth=options.depth,
             watermark_key=options.watermark_key.hex(),
         )

@@ -7,13 +7,11 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from secrets import token_hex
-from typing import Literal
+
+from misotts.serve.engines import BackboneEngine, DepthEngine
 
 RUN_ENV = "MISOTTS_RUN"
 """Environment variable that names the run folder: settings, sockets, log."""
-
-DepthEngine = Literal["torch", "onnx", "tensorrt"]
-"""What runs the depth decoder."""
 
 STAGES = ("prompt", "generate", "decode", "watermark")
 
@@ -29,6 +27,7 @@ class StageSettings:
     max_streams: int
     kv_memory: int | None
     """Bytes of the KV pool; None is the stage's choice."""
+    backbone: BackboneEngine
     depth: DepthEngine
     watermark_key: str
     """Hexadecimal."""

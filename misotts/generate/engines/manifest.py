@@ -33,6 +33,8 @@ class Manifest:
     gpu: str | None = None
     """Compute capability, such as 8.9; None where it runs on any machine."""
     limits: Mapping[str, int] = field(default_factory=dict)
+    matrices: str | None = None
+    """`int8` or `fp8` where the matrices are stored in 8 bits, with a scale for each output; None: as `dtype` says."""
 
     def save(self, folder: Path) -> None:
         (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
@@ -75,6 +77,11 @@ class Manifest:
 def engine_folder(model: Path, name: str, dtype: torch.dtype) -> Path:
     """Where a model folder keeps an engine."""
     return model / "engines" / f"{name}-{dtype_name(dtype)}"
+
+
+def depth_engine(library: str, stored: str | None) -> str:
+    """Name of a depth engine: `depth-onnx`, `depth-tensorrt-int8`, ... `stored` as in `Manifest.matrices`."""
+    return "-".join(["depth", library, *([stored] if stored else [])])
 
 
 def dtype_name(dtype: torch.dtype) -> str:

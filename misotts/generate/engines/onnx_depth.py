@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from misotts.config import ModelConfig
 from misotts.generate.engines import Sampling
-from misotts.generate.engines.manifest import EngineError, Manifest, depth_hash, dtype_name, engine_folder
+from misotts.generate.engines.manifest import EngineError, Manifest, depth_engine, depth_hash, dtype_name, engine_folder
 
 MIN_ROWS = 2
 """ONNX Runtime multiplies a single row by another routine, whose last bits differ: an utterance alone is given company,
@@ -20,16 +20,19 @@ so that it gets the frames that it would get in a crowd."""
 class OnnxDepth:
     """Runs what `python -m convert depth MODEL` has written."""
 
-    def __init__(self, model: Path, weights: Mapping[str, torch.Tensor], config: ModelConfig) -> None:
-        """Open the engine of a model folder, whose weights are `weights`. It takes as many threads as torch has.
+    def __init__(
+        self, model: Path, weights: Mapping[str, torch.Tensor], config: ModelConfig, stored: str | None = None
+    ) -> None:
+        """Open the engine of a model folder, whose weights are `weights` and `stored` as the manifest's `matrices`. It
+        takes as many threads as torch has.
 
         Raises:
             EngineError: onnxruntime is not installed, or the engine is missing or of other weights.
         """
-        how = f"python -m convert depth {model}"
-        folder = engine_folder(model, "depth-onnx", torch.float32)
+        how = f"python -m convert depth {model}" + (f" --weights {stored}" if stored else "")
+        folder = engine_folder(model, depth_engine("onnx", stored), torch.float32)
         Manifest.load(folder, how).check(
-            folder, how, weights=depth_hash(weights, config), dtype=dtype_name(torch.float32)
+            folder, how, weights=depth_hash(weights, config), dtype=dtype_name(torch.float32), matrices=stored
         )
         try:
             import onnxruntime

@@ -12,7 +12,7 @@ import torch
 
 from misotts.config import ModelConfig
 from misotts.generate.engines import Sampling
-from misotts.generate.engines.manifest import EngineError, Manifest, depth_hash, dtype_name, engine_folder
+from misotts.generate.engines.manifest import EngineError, Manifest, depth_engine, depth_hash, dtype_name, engine_folder
 
 ENGINE = "engine.plan"
 
@@ -27,18 +27,21 @@ class TensorrtDepth:
         config: ModelConfig,
         dtype: torch.dtype,
         max_streams: int,
+        stored: str | None = None,
     ) -> None:
-        """Load the engine of a model folder, whose weights are `weights`.
+        """Load the engine of a model folder, whose weights are `weights` and `stored` as the manifest's `matrices`.
 
         Raises:
             EngineError: TensorRT is not installed, or the engine is missing, of other weights, built by another release
                 or for another GPU, or too small for `max_streams`.
         """
         how = f"python -m build depth {model} --dtype {dtype_name(dtype)} --max-streams {max_streams}"
-        folder = engine_folder(model, "depth-tensorrt", dtype)
+        how += f" --weights {stored}" if stored else ""
+        folder = engine_folder(model, depth_engine("tensorrt", stored), dtype)
         library = tensorrt_library()
         manifest = Manifest.load(folder, how)
-        manifest.check(folder, how, made_with=release(library), gpu=gpu_here(), weights=depth_hash(weights, config))
+        manifest.check(folder, how, made_with=release(library), gpu=gpu_here(), matrices=stored)
+        manifest.check(folder, how, weights=depth_hash(weights, config))
         if manifest.limits["streams"] < max_streams:
             limit = manifest.limits["streams"]
             raise EngineError(f"the engine at {folder} takes {limit} streams, {max_streams} are asked for; run: {how}")

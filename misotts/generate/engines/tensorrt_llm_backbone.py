@@ -39,6 +39,16 @@ class Variant:
     fp8_kv: bool = False
     """Whether keys and values are FP8 as well."""
 
+    @classmethod
+    def named(cls, engine: str, dtype: torch.dtype) -> Variant:
+        """The variant that `misotts serve --backbone` calls `engine`: see `misotts.serve.engines`."""
+        return cls(dtype, fp8="-fp8" in engine, fp8_kv=engine.endswith("-kv8"))
+
+    def engine_bytes(self, model: Path) -> int:
+        """Size of a rank's engine in a model folder; 0 if there is none."""
+        engine = engine_folder(model, ENGINE + self.suffix, self.dtype) / "rank0.engine"
+        return engine.stat().st_size if engine.is_file() else 0
+
     @property
     def suffix(self) -> str:
         """What its folders' names say besides the type."""

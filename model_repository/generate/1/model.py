@@ -34,6 +34,7 @@ class TritonPythonModel(Stage):
             Limits(max_streams=settings.max_streams),
             first_chunk_frames=delay_frames(settings.model_folder) + 1,
             kv_memory=settings.kv_memory,
+            backbone=settings.backbone,
             depth=settings.depth,
             device=self.device,
         )
