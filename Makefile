@@ -11,7 +11,10 @@ MODEL ?= $(DEMO)
 # The demo marks with the published key; any other model needs a key of its own: see README.md.
 SERVE_OPTIONS ?= $(if $(filter $(DEMO),$(MODEL)),--allow-reference-key)
 
-.PHONY: demo test serve soak lint format clean
+# Most utterances at once that the engines of `make build` take.
+STREAMS ?= 64
+
+.PHONY: demo test convert build serve soak lint format clean
 
 demo: $(READY) $(DEMO)
 	$(BIN)/python -m demo.speak --model $(DEMO)
@@ -19,7 +22,16 @@ demo: $(READY) $(DEMO)
 test: $(READY) $(DEMO)
 	$(BIN)/python -m pytest
 
-serve: $(READY) $(DEMO)
+# Checkpoint and graph in MODEL/engines, from which `make build` builds engines for the GPU here: docs/deploy.md.
+convert: $(READY) $(MODEL)
+	$(BIN)/python -m convert backbone $(MODEL)
+	$(BIN)/python -m convert depth $(MODEL) --dtype bfloat16
+
+build: $(READY) $(MODEL)
+	$(BIN)/python -m build backbone $(MODEL) --max-streams $(STREAMS)
+	$(BIN)/python -m build depth $(MODEL) --max-streams $(STREAMS)
+
+serve: $(READY) $(MODEL)
 	$(BIN)/misotts serve --model $(MODEL) $(SERVE_OPTIONS)
 
 soak: $(READY) $(DEMO)

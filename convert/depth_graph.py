@@ -78,7 +78,9 @@ class _Draw:
         values, codes = self._ops.several(2, "TopK", logits, self._ranks)
         noise = op("Gather", self._noise, codebook, axis=1)
         winner = op("ArgMax", op("Add", op("Div", values, self._temperature), noise), axis=1)
-        return op("GatherElements", codes, winner, axis=1)
+        code = op("GatherElements", codes, winner, axis=1)
+        code.name = f"code.{codebook}"
+        return code
 
 
 class _Decoder:

@@ -45,8 +45,7 @@ def load_generator(
         ConfigError, CheckpointError: the folder does not hold a model.
         EngineError: an engine is missing, does not match, or does not run on `device`.
     """
-    on_gpu = device.startswith("cuda")
-    dtype = torch.bfloat16 if on_gpu else torch.float32
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     weights = Checkpoint(folder, config)
     embedding = Embedding(weights, config, device, dtype)
     depth_engine = _load_depth(depth, folder, config, weights, embedding, limits, device, dtype)
