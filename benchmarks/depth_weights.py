@@ -7,10 +7,10 @@ Teacher-forced: every engine gets the same hidden state, the same noise and, in 
 precision has drawn before in the frame. So a codebook's figure is its own, and no difference is carried on. Each graph
 is the one that is served, in ONNX Runtime; only where its codes go back in, those given take their place.
 
-Three figures: *greedy*, how often the likeliest code is the same; *sampled*, how often the same noise draws the same code;
-*shared*, what the two distributions drawn from have in common (1 - total variation distance). Noise belongs to ranks, so
-that two codes of nearly the same likelihood that swap ranks swap noise too: sampled codes then differ though their
-distribution hardly does. What a listener can tell is bounded by *shared*.
+Three figures: *greedy*, how often the likeliest code is the same; *sampled*, how often the same noise draws the same
+code; *shared*, what the two distributions that are drawn from have in common (1 - total variation distance). Noise
+belongs to ranks: where two codes of nearly the same likelihood swap ranks, other codes are drawn from a distribution
+that has hardly changed. So *sampled* tells whether a seed gives the same frames, *shared* whether they are as likely.
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ def onnxruntime_codes(folder: Path, inputs: Inputs) -> np.ndarray:
 
 
 def run(session: onnxruntime.InferenceSession, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
-    """The codes [rows, codebooks] of a `forced` graph, and the distributions [rows / 2, codebooks, codes] from which those
-    of the sampled rows are drawn."""
+    """The codes [rows, codebooks] of a `forced` graph, and what those of the sampled rows are drawn from: distributions
+    [rows / 2, codebooks, codes]."""
     codes, shares = [], []
     names = [output.name for output in session.get_outputs()]
     for part in batches(inputs):
