@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from demo.server import START_S, RunningServer, is_ready, running_server, start_server
-from misotts_client import Client
 from misotts.serve.launcher import STOP_LIMIT_S
+from misotts_client import Client
 from misotts_client.errors import MisoError, Unavailable
 
 
