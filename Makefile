@@ -8,13 +8,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := models/demo
 MODEL ?= $(DEMO)
+GPU_WHEELS := .whl
 # The demo marks with the published key; any other model needs a key of its own: see README.md.
 SERVE_OPTIONS ?= $(if $(filter $(DEMO),$(MODEL)),--allow-reference-key)
 
 # Most utterances at once that the engines of `make build` take.
 STREAMS ?= 64
 
-.PHONY: demo test convert build serve soak lint format clean
+.PHONY: demo test convert build serve soak gpu-suite gpu-suite-wheels lint format clean
 
 demo: $(READY) $(DEMO)
 	$(BIN)/python -m demo.speak --model $(DEMO)
@@ -36,6 +37,24 @@ serve: $(READY) $(MODEL)
 
 soak: $(READY) $(DEMO)
 	$(BIN)/python -m benchmarks.soak
+
+# On a machine with a GPU, with what its Python has and the wheels beside it; elsewhere a rehearsal in .venv.
+gpu-suite: SUITE_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+gpu-suite:
+	rm -rf out/gpu-suite-site
+	$(if $(wildcard $(GPU_WHEELS)/*.whl),$(if $(wildcard $(BIN)/python),,$(PYTHON) -m pip install --quiet --no-index \
+	    --no-deps --no-compile --upgrade --target out/gpu-suite-site $(GPU_WHEELS)/*.whl))
+	PYTHONPATH=client:out/gpu-suite-site $(SUITE_PYTHON) -m benchmarks.gpu_suite
+
+# What the GPU machine's Python 3.12 lacks and cannot fetch: made where there is a network, carried along with the
+# working tree. Its torch, transformers, tokenizers and numpy are used as they are.
+gpu-suite-wheels:
+	rm -rf $(GPU_WHEELS)
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --dest $(GPU_WHEELS) --constraint constraints.txt \
+	    --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+	    $(foreach glibc,17 24 27 28 31 34,--platform manylinux_2_$(glibc)_x86_64) --platform manylinux2014_x86_64 \
+	    $(shell grep ^moshi stale-pins.txt) cffi einops grpcio ml_dtypes protobuf pycparser python-rapidjson \
+	    sentencepiece soundfile soxr tritonclient
 
 lint: $(READY)
 	$(BIN)/ruff check .

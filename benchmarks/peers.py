@@ -28,7 +28,6 @@ from transformers import CompileConfig, CsmForConditionalGeneration
 
 from benchmarks.csm_peer import make_peer
 from benchmarks.record import save
-from convert.depth import convert_depth
 from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
 from misotts.generate.delivery import Chunk
@@ -98,18 +97,18 @@ class Theirs:
     Its caches are dynamic, which is the faster kind here, or static and its networks compiled.
     """
 
-    def __init__(self, model: CsmForConditionalGeneration, compiled: bool) -> None:
+    def __init__(self, model: CsmForConditionalGeneration, compiled: bool, backend: str = "inductor") -> None:
         self._model = model
         self._options: dict[str, Any] = {"cache_implementation": None, "compile_config": None}
         if compiled:
-            config = CompileConfig(fullgraph=False, mode="default")
+            config = CompileConfig(fullgraph=False, mode="default", backend=backend)
             config._compile_all_devices = True  # type: ignore[assignment]  # the CPU among them
             self._options = {"cache_implementation": "static", "compile_config": config}
 
     @torch.inference_mode()
     def speak(self, prompts: np.ndarray, frames: int, temperature: float) -> np.ndarray:
         """See `Side.speak`."""
-        rows = torch.from_numpy(prompts.astype(np.int64))
+        rows = torch.from_numpy(prompts.astype(np.int64)).to(self._model.device)
         text = self._model.embed_text_tokens(rows[:, :TEXT, -1])
         audio = self._model.backbone_model.embed_tokens(rows[:, TEXT:, :-1])
         options: dict[str, Any] = {**self._options, "do_sample": temperature > 0}
@@ -118,7 +117,7 @@ class Theirs:
         both = {**options, **{f"depth_decoder_{name}": value for name, value in options.items()}}
         codes = self._model.generate(inputs_embeds=torch.cat([text, audio], 1), max_new_tokens=frames, **both)
         assert isinstance(codes, torch.Tensor)
-        return codes.numpy()
+        return codes.cpu().numpy()
 
 
 def with_onnx_depth(folder: Path, where: Path) -> Path:
@@ -127,6 +126,8 @@ def with_onnx_depth(folder: Path, where: Path) -> Path:
     model.mkdir()
     for path in folder.iterdir():
         (model / path.name).symlink_to(path.absolute())
+    from convert.depth import convert_depth  # not at the top: the GPU suite uses the peer alone, without ONNX
+
     convert_depth(model, torch.float32, lambda written, total: None)
     return model
 

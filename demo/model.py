@@ -21,7 +21,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from misotts.checkpoint import tensor_shapes
 from misotts.config import ModelConfig
 from misotts.meta_tokenizer import LLAMA_3_SPLIT
-from misotts.mimi import build_mimi
 
 TEXT = Path(__file__).with_name("text.txt")
 
@@ -116,6 +115,8 @@ def make_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
 
 def make_mimi_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
     """moshi's own initialisation, with filled codebooks and the last layer at the loudness of speech."""
+    from misotts.mimi import build_mimi  # not at the top: what else is here needs no moshi
+
     mimi = build_mimi(config).eval()
     state = mimi.state_dict()
     for name, tensor in state.items():
@@ -131,11 +132,11 @@ def make_mimi_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
-def make_silentcipher(folder: Path) -> None:
-    """The published file formats at a narrow width, random weights."""
+def make_silentcipher(folder: Path, width: int = ENCODER_WIDTH) -> None:
+    """The published file formats at a narrow width (the published one is 32), random weights."""
     folder.mkdir()
     (folder / "hparams.yaml").write_text(yaml.safe_dump(SILENTCIPHER), encoding="utf-8")
-    width, wide = ENCODER_WIDTH, 3 * ENCODER_WIDTH
+    wide = 3 * width
     encoder = _gated_layers([1, width, width, width], [3, 3, 3])
     linear = torch.nn.Linear(SILENTCIPHER["message_dim"], SILENTCIPHER["message_band_size"])
     encoder.update({f"linear.{name}": tensor for name, tensor in linear.state_dict().items()})

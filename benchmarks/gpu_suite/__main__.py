@@ -1,0 +1,88 @@
+"""Measure this machine's GPU, or rehearse the same code small on its CPU.
+
+python -m benchmarks.gpu_suite [--small] [--seconds 480] [--out DIR] [--only SECTION ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+# A parent that has asked CUDA itself whether there is a GPU cannot fork children that use it; NVML may be asked.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warns of every fork otherwise
+
+from benchmarks.gpu_suite.costs import cost_table
+from benchmarks.gpu_suite.sizes import FULL, SMALL
+from benchmarks.gpu_suite.suite import Suite, gpu, in_another_process, parts, preload
+from benchmarks.gpu_suite.table import markdown
+from benchmarks.record import RESULTS, record, write
+
+SECONDS = 480
+START_S = 10
+"""What imports and the end take of the whole."""
+PACKAGES = ("torch", "transformers", "triton", "moshi", "numpy")
+
+
+def main() -> int:
+    """Run the suite; 1 if anything was found wrong or broke off."""
+    arguments = _arguments()
+    preload()
+    found = in_another_process(gpu)
+    small = arguments.small or found is None
+    sizes, device = (SMALL if small else FULL), ("cuda" if found else "cpu")
+    suite = Suite(device, sizes, arguments.seconds - START_S)
+    out = arguments.out or Path(os.environ.get("OUT") or ("out" if small else RESULTS))
+    name = f"{_slug(found['gpu'] if found else 'cpu')}{'-small' if small else ''}-{time.strftime('%Y-%m-%d-%H%M')}"
+    chosen = [part for part in parts() if not arguments.only or part.name in arguments.only]
+    for section in suite.run(chosen):
+        result = _result(suite, found)
+        path = write(out / f"gpu-suite-{name}.json", result)
+        path.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+        print(f"{section}: {suite.sections[section]['state']}, {suite.sections[section]['seconds']} s", flush=True)
+    if (costs := cost_table(suite, result)) is not None:
+        write(out / f"costs-{name}.json", costs)
+    print(markdown(result))
+    for failure in suite.failures:
+        print(f"WRONG  {failure}")
+    print(path)
+    return 1 if suite.failures else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="toy shapes; what happens anyway where there is no GPU")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="in which it must have ended")
+    parser.add_argument("--out", type=Path, help="default: $OUT, or benchmarks/results; small: out")
+    parser.add_argument("--only", nargs="+", choices=[part.name for part in parts()], metavar="SECTION")
+    return parser.parse_args()
+
+
+def _result(suite: Suite, found: dict[str, Any] | None) -> dict[str, Any]:
+    result = record({"model": suite.sizes.model, "versions": _versions(), "failures": suite.failures})
+    result["machine"] |= found or {}
+    return {**result, "sections": suite.sections}
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

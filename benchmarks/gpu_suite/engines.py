@@ -1,0 +1,100 @@
+"""The engines of the generate stage that the suite holds against each other and against the floor.
+
+To put another one on the list, write what makes it and add a line to `ENGINES`. One that draws a whole frame in one
+call overrides what `Engines` makes of the two interfaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+import torch
+
+from misotts.checkpoint import tensor_shapes
+from misotts.config import ModelConfig
+from misotts.generate.embedding import Embedding
+from misotts.generate.engines import Backbone, Batch, Depth
+from misotts.generate.engines.torch_backbone import TorchBackbone
+from misotts.generate.engines.torch_depth import TorchDepth
+from misotts.generate.load import BLOCK_SIZE
+from misotts.generate.loop import Generator
+from misotts.generate.scheduler import Limits
+from misotts.generate.seats import SeatState
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an engine is made for."""
+
+    weights: Mapping[str, torch.Tensor]
+    config: ModelConfig
+    num_blocks: int
+    max_streams: int
+    device: str
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Engines:
+    """What the sections drive."""
+
+    config: ModelConfig
+    embedding: Embedding
+    backbone: Backbone
+    depth: Depth
+
+    def generator(self, limits: Limits, first_chunk_frames: int = 1) -> Generator:
+        """The generate stage around them, not started."""
+        return Generator(self.config, self.embedding, self.backbone, self.depth, limits, first_chunk_frames)
+
+    def launch(self, seats: SeatState, context: int) -> torch.Tensor:
+        """One frame of every seat, whose utterances have `context` positions cached: what the loop gives the device
+        for a step (`Generator._launch`). Returns the codes on the host, where they may not have come yet."""
+        n = len(seats.tables)
+        rows = list(range(n))
+        lengths, starts = np.ones(n, np.int32), np.full(n, context, np.int32)
+        hidden = self.backbone.forward(Batch(seats.next_input[:n], lengths, starts, seats.tables))
+        codes, following = self.depth.forward(hidden, seats.sampling(rows, [0] * n))
+        seats.next_input[:n] = following
+        return codes.int().to("cpu", non_blocking=True)
+
+
+def torch_engines(needs: Needs) -> Engines:
+    """The eager torch engines, which every other engine is held against."""
+    where = needs.device, needs.dtype
+    embedding = Embedding(needs.weights, needs.config, *where)
+    depth = TorchDepth(needs.weights, needs.config, embedding, *where)
+    backbone = TorchBackbone(needs.weights, needs.config, needs.num_blocks, BLOCK_SIZE, *where)
+    return Engines(needs.config, embedding, backbone, depth)
+
+
+ENGINES: dict[str, Callable[[Needs], Engines]] = {
+    "torch": torch_engines,
+}
+
+
+class RandomWeights(Mapping[str, torch.Tensor]):
+    """A model's weights at the scales of a trained network, each made on the device when it is asked for and the same
+    every time: 16 GB that never lie on a disk, nor twice in memory."""
+
+    def __init__(self, config: ModelConfig, device: str, dtype: torch.dtype) -> None:
+        self.shapes = tensor_shapes(config)
+        self._device, self._dtype = device, dtype
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        shape = self.shapes[name]
+        if name.endswith("scale"):
+            return torch.ones(shape, device=self._device, dtype=self._dtype)
+        dice = torch.Generator(self._device).manual_seed(crc32(name.encode()))
+        tensor = torch.randn(shape, generator=dice, device=self._device, dtype=self._dtype)
+        inputs = shape[1] if name == "audio_head" else shape[-1]
+        return tensor.mul_(0.2 if "embeddings" in name else inputs**-0.5 * (2 if "head" in name else 1))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)

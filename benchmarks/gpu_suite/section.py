@@ -1,0 +1,81 @@
+"""What a section is given, and how its figures leave it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_suite.floors import Rates, Work
+from benchmarks.gpu_suite.sizes import Sizes
+from benchmarks.gpu_suite.timing import measure
+
+Send = Callable[[str, str, Any], object]
+"""Takes `row`, a table's name and a row; `check`, a name and a finding; or `value`, a name and a value."""
+
+
+class SkippedError(Exception):
+    """A section that cannot be run here; the message says why."""
+
+
+class OutOfTimeError(Exception):
+    """The section's time is up; what it has sent so far stands."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Everything goes out at once, so that nothing measured is lost."""
+
+    device: str
+    sizes: Sizes
+    rates: Rates | None
+    """None where the device's own rates could not be measured: then nothing has a floor."""
+    deadline: float
+    """`time.monotonic()` seconds."""
+    send: Send
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What `load_generator` computes in on this device."""
+        return torch.bfloat16 if self.device == "cuda" else torch.float32
+
+    def row(self, table: str, **row: Any) -> None:
+        """Add a row to a table of this section."""
+        self.send("row", table, row)
+
+    def value(self, name: str, value: Any) -> None:
+        self.send("value", name, value)
+
+    def check(self, name: str, ok: bool, **found: Any) -> None:
+        """Something that must be right, and what was found."""
+        self.send("check", name, {"ok": bool(ok), **found})
+
+    def hurry(self) -> None:
+        """Raises:
+        OutOfTimeError: the section's time is up.
+        """
+        if time.monotonic() >= self.deadline:
+            raise OutOfTimeError
+
+    def time(
+        self, table: str, action: Callable[[], object], work: Work | None = None, calls: int = 1, **where: Any
+    ) -> float | None:
+        """Add a row with the time of `action`, beside its floor; `calls`: how often it runs between two looks at the
+        clock, for what takes microseconds. Returns the milliseconds, or None where memory did not suffice.
+
+        Raises:
+            OutOfTimeError: the section's time is up.
+        """
+        self.hurry()
+        try:
+            found = measure(action, self.device, self.sizes.repeats, self.sizes.seconds_per_row, calls)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            self.row(table, **where, skipped="the GPU's memory does not suffice")
+            return None
+        floor = self.rates.floor(work, found.ms) if self.rates and work else {}
+        self.row(table, **where, **asdict(found), **floor)
+        return found.ms

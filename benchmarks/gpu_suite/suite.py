@@ -1,0 +1,222 @@
+"""Runs the sections one after another, each in a process of its own, and writes the results after each.
+
+What a section does to the GPU (memory that it does not give back, an error that leaves the device unusable, a hang)
+ends with its process. The parent never touches the GPU: it forks, listens, watches the clock, and reads the GPU's
+clocks from nvidia-smi meanwhile.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import import_module
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_suite.engines import ENGINES
+from benchmarks.gpu_suite.floors import Rates
+from benchmarks.gpu_suite.section import OutOfTimeError, Section, SkippedError
+from benchmarks.gpu_suite.sizes import Sizes
+
+GRACE_S = 15.0
+"""What a section may take beyond its time before its process is killed: one row may well take some seconds."""
+LEAST_S = 5.0
+"""With less time than this left no section is begun."""
+LISTEN_S = 0.5
+LOOK_EVERY_S = 2.0
+CLOCKS = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section's name, what it runs, and the most seconds that it may take of the whole."""
+
+    name: str
+    run: Callable[[Section], None]
+    seconds: float
+
+
+def parts() -> list[Part]:
+    """Right first, then how fast, the peer last."""
+    return [
+        Part("frames", _later("frames", "frames"), 50),
+        Part("rates", _later("rates", "rates"), 20),
+        *(Part(f"generate, {name}", _later("generate", "generate", engine=name), 110) for name in ENGINES),
+        Part("decode", _later("codec", "decode"), 50),
+        Part("watermark", _later("codec", "watermark"), 40),
+        Part("road", _later("road", "road"), 70),
+        Part("peer", _later("peer", "peer", compiled=False), 60),
+        Part("tests", _later("gpu_tests", "gpu_tests"), 60),
+        Part("peer, compiled", _later("peer", "peer", compiled=True), 120),
+    ]
+
+
+def _later(module: str, function: str, **options: Any) -> Callable[[Section], None]:
+    """A section that is imported when it begins, so that a library which it alone needs may be missing."""
+
+    def run(section: Section) -> None:
+        try:
+            found = getattr(import_module(f"benchmarks.gpu_suite.{module}"), function)
+        except ModuleNotFoundError as error:
+            raise SkippedError(str(error)) from None
+        found(section, **options)
+
+    return run
+
+
+def preload() -> None:
+    """Import once, before forking, what takes seconds. Whatever fails to be imported fails again in its section, which
+    says so."""
+    for module in ("codec", "road", "peer"):
+        with suppress(Exception):
+            import_module(f"benchmarks.gpu_suite.{module}")
+
+
+@dataclass
+class Suite:
+    device: str
+    sizes: Sizes
+    seconds: float
+    """For all sections together."""
+    sections: dict[str, Result] = field(default_factory=dict)
+    """What has been found so far, by section: `state`, `seconds`, `checks`, `tables`, `values`, `clocks`."""
+
+    def run(self, parts: list[Part]) -> Iterator[str]:
+        """Run the sections; yields the name of each when it has ended."""
+        end = time.monotonic() + self.seconds
+        for part in parts:
+            self.sections[part.name] = {"state": "not begun: the suite's time is up", "seconds": 0.0}
+        for part in parts:
+            left = end - time.monotonic() - GRACE_S
+            if left >= LEAST_S:
+                self._run_part(part, min(part.seconds, left))
+            yield part.name
+
+    @property
+    def failures(self) -> list[str]:
+        """Sections that broke off, and checks that found something wrong."""
+        found = []
+        for name, section in self.sections.items():
+            if section["state"].startswith(("failed", "killed")):
+                found.append(f"{name}: {section['state']}")
+            found += [f"{name}: {check}" for check, result in section.get("checks", {}).items() if not result["ok"]]
+        return found
+
+    def _rates(self) -> Rates | None:
+        figures = self.sections.get("rates", {}).get("values", {}).get("rates")
+        return Rates(**figures) if figures else None
+
+    def _run_part(self, part: Part, seconds: float) -> None:
+        result: Result = {"state": "", "seconds": 0.0, "checks": {}, "tables": {}, "values": {}, "clocks": {}}
+        self.sections[part.name] = result
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe(duplex=False)
+        began = time.monotonic()
+        arguments = (part, self.device, self.sizes, self._rates(), began + seconds, theirs)
+        process = context.Process(target=_work, args=arguments)
+        process.start()
+        theirs.close()
+        try:
+            result["state"] = _listen(ours, result, began + seconds + GRACE_S)
+        finally:
+            process.kill()
+            process.join()
+        result["seconds"] = round(time.monotonic() - began, 1)
+
+
+def in_another_process(ask: Callable[[], Any]) -> Any:
+    """What `ask` returns, so that its use of the GPU is not this process's."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: theirs.send(ask()))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    finally:
+        process.join()
+
+
+def _listen(connection: Connection, result: Result, killed_at: float) -> str:
+    """Take in what a section sends until it ends; returns how it has ended."""
+    looked = 0.0
+    while time.monotonic() < killed_at:
+        try:
+            if connection.poll(LISTEN_S):
+                kind, name, value = connection.recv()
+                if kind == "end":
+                    return value
+                _take(result, kind, name, value)
+        except EOFError:
+            return "failed: its process died"
+        if time.monotonic() - looked >= LOOK_EVERY_S:
+            looked = time.monotonic()
+            _note_clocks(result["clocks"])
+    return "killed: it did not come to its end in time"
+
+
+def _take(result: Result, kind: str, name: str, value: Any) -> None:
+    if kind == "row":
+        result["tables"].setdefault(name, []).append(value)
+    else:
+        result["checks" if kind == "check" else "values"][name] = value
+
+
+def _note_clocks(seen: dict[str, list[float]]) -> None:
+    """Lowest and highest of each of `CLOCKS` during a section (MHz, MHz, W, degrees)."""
+    if not shutil.which("nvidia-smi"):
+        return
+    query = ["nvidia-smi", f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader,nounits", "--id=0"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
+        values = [float(value) for value in answer.split(",")]
+    except (subprocess.SubprocessError, ValueError):
+        return
+    for name, value in zip(CLOCKS, values, strict=True):
+        low, high = seen.get(name, [value, value])
+        seen[name] = [min(low, value), max(high, value)]
+
+
+def _work(part: Part, device: str, sizes: Sizes, rates: Rates | None, deadline: float, connection: Connection) -> None:
+    """A section's process."""
+
+    def send(kind: str, name: str, value: Any) -> None:
+        connection.send((kind, name, value))
+
+    section = Section(device, sizes, rates, deadline, send)
+    try:
+        part.run(section)
+        state = "done"
+    except SkippedError as reason:
+        state = f"skipped: {reason}"
+    except OutOfTimeError:
+        state = "out of time"
+    except Exception as error:
+        traceback.print_exc()
+        state = f"failed: {type(error).__name__}: {str(error)[:2000]}"
+    send("end", "", state)
+
+
+def gpu() -> dict[str, Any] | None:
+    """The GPU, or None; asks CUDA."""
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": properties.name,
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "multiprocessors": properties.multi_processor_count,
+        "l2_mib": round(getattr(properties, "L2_cache_size", 0) / 2**20, 1),
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda,
+    }

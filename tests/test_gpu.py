@@ -1,0 +1,31 @@
+"""On a real GPU: what it computes is what the CPU computes. `benchmarks.gpu_suite` measures how fast."""
+
+import math
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.gpu_suite.codec import decode, watermark
+from benchmarks.gpu_suite.frames import frames
+from benchmarks.gpu_suite.section import OutOfTimeError, Section
+from benchmarks.gpu_suite.sizes import SMALL
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("compare", [frames, decode, watermark])
+def test_a_gpu_computes_what_the_cpu_computes(compare: Any) -> None:
+    checks: dict[str, dict[str, Any]] = {}
+
+    def send(kind: str, name: str, value: Any) -> None:
+        if kind == "check":
+            checks[name] = value
+        elif kind == "row":  # the comparing is over
+            raise OutOfTimeError
+
+    with suppress(OutOfTimeError):
+        compare(Section("cuda", SMALL, None, math.inf, send))
+    assert checks
+    assert [name for name, check in checks.items() if not check["ok"]] == []
