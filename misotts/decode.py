@@ -12,13 +12,15 @@ import torch
 from moshi.models import MimiModel
 from moshi.modules.streaming import State, StreamingContainer
 from moshi.modules.transformer import RingKVCache
-from moshi.utils.compile import CUDAGraphed
 
 from misotts.config import FRAME_SAMPLES
 from misotts.slots import rounds, rows_for
 
 MAX_FRAMES = 25
 """Frames of a stream in one call; a longer piece is cut."""
+
+GRAPH_FRAMES = 4
+"""Most frames of a call that becomes a CUDA graph; a longer one keeps the device busy without."""
 
 TAIL_SAMPLES = 480
 """The last 20 ms of speech tell whether it has died away or would be chopped."""
@@ -59,6 +61,7 @@ class Decoder:
             if cache := getattr(state, "kv_cache", None):
                 state.kv_cache = _larger(cache, MAX_FRAMES * steps_per_frame)
         self._views: dict[tuple[int, int], _View] = {}
+        self._graph_pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
         self._ends_loud = np.zeros(slots, bool)
 
     @torch.inference_mode()
@@ -95,7 +98,8 @@ class Decoder:
             codes[slot], running[slot] = piece.T, True
         view = self._views.get((rows, frames))
         if view is None:
-            view = self._views[rows, frames] = _View(self._network, self._state, rows)
+            pool = self._graph_pool if frames <= GRAPH_FRAMES else None
+            view = self._views[rows, frames] = _View(self._network, self._state, rows, pool)
         return view.run(torch.from_numpy(codes).to(self._device), torch.from_numpy(running).to(self._device))
 
     def _reset(self, slots: list[int]) -> None:
@@ -103,8 +107,9 @@ class Decoder:
         if slots:
             mask = torch.zeros(self._slots, dtype=torch.bool)
             mask[slots] = True
+            mask = mask.to(self._device)
             for state in self._state.values():
-                state.reset(mask.to(self._device))
+                state.reset(mask)
 
 
 class _MimiDecoder(StreamingContainer):
@@ -123,18 +128,47 @@ class _MimiDecoder(StreamingContainer):
 
 class _View:
     """The network over the first `rows` slots, for one number of frames: state tensors are views, so a call of few
-    streams costs few streams; on CUDA each view has its own graph."""
+    streams costs few streams."""
 
-    def __init__(self, network: _MimiDecoder, state: dict[str, Any], rows: int) -> None:
+    def __init__(self, network: _MimiDecoder, state: dict[str, Any], rows: int, graph_pool: Any) -> None:
+        """`graph_pool`: memory that the CUDA graphs of all views share; None where the view is to have no graph."""
         self._network = network
         self._state = {name: _first_rows(module_state, rows) for name, module_state in state.items()}
-        self._forward = CUDAGraphed(network, disable=state[""].device.type != "cuda")
+        self._running = torch.ones(rows, dtype=torch.bool, device=state[""].device)
+        for module_state in self._state.values():
+            module_state.exec_mask = self._running
+        self._forward = network if graph_pool is None else _Graphed(network, graph_pool)
 
     def run(self, codes: torch.Tensor, running: torch.Tensor) -> np.ndarray:
         self._network.set_streaming_state(self._state)
-        for state in self._state.values():
-            state.set_exec_mask(running)
+        self._running.copy_(running)
         return self._forward(codes)[:, 0].cpu().numpy()
+
+
+class _Graphed:
+    """A network as a CUDA graph, for input of one shape.
+
+    moshi has such a class too, but each of its graphs keeps memory of its own: dozens of them would take what the KV
+    pool has left.
+    """
+
+    def __init__(self, network: _MimiDecoder, pool: Any) -> None:
+        self._network, self._pool = network, pool
+        self._codes: torch.Tensor | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, codes: torch.Tensor) -> torch.Tensor:
+        """Run the network; what is returned holds until any graph of the pool runs next."""
+        if self._codes is None:  # libraries load and choose their kernels, which cannot be captured
+            self._codes = codes.clone()
+            return self._network(codes)
+        self._codes.copy_(codes)
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, pool=self._pool, capture_error_mode="thread_local"):
+                self._audio = self._network(self._codes)
+        self._graph.replay()  # a capture runs nothing
+        return self._audio
 
 
 def _first_rows(state: State, rows: int) -> State:

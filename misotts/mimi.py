@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-# moshi compiles its RoPE on first use; on the CPU that costs a C++ build at start and gains nothing.
-os.environ.setdefault("NO_TORCH_COMPILE", "1")
 
 import numpy as np
 import torch

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from misotts.config import ModelConfig
+from misotts.generate.transfer import to_device
 
 MASKED = -1
 """Marks the columns of a prompt position that are not used."""
@@ -40,11 +41,14 @@ class Embedding:
 
         A position is either text (the last column alone) or audio (all others): `MASKED` marks which.
         """
-        frames = frames.to(self.text_table.device)
+        # Which rows are which is worked out on the host: asking a GPU would wait for all it is at.
         is_text = frames[:, -1] != MASKED
+        text, audio = is_text.nonzero().squeeze(1), (~is_text).nonzero().squeeze(1)
+        words, codes = frames[text, -1], frames[audio, :-1]
+        text, audio, words, codes = (to_device(t, self.text_table.device) for t in (text, audio, words, codes))
         out = self.text_table.new_empty(len(frames), self.width)
-        out[is_text] = self.text_table[frames[is_text, -1]]
-        out[~is_text] = self.audio(frames[~is_text, :-1])
+        out[text] = self.text_table[words]
+        out[audio] = self.audio(codes)
         return out
 
     @torch.inference_mode()

@@ -32,6 +32,7 @@ from misotts.generate.scheduler import Limits, LineFullError, Part, Scheduler, T
 from misotts.generate.seats import SeatState
 from misotts.generate.statistics import Statistics
 from misotts.generate.streams import Streams
+from misotts.generate.transfer import to_device
 from misotts.generate.utterance import EOS, LENGTH, Utterance
 from misotts_client.errors import Internal, MisoError, Unavailable
 
@@ -210,8 +211,10 @@ class Generator:
             return _Launched([], torch.empty(0, self._codebooks, dtype=torch.int32), None)
         seats = [u.seat for u in utterances]
         sampling = self._seats.sampling(seats, [u.drawn for u in utterances])
-        codes, following = self._depth.forward(hidden if len(rows) == len(parts) else hidden[rows], sampling)
-        self._seats.next_input[seats] = following
+        if len(rows) < len(parts):
+            hidden = hidden[to_device(torch.tensor(rows), hidden.device)]
+        codes, following = self._depth.forward(hidden, sampling)
+        self._seats.next_input[to_device(torch.tensor(seats), following.device)] = following
         if codes.device.type == "cpu":
             return _Launched(utterances, codes.int(), None)
         done = torch.cuda.Event()
@@ -231,7 +234,8 @@ class Generator:
                 self._seats.set(utterance)
                 inputs.append(self._embedding.prompt(_known_positions(utterance, part.length)))
         if decodes:
-            inputs.insert(0, self._seats.next_input[decodes])
+            following = self._seats.next_input
+            inputs.insert(0, following[to_device(torch.tensor(decodes), following.device)])
         return Batch(
             inputs=inputs[0] if len(inputs) == 1 else torch.cat(inputs),
             lengths=np.array([part.length for part in parts], np.int32),

@@ -8,6 +8,7 @@ import torch
 from misotts.generate.embedding import Embedding
 from misotts.generate.engines import Sampling
 from misotts.generate.sampling import gumbel_noise
+from misotts.generate.transfer import to_device
 from misotts.generate.utterance import Utterance
 
 
@@ -48,7 +49,7 @@ class SeatState:
         device = self.next_input.device
 
         def put(values: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(values).to(device, non_blocking=True)
+            return to_device(torch.from_numpy(values), device)
 
         top_k = self._top_k[seats]
         noise = gumbel_noise(put(self._seed[seats]), put(np.array(frames)), self._codebooks, int(top_k.max()))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from misotts.config import ModelConfig
 from misotts.generate.engines import Batch
 from misotts.generate.engines.torch_layers import RMSNorm, load_layers, pad_rows, rope_table, stable_rows
+from misotts.generate.transfer import to_device
 
 KEY_TILE = 128
 """Attention sums over keys in tiles of this many positions, first tile first, so that the length to which a
@@ -109,10 +110,10 @@ class _Group:
         table = np.zeros((len(members), columns), np.int64)
         known = min(columns, batch.blocks.shape[1])
         table[:, :known] = batch.blocks[members, :known]
-        self.table = torch.from_numpy(table).to(device)
+        self.table = to_device(torch.from_numpy(table), device)
         steps = np.arange(self.length)
-        self.rows = torch.from_numpy((first_rows[members, None] + steps).ravel()).to(device)
-        position = torch.from_numpy(starts[:, None] + steps).to(device)  # [n, length]
+        self.rows = to_device(torch.from_numpy((first_rows[members, None] + steps).ravel()), device)
+        position = to_device(torch.from_numpy(starts[:, None] + steps), device)  # [n, length]
         key = torch.arange(self.tiles * KEY_TILE, device=device).view(self.tiles, 1, KEY_TILE)
         self.hidden = key > position[:, None, :, None]  # [n, tiles, length, KEY_TILE]
 
@@ -131,7 +132,7 @@ class _Plan:
         blocks = batch.blocks[sequence, position // block_size]
 
         def put(index: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(index.astype(np.int64)).to(device)
+            return to_device(torch.from_numpy(index.astype(np.int64)), device)
 
         self.positions = put(np.pad(position, (0, padding)))
         # Padding rows write into the scratch block.

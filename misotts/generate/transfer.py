@@ -1,0 +1,16 @@
+"""Host to device without waiting."""
+
+from __future__ import annotations
+
+import torch
+
+
+def to_device(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Copy a host tensor to `device`.
+
+    For a GPU by way of pinned memory: the host does not wait for the device's work, as it would for an ordinary `.to`
+    or an index that is a list. PyTorch's pinned allocator hands memory out again only after the copy.
+    """
+    if torch.device(device).type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)

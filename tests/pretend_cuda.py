@@ -1,0 +1,265 @@
+"""A GPU for tests on machines that have none: code that asks for device "cuda" runs on the CPU, under CUDA's rules.
+
+Tensors of the pretended device know that they are: `device` says cuda, an operation between them and a tensor that was
+left on the CPU fails as it would, and what the host can only know by waiting for the device is counted (`waits`). A
+copy to the host that does not wait holds rubbish until its event is waited for. A graph records operations while it is
+captured, refuses what cannot be captured, and its replay computes them again in the same memory. What no test on a CPU
+can show: kernels, their rounding, memory, speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+CUDA = torch.device("cuda", 0)
+Plain = torch._C.DisableTorchFunctionSubclass
+
+FREE_BYTES = 64 << 20
+
+WAITS = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "nonzero", "masked_select", "equal", "cpu"}
+"""Methods and functions whose result depends on what the device has computed."""
+ACROSS = {"copy_", "to", "cpu", "__getitem__", "__setitem__", "_set_grad"}
+"""What may have tensors of both devices."""
+READS = {
+    "__get__",
+    "__len__",
+    "size",
+    "dim",
+    "stride",
+    "numel",
+    "is_contiguous",
+    "element_size",
+    "__repr__",
+    "__hash__",
+}
+"""What leaves no trace on the device."""
+
+
+class OnGpu(torch.Tensor):
+    """A tensor of the pretended device."""
+
+
+class PretendCuda(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+        """What made the host wait for the device, in order."""
+        self._copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._capturing: Graph | None = None
+        self.graphs: list[Graph] = []
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+        here = any(isinstance(tensor, OnGpu) for tensor in tensors)
+        if func == torch.Tensor.device.__get__:
+            return CUDA if here else torch.device("cpu")
+        if func == torch.Tensor.is_cuda.__get__:
+            return here
+        if name == "pin_memory" and not here:
+            return args[0].clone()
+        if name in ("to", "cpu"):
+            return self._move(name, args, kwargs, here)
+        there = kwargs.pop("device", None)
+        if there is not None and torch.device(there).type == "cuda":
+            if func is torch.tensor:
+                self._wait("torch.tensor on the device")
+            here = True
+        elif there is not None and not here:
+            kwargs["device"] = there
+        if not here:
+            with Plain():
+                return func(*args, **kwargs)
+        self._hold_to_the_rules(func, name, args, tensors)
+        return self._run(func, name, args, kwargs)
+
+    def _hold_to_the_rules(self, func: Any, name: str, args: Any, tensors: list[torch.Tensor]) -> None:
+        if name == "numpy" or name == "__array__":
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        left = [tensor for tensor in tensors if not isinstance(tensor, OnGpu) and tensor.dim()]
+        if left and name not in ACROSS:
+            raise RuntimeError(f"{resolve_name(func) or name}: tensors on cuda and on the CPU: {left[0].shape}")
+        if name in WAITS:
+            self._wait(name)
+        if name == "copy_" and left:
+            self._wait("copy_ from the host")
+        if name in ("__getitem__", "__setitem__"):
+            self._check_index(name, args)
+
+    def _check_index(self, name: str, args: Any) -> None:
+        """An index that is a list or lies on the host is copied to the device first, which waits; a mask's number of
+        rows must be known."""
+        if name == "__setitem__" and isinstance(args[2], torch.Tensor) and not isinstance(args[2], OnGpu):
+            raise RuntimeError("__setitem__: the value is on the CPU")
+        if not isinstance(args[0], OnGpu):
+            raise RuntimeError(f"{name}: a tensor on the CPU, an index or value on cuda")
+        for index in args[1] if isinstance(args[1], tuple) else (args[1],):
+            if isinstance(index, torch.Tensor) and index.dtype == torch.bool:
+                self._wait(f"{name} by a mask")
+            elif isinstance(index, list) or (isinstance(index, torch.Tensor) and not isinstance(index, OnGpu)):
+                self._wait(f"{name} by an index on the host")
+
+    def _move(self, name: str, args: Any, kwargs: dict[str, Any], here: bool) -> torch.Tensor:
+        tensor, *rest = args
+        wanted = "cpu" if name == "cpu" else kwargs.get("device")
+        dtype, waits = kwargs.get("dtype"), not kwargs.get("non_blocking", False)
+        for value in rest:
+            if isinstance(value, (str, torch.device)):
+                wanted = value
+            elif isinstance(value, torch.dtype):
+                dtype = value
+            elif isinstance(value, bool):
+                waits = not value
+        target = None if wanted is None else torch.device(wanted)
+        with Plain():
+            converted = tensor if dtype in (None, tensor.dtype) else tensor.to(dtype)
+        to_gpu = here if target is None else target.type == "cuda"
+        if to_gpu == here:
+            if converted is tensor:
+                return tensor
+            return self._run(torch.Tensor.to, "to", (tensor, dtype), {}) if here else converted
+        if self._capturing:
+            raise RuntimeError("a copy between host and device in a graph")
+        if waits:
+            self._wait("a copy to the device" if to_gpu else "a copy to the host")
+        with Plain():
+            copy = converted.as_subclass(torch.Tensor).clone()
+            if to_gpu:
+                return copy.as_subclass(OnGpu)
+            if waits:
+                return copy
+            rubbish = torch.full_like(copy, 77)
+            self._copies.append((rubbish, copy))
+            return rubbish
+
+    def _run(self, func: Callable[..., Any], name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+        with Plain():
+            if self._capturing and in_place:
+                self._capturing.before.append((args[0], args[0].clone()))
+            out = func(*args, **kwargs)
+            if name == "__iter__":
+                return iter([x.as_subclass(OnGpu) for x in out])
+            out = tree_map_only(torch.Tensor, lambda x: x if x is args[0] else x.as_subclass(OnGpu), out)
+        if self._capturing and name not in READS:
+            self._capturing.operations.append((func, args, kwargs, None if in_place else out))
+        return out
+
+    def _wait(self, why: str) -> None:
+        if self._capturing:
+            raise RuntimeError(f"{why}: operation not permitted when stream is capturing")
+        self.waits.append(why)
+        self.deliver()
+
+    def deliver(self) -> None:
+        """The device has done everything: copies to the host have come."""
+        with Plain():
+            for target, source in self._copies:
+                target.copy_(source)
+        self._copies.clear()
+
+    @contextmanager
+    def capture(self, graph: Graph, **_: Any) -> Iterator[None]:
+        """In place of `torch.cuda.graph`: nothing that is captured happens until the graph is replayed."""
+        self._capturing = graph
+        try:
+            yield
+        finally:
+            self._capturing = None
+            with torch._C.DisableTorchFunction():
+                for tensor, value in reversed(graph.before):
+                    tensor.copy_(value)
+
+    def graph(self) -> Graph:
+        self.graphs.append(Graph())
+        return self.graphs[-1]
+
+    def event(self, **_: Any) -> Event:
+        return Event(self)
+
+
+class Graph:
+    """In place of `torch.cuda.CUDAGraph`."""
+
+    def __init__(self) -> None:
+        self.operations: list[tuple[Callable[..., Any], Any, dict[str, Any], Any]] = []
+        self.before: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.replays = 0
+
+    def replay(self) -> None:
+        self.replays += 1
+        with torch._C.DisableTorchFunction():
+            for func, args, kwargs, recorded in self.operations:
+                again = func(*args, **kwargs)
+                if recorded is None:
+                    continue
+                for old, new in zip(tree_flatten(recorded)[0], tree_flatten(again)[0], strict=True):
+                    if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
+
+
+class Generator(torch.Generator):
+    """Of any device."""
+
+    def __new__(cls, device: object = "cpu") -> Generator:
+        return super().__new__(cls)
+
+
+class Event:
+    """In place of `torch.cuda.Event`: not done when it is first asked."""
+
+    def __init__(self, device: PretendCuda) -> None:
+        self._device, self._asked = device, 0
+
+    def record(self) -> None:
+        pass
+
+    def query(self) -> bool:
+        self._asked += 1
+        if self._asked < 2:
+            return False
+        self._device.deliver()
+        return True
+
+    def synchronize(self) -> None:
+        self._device.deliver()
+
+
+@pytest.fixture
+def pretend_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendCuda]:
+    """Within the test, "cuda" is the pretended device. Only in the test's own thread."""
+    device = PretendCuda()
+    monkeypatch.setattr(torch.cuda, "Event", device.event)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", device.graph)
+    monkeypatch.setattr(torch.cuda, "graph", device.capture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "synchronize", device.deliver)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (FREE_BYTES, 2 * FREE_BYTES))
+    monkeypatch.setattr(torch, "Generator", Generator)
+    plain_to = torch.nn.Module.to
+
+    def to(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        return to_gpu(module) if "cuda" in map(str, args) else plain_to(module, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    with device:
+        yield device
+
+
+def to_gpu(module: torch.nn.Module) -> torch.nn.Module:
+    """In place of `module.to("cuda")`, which puts plain tensors into the old parameters."""
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = tensor.detach().clone().as_subclass(OnGpu)
+    return module
