@@ -6,10 +6,12 @@ import typer
 
 from build.backbone_command import backbone
 from build.depth_command import depth
+from build.kernels_command import kernels
 
 app = typer.Typer(help="What `convert` has written → engines.", add_completion=False, pretty_exceptions_enable=False)
 app.command()(backbone)
 app.command()(depth)
+app.command()(kernels)
 
 if __name__ == "__main__":
     app()

@@ -42,7 +42,7 @@ def serve(
     ready_port: Annotated[int, typer.Option(min=1, max=65535, help="Where /ready answers truthfully.")] = 8003,
     max_streams: Annotated[int, typer.Option(min=1, help="Utterances that generate at once.")] = 16,
     kv_memory: Annotated[str, typer.Option(help="Size of the KV pool, such as 20GiB; by default, as fits.")] = "",
-    backbone: Annotated[BackboneEngine, typer.Option(help="Engine of the backbone.")] = "torch",
+    backbone: Annotated[BackboneEngine, typer.Option(help="Engine of the backbone; graph: of both.")] = "torch",
     depth: Annotated[DepthEngine, typer.Option(help="Engine of the depth decoder.")] = "torch",
     watermark_key_file: Annotated[
         Optional[Path],  # noqa: UP045

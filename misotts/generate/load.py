@@ -12,6 +12,8 @@ from misotts.checkpoint import Checkpoint, tensor_shapes
 from misotts.config import ConfigError, ModelConfig
 from misotts.generate.embedding import Embedding
 from misotts.generate.engines import Backbone, Depth
+from misotts.generate.engines.cuda.load import load_frame_decoder
+from misotts.generate.engines.cuda.matrix import stored_types
 from misotts.generate.engines.manifest import EngineError
 from misotts.generate.engines.onnx_depth import OnnxDepth
 from misotts.generate.engines.tensorrt_depth import TensorrtDepth
@@ -47,6 +49,13 @@ def load_generator(
     """
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     weights = Checkpoint(folder, config)
+    if backbone.startswith("graph"):
+        stored, fp8_kv = stored_types(backbone)
+        blocks = pool_blocks(config, limits, dtype, kv_memory, None) if device == "cpu" else None
+        embedding, engine = load_frame_decoder(
+            weights, config, limits, BLOCK_SIZE, device, stored, fp8_kv, kv_memory, blocks
+        )
+        return Generator(config, embedding, engine.backbone, engine, limits, first_chunk_frames)
     embedding = Embedding(weights, config, device, dtype)
     depth_engine = _load_depth(depth, folder, config, weights, embedding, limits, device, dtype)
     backbone_engine = _load_backbone(backbone, folder, config, weights, limits, kv_memory, device, dtype)

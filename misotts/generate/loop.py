@@ -26,7 +26,7 @@ from misotts.config import ModelConfig
 from misotts.generate.blocks import BlockPool
 from misotts.generate.delivery import MAX_UNACKNOWLEDGED
 from misotts.generate.embedding import MASKED, Embedding
-from misotts.generate.engines import Backbone, Batch, Depth
+from misotts.generate.engines import Backbone, Batch, Depth, FrameEngine
 from misotts.generate.outbox import Outbox, Receiver
 from misotts.generate.scheduler import Limits, LineFullError, Part, Scheduler, TooLongError
 from misotts.generate.seats import SeatState
@@ -70,7 +70,7 @@ class Generator:
         config: ModelConfig,
         embedding: Embedding,
         backbone: Backbone,
-        depth: Depth,
+        depth: Depth | FrameEngine,
         limits: Limits,
         first_chunk_frames: int = 1,
     ) -> None:
@@ -84,7 +84,8 @@ class Generator:
         self._outbox = Outbox((limits.max_streams + limits.max_waiting) * (MAX_UNACKNOWLEDGED + 2))
         self._streams = Streams(self.scheduler, self.statistics, self._outbox, self._codebooks)
         columns = -(-config.max_seq_len // backbone.block_size)
-        self._seats = SeatState(limits.max_streams, columns, self._codebooks, embedding)
+        own = depth.next_input if isinstance(depth, FrameEngine) else None
+        self._seats = SeatState(limits.max_streams, columns, self._codebooks, embedding, own)
         self._launched: deque[_Launched] = deque()
         self._wake = threading.Condition()
         """Guards the scheduler and the streams; notified when there may be something to do."""
@@ -204,23 +205,65 @@ class Generator:
 
     def _launch(self, parts: list[Part]) -> _Launched:
         """Give the engines their work for one step."""
-        hidden = self._backbone.forward(self._batch(parts))
-        rows = [row for row, part in enumerate(parts) if part.draws]
-        utterances = [parts[row].utterance for row in rows]
-        if not rows:
+        utterances = [part.utterance for part in parts if part.draws]
+        if isinstance(self._depth, FrameEngine):
+            codes = self._draw_in_one(self._depth, parts)
+        else:
+            codes = self._draw_in_two(self._depth, parts)
+        if codes is None:
             return _Launched([], torch.empty(0, self._codebooks, dtype=torch.int32), None)
-        seats = [u.seat for u in utterances]
-        sampling = self._seats.sampling(seats, [u.drawn for u in utterances])
-        if len(rows) < len(parts):
-            hidden = hidden[to_device(torch.tensor(rows), hidden.device)]
-        codes, following = self._depth.forward(hidden, sampling)
-        self._seats.next_input[to_device(torch.tensor(seats), following.device)] = following
         if codes.device.type == "cpu":
             return _Launched(utterances, codes.int(), None)
         done = torch.cuda.Event()
         codes = codes.int().to("cpu", non_blocking=True)
         done.record()
         return _Launched(utterances, codes, done)
+
+    def _draw_in_two(self, depth: Depth, parts: list[Part]) -> torch.Tensor | None:
+        """Backbone over all positions, depth over those that draw → their codes; None if none draws."""
+        hidden = self._backbone.forward(self._batch(parts))
+        rows = [row for row, part in enumerate(parts) if part.draws]
+        if not rows:
+            return None
+        utterances = [parts[row].utterance for row in rows]
+        seats = [u.seat for u in utterances]
+        sampling = self._seats.sampling(seats, [u.drawn for u in utterances])
+        if len(rows) < len(parts):
+            hidden = hidden[to_device(torch.tensor(rows), hidden.device)]
+        codes, following = depth.forward(hidden, sampling)
+        self._seats.next_input[to_device(torch.tensor(seats), following.device)] = following
+        return codes
+
+    def _draw_in_one(self, engine: FrameEngine, parts: list[Part]) -> torch.Tensor | None:
+        """Pieces of prompts up to the position that draws; then the engine, for all that draw → their codes."""
+        pieces: list[tuple[Utterance, torch.Tensor]] = []
+        for part in parts:
+            utterance = part.utterance
+            if part.decodes:
+                self._seats.extend(utterance)
+                continue
+            self._seats.set(utterance)
+            inputs = self._embedding.prompt(_known_positions(utterance, part.length))
+            if part.draws:
+                engine.next_input[utterance.seat] = inputs[-1]
+                inputs = inputs[:-1]
+            if len(inputs):
+                pieces.append((utterance, inputs))
+        if pieces:
+            self._backbone.forward(
+                Batch(
+                    inputs=torch.cat([inputs for _, inputs in pieces]),
+                    lengths=np.array([len(inputs) for _, inputs in pieces], np.int32),
+                    starts=np.array([utterance.cached for utterance, _ in pieces], np.int32),
+                    blocks=self._seats.tables[[utterance.seat for utterance, _ in pieces]],
+                )
+            )
+        drawing = [part for part in parts if part.draws]
+        if not drawing:
+            return None
+        seats, numbers = [p.utterance.seat for p in drawing], [p.utterance.drawn for p in drawing]
+        starts = [p.utterance.cached + p.length - 1 for p in drawing]
+        return engine.draw(self._seats.frames(seats, starts, numbers))
 
     def _batch(self, parts: list[Part]) -> Batch:
         """Pack the step's positions: last frames first (the scheduler puts them there), then pieces of prompts."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from misotts.generate.embedding import Embedding
-from misotts.generate.engines import Sampling
+from misotts.generate.engines import Frames, Sampling
 from misotts.generate.sampling import gumbel_noise
 from misotts.generate.transfer import to_device
 from misotts.generate.utterance import Utterance
@@ -15,8 +15,17 @@ from misotts.generate.utterance import Utterance
 class SeatState:
     """Next inputs on the device; block tables and sampling parameters on the host."""
 
-    def __init__(self, seats: int, columns: int, codebooks: int, embedding: Embedding) -> None:
-        self.next_input = embedding.text_table.new_zeros(seats, embedding.width)
+    def __init__(
+        self,
+        seats: int,
+        columns: int,
+        codebooks: int,
+        embedding: Embedding,
+        next_input: torch.Tensor | None = None,
+    ) -> None:
+        """`next_input`: that of an engine that has its own."""
+        own = embedding.text_table.new_zeros(seats, embedding.width) if next_input is None else next_input
+        self.next_input = own
         """Embedding of the frame drawn last [seats, backbone width]."""
         self.tables = np.zeros((seats, columns), np.int32)
         """Block tables; unused entries are 0, the scratch block."""
@@ -43,6 +52,18 @@ class SeatState:
         if len(utterance.blocks) != known:
             self.tables[seat, known : len(utterance.blocks)] = utterance.blocks[known:]
             self._blocks[seat] = len(utterance.blocks)
+
+    def frames(self, seats: list[int], starts: list[int], numbers: list[int]) -> Frames:
+        """What `FrameEngine.draw` takes."""
+        return Frames(
+            seats=np.array(seats),
+            starts=np.array(starts),
+            blocks=self.tables[seats],
+            numbers=np.array(numbers),
+            seeds=self._seed[seats],
+            temperature=self._temperature[seats],
+            top_k=self._top_k[seats],
+        )
 
     def sampling(self, seats: list[int], frames: list[int]) -> Sampling:
         """How to draw frame number `frames` for each of `seats`."""

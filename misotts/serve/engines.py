@@ -9,8 +9,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-BackboneEngine = Literal["torch", "tensorrt-llm", "tensorrt-llm-fp8", "tensorrt-llm-fp8-kv8"]
-"""What runs the backbone; `-fp8`: matrices in FP8, `-kv8`: keys and values as well."""
+BackboneEngine = Literal[
+    "torch",
+    "tensorrt-llm",
+    "tensorrt-llm-fp8",
+    "tensorrt-llm-fp8-kv8",
+    "graph",
+    "graph-kv8",
+    "graph-int8",
+    "graph-int8-kv8",
+    "graph-fp8",
+    "graph-fp8-kv8",
+]
+"""What runs the backbone; `-fp8`, `-int8`: matrices in 8 bits, `-kv8`: keys and values in FP8. `graph` runs the depth
+decoder as well: see docs/cuda.md."""
 
 DepthEngine = Literal["torch", "onnx", "onnx-int8", "onnx-fp8", "tensorrt", "tensorrt-int8", "tensorrt-fp8"]
 """What runs the depth decoder; `-int8`, `-fp8`: matrices in 8 bits."""
@@ -21,6 +33,8 @@ _FP8_OPTION = {"tensorrt-llm": "no", "tensorrt-llm-fp8": "weights", "tensorrt-ll
 def missing_engine(model: Path, backbone: BackboneEngine, depth: DepthEngine, max_streams: int) -> str | None:
     """What keeps a model folder's engines from being loaded, as far as it can be told without loading anything: an
     engine that was never made, a library that is not installed. None if nothing does."""
+    if backbone.startswith("graph"):
+        return f"--backbone {backbone} runs the depth decoder too: leave out --depth" if depth != "torch" else None
     return _missing_backbone(model, backbone, max_streams) or _missing_depth(model, depth, max_streams)
 
 

@@ -44,3 +44,16 @@ def test_a_missing_engine_is_said_at_once(demo_folder: Path, tmp_path: Path, cap
     server = start_server(copy_of(demo_folder, tmp_path / "demo"), ["--depth=onnx"])
     assert server.process.wait(timeout=20) == 1
     assert "no engine at" in capfd.readouterr().err
+
+
+def test_the_graph_engine_speaks_like_the_torch_engine(demo_folder: Path) -> None:
+    """On the CPU its code runs uncaptured."""
+    requests = [SpeechRequest("word " * (1 + 9 * n), seed=n, max_audio_ms=960, top_k=5 + 290 * n) for n in range(4)]
+    with (
+        running_server(demo_folder, "--backbone=graph", "--max-streams=4") as server,
+        Client(server.url) as client,
+        ThreadPoolExecutor(4) as pool,
+        Synthesizer.load(demo_folder) as synthesizer,
+    ):
+        for request, speech in zip(requests, pool.map(client.speak, requests), strict=True):
+            np.testing.assert_allclose(speech.audio, synthesizer.speak(request), rtol=0, atol=1e-5)

@@ -6,12 +6,13 @@ A step is one frame for every scheduled utterance:
     codes, embedding = depth.forward(hidden, sampling)   # [n, codebooks], [n, backbone width]
 
 `embedding` is the backbone's next input, so nothing has to come back to the host between two frames.
+An engine that does both in one is a `FrameEngine`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -61,4 +62,39 @@ class Depth(Protocol):
 
     def forward(self, hidden: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the codes [n, codebooks] int64 and the sum of their embeddings [n, backbone width]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Frames:
+    """n utterances, each of which draws a frame at its next position."""
+
+    seats: np.ndarray
+    """Row of `next_input` with the position's input; none twice."""
+    starts: np.ndarray
+    """Positions that are in the cache already."""
+    blocks: np.ndarray
+    """int32 [n, columns]: block tables, columns for the longest sequence that is allowed."""
+    numbers: np.ndarray
+    """Frames drawn before this one."""
+    seeds: np.ndarray
+    temperature: np.ndarray
+    """float32, above 0."""
+    top_k: np.ndarray
+    """From 1 (greedy) to the number of audio codes."""
+
+
+@runtime_checkable
+class FrameEngine(Protocol):
+    """Backbone and depth decoder in one, for the positions that draw a frame; `backbone` reads all others."""
+
+    next_input: torch.Tensor
+    """What each seat's next position takes in [seats or more, backbone width]; the engine puts the frame's embedding
+    there."""
+
+    @property
+    def backbone(self) -> Backbone: ...
+
+    def draw(self, frames: Frames) -> torch.Tensor:
+        """Start on one frame each → codes int64 [n, codebooks] on the device, which the next call overwrites."""
         ...

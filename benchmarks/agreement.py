@@ -1,0 +1,162 @@
+"""How far quantised weights, or keys and values in FP8, move the codes that the graph engine draws.
+
+    python -m benchmarks.agreement [--model DIR] [--weight-type int8] [--kv-type fp8] [--device cuda]
+
+Two engines, one of them with weights and KV as they are, read the same prompts (random ones: half text, half audio) and
+then the same frames, code by code: those that the first one draws. So each code is compared given everything before it,
+and what is counted is one code's own rounding, not what follows from an earlier difference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from benchmarks.record import save
+from misotts.checkpoint import Checkpoint
+from misotts.config import ModelConfig
+from misotts.generate.embedding import MASKED, Embedding
+from misotts.generate.engines import Batch, Sampling
+from misotts.generate.engines.cuda.backbone import CudaBackbone
+from misotts.generate.engines.cuda.depth import CudaDepth
+from misotts.generate.engines.cuda.matrix import KvType, WeightType
+from misotts.generate.engines.cuda.operations import Operations, operations
+from misotts.generate.sampling import gumbel_noise
+
+BLOCK_SIZE = 32
+TEMPERATURE, TOP_K = 0.9, 50
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Means over all codes."""
+
+    likeliest: float
+    """Share of codes whose likeliest value is the same: what greedy decoding would draw."""
+    overlap: float
+    """The probability that the two distributions (temperature 0.9, top-k 50) have in common: 1 where they are the same,
+    0 where no code can be drawn by both."""
+    first_codebook_likeliest: float
+    first_codebook_overlap: float
+
+
+@dataclass
+class Recorder:
+    """Operations that keep every draw's logits, and draw what they are told, if they are."""
+
+    run: Operations
+    forced: list[torch.Tensor] | None = None
+    logits: list[torch.Tensor] = field(default_factory=list)
+    drawn: list[torch.Tensor] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.run, name)
+
+    def draw(
+        self,
+        logits: torch.Tensor,
+        temperature: torch.Tensor,
+        top_k: torch.Tensor,
+        noise: torch.Tensor,
+        table: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `plain.draw`."""
+        self.logits.append(logits.float().cpu())
+        if self.forced is None:
+            codes, rows = self.run.draw(logits, temperature, top_k, noise, table)
+        else:
+            codes = self.forced[len(self.drawn)]
+            rows = None if table is None else table[codes]
+        self.drawn.append(codes)
+        return codes, rows
+
+
+def record(
+    weights: Checkpoint,
+    config: ModelConfig,
+    prompts: torch.Tensor,
+    frames: int,
+    device: str = "cpu",
+    stored: WeightType = "full",
+    fp8_kv: bool = False,
+    forced: list[torch.Tensor] | None = None,
+) -> Recorder:
+    """Let an engine read `prompts` int64 [n, positions, codebooks + 1] and speak `frames` frames, or forced ones."""
+    n, length, _ = prompts.shape
+    on_gpu = device != "cpu"
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    embedding = Embedding(weights, config, device, dtype)
+    recorder = Recorder(operations("fused" if on_gpu else "plain"), forced)
+    depth = CudaDepth(weights, config, embedding, recorder, device, dtype, stored)  # type: ignore[arg-type]
+    columns = -(-(length + frames) // BLOCK_SIZE)
+    run = recorder.run
+    backbone = CudaBackbone(weights, config, 1 + n * columns, BLOCK_SIZE, run, device, dtype, stored, fp8_kv)
+    blocks = 1 + np.arange(n * columns, dtype=np.int32).reshape(n, columns)
+    tables = torch.from_numpy(blocks).to(device)
+    ranks = min(TOP_K, config.audio_codes)
+    read = embedding.prompt(prompts[:, :-1].flatten(0, 1))
+    backbone.forward(Batch(read, np.full(n, length - 1, np.int32), np.zeros(n, np.int32), blocks))
+    x = embedding.prompt(prompts[:, -1])
+    seeds = torch.arange(n, device=device)
+    for number in range(frames):
+        hidden = backbone.decode(x, torch.full_like(seeds, length - 1 + number), tables)
+        noise = gumbel_noise(seeds, torch.full_like(seeds, number), config.audio_num_codebooks, ranks)
+        temperature, top_k = torch.full((n,), TEMPERATURE, device=device), torch.full_like(seeds, ranks)
+        _, x = depth.forward(hidden, Sampling(temperature, top_k, noise))
+    return recorder
+
+
+def compare(reference: Recorder, other: Recorder, codebooks: int) -> Agreement:
+    likeliest, overlap = [], []
+    for ours, theirs in zip(reference.logits, other.logits, strict=True):
+        likeliest.append((ours.argmax(dim=1) == theirs.argmax(dim=1)).float().mean())
+        overlap.append(torch.minimum(_chances(ours), _chances(theirs)).sum(dim=1).mean())
+    same, common = (torch.stack(values).view(-1, codebooks) for values in (likeliest, overlap))
+    return Agreement(float(same.mean()), float(common.mean()), float(same[:, 0].mean()), float(common[:, 0].mean()))
+
+
+def _chances(logits: torch.Tensor) -> torch.Tensor:
+    """What each code is drawn with [n, codes]."""
+    best = logits.topk(min(TOP_K, logits.shape[1]), dim=1)
+    return torch.zeros_like(logits).scatter(1, best.indices, (best.values / TEMPERATURE).softmax(dim=1))
+
+
+def random_prompts(config: ModelConfig, n: int, length: int) -> torch.Tensor:
+    """Prompt positions int64 [n, length, codebooks + 1], text and then audio."""
+    random = np.random.default_rng(0)
+    prompts = np.full((n, length, config.frame_columns), MASKED, np.int64)
+    text = length // 2
+    prompts[:, :text, -1] = random.integers(0, config.text_vocab_size, (n, text))
+    shape = (n, length - text, config.audio_num_codebooks)
+    prompts[:, text:, :-1] = random.integers(0, config.audio_codes, shape)
+    return torch.from_numpy(prompts)
+
+
+def main(
+    model: Annotated[Path, typer.Option(help="Model folder.")] = Path("models/demo"),
+    weight_type: WeightType = "int8",
+    kv_type: KvType = "full",
+    device: str = "cpu",
+    streams: int = 16,
+    positions: Annotated[int, typer.Option(help="Of a prompt.")] = 100,
+    frames: int = 20,
+) -> None:
+    """Report how far a quantised graph engine is from the one that is not."""
+    config = ModelConfig.load(model)
+    weights = Checkpoint(model, config)
+    prompts = random_prompts(config, streams, positions)
+    reference = record(weights, config, prompts, frames, device)
+    other = record(weights, config, prompts, frames, device, weight_type, kv_type == "fp8", reference.drawn)
+    found = asdict(compare(reference, other, config.audio_num_codebooks))
+    typer.echo(", ".join(f"{name.replace('_', ' ')} {share:.2%}" for name, share in found.items()))
+    figures = dict(weights=weight_type, kv=kv_type, device=device, codes=len(reference.drawn) * streams, **found)
+    typer.echo(save(f"agreement-{device}-{weight_type}-kv-{kv_type}", figures))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,180 @@
+"""The Triton kernels of a full-size frame → machine code, on any machine: Triton's wheel brings its own assembler.
+
+What the assembler says of each: registers, shared memory, bytes spilled to local memory. Only where kernels are not
+interpreted (TRITON_INTERPRET unset).
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from misotts.config import FLAVORS, TransformerConfig
+from misotts.generate.engines.cuda import fused
+from misotts.generate.engines.cuda.matrix import Matrix, WeightType
+from misotts.generate.engines.cuda.plain import QUANTISED_KV, LayerCache, Tiles
+from misotts.generate.engines.torch_layers import rope_table
+
+CODES, CODEBOOKS, BLOCK_SIZE = 2048, 32, 32
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One kernel as one launch of a frame wants it."""
+
+    kernel: str
+    launch: str
+    registers: int
+    """Of a thread."""
+    shared: int
+    """Bytes of a program's shared memory."""
+    local: int
+    """Bytes of a thread's stack and spilled registers."""
+    tensor_cores: bool
+    loads: int
+    """Bytes of the widest load from device memory."""
+
+
+class _Target:
+    """Stands in for a GPU's driver: names the target, launches nothing."""
+
+    def __init__(self, capability: int) -> None:
+        self._target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: object = None) -> int:
+        return 0
+
+
+@contextmanager
+def compiling(capability: int) -> Iterator[list[tuple[str, Any]]]:
+    """Sets Triton's target for good. Within, launches only compile; yields (kernel, what Triton made of it) of each."""
+    found: list[tuple[str, Any]] = []
+    run = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        found.append((self.__name__, run(self, *args, grid=grid, warmup=True, **kwargs)))
+
+    triton.runtime.driver.set_active(_Target(capability))
+    JITFunction.run = compile_only
+    try:
+        yield found
+    finally:
+        JITFunction.run = run
+
+
+def compile_kernels(capability: int = 90) -> list[Compiled]:
+    """Compile every kernel that a frame of the 8B model launches, in each of the shapes, types and tiles that make
+    another program."""
+    found = []
+    for launch, make in launches().items():
+        with compiling(capability) as compiled:
+            make()
+        found += [_describe(name, launch, kernel) for name, kernel in compiled]
+    return found
+
+
+def launches() -> dict[str, Callable[[], object]]:
+    """By name. Tensors are on the CPU and never touched: only their types and alignment count."""
+    backbone, depth = TransformerConfig(**FLAVORS["llama-8B"]), TransformerConfig(**FLAVORS["llama-300M"])
+    made: dict[str, Callable[[], object]] = {}
+    for rows, types in ((1, get_args(WeightType)), (32, ("full",)), (64, get_args(WeightType))):
+        for stored in types:
+            name = f"{rows} rows, {stored}"
+            made[f"{name}, norm"] = partial(_linear, rows, stored, norm=True)
+            made[f"{name}, norm, SwiGLU"] = partial(_linear, rows, stored, norm=True, swiglu=True)
+            made[f"{name}, residual"] = partial(_linear, rows, stored, residual=True)
+    for runs, longest in ((1, 1), (64, 1), (64, 16)):
+        for kept in (torch.bfloat16, QUANTISED_KV):
+            name = f"{'decode' if longest == 1 else 'prefill'}, {runs} runs, {str(kept).split('.')[1]}"
+            made[name] = partial(_attention, backbone, runs, longest, kept)
+    for new in (2, 1):
+        made[f"depth, {new} new"] = partial(_depth_attention, depth, new)
+    made["draw"] = _draw
+    made["frame"] = lambda: fused.embed_frames(_ints(1, CODEBOOKS), _bf16(CODEBOOKS * 2051, 4096), 2051)
+    made["final norm"] = lambda: fused.rms_norm(_bf16(1, 4096), _bf16(4096), 1e-5)
+    return made
+
+
+def _bf16(*shape: int) -> torch.Tensor:
+    return torch.empty(shape, dtype=torch.bfloat16)
+
+
+def _ints(*shape: int) -> torch.Tensor:
+    return torch.empty(shape, dtype=torch.int64)
+
+
+def _linear(rows: int, stored: WeightType, norm: bool = False, swiglu: bool = False, residual: bool = False) -> None:
+    types = {"full": torch.bfloat16, "fp8": torch.float8_e4m3fn, "int8": torch.int8}
+    outputs = 1536 * (2 if swiglu else 1)
+    matrix = Matrix(torch.empty(outputs, 1536, dtype=types[stored]), None if stored == "full" else torch.empty(outputs))
+    fused.linear(_bf16(rows, 1536), matrix, 1e-5 if norm else None, swiglu, _bf16(rows, 1536) if residual else None)
+
+
+def _attention(config: TransformerConfig, runs: int, longest: int, kept: torch.dtype) -> None:
+    shape = (100, config.num_kv_heads, BLOCK_SIZE)
+    pool = torch.empty(2, *shape, config.head_dim).to(kept)
+    cache = LayerCache(pool[0], pool[1], torch.empty(2, *shape) if kept == QUANTISED_KV else None)
+    cos, sin = rope_table(config, 2048)
+    rows = runs * longest
+    qkv = _bf16(rows, (config.num_heads + 2 * config.num_kv_heads) * config.head_dim)
+    q = fused.rope_and_cache(qkv, cos, sin, _ints(rows), _ints(rows), cache)
+    of, first_row, position, count = torch.empty(4, runs, dtype=torch.int32)
+    tiles = Tiles(of, first_row, position, count, longest)
+    fused.paged_attention(q, cache, torch.empty(runs, 64, dtype=torch.int32), tiles)
+
+
+def _depth_attention(config: TransformerConfig, new: int) -> None:
+    cos, sin = rope_table(config, CODEBOOKS)
+    keys = _bf16(1, config.num_kv_heads, CODEBOOKS, config.head_dim)
+    qkv = _bf16(new, (config.num_heads + 2 * config.num_kv_heads) * config.head_dim)
+    fused.depth_attention(qkv, keys, keys, cos, sin, 2 - new)
+
+
+def _draw() -> None:
+    noise = torch.empty(1, CODEBOOKS, 64)[:, 1]
+    fused.draw(_bf16(1, CODES), torch.empty(1), _ints(1), noise, _bf16(2051, 1536))
+    fused.draw(_bf16(1, CODES), torch.empty(1), _ints(1), noise, None)
+
+
+def _describe(name: str, launch: str, kernel: Any) -> Compiled:
+    usage = _resource_usage(kernel.asm["cubin"])
+    ptx = kernel.asm["ptx"]
+    widths = [int(n or 1) * int(bits) // 8 for n, bits in re.findall(r"ld\.global\S*?(?:\.v(\d))?\.b(\d+)", ptx)]
+    widths += [int(n, 16) for n in re.findall(r"cp\.async\.c[ag]\.shared\.global\S* .*?, 0x([0-9a-f]+)", ptx)]
+    return Compiled(
+        kernel=name.removesuffix("_kernel"),
+        launch=launch,
+        registers=usage["REG"],
+        shared=kernel.metadata.shared,
+        local=usage["STACK"] + usage["LOCAL"],
+        tensor_cores="mma.sync" in ptx or "wgmma" in ptx,
+        loads=max(widths, default=0),
+    )
+
+
+def _resource_usage(cubin: bytes) -> dict[str, int]:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        said = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    line = said.stdout.split("Function")[-1]
+    return {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", line)}

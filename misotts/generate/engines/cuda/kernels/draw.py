@@ -1,0 +1,106 @@
+"""Top-k sampling without sorting: a code's rank is the number of codes that are likelier, counted by comparing all with
+all (4 million comparisons a row, spread over programs of 64 codes). The rank says which noise is the code's own.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+CODES = 64
+"""Codes whose ranks a program counts."""
+OTHERS = 256
+"""Codes that they are compared with at a time."""
+
+
+@triton.jit
+def score_kernel(
+    logits,
+    temperature,
+    top_k,
+    noise,
+    best,
+    codes,
+    noise_row,
+    CODES: tl.constexpr,
+    OTHERS: tl.constexpr,
+):
+    """The best score among a program's codes, with the code in its low bits."""
+    row = tl.program_id(0)
+    code = tl.program_id(1) * CODES + tl.arange(0, CODES)
+    is_code = code < codes
+    value = tl.load(logits + row * codes + code, mask=is_code, other=float("-inf")).to(tl.float32)
+    rank = tl.zeros((CODES,), tl.int32)
+    for first in range(0, codes, OTHERS):
+        other = first + tl.arange(0, OTHERS)
+        rival = tl.load(logits + row * codes + other, mask=other < codes, other=float("-inf")).to(tl.float32)[None, :]
+        tie = (rival == value[:, None]) & (other[None, :] < code[:, None])
+        rank += tl.sum(((rival > value[:, None]) | tie).to(tl.int32), axis=1)
+    races = is_code & (rank < tl.load(top_k + row))
+    score = tl.div_rn(value, tl.load(temperature + row))
+    score += tl.load(noise + row * noise_row + rank, mask=races, other=0.0)
+    # Bits of floats are ordered like integers once the negative ones are turned over.
+    bits = score.to(tl.int32, bitcast=True)
+    order = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    key = (order.to(tl.int64) << 32) | (codes - code).to(tl.int64)
+    worst = -(1 << 63)
+    tl.store(best + row * tl.num_programs(1) + tl.program_id(1), tl.max(tl.where(races, key, worst)))
+
+
+@triton.jit
+def take_kernel(
+    best,
+    table,
+    drawn,
+    out,
+    codes,
+    parts,
+    width,
+    TAKES: tl.constexpr,
+    PARTS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """The winner of all parts, and its row of the table."""
+    row = tl.program_id(0)
+    part = tl.arange(0, PARTS)
+    winner = tl.max(tl.load(best + row * parts + part, mask=part < parts, other=-(1 << 63)))
+    code = codes - (winner & 0x7FFFFFFF)
+    tl.store(drawn + row, code)
+    if TAKES:
+        column = tl.arange(0, WIDTH)
+        inside = column < width
+        tl.store(out + row * width + column, tl.load(table + code * width + column, mask=inside), mask=inside)
+
+
+def draw(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    noise: torch.Tensor,
+    table: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """See `plain.draw`."""
+    rows, codes = logits.shape
+    parts = triton.cdiv(codes, CODES)
+    best = logits.new_empty(rows, parts, dtype=torch.int64)
+    score_kernel[(rows, parts)](
+        logits, temperature, top_k, noise, best, codes, noise.stride(0), CODES=CODES, OTHERS=OTHERS, num_warps=4
+    )
+    drawn = best.new_empty(rows)
+    width = 1 if table is None else table.shape[1]
+    out = None if table is None else table.new_empty(rows, width)
+    take_kernel[(rows,)](
+        best,
+        drawn if table is None else table,
+        drawn,
+        drawn if out is None else out,
+        codes,
+        parts,
+        width,
+        TAKES=table is not None,
+        PARTS=triton.next_power_of_2(parts),
+        WIDTH=triton.next_power_of_2(width),
+        num_warps=4,
+    )
+    return drawn, out
