@@ -13,16 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from misotts.generate.embedding import Embedding
 from misotts.generate.engines import Batch, Frames, Sampling
-from misotts.generate.engines.cuda import capture
 from misotts.generate.engines.cuda.backbone import CudaBackbone
+from misotts.generate.engines.cuda.capture import capture
 from misotts.generate.engines.cuda.depth import CudaDepth
 from misotts.generate.sampling import gumbel_noise
+from misotts.generate.transfer import to_device
 
 USUAL_RANKS = 64
 """Ranks of the graphs for what nearly everybody asks for; the others have as many as there are codes."""
@@ -85,11 +87,9 @@ class FrameDecoder:
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
         if device.type == "cuda":
             self._read_scratch()
-            pool = None
+            pool = torch.cuda.graph_pool_handle()
             for bucket in reversed(self.buckets):  # the largest first: the others fit into its memory
-                graph = capture.capture(lambda bucket=bucket: self._frame(bucket), pool)  # type: ignore[misc]
-                pool = graph.pool()
-                self._graphs[bucket.rows, bucket.ranks] = graph
+                self._graphs[bucket.rows, bucket.ranks] = capture(partial(self._frame, bucket), pool)
 
     def _read_scratch(self) -> None:
         """Read prompts of every size of tiles into the scratch block: Triton compiles now what prefill takes."""
@@ -98,16 +98,16 @@ class FrameDecoder:
             blocks = np.zeros((1, self._columns), np.int32)
             self.backbone.forward(Batch(inputs, np.array([length], np.int32), np.zeros(1, np.int32), blocks))
 
+    @torch.inference_mode()
     def draw(self, frames: Frames) -> torch.Tensor:
         """See `FrameEngine.draw`."""
         n = len(frames.seats)
         bucket = self._bucket(n, int(frames.top_k.max()))
         inputs = torch.from_numpy(self._fill(frames, bucket.rows))
+        bucket.inputs.copy_(to_device(inputs, bucket.inputs.device))
         if graph := self._graphs.get((bucket.rows, bucket.ranks)):
-            bucket.inputs.copy_(inputs.pin_memory(), non_blocking=True)
             graph.replay()
         else:
-            bucket.inputs.copy_(inputs)
             self._frame(bucket)
         return bucket.codes[:n]
 
