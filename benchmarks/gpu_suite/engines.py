@@ -17,6 +17,10 @@ from misotts.checkpoint import tensor_shapes
 from misotts.config import ModelConfig
 from misotts.generate.embedding import Embedding
 from misotts.generate.engines import Backbone, Batch, Depth
+from misotts.generate.engines.cuda.backbone import CudaBackbone
+from misotts.generate.engines.cuda.decoder import FrameDecoder
+from misotts.generate.engines.cuda.depth import CudaDepth
+from misotts.generate.engines.cuda.operations import operations_on
 from misotts.generate.engines.torch_backbone import TorchBackbone
 from misotts.generate.engines.torch_depth import TorchDepth
 from misotts.generate.load import BLOCK_SIZE
@@ -71,8 +75,35 @@ def torch_engines(needs: Needs) -> Engines:
     return Engines(needs.config, embedding, backbone, depth)
 
 
+@dataclass(frozen=True)
+class GraphEngines(Engines):
+    """`backbone` and `depth` alone run outside the graphs, kernel by kernel; a step is one replay."""
+
+    frames: FrameDecoder
+
+    def generator(self, limits: Limits, first_chunk_frames: int = 1) -> Generator:
+        return Generator(self.config, self.embedding, self.backbone, self.frames, limits, first_chunk_frames)
+
+    def launch(self, seats: SeatState, context: int) -> torch.Tensor:
+        rows = list(range(len(seats.tables)))
+        frames = seats.frames(rows, [context] * len(rows), [0] * len(rows))
+        return self.frames.draw(frames).int().to("cpu", non_blocking=True)
+
+
+def graph_engines(needs: Needs) -> Engines:
+    """Backbone and depth decoder as one CUDA graph a frame."""
+    run, where = operations_on(needs.device), (needs.device, needs.dtype)
+    config = needs.config
+    embedding = Embedding(needs.weights, config, *where)
+    depth = CudaDepth(needs.weights, config, embedding, run, *where)
+    backbone = CudaBackbone(needs.weights, config, needs.num_blocks, BLOCK_SIZE, run, *where)
+    decoder = FrameDecoder(backbone, depth, embedding, needs.max_streams, config.max_seq_len, config.audio_codes)
+    return GraphEngines(config, embedding, backbone, depth, decoder)
+
+
 ENGINES: dict[str, Callable[[Needs], Engines]] = {
     "torch": torch_engines,
+    "graph": graph_engines,
 }
 
 

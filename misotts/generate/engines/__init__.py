@@ -74,7 +74,7 @@ class Frames:
     starts: np.ndarray
     """Positions that are in the cache already."""
     blocks: np.ndarray
-    """int32 [n, columns]: block tables, columns for the longest sequence that is allowed."""
+    """int32 [n, columns]: block tables; unused entries are 0."""
     numbers: np.ndarray
     """Frames drawn before this one."""
     seeds: np.ndarray

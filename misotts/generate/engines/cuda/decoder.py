@@ -134,7 +134,7 @@ class FrameDecoder:
         )
         for column, value in enumerate(values):
             inputs[:n, column] = value
-        inputs[:n, len(_COLUMNS) :] = frames.blocks
+        inputs[:n, len(_COLUMNS) : len(_COLUMNS) + frames.blocks.shape[1]] = frames.blocks
         return inputs
 
     @torch.inference_mode()

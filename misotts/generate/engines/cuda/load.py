@@ -14,7 +14,7 @@ from misotts.generate.engines.cuda.decoder import FrameDecoder, bucket_shapes
 from misotts.generate.engines.cuda.depth import CudaDepth
 from misotts.generate.engines.cuda.matrix import WeightType
 from misotts.generate.engines.cuda.memory import plan_memory
-from misotts.generate.engines.cuda.operations import operations
+from misotts.generate.engines.cuda.operations import operations_on
 from misotts.generate.engines.manifest import EngineError
 from misotts.generate.scheduler import Limits
 
@@ -52,7 +52,7 @@ def load_frame_decoder(
         log.info("%s", plan)
         num_blocks = plan.blocks
     assert num_blocks is not None
-    run = operations("fused" if on_gpu else "plain")
+    run = operations_on(device)
     embedding = Embedding(weights, config, device, dtype)
     depth = CudaDepth(weights, config, embedding, run, device, dtype, stored)
     backbone = CudaBackbone(weights, config, num_blocks, block_size, run, device, dtype, stored, fp8_kv)

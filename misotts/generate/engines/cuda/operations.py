@@ -65,3 +65,8 @@ class Operations(Protocol):
 def operations(name: str) -> Operations:
     """`plain` or `fused`. Triton is imported only for the latter."""
     return cast(Operations, import_module(f"misotts.generate.engines.cuda.{name}"))
+
+
+def operations_on(device: str) -> Operations:
+    """Fused on a GPU, plain on the CPU and on a PyTorch that has no CUDA (a test's pretended GPU)."""
+    return operations("plain" if device == "cpu" or torch.version.cuda is None else "fused")
