@@ -52,6 +52,24 @@ class Load:
     """As in the contract; 0 is the server's ramp."""
     seed: int
 
+    @classmethod
+    def plain(cls, *, streams: int | None = None, rate: float | None = None, seconds: float, seed: int = 0) -> Load:
+        """Callers who listen to the end of texts of the usual length: what `misotts bench load` sends by default."""
+        return cls(
+            streams=streams,
+            rate=rate,
+            arrivals="poisson",
+            seconds=seconds,
+            chars=60,
+            max_ms_per_char=70.0,
+            voices=(),
+            voice_share=0.0,
+            cancel_share=0.0,
+            slow_share=0.0,
+            chunk_frames=0,
+            seed=seed,
+        )
+
 
 @dataclass(frozen=True)
 class Call:

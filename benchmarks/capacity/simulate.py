@@ -1,0 +1,240 @@
+"""A load of `misotts bench load` on a server that exists only as a cost table: the same calls, the same figures.
+
+A discrete-event simulation (simpy): the calls come as the load generator would make them, the stages do what they would
+do, and time is what the cost table says. The answers are those of `benchmarks.load`, so that everything said of a
+measured load (percentiles, playback, continuity) is said of a simulated one by the same code.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import simpy
+
+from benchmarks.capacity.cost import CostTable
+from benchmarks.capacity.device import Device
+from benchmarks.capacity.stages import Decode, Generate, Piece, Process, Watermark
+from benchmarks.load.caller import Answer
+from benchmarks.load.plan import Call, Load, calls
+from benchmarks.load.playback import Arrival
+from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
+from misotts.generate.delivery import Chunk
+from misotts.generate.scheduler import Limits
+from misotts.generate.utterance import Utterance
+from misotts_client.errors import MisoError
+
+VOICE_POSITIONS = 166
+"""Of a registered voice: a clip of 10 s (125 frames and its end) and 40 positions of text."""
+
+ERROR = "error: "
+
+Then = Callable[[simpy.Event], None]
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a load met."""
+
+    answers: list[Answer]
+    """In the order of the calls."""
+    seconds: float
+    """Virtual time from the start to the end of the last call."""
+    busy: dict[str, float]
+    """Seconds that each stage was at work, waiting for the device among them; `device`: that anything was."""
+    mean_batch: float
+    """Frames per step of generate."""
+    most_streams: int
+    """Most calls under way at once."""
+    preempted: int
+    """Times that an utterance lost its KV blocks to others."""
+
+
+def simulate(load: Load, costs: CostTable, limits: Limits, planned: Iterable[Call] | None = None) -> Simulated:
+    """Make the calls of `load`, or those `planned` in the order of their times, on a server of `limits`, and hear all
+    of them to their end.
+
+    Raises:
+        ValueError: the load has slow readers, which are not simulated.
+    """
+    if load.slow_share:
+        raise ValueError("slow_share: slow readers are not simulated")
+    server = Server(costs, limits)
+    crowd = _Crowd(load, server, iter(planned) if planned is not None else calls(load))
+    server.environment.run()
+    return crowd.result()
+
+
+class Server:
+    """The stages and the way between them."""
+
+    def __init__(self, costs: CostTable, limits: Limits) -> None:
+        self.environment = simpy.Environment()
+        self.costs = costs
+        self.device = Device(self.environment, costs.speed)
+        self.generate = Generate(self.environment, self.device, costs, limits)
+        self.decode = Decode(self.environment, self._device_of("decode"), costs, limits.max_streams)
+        self.watermark = Watermark(self.environment, self._device_of("watermark"), costs, limits.max_streams)
+        self._prompt_free_at = 0.0
+        self.prompt_busy_s = 0.0
+
+    def _device_of(self, stage: str) -> Device:
+        return Device(self.environment, lambda _: 1.0) if stage in self.costs.on_host else self.device
+
+    def hop(self, then: Then, network: bool = False) -> None:
+        """Call `then` one message through Triton later, `network`: and across the network."""
+        ms = self.costs.hop_ms + (self.costs.network_ms if network else 0.0)
+        self.later(ms / 1000, then)
+
+    def later(self, seconds: float, then: Then) -> None:
+        event = self.environment.timeout(seconds)
+        assert event.callbacks is not None
+        event.callbacks.append(then)
+
+    def prompt_delay(self) -> float:
+        """Seconds from now until the prompt stage, which takes one request after the other, has worked on another."""
+        seconds = self.costs.prompt.ms / 1000
+        self._prompt_free_at = max(self._prompt_free_at, self.environment.now) + seconds
+        self.prompt_busy_s += seconds
+        return self._prompt_free_at - self.environment.now
+
+
+class Caller:
+    """One call: sends it, and notes when which chunk came."""
+
+    def __init__(self, call: Call, server: Server) -> None:
+        self._server = server
+        self._environment = server.environment
+        now = self._environment.now
+        self.answer = Answer(call, due_s=now if call.at_s is None else call.at_s, sent_s=now)
+        self.ended = self._environment.event()
+        self._utterance = self._make_utterance(call)
+        self._heard_s = 0.0
+        self._hung_up = False
+
+    def _make_utterance(self, call: Call) -> Utterance:
+        request = call.request
+        return Utterance(
+            prompt=_prompt(call, self._server.costs),
+            max_frames=(request.max_audio_ms or FRAME_MS) // FRAME_MS,
+            seed=request.seed or 0,
+            chunk_frames=request.chunk_frames or 0,
+            deadline=self._environment.now + request.timeout_ms / 1000 if request.timeout_ms else None,
+        )
+
+    def send(self) -> None:
+        self._server.hop(self._at_prompt, network=True)
+
+    def _at_prompt(self, _: simpy.Event) -> None:
+        self._server.later(self._server.prompt_delay(), lambda _: self._server.hop(self._at_generate))
+
+    def _at_generate(self, _: simpy.Event) -> None:
+        self._server.generate.submit(self._utterance, self)
+
+    def chunk(self, chunk: Chunk) -> None:
+        """See `misotts.generate.outbox.Receiver`: from generate to decode."""
+        piece = Piece(chunk.stream, chunk.slot, chunk.index, len(chunk.frames), chunk.finish, self._decoded)
+        self._server.hop(lambda _: self._server.decode.put(piece))
+
+    def refuse(self, error: MisoError) -> None:
+        """See `misotts.generate.outbox.Receiver`: it ends before its first chunk."""
+        self._server.hop(lambda _: self._end(f"{ERROR}{error}"), network=True)
+
+    def _decoded(self, piece: Piece, frames: int) -> None:
+        marked = replace(piece, frames=frames, forward=self._marked)
+        self._server.hop(lambda _: self._server.watermark.put(marked))
+
+    def _marked(self, piece: Piece, frames: int) -> None:
+        self._server.generate.acknowledge(piece.stream, piece.index, cancelled=self._hung_up)
+        if frames or piece.finish:
+            self._server.hop(lambda _: self._hear(frames, piece.finish), network=True)
+
+    def _hear(self, frames: int, finish: str) -> None:
+        answer = self.answer
+        if answer.ended_s:
+            return
+        if frames:
+            answer.arrivals.append(Arrival(self._environment.now, frames * FRAME_SAMPLES))
+            self._heard_s += frames * FRAME_SAMPLES / SAMPLE_RATE
+        if finish:
+            self._end(finish)
+        elif self._heard_s >= answer.call.cancel_after_s:
+            self._end("")
+            self._server.hop(self._hang_up, network=True)
+
+    def _hang_up(self, _: simpy.Event) -> None:
+        self._hung_up = True
+
+    def _end(self, finish: str) -> None:
+        answer = self.answer
+        if finish.startswith(ERROR):
+            answer.error, _, answer.words = finish.removeprefix(ERROR).partition(": ")
+        else:
+            answer.finish = finish
+        answer.ended_s = self._environment.now
+        self.ended.succeed()
+
+
+class _Crowd:
+    """The calls of a load, in an open or a closed loop."""
+
+    def __init__(self, load: Load, server: Server, calls: Iterator[Call]) -> None:
+        self._load, self._server, self._calls = load, server, calls
+        self._environment = server.environment
+        self._answers: list[Answer] = []
+        self._under_way = self._most = 0
+        if load.streams is None:
+            self._environment.process(self._open())
+        else:
+            for _ in range(load.streams):
+                self._environment.process(self._closed())
+
+    def _open(self) -> Process:
+        for call in self._calls:
+            yield self._environment.timeout(max((call.at_s or 0.0) - self._environment.now, 0.0))
+            self._make(call)
+
+    def _closed(self) -> Process:
+        while self._environment.now < self._load.seconds:
+            yield self._make(next(self._calls)).ended
+
+    def _make(self, call: Call) -> Caller:
+        caller = Caller(call, self._server)
+        self._answers.append(caller.answer)
+        self._under_way += 1
+        self._most = max(self._most, self._under_way)
+        assert caller.ended.callbacks is not None
+        caller.ended.callbacks.append(self._ended)
+        caller.send()
+        return caller
+
+    def _ended(self, _: simpy.Event) -> None:
+        self._under_way -= 1
+
+    def result(self) -> Simulated:
+        server, counts = self._server, self._server.generate.statistics
+        return Simulated(
+            answers=sorted(self._answers, key=lambda answer: answer.call.number),
+            seconds=max((answer.ended_s for answer in self._answers), default=0.0),
+            busy={
+                "prompt": server.prompt_busy_s,
+                "generate": counts.busy_s,
+                "decode": server.decode.busy_s,
+                "watermark": server.watermark.busy_s,
+                "device": server.device.busy_s,
+            },
+            mean_batch=counts.frames / counts.steps if counts.steps else 0.0,
+            most_streams=self._most,
+            preempted=server.generate.scheduler.preempted,
+        )
+
+
+def _prompt(call: Call, costs: CostTable) -> np.ndarray:
+    """A prompt whose positions tell apart what the KV pool must tell apart: voices and calls."""
+    own = np.full((costs.prompt.positions(len(call.request.text)), 1), call.number + 1, np.int32)
+    if call.request.voice is None:
+        return own
+    voice = 2**30 + zlib.crc32(call.request.voice.encode()) % 2**30  # no call's number
+    return np.concatenate([np.full((VOICE_POSITIONS, 1), voice, np.int32), own])

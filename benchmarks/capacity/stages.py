@@ -1,0 +1,236 @@
+"""The stages under a virtual clock: what they do is decided by their own code, how long it takes by the cost table.
+
+Real: the scheduler, its KV pool, the streams with their deliveries (the chunk ramp, the bound on unacknowledged chunks,
+deadlines, cancels, probes), the cutting of batches into calls. Written again here, because the original is tied to
+threads, tensors or Triton: the order of the generate loop's step (`misotts.generate.loop`), the worker's batches
+(`misotts.triton.worker`), and how many frames the watermark lets go.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import numpy as np
+import simpy
+
+from benchmarks.capacity.cost import CostTable
+from benchmarks.capacity.device import Device
+from misotts import decode
+from misotts.generate.blocks import BlockPool
+from misotts.generate.delivery import MAX_UNACKNOWLEDGED
+from misotts.generate.loop import WATCH_WAIT_S
+from misotts.generate.outbox import Outbox, Receiver
+from misotts.generate.scheduler import Limits, LineFullError, Part, Scheduler, TooLongError
+from misotts.generate.statistics import Statistics
+from misotts.generate.streams import Streams
+from misotts.generate.utterance import LENGTH, NO_SEAT, Utterance
+from misotts.slots import rounds, rows_for
+from misotts_client.errors import Unavailable
+
+CODES = np.ones(1, np.int32)
+"""Stands for any frame: nothing looks at the codes."""
+
+Process = Generator[simpy.Event, object, None]
+
+
+@dataclass
+class _Step:
+    """A step that the device works on, or has yet to begin."""
+
+    utterances: list[Utterance]
+    """Those that draw a frame."""
+    done: simpy.Event
+
+
+class Generate:
+    """The generate stage. See `misotts.generate.loop` for the order of things within a step."""
+
+    def __init__(self, environment: simpy.Environment, device: Device, costs: CostTable, limits: Limits) -> None:
+        self._environment, self._device, self._costs = environment, device, costs
+        self.scheduler = Scheduler(BlockPool(costs.kv_blocks, costs.block_size), limits)
+        self.statistics = Statistics()
+        self._outbox = Outbox((limits.max_streams + limits.max_waiting) * (MAX_UNACKNOWLEDGED + 2))
+        self.streams = Streams(self.scheduler, self.statistics, self._outbox, codebooks=1)
+        self._steps: deque[_Step] = deque()
+        self._wake = environment.event()
+        environment.process(self._run())
+
+    def submit(self, utterance: Utterance, receiver: Receiver) -> None:
+        """Queue an utterance; `receiver` gets its chunks."""
+        self.statistics.submitted += 1
+        try:
+            self.scheduler.add(utterance)
+        except (LineFullError, TooLongError) as error:
+            self.statistics.rejected += 1
+            receiver.refuse(Unavailable(str(error)))
+            return
+        self.streams.open(utterance, receiver, self._environment.now)
+        self._notify()
+
+    def acknowledge(self, stream: int, index: int, cancelled: bool) -> None:
+        self.streams.acknowledge(stream, index, cancelled)
+        self._notify()
+
+    def _notify(self) -> None:
+        if not self._wake.triggered:
+            self._wake.succeed()
+
+    def _run(self) -> Process:
+        while True:
+            self.streams.retire(self._environment.now)
+            self._outbox.hand_on()
+            parts = self.scheduler.schedule(self.streams.paused())
+            if parts:
+                step = self._launch(parts)
+                if not self._costs.overlaps:
+                    yield step.done
+                self.scheduler.advance(parts)
+            elif not self._steps:
+                yield from self._sleep()
+            while self._steps and (not parts or len(self._steps) > 1 or self._steps[0].done.triggered):
+                step = self._steps.popleft()
+                if not step.done.processed:
+                    yield step.done
+                self._collect(step.utterances)
+                self._outbox.hand_on()
+
+    def _sleep(self) -> Process:
+        self._wake = self._environment.event()
+        # Nobody wakes an empty stage but `submit`: without a timer the simulation can come to its end.
+        timer = [self._environment.timeout(WATCH_WAIT_S)] if len(self.streams) else []
+        yield self._environment.any_of([self._wake, *timer])
+
+    def _launch(self, parts: list[Part]) -> _Step:
+        decodes = [part.utterance for part in parts if part.decodes]
+        context = sum(utterance.cached for utterance in decodes) / max(len(decodes), 1)
+        prefill = sum(part.length for part in parts if not part.decodes)
+        draws = [part.utterance for part in parts if part.draws]
+        seconds = self._costs.step_ms(len(draws), context, prefill) / 1000
+        before = self._steps[-1].done if self._steps else None
+        step = _Step(draws, self._environment.process(self._execute(before, seconds)))
+        self._steps.append(step)
+        self.statistics.steps += 1
+        self.statistics.frames += len(draws)
+        self.statistics.prefilled += prefill
+        return step
+
+    def _execute(self, before: simpy.Event | None, seconds: float) -> Process:
+        if before is not None and not before.processed:
+            yield before
+        began = self._environment.now
+        yield self._device.work(seconds)
+        self.statistics.busy_s += self._environment.now - began
+
+    def _collect(self, utterances: list[Utterance]) -> None:
+        now, running = self._environment.now, len(self.scheduler.running)
+        for utterance in utterances:
+            if utterance.finish:  # it ended while this frame was being drawn
+                continue
+            stream = self.streams.of(utterance)
+            utterance.frames.append(CODES)
+            if len(utterance.frames) == utterance.max_frames:
+                stream.delivery.keep(CODES)
+                self.streams.end(stream, LENGTH, now)
+            else:
+                stream.delivery.add(CODES, self._costs.hold_back_frames + 1, running, now)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A chunk on its way through decode and watermark."""
+
+    stream: int
+    slot: int
+    index: int
+    frames: int
+    finish: str
+    forward: Callable[[Piece, int], None]
+    """What to do with it once it has been through: the piece, and the frames that came out."""
+
+
+class ChunkWorker:
+    """The base of decode and watermark: what has gathered is worked on as one batch, one piece of a stream."""
+
+    def __init__(self, environment: simpy.Environment, device: Device, costs: CostTable, slots: int) -> None:
+        self._environment, self._device = environment, device
+        self.costs, self.slots = costs, slots
+        self._waiting: deque[Piece] = deque()
+        self._wake = environment.event()
+        self.busy_s = 0.0
+        environment.process(self._run())
+
+    def seconds(self, pieces: list[Piece]) -> float:
+        """What a batch costs; all pieces have a slot."""
+        raise NotImplementedError
+
+    def result(self, piece: Piece) -> int:
+        """Frames that come out for a piece."""
+        raise NotImplementedError
+
+    def put(self, piece: Piece) -> None:
+        self._waiting.append(piece)
+        if not self._wake.triggered:
+            self._wake.succeed()
+
+    def _run(self) -> Process:
+        while True:
+            if not self._waiting:
+                self._wake = self._environment.event()
+                yield self._wake
+            batch = self._take()
+            seated = [piece for piece in batch if piece.slot != NO_SEAT]
+            began = self._environment.now
+            if seconds := self.seconds(seated) if seated else 0.0:
+                yield self._device.work(seconds)
+            self.busy_s += self._environment.now - began
+            for piece in batch:
+                piece.forward(piece, self.result(piece) if piece.slot != NO_SEAT else 0)
+
+    def _take(self) -> list[Piece]:
+        batch: dict[int, Piece] = {}
+        rest: deque[Piece] = deque()
+        for piece in self._waiting:
+            if piece.stream in batch:
+                rest.append(piece)
+            else:
+                batch[piece.stream] = piece
+        self._waiting = rest
+        return list(batch.values())
+
+
+class Decode(ChunkWorker):
+    """See `misotts.decode.Decoder.decode`."""
+
+    def seconds(self, pieces: list[Piece]) -> float:
+        total = 0.0
+        for start, end, members in rounds([piece.frames for piece in pieces]):
+            rows = rows_for(max(pieces[member].slot for member in members), self.slots)
+            for begin in range(start, end, decode.MAX_FRAMES):
+                total += self.costs.decode.at(rows, min(decode.MAX_FRAMES, end - begin))
+        return total / 1000
+
+    def result(self, piece: Piece) -> int:
+        return piece.frames
+
+
+class Watermark(ChunkWorker):
+    """See `misotts.watermark.Watermarker.mark`: it holds frames back until a stream's last piece."""
+
+    def __init__(self, environment: simpy.Environment, device: Device, costs: CostTable, slots: int) -> None:
+        super().__init__(environment, device, costs, slots)
+        self._held: dict[int, int] = {}
+
+    def seconds(self, pieces: list[Piece]) -> float:
+        flush = self.costs.hold_back_frames + 1
+        lengths = [piece.frames + (flush if piece.finish else 0) for piece in pieces]
+        return sum(self.costs.watermark.at(len(members), end - start) for start, end, members in rounds(lengths)) / 1000
+
+    def result(self, piece: Piece) -> int:
+        held = self._held.pop(piece.stream, 0) + piece.frames
+        if piece.finish:
+            return held
+        out = max(held - self.costs.hold_back_frames, 0)
+        self._held[piece.stream] = held - out
+        return out
