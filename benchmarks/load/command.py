@@ -76,8 +76,8 @@ def load(
     )
     console = Console()
     try:
-        with _target(url, metrics_port, model, voices) as target, progress(seconds, console) as show:
-            result = record(measure(planned, target, show))
+        with target(url, metrics_port, model, voices) as server, progress(seconds, console) as show:
+            result = record(measure(planned, server, show))
     except (MisoError, RuntimeError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
@@ -110,7 +110,7 @@ def compare(
 
 
 @contextmanager
-def _target(url: str | None, metrics_port: int, model: Path, voices: Path | None) -> Iterator[Target]:
+def target(url: str | None, metrics_port: int, model: Path, voices: Path | None) -> Iterator[Target]:
     """The server at `url`, or one of our own."""
     from benchmarks.load.measure import Target
     from demo.server import running_server

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from benchmarks.load import compare, plots, report
+from benchmarks.pages import render
 
 WORST = 10
 """Calls that the page lists one by one."""
@@ -16,11 +15,9 @@ WORST = 10
 def write_page(path: Path, *named: tuple[str, dict[str, Any]]) -> Path:
     """Write the page of one or two results, each with its name."""
     names, results = zip(*named, strict=True)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters.update(figure=report.figure, share=report.share, describe=report.describe, counts=report.counts)
-    text = environment.get_template("page.html").render(
+    return render(
+        path,
+        "load/page.html",
         names=names,
         results=results,
         figures=report.NAMES,
@@ -33,9 +30,6 @@ def write_page(path: Path, *named: tuple[str, dict[str, Any]]) -> Path:
         timelines=[plots.timeline(*each) for each in zip(results, plots.COLOURS, strict=False)],
         buffers=[plots.playback_buffer(*each) for each in zip(results, plots.COLOURS, strict=False)],
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def worst(result: dict[str, Any]) -> list[dict[str, Any]]:

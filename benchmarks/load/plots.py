@@ -51,7 +51,7 @@ def first_audio(results: Sequence[Result], names: Sequence[str]) -> str:
                     axes.plot(at / 1000, int(point[1:]), "o", color=colour)
         axes.set(xlim=(0, None), ylim=(0, 103))
         _legend(axes, results)
-        return _svg(figure)
+        return svg(figure)
 
 
 def chunk_gaps(results: Sequence[Result], names: Sequence[str]) -> str:
@@ -63,7 +63,7 @@ def chunk_gaps(results: Sequence[Result], names: Sequence[str]) -> str:
             weights = np.full(len(each), 100 / max(len(each), 1))
             axes.hist(each, bins, weights=weights, color=colour, alpha=0.6, label=name)
         _legend(axes, results)
-        return _svg(figure)
+        return svg(figure)
 
 
 def timeline(result: Result, colour: str) -> str:
@@ -86,7 +86,7 @@ def timeline(result: Result, colour: str) -> str:
         for spans, tone in (([(call["due_s"], call["ended_s"]) for call in calls], WAITING), (speaking, colour)):
             crowd.fill_between(*at_once(spans), step="post", color=tone)
         crowd.set(xlabel="s since the start", ylabel="at once", xlim=(0, None), ylim=(0, None))
-        return _svg(figure)
+        return svg(figure)
 
 
 def playback_buffer(result: Result, colour: str) -> str:
@@ -96,7 +96,7 @@ def playback_buffer(result: Result, colour: str) -> str:
             tone = FAILED if play(_arrivals(call)).stalls else colour
             axes.plot(*buffered(_arrivals(call)), color=tone, linewidth=0.8, alpha=0.5)
         axes.set(xlim=(0, None), ylim=(0, None))
-        return _svg(figure)
+        return svg(figure)
 
 
 def _played(result: Result) -> list[Result]:
@@ -129,7 +129,7 @@ def _legend(axes: Axes, results: Sequence[Result]) -> None:
         axes.legend()
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     """The figure as an SVG element for a page, without the prolog of a file."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})

@@ -1,0 +1,99 @@
+"""The largest open-loop load that a server holds: loads at several rates, each some times with other calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
+from typing import Any
+
+from benchmarks.load.caller import Answer
+from benchmarks.load.drive import Run, drive
+from benchmarks.load.measure import Target
+from benchmarks.load.plan import Load
+from benchmarks.load.server_share import OTHERS, processes, snapshot
+from benchmarks.load.summary import invalid, overall
+from benchmarks.sweep.knee import find_knee
+from benchmarks.sweep.objective import Objective
+
+Show = Callable[[Run], None]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to try."""
+
+    objective: Objective
+    load: Load
+    """Its rate is where the search begins."""
+    repeats: int
+    """Runs at each rate, each with other calls; they are judged together."""
+    precision: float
+    """How far apart the ends of the search may stay: 0.1 is 10 %."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """The runs at one rate."""
+
+    answers: list[Answer]
+    faults: list[str] = field(default_factory=list)
+    """Why the times may be the generator's own."""
+    other_cores: float | None = None
+    """Cores taken by what is neither the server nor the generator; None where that cannot be seen."""
+
+
+Try = Callable[[Load], Tried]
+
+
+def sweep(plan: Sweep, attempt: Try, said: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """All figures of a sweep, ready for JSON; `said` gets every point as it is found."""
+    points: list[dict[str, Any]] = []
+
+    def holds(rate: float) -> bool:
+        point = _point(plan, attempt, rate)
+        points.append(point)
+        said(point)
+        return not point["misses"]
+
+    assert plan.load.rate, "a sweep is an open loop"
+    knee = find_knee(holds, plan.load.rate, plan.precision)
+    return {
+        "objective": asdict(plan.objective),
+        "load": asdict(replace(plan.load, rate=None)),
+        "repeats": plan.repeats,
+        "precision": plan.precision,
+        "valid": not any(point["why_invalid"] for point in points),
+        "knee": asdict(knee),
+        "points": sorted(points, key=lambda point: point["rate"]),
+    }
+
+
+def _point(plan: Sweep, attempt: Try, rate: float) -> dict[str, Any]:
+    loads = [replace(plan.load, rate=rate, seed=plan.load.seed + number) for number in range(plan.repeats)]
+    tried = [attempt(load) for load in loads]
+    others = [each.other_cores for each in tried if each.other_cores is not None]
+    figures = overall([answer for each in tried for answer in each.answers], plan.load.seconds)
+    figures["audio_s_per_s"] = round(figures["audio_s_per_s"] / plan.repeats, 3)
+    return {
+        "rate": round(rate, 4),
+        "misses": plan.objective.misses(figures),
+        "why_invalid": [fault for each in tried for fault in each.faults],
+        "other_cores": round(fmean(others), 3) if others else None,
+        **figures,
+    }
+
+
+def on_server(target: Target, show: Show) -> Try:
+    """Runs against a server; `show` sees each twice a second."""
+
+    def attempt(load: Load) -> Tried:
+        before = snapshot(target.metrics_url, target.server)
+        run = asyncio.run(drive(load, target.url, lambda: None, show))
+        after = snapshot(target.metrics_url, target.server)
+        used = processes(before, after, run.seconds, run.cpu_s)
+        others = next((each["cores"] for each in used if each["process"] == OTHERS), None)
+        return Tried(run.answers, invalid(run), others)
+
+    return attempt
