@@ -1,4 +1,4 @@
-"""The commands `misotts bench ...`, where there is something to run."""
+"""The commands `misotts bench ...` and `misotts capacity`, where there is something to run."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import typer
 
 
 def mount(app: typer.Typer) -> None:
-    """Add `bench`. Benchmarks belong to a checkout: an installed package only says so."""
+    """Add `bench` and `capacity`. They belong to a checkout: an installed package only says so."""
     try:
-        from benchmarks.load.command import app as bench_app
+        from benchmarks.command import bench, capacity
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("benchmarks"):
             raise
-        app.command("bench", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(_absent)
+        for name in ("bench", "capacity"):
+            settings = {"ignore_unknown_options": True, "allow_extra_args": True}
+            app.command(name, context_settings=settings)(_absent)
     else:
-        app.add_typer(bench_app, name="bench")
+        app.add_typer(bench, name="bench")
+        app.command()(capacity)
 
 
 def _absent() -> None:
-    """Measure a server under load; runs from a checkout only."""
-    typer.echo("error: misotts bench runs from a checkout of misotts-serving: there is no benchmarks/ here", err=True)
+    """Measure a server, or plan for one; runs from a checkout only."""
+    typer.echo("error: this runs from a checkout of misotts-serving: there is no benchmarks/ here", err=True)
     raise typer.Exit(1)

@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from benchmarks.capacity import measure as measure_costs
+from benchmarks.capacity.calibrate import see
 from benchmarks.load.compare import read
 from benchmarks.load.measure import Target, measure
 from benchmarks.load.page import write_page
 from benchmarks.load.plan import Load, calls
 from benchmarks.load.server_share import OTHERS
 from benchmarks.record import record, write
+from benchmarks.sweep import knee
+from benchmarks.sweep.measure import Sweep, on_server, sweep
+from benchmarks.sweep.objective import Objective
 from demo.server import RunningServer
 from misotts.serve.settings import STAGES
 
@@ -61,6 +68,23 @@ def test_a_closed_loop_never_has_more_calls_under_way_than_streams(server: Runni
     assert len(spans) > 2
     assert result["overall"]["errors"] == {}
     assert max(sum(begun <= at < ended for begun, ended in spans) for at, _ in spans) <= 2
+
+
+def test_a_sweep_ends_at_a_knee(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knee, "MOST_STEPS", 2)
+    plan = Sweep(Objective(60_000, 0.0), Load.plain(rate=2.0, seconds=0.5), repeats=2, precision=0.5)
+    result = sweep(plan, on_server(Target.of(server), lambda run: None), lambda point: None)
+    assert result["knee"] == {"holds": 4.0, "misses": None}
+    assert [point["rate"] for point in result["points"]] == [2.0, 4.0]
+    assert all(point["errors"] == {} and point["other_cores"] is not None for point in result["points"])
+
+
+def test_what_the_server_adds_to_the_stages_can_be_seen(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure_costs, "HOPS", 5)
+    (seen,) = see(Target.of(server), callers=(1,), seconds=1.0)
+    assert seen.busy_ms.keys() == {"generate", "decode", "watermark"}
+    assert all(ms > 1 for ms in seen.busy_ms.values())
+    assert 0 < measure_costs.measure_hop(server.url) < seen.ttfa_ms
 
 
 def test_a_refusal_is_an_error_by_kind(server: RunningServer) -> None:

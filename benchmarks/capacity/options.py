@@ -1,0 +1,49 @@
+"""What is compared: a way to serve, the same with other assumptions, and what could be changed about it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+
+from benchmarks.capacity.cost import CostTable
+from benchmarks.capacity.floor import GPUS, NoSuchPrecisionError, floor
+from benchmarks.capacity.planner import Option
+
+FLOOR_TIMES = (1.0, 1.5, 2.0)
+"""Multiples of the floor that span what engines reach: none reaches the floor itself."""
+PLANNED_TIMES = 1.5
+"""The multiple that a plan rests on, and at which changes are compared."""
+BIGGER = {"l40s": "h100", "a100": "h100", "h100": "h200", "h200": "b200"}
+CHUNKS = (1, 4)
+
+
+def of_gpu(gpu: str, fp8: bool = False) -> tuple[list[Option], list[Option]]:
+    """A GPU that nobody has measured: the plan's option first, then the other multiples of its floor; and changes.
+
+    Raises:
+        NoSuchPrecisionError: FP8 on a GPU without it.
+    """
+    plan, *others = [_times(gpu, fp8, times) for times in (PLANNED_TIMES, *FLOOR_TIMES)]
+    bases = [plan, *(option for option in others if option.costs != plan.costs)]
+    changes = _chunks(plan)
+    if not fp8:
+        with suppress(NoSuchPrecisionError):
+            changes.insert(0, replace(_times(gpu, True, PLANNED_TIMES), name="FP8 weights"))
+    if bigger := BIGGER.get(gpu):
+        changes.append(replace(_times(bigger, fp8, PLANNED_TIMES), name=GPUS[bigger].name))
+    return bases, changes
+
+
+def of_table(costs: CostTable) -> tuple[list[Option], list[Option]]:
+    """A cost table as it is; only the chunks can be changed about what was measured."""
+    plan = Option(costs.name, costs, gpu="")
+    return [plan], _chunks(plan)
+
+
+def _times(gpu: str, fp8: bool, times: float) -> Option:
+    costs = floor(GPUS[gpu], fp8).times(times)
+    return Option(f"{GPUS[gpu].name}{', FP8' if fp8 else ''}, {times:g} x floor", costs, gpu)
+
+
+def _chunks(plan: Option) -> list[Option]:
+    return [replace(plan, name=f"chunks of {frames}", chunk_frames=frames) for frames in CHUNKS]
