@@ -120,7 +120,7 @@ def compare(model: Path, hidden: torch.Tensor) -> dict[str, Figures]:
     given = inputs | {"given": np.repeat(free[::2], 2, axis=0)}
     expected, expected_shares = run(forced(full), given)
     assert np.array_equal(expected[::2], free[::2]), "given its own codes, full precision draws them again"
-    figures = {}
+    figures: dict[str, Figures] = {}
     for kind in KINDS:
         folder = convert_depth(model, torch.float32, _ignore, kind)
         codes, shares = run(forced(folder), given)

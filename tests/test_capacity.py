@@ -117,7 +117,8 @@ def test_who_comes_while_others_speak_waits_for_the_step_that_is_planned_already
 
 def test_who_hangs_up_is_not_spoken_to_any_longer() -> None:
     to_the_end, broken_off = (
-        simulate(plain(0.2, 60, cancel_share=share, arrivals="constant"), TABLE, LIMITS).busy["generate"] for share in (0.0, 1.0)
+        simulate(plain(0.2, 60, cancel_share=share, arrivals="constant"), TABLE, LIMITS).busy["generate"]
+        for share in (0.0, 1.0)
     )
     assert broken_off < 0.8 * to_the_end
 
