@@ -1,0 +1,95 @@
+"""SilentCipher's three networks, to be trained: the published architecture at any width, tensors named as published.
+
+Two things differ from the `silentcipher` package's classes, and neither from their arithmetic at the published sizes:
+widths come from `hparams.yaml`, and a 3 x 3 layer may look back two columns instead of one to each side, so that the
+mark of a column does not have to wait for the columns after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class GatedLayer(nn.Module):
+    """conv(x) * sigmoid(gate(x)), batch-normalised; x [batch, channels, bins, columns]."""
+
+    def __init__(self, width_in: int, width_out: int, kernel: int = 3, looks_ahead: bool = True) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width_in, width_out, kernel)
+        self.gate = nn.Conv2d(width_in, width_out, kernel)
+        self.bn = nn.BatchNorm2d(width_out)
+        self._padding = (0, 0, 0, 0) if kernel == 1 else (1, 1, 1, 1) if looks_ahead else (2, 0, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = torch.cat([self.conv.weight, self.gate.weight])
+        bias = torch.cat([self.conv.bias, self.gate.bias])  # type: ignore[list-item]
+        x = F.pad(x, self._padding).contiguous(memory_format=torch.channels_last)
+        # bfloat16 trains twice as fast on the CPU; a network's first layer sees the mark itself, 36 dB below the speech.
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.training and x.shape[1] > 1):
+            both = F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias)
+        value, gate = both.float().chunk(2, dim=1)
+        return self.bn(value * gate.sigmoid())
+
+
+class Encoder(nn.Module):
+    """`enc_c.ckpt`: sees the carrier and spreads the message's symbols over the band."""
+
+    def __init__(self, hparams: Mapping[str, Any]) -> None:
+        super().__init__()
+        width, layers = hparams["enc_conv_dim"], hparams["enc_n_layers"]
+        widths = [1] + [width] * layers
+        self.main = nn.Sequential(
+            *(GatedLayer(widths[n], widths[n + 1], looks_ahead=n < hparams["lookahead"]) for n in range(layers))
+        )
+        self.linear = nn.Linear(hparams["message_dim"], hparams["message_band_size"])
+
+    def forward(self, carrier: torch.Tensor) -> torch.Tensor:
+        return self.main(carrier)
+
+    def transform_message(self, symbols: torch.Tensor) -> torch.Tensor:
+        """One-hot symbols [batch, 1, message_dim, columns] → [batch, 1, band, columns]."""
+        return self.linear(symbols.transpose(2, 3)).transpose(2, 3)
+
+
+class CarrierDecoder(nn.Module):
+    """`dec_c.ckpt`: draws the mark's magnitudes."""
+
+    def __init__(self, hparams: Mapping[str, Any]) -> None:
+        super().__init__()
+        width, layers = hparams["dec_c_conv_dim"], hparams["dec_c_n_layers"]
+        widths = [3 * hparams["enc_conv_dim"]] + [width] * (layers - 1)
+        first = hparams["enc_n_layers"]
+        self.main = nn.Sequential(
+            *(
+                GatedLayer(widths[n], widths[n + 1], looks_ahead=first + n < hparams["lookahead"])
+                for n in range(layers - 1)
+            ),
+            GatedLayer(width, 1, kernel=1),
+        )
+
+    def forward(self, merged: torch.Tensor) -> torch.Tensor:
+        return self.main(merged).abs()
+
+
+class MessageDecoder(nn.Module):
+    """`dec_m_0.ckpt`: reads a symbol from each column. Its layers stand between Dropouts of 0, as published."""
+
+    def __init__(self, hparams: Mapping[str, Any]) -> None:
+        super().__init__()
+        width, layers = hparams["dec_m_conv_dim"], hparams["dec_m_n_layers"]
+        self.message_band_size = hparams["message_band_size"]
+        widths = [1] + [width] * (layers - 1) + [hparams["message_dim"]]
+        self.main = nn.Sequential()
+        for n in range(layers):
+            self.main += nn.Sequential(nn.Dropout(0), GatedLayer(widths[n], widths[n + 1]))
+        self.linear = nn.Linear(self.message_band_size, 1)
+
+    def forward(self, magnitudes: torch.Tensor) -> torch.Tensor:
+        """[batch, 1, bins, columns] → logits [batch, 1, message_dim, columns]."""
+        h = self.main(magnitudes[:, :, : self.message_band_size])
+        return self.linear(h.transpose(2, 3)).squeeze(3).unsqueeze(1)

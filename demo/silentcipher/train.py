@@ -1,0 +1,232 @@
+"""Train a small SilentCipher on real speech: `python -m demo.silentcipher.train FOLDER`.
+
+Trained is what is deployed: lookahead, delay and columns left out as the watermark stage has them, the key's symbols at
+random, the mark at MisoTTS's 36 dB below the speech, and between embedding and detecting what audio meets on its way.
+Real codecs stand in that way; their gradient is taken to be 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import nn
+
+from demo.silentcipher import distortions
+from demo.silentcipher.networks import CarrierDecoder, Encoder, MessageDecoder
+from demo.silentcipher.speech import RATE, speech
+from misotts.config import FRAME_SAMPLES
+from misotts.watermark import SPEECH_POWER
+
+HPARAMS: dict[str, Any] = {
+    "SR": 24_000,
+    "N_FFT": 960,
+    "HOP_LENGTH": 480,
+    "message_band_size": 192,  # up to 4.8 kHz
+    "message_dim": 5,
+    "message_len": 21,
+    "message_sdr": 36,
+    "n_messages": 1,
+    "enc_n_layers": 3,
+    "dec_c_n_layers": 4,
+    "ensure_negative_message": True,
+    "utterance_level_normalization": True,
+    "frame_level_normalization": False,
+    "no_normalization": False,
+    # Not in the published file: layer widths (a quarter of the published ones) and what makes the delay short.
+    "enc_conv_dim": 8,
+    "dec_c_conv_dim": 24,
+    "dec_m_conv_dim": 16,
+    "dec_m_n_layers": 6,
+    "lookahead": 0,
+    "delay_frames": 0,
+}
+SECONDS_OF_SPEECH = 900
+CLIPS, COLUMNS = 4, 64
+FIRST_SDR = 14.0
+DISTORTED = [
+    distortions.resampled_16k,
+    distortions.mu_law_8k,
+    distortions.mp3_128k,
+    distortions.opus_32k,
+    distortions.noise_30_db,
+]
+
+
+class Networks(nn.Module):
+    def __init__(self, hparams: dict[str, Any]) -> None:
+        super().__init__()
+        self.hparams = hparams
+        self.enc_c, self.dec_c, self.dec_m_0 = Encoder(hparams), CarrierDecoder(hparams), MessageDecoder(hparams)
+        self.register_buffer("window", torch.hann_window(hparams["N_FFT"]), persistent=False)
+
+    def stft(self, audio: torch.Tensor) -> torch.Tensor:
+        """[clips, samples] → [clips, bins, columns]."""
+        n_fft, hop = self.hparams["N_FFT"], self.hparams["HOP_LENGTH"]
+        return torch.stft(audio, n_fft, hop, window=self.window, pad_mode="constant", return_complex=True)
+
+    def mark(self, audio: torch.Tensor, symbols: torch.Tensor, kept: torch.Tensor, sdr: float) -> torch.Tensor:
+        """The mark of audio at the network's loudness.
+
+        audio [clips, samples]; symbols int64 [clips, columns]; kept bool [clips, columns] → [clips, samples].
+        """
+        n_fft, band = self.hparams["N_FFT"], self.hparams["message_band_size"]
+        spectra = self.stft(audio)[:, : band + 7]
+        carrier = spectra.abs().unsqueeze(1)
+        message = self.enc_c.transform_message(F.one_hot(symbols, 5).float().transpose(1, 2).unsqueeze(1))
+        message = F.pad(message, (0, 0, 0, 7))
+        width = self.hparams["enc_conv_dim"]
+        merged = [self.enc_c(carrier), carrier.expand(-1, width, -1, -1), message.expand(-1, width, -1, -1)]
+        info = self.dec_c(torch.cat(merged, dim=1))[:, 0, :band]
+        power = info.square().sum(1, keepdim=True) / (n_fft // 2 + 1)
+        rms = (self.window.square().sum() * SPEECH_POWER).sqrt() * 10 ** (-sdr / 20)
+        info = info * (power + 1e-12).rsqrt() * rms * kept.unsqueeze(1)
+        spectra = spectra[:, :band]
+        mark = -torch.minimum(info, spectra.abs()) * torch.sgn(spectra)
+        mark = F.pad(mark, (0, 0, 0, n_fft // 2 + 1 - band))
+        return torch.istft(mark, n_fft, self.hparams["HOP_LENGTH"], window=self.window, length=audio.shape[1])
+
+    def read(self, audio: torch.Tensor) -> torch.Tensor:
+        """[clips, samples] at the network's loudness → logits [clips, message_dim, columns]."""
+        spectra = self.stft(audio)
+        magnitudes = (spectra.real.square() + spectra.imag.square() + 1e-10).sqrt()
+        return self.dec_m_0(magnitudes.unsqueeze(1))[:, 0]
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "hparams.yaml").write_text(yaml.safe_dump(self.hparams, sort_keys=False), encoding="utf-8")
+        for name in ("enc_c", "dec_c", "dec_m_0"):
+            draft = folder / f"{name}.draft"
+            torch.save(getattr(self, name).state_dict(), draft)
+            draft.rename(folder / f"{name}.ckpt")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How hard the task is as training goes on; `progress` is 0 to 1."""
+
+    steps: int
+    sdr: float
+
+    def sdr_at(self, progress: float) -> float:
+        return FIRST_SDR + (self.sdr - FIRST_SDR) * min(progress / 0.4, 1)
+
+    def distorted_at(self, progress: float) -> float:
+        """Share of clips that meet a distortion."""
+        return 0.7 * min(max((progress - 0.1) / 0.4, 0), 1)
+
+
+class Clips:
+    """Random pieces of speech, as one half of training, with all the chances taken: loudness, pitch, frame, delay."""
+
+    def __init__(self, audio: np.ndarray, hparams: dict[str, Any], seed: int) -> None:
+        self._audio, self._hop = audio, hparams["HOP_LENGTH"]
+        self._per_frame = FRAME_SAMPLES // self._hop
+        self._rng = np.random.default_rng(seed)
+
+    def draw(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Audio [clips, samples], symbols and kept [clips, columns]."""
+        samples = (COLUMNS - 1) * self._hop
+        clips = np.stack([self._clip(samples) for _ in range(CLIPS)])
+        symbols = torch.from_numpy(self._rng.integers(0, 5, (CLIPS, COLUMNS)))
+        column = np.arange(COLUMNS) + self._rng.integers(0, self._per_frame, (CLIPS, 1))
+        no_delay = self._rng.random((CLIPS, 1)) < 0.7
+        kept = torch.from_numpy(~((column % self._per_frame == 0) & no_delay))
+        return torch.from_numpy(clips), symbols, kept
+
+    def _clip(self, samples: int) -> np.ndarray:
+        speed = self._rng.choice([0.8, 0.9, 1.0, 1.1, 1.25])
+        need = int(samples * speed) + 2
+        at = self._rng.integers(0, len(self._audio) - need)
+        piece = self._audio[at : at + need]
+        if speed != 1:  # another pitch
+            piece = np.interp(np.arange(samples) * speed, np.arange(need), piece)
+        piece = piece[:samples]
+        loudness = SPEECH_POWER**0.5 * 10 ** (self._rng.normal(0, 3) / 20)
+        return (piece * (loudness / max(np.sqrt(np.mean(piece**2)), 1e-3))).astype(np.float32)
+
+    def distort(self, marked: torch.Tensor, share: float) -> torch.Tensor:
+        out = []
+        for clip in marked:
+            if self._rng.random() < share:
+                kind = DISTORTED[self._rng.integers(len(DISTORTED))]
+                plain = clip.detach().numpy()
+                changed = kind(plain * np.float32(0.3), self._rng) / np.float32(0.3)  # speech peaks at 0.5 or so
+                clip = clip + torch.from_numpy(changed.astype(np.float32) - plain)
+            out.append(clip * float(10 ** (self._rng.normal(0, 2) / 20)))
+        return torch.stack(out)
+
+    def offset(self) -> int:
+        """Samples by which the detector's columns stand beside the embedder's."""
+        return int(self._rng.integers(-self._hop // 6, self._hop // 6 + 1))
+
+
+def train(folder: Path, cache: Path, steps: int, seed: int, one_batch: bool = False) -> None:
+    torch.manual_seed(seed)
+    networks = Networks(HPARAMS)
+    schedule = Schedule(steps, HPARAMS["message_sdr"])
+    clips = Clips(speech("train", SECONDS_OF_SPEECH, cache), HPARAMS, seed)
+    optimizer = torch.optim.Adam(networks.parameters(), lr=2e-3, betas=(0.9, 0.98))
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1, final_div_factor=100)
+    hop = HPARAMS["HOP_LENGTH"]
+    started, seen, right, losses = time.monotonic(), 0, 0, 0.0
+    batch = clips.draw()
+    for step in range(steps):
+        progress = step / steps
+        if step == int(0.75 * steps):  # from here on with the statistics that are deployed
+            for module in networks.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        if not one_batch:
+            batch = clips.draw()
+        audio, symbols, kept = batch
+        marked = audio + networks.mark(audio, symbols, kept, schedule.sdr_at(progress))
+        offset = clips.offset()
+        heard = clips.distort(marked[:, hop + offset : -hop], 0 if one_batch else schedule.distorted_at(progress))
+        logits = networks.read(heard)
+        counted = slice(2, logits.shape[2] - 2)
+        wanted, there = symbols[:, 1:][:, counted], kept[:, 1:][:, counted]
+        wanted = torch.where(there, wanted, -100)
+        loss = F.cross_entropy(logits[:, :, counted], wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
+        optimizer.step()
+        rate.step()
+        seen += int(there.sum())
+        right += int(((logits[:, :, counted].argmax(1) == wanted) & there).sum())
+        losses += loss.item()
+        if (step + 1) % 50 == 0:
+            minutes = (time.monotonic() - started) / 60
+            print(
+                f"step {step + 1}/{steps}  {minutes:.1f} min  {schedule.sdr_at(progress):.0f} dB  "
+                f"distorted {schedule.distorted_at(progress):.2f}  loss {losses / 50:.3f}  symbols {right / seen:.3f}",
+                flush=True,
+            )
+            seen, right, losses = 0, 0, 0.0
+            networks.save(folder)
+    networks.save(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where hparams.yaml, enc_c.ckpt, dec_c.ckpt and dec_m_0.ckpt go")
+    parser.add_argument("--cache", type=Path, default=Path("out/speech"), help="where the speech is kept")
+    parser.add_argument("--steps", type=int, default=4_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--one-batch", action="store_true", help="learn one batch by heart: a check of the code")
+    arguments = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    train(arguments.folder, arguments.cache, arguments.steps, arguments.seed, arguments.one_batch)
+
+
+if __name__ == "__main__":
+    main()
