@@ -44,7 +44,7 @@ HPARAMS: dict[str, Any] = {
     # Not in the published file: layer widths (a quarter of the published ones) and what makes the delay short.
     "enc_conv_dim": 8,
     "dec_c_conv_dim": 24,
-    "dec_m_conv_dim": 16,
+    "dec_m_conv_dim": 32,
     "dec_m_n_layers": 6,
     "lookahead": 0,
     "delay_frames": 0,
@@ -220,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where hparams.yaml, enc_c.ckpt, dec_c.ckpt and dec_m_0.ckpt go")
     parser.add_argument("--cache", type=Path, default=Path("out/speech"), help="where the speech is kept")
-    parser.add_argument("--steps", type=int, default=4_000)
+    parser.add_argument("--steps", type=int, default=6_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--one-batch", action="store_true", help="learn one batch by heart: a check of the code")
     arguments = parser.parse_args()
