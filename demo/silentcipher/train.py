@@ -220,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where hparams.yaml, enc_c.ckpt, dec_c.ckpt and dec_m_0.ckpt go")
     parser.add_argument("--cache", type=Path, default=Path("out/speech"), help="where the speech is kept")
-    parser.add_argument("--steps", type=int, default=6_000)
+    parser.add_argument("--steps", type=int, default=4_500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--one-batch", action="store_true", help="learn one batch by heart: a check of the code")
     arguments = parser.parse_args()
