@@ -2,8 +2,8 @@
 
     python -m demo.model models/demo
 
-Random weights speak noise and never say end of speech. Everything else about the folder is real: nothing in the
-library can tell it from the 8B model.
+Random weights speak noise and never say end of speech; only the watermark is trained. Everything else about the folder
+is real: nothing in the library can tell it from the 8B model.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import shutil
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from demo.silentcipher.networks import PUBLISHED, Networks
 from misotts.checkpoint import tensor_shapes
 from misotts.config import ModelConfig
 from misotts.meta_tokenizer import LLAMA_3_SPLIT
@@ -44,22 +44,8 @@ CONFIG = {
     },
 }
 
-SILENTCIPHER = {
-    "SR": 44100,
-    "N_FFT": 4096,
-    "HOP_LENGTH": 2048,
-    "message_band_size": 1024,
-    "message_dim": 5,
-    "message_len": 21,
-    "message_sdr": 47,
-    "n_messages": 1,
-    "enc_n_layers": 3,
-    "dec_c_n_layers": 4,
-    "ensure_negative_message": True,
-    "utterance_level_normalization": True,
-    "frame_level_normalization": False,
-    "no_normalization": False,
-}
+SILENTCIPHER = Path(__file__).with_name("silentcipher") / "weights"
+"""Trained on real speech: `python -m demo.silentcipher.train`."""
 ENCODER_WIDTH = 4
 
 
@@ -74,7 +60,7 @@ def make_model(folder: Path, seed: int = 0) -> None:
     make_tokenizer(config.text_vocab_size).save(str(draft / "tokenizer.json"))
     save_file(make_weights(config), draft / "model.safetensors")
     save_file(make_mimi_weights(config), draft / "mimi.safetensors")
-    make_silentcipher(draft / "silentcipher")
+    shutil.copytree(SILENTCIPHER, draft / "silentcipher")
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
 
@@ -133,29 +119,9 @@ def make_mimi_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
 
 
 def make_silentcipher(folder: Path, width: int = ENCODER_WIDTH) -> None:
-    """The published file formats at a narrow width (the published one is 32), random weights."""
-    folder.mkdir()
-    (folder / "hparams.yaml").write_text(yaml.safe_dump(SILENTCIPHER), encoding="utf-8")
-    wide = 3 * width
-    encoder = _gated_layers([1, width, width, width], [3, 3, 3])
-    linear = torch.nn.Linear(SILENTCIPHER["message_dim"], SILENTCIPHER["message_band_size"])
-    encoder.update({f"linear.{name}": tensor for name, tensor in linear.state_dict().items()})
-    torch.save(encoder, folder / "enc_c.ckpt")
-    torch.save(_gated_layers([wide, wide, wide, wide, 1], [3, 3, 3, 1]), folder / "dec_c.ckpt")
-    torch.save(_gated_layers([1, 8, 8, SILENTCIPHER["message_dim"]], [3, 3, 3]), folder / "dec_m_0.ckpt")
-
-
-def _gated_layers(widths: list[int], kernels: list[int]) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = {}
-    for n, (width_in, width_out, kernel) in enumerate(zip(widths[:-1], widths[1:], kernels, strict=True)):
-        parts = {
-            "conv": torch.nn.Conv2d(width_in, width_out, kernel),
-            "gate": torch.nn.Conv2d(width_in, width_out, kernel),
-            "bn": torch.nn.BatchNorm2d(width_out),
-        }
-        for part, module in parts.items():
-            state.update({f"main.{n}.{part}.{name}": tensor for name, tensor in module.state_dict().items()})
-    return state
+    """The published sizes at a narrow width (the published one is 32), random weights: for what needs no trained ones."""
+    widths = dict(enc_conv_dim=width, dec_c_conv_dim=3 * width, dec_m_conv_dim=4 * width, dec_m_n_layers=10)
+    Networks(PUBLISHED | widths).save(folder)
 
 
 def main() -> None:

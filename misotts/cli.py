@@ -12,6 +12,7 @@ from misotts import bench_command
 from misotts.prepare import prepare
 from misotts.serve.engines import BackboneEngine, DepthEngine
 from misotts.voices_command import app as voices_app
+from misotts.watermark_command import app as watermark_app
 from misotts_client.errors import MisoError
 from misotts_client.say import say
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command()(say)
 app.command()(prepare)
 app.add_typer(voices_app, name="voices")
+app.add_typer(watermark_app, name="watermark")
 bench_command.mount(app)
 
 DEFAULT_MODEL = Path("models/demo")

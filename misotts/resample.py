@@ -1,36 +1,50 @@
-"""Streaming resampling between 24 kHz and 44.1 kHz with a known, small, constant delay.
+"""Streaming resampling between 24 kHz and SilentCipher's rate with a known, small, constant delay.
 
 A library resampler's streams hold back an amount that depends on its internal blocks; the watermark must know to the
-sample where it stands. The ratio is 147 / 80, so every block of 80 samples becomes 147 by one small matrix: a
-windowed-sinc filter (Kaiser) written out for each output phase.
+sample where it stands. The ratio of the rates is that of two whole numbers (24 to 44.1 kHz: 80 to 147), so every block
+of that many samples becomes a block of the other size by one small matrix: a windowed-sinc filter (Kaiser) written out
+for each output phase.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import gcd
 
 import numpy as np
 
 _KAISER_BETA = 8.0  # 80 dB stop band
-_HALF_WIDTH = 32  # samples at 24 kHz to each side: 1.3 ms
+_HALF_WIDTH = 32  # samples of the slower rate to each side: 1.3 ms at 24 kHz
 
 
 @dataclass(frozen=True)
 class Resampler:
-    """A rational resampler: `in_block` samples in, `out_block` out."""
+    """`rate_in` → `rate_out`. Output sample n stands at input time n * rate_in / rate_out: nothing is shifted."""
 
-    in_block: int
-    out_block: int
+    rate_in: int
+    rate_out: int
+
+    @property
+    def in_block(self) -> int:
+        return self.rate_in // gcd(self.rate_in, self.rate_out)
+
+    @property
+    def out_block(self) -> int:
+        return self.rate_out // gcd(self.rate_in, self.rate_out)
 
     @property
     def reach(self) -> int:
         """Input samples that an output needs to each side."""
-        return -(-_HALF_WIDTH * max(self.in_block, 80) // 80)
+        if self.rate_in == self.rate_out:
+            return 0
+        return -(-_HALF_WIDTH * max(self.rate_in, self.rate_out) // self.rate_out)
 
     @cached_property
     def matrix(self) -> np.ndarray:
         """float32 [in_block + 2 * reach, out_block]."""
+        if not self.reach:
+            return np.ones((1, 1), np.float32)
         inputs = np.arange(-self.reach, self.in_block + self.reach)[:, None]
         outputs = np.arange(self.out_block)[None] * self.in_block / self.out_block
         distance = outputs - inputs
@@ -42,9 +56,29 @@ class Resampler:
     def stream(self) -> ResampleStream:
         return ResampleStream(self)
 
+    def known(self, samples: int) -> int:
+        """How many output samples the first `samples` of a stream determine."""
+        return max((samples - self.reach) // self.in_block, 0) * self.out_block
+
+    def touched(self, at: int) -> int:
+        """The first output sample that an input sample can change."""
+        return (at - self.reach) // self.in_block * self.out_block
+
+    def piece(self, samples: np.ndarray, at: int) -> tuple[int, np.ndarray]:
+        """Resample float32 [n] that begins at input time `at` and has silence before and behind it.
+
+        Returns the output time where the result begins, `touched(at)`, and the result.
+        """
+        start = self.touched(at)
+        first = start // self.out_block * self.in_block - self.reach  # the first input time that is looked at
+        blocks = -(-(at + len(samples) + self.reach - first) // self.in_block)
+        padded = np.zeros(blocks * self.in_block + 2 * self.reach, np.float32)
+        padded[at - first : at - first + len(samples)] = samples
+        return start, _run_blocks(self, padded, blocks)
+
 
 class ResampleStream:
-    """One stream's state. Output sample n stands at input time n * in_block / out_block: nothing is shifted."""
+    """One stream's state."""
 
     def __init__(self, resampler: Resampler) -> None:
         self._resampler = resampler
@@ -52,17 +86,17 @@ class ResampleStream:
 
     def push(self, samples: np.ndarray) -> np.ndarray:
         """Take float32 [n]; return what has become known, a multiple of `out_block` samples."""
-        step, reach = self._resampler.in_block, self._resampler.reach
         self._buffer = np.concatenate([self._buffer, samples])
-        blocks = (len(self._buffer) - 2 * reach) // step
-        if blocks < 1:
-            return np.zeros(0, np.float32)
-        windows = np.lib.stride_tricks.sliding_window_view(self._buffer, step + 2 * reach)[::step][:blocks]
-        # A copy: of rows that overlap, numpy makes the product without BLAS, 30 times slower.
-        out = np.ascontiguousarray(windows) @ self._resampler.matrix
-        self._buffer = self._buffer[blocks * step :]
-        return out.reshape(-1)
+        blocks = max((len(self._buffer) - 2 * self._resampler.reach) // self._resampler.in_block, 0)
+        out = _run_blocks(self._resampler, self._buffer, blocks)
+        self._buffer = self._buffer[blocks * self._resampler.in_block :]
+        return out
 
 
-UP = Resampler(in_block=80, out_block=147)
-DOWN = Resampler(in_block=147, out_block=80)
+def _run_blocks(resampler: Resampler, padded: np.ndarray, blocks: int) -> np.ndarray:
+    """`blocks` blocks of input with `reach` samples to each side → as many blocks of output, float32 [samples]."""
+    if not blocks:
+        return np.zeros(0, np.float32)
+    width = resampler.in_block + 2 * resampler.reach
+    windows = np.lib.stride_tricks.sliding_window_view(padded, width)[:: resampler.in_block][:blocks]
+    return (windows @ resampler.matrix).reshape(-1)

@@ -2,12 +2,13 @@
 
 The published code marks whole clips. Here each stream keeps the state that the same arithmetic needs:
 
-    24 kHz ─▶ 44.1 kHz ─▶ STFT columns ─▶ network, column by column ─▶ the mark's spectrum ─▶ 44.1 kHz ─▶ 24 kHz ─▶ +
+    24 kHz ─▶ network's rate ─▶ STFT columns ─▶ network, column by column ─▶ each column's mark ─▶ 24 kHz ─▶ +
 
-The mark alone is taken back to 24 kHz and added to the audio, which so keeps its own samples. A column's mark depends
-on `LOOKAHEAD` columns after it, hence the delay: `delay_samples`. Two things differ from the published code, which
-knows the whole utterance before it starts: the loudness that scales the network's input is that of the audio so far,
-and batch normalisation uses its trained statistics.
+The mark alone is taken back to 24 kHz and added to the audio, which so keeps its own samples. A frame is let go when
+`Timing.delay_frames` frames have come after it; a column whose mark is not known by then stays unmarked, whole, so that
+the mark swells and fades and never jumps. Two things differ from the published code, which knows the whole utterance
+before it starts: the loudness that scales the network's input is that of the audio so far, and batch normalisation uses
+its trained statistics.
 """
 
 from __future__ import annotations
@@ -19,17 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from misotts.config import FRAME_SAMPLES
-from misotts.resample import DOWN, UP
-from misotts.silentcipher import LOOKAHEAD, MarkNetwork
+from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
+from misotts.resample import Resampler
+from misotts.silentcipher import SPEECH_POWER, SilentCipherConfig
+from misotts.silentcipher_mark import MarkNetwork
 from misotts.slots import rounds
 from misotts.watermark_key import REFERENCE_KEY
 
-SPEECH_POWER = 0.002837200844477648
-"""Mean power to which SilentCipher brings its input (its training speech, VCTK)."""
-
-LOUDNESS_PRIOR_SAMPLES = 11_025
-"""A stream starts as if this much speech of `SPEECH_POWER` had come before it: 250 ms at 44.1 kHz."""
+LOUDNESS_PRIOR_S = 0.25
+"""A stream starts as if this much speech of `SPEECH_POWER` had come before it."""
 
 POWER_FLOOR = 1e-8
 
@@ -47,16 +46,45 @@ class Audio:
     """Whether the stream ends here, so that everything held back comes out."""
 
 
-def delay_samples(hop: int) -> int:
-    """Most samples at 24 kHz that a stream holds back: one column's half window, the network's lookahead, and the two
-    resamplers' reach."""
-    at_441 = (LOOKAHEAD + 2) * hop + DOWN.reach
-    return -(-at_441 * DOWN.out_block // DOWN.in_block) + 2 * UP.in_block
+class Timing:
+    """When what is known of a stream. STFT columns are centred on multiples of the hop, the first on the start."""
+
+    def __init__(self, config: SilentCipherConfig) -> None:
+        self.config = config
+        self.up, self.down = Resampler(SAMPLE_RATE, config.SR), Resampler(config.SR, SAMPLE_RATE)
+        self.delay_frames = self._full_delay() if config.delay_frames is None else config.delay_frames
+        """Frames that must come after a frame before it goes out."""
+
+    def begins(self, column: int) -> int:
+        """The first sample at 24 kHz that a column's mark changes; negative for a stream's first columns."""
+        return self.down.touched((column - 1) * self.config.HOP_LENGTH)
+
+    def marked(self, column: int) -> bool:
+        """Whether a column's mark is known when the first frame that it changes goes out."""
+        frame = max(self.begins(column), 0) // FRAME_SAMPLES
+        return column < self._columns_known((frame + 1 + self.delay_frames) * FRAME_SAMPLES)
+
+    def flush_samples(self) -> int:
+        """Silence at 24 kHz that pushes out the mark of a stream's last sample."""
+        hops = (self.config.columns_ahead + 3) * self.config.HOP_LENGTH
+        return hops * SAMPLE_RATE // self.config.SR + 2 * self.up.reach + FRAME_SAMPLES
+
+    def _columns_known(self, samples: int) -> int:
+        """How many columns' marks the first `samples` at 24 kHz determine."""
+        return self.up.known(samples) // self.config.HOP_LENGTH - self.config.columns_ahead
+
+    def _full_delay(self) -> int:
+        """The least delay that marks every column."""
+        frame = FRAME_SAMPLES * self.config.SR // SAMPLE_RATE  # so many columns on, frames and columns meet again
+        self.delay_frames = 0
+        while not all(map(self.marked, range(frame))):
+            self.delay_frames += 1
+        return self.delay_frames
 
 
 def delay_frames(folder: Path) -> int:
-    """Whole frames that must come in before the first one goes out, less that one."""
-    return -(-delay_samples(MarkNetwork.read_hop(Path(folder) / "silentcipher")) // FRAME_SAMPLES)
+    """Frames that the model in `folder` holds back: so many more must come in before the first one goes out."""
+    return Timing(SilentCipherConfig.load(Path(folder) / "silentcipher")).delay_frames
 
 
 class Watermarker:
@@ -68,7 +96,8 @@ class Watermarker:
     def __init__(self, folder: Path, slots: int, key: bytes = REFERENCE_KEY, device: str = "cpu") -> None:
         """Read `folder/silentcipher`. `key`: the five bytes that every stream carries."""
         self._network = MarkNetwork(Path(folder) / "silentcipher", key, slots, device)
-        self._streams = [_Stream(self._network.hop) for _ in range(slots)]
+        self._timing = Timing(self._network.config)
+        self._streams = [_Stream(self._timing) for _ in range(slots)]
 
     @torch.inference_mode()
     def mark(self, pieces: Sequence[Audio]) -> list[np.ndarray]:
@@ -77,7 +106,7 @@ class Watermarker:
         first = [p.slot for p in pieces if p.first]
         self._network.reset(first)
         for slot in first:
-            self._streams[slot] = _Stream(self._network.hop)
+            self._streams[slot] = _Stream(self._timing)
         streams = [self._streams[p.slot] for p in pieces]
         for stream, piece in zip(streams, pieces, strict=True):
             stream.push(piece.samples, piece.last)
@@ -96,24 +125,23 @@ class Watermarker:
 class _Stream:
     """One stream's buffers, on the host. Times are sample counts from the stream's start."""
 
-    def __init__(self, hop: int) -> None:
-        self._hop = hop
+    def __init__(self, timing: Timing) -> None:
+        self._timing, self._hop = timing, timing.config.HOP_LENGTH
         self._clean = np.zeros(0, np.float32)  # 24 kHz, not let go yet
-        self._up, self._down = UP.stream(), DOWN.stream()
-        # STFT columns are centred on multiples of the hop: the first one reaches half a window before the start.
-        self._window = np.zeros(hop, np.float32)
-        self._power = SPEECH_POWER * LOUDNESS_PRIOR_SAMPLES
-        self._counted = LOUDNESS_PRIOR_SAMPLES
+        self._out = 0  # samples let go
+        self._up = timing.up.stream()
+        # The first column reaches half a window before the stream's start.
+        self._window = np.zeros(self._hop, np.float32)
+        self._counted = int(LOUDNESS_PRIOR_S * timing.config.SR)
+        self._power = SPEECH_POWER * self._counted
         # Marks of the columns before column 0 are the network's start-up and are dropped.
-        self._skip = LOOKAHEAD
-        self._overlap = np.zeros(hop, np.float32)
-        self._started = False
-        self._mark = np.zeros(0, np.float32)  # 24 kHz, not added yet
+        self._column = -timing.config.columns_ahead
+        self._mark = np.zeros(0, np.float32)  # 24 kHz, what is to be added from `_out` on
 
     def push(self, samples: np.ndarray, last: bool) -> None:
         self._clean = np.concatenate([self._clean, samples])
         if last:  # silence pushes out everything that is held back
-            samples = np.concatenate([samples, np.zeros(delay_samples(self._hop) + FRAME_SAMPLES, np.float32)])
+            samples = np.concatenate([samples, np.zeros(self._timing.flush_samples(), np.float32)])
         self._window = np.concatenate([self._window, self._up.push(samples)])
 
     def take_windows(self) -> tuple[np.ndarray, np.ndarray]:
@@ -135,22 +163,27 @@ class _Stream:
 
     def add_marks(self, marks: np.ndarray) -> None:
         """Overlap-add the next columns' marks, float32 [columns, 2 * hop]."""
-        skipped = min(self._skip, len(marks))
-        self._skip -= skipped
-        ready = []
-        for mark in marks[skipped:]:
-            half = self._overlap + mark[: self._hop]
-            self._overlap = mark[self._hop :]
-            if self._started:  # column 0's first half lies before the stream's start
-                ready.append(half)
-            self._started = True
-        if ready:
-            self._mark = np.concatenate([self._mark, self._down.push(np.concatenate(ready))])
+        for mark in marks:
+            if self._column >= 0 and self._timing.marked(self._column):
+                self._add_mark(mark)
+            self._column += 1
+
+    def _add_mark(self, mark: np.ndarray) -> None:
+        at, piece = self._timing.down.piece(mark, (self._column - 1) * self._hop)
+        piece = piece[max(-at, 0) :]
+        at = max(at, 0) - self._out
+        assert at >= 0, "a mark came too late for what it belongs to"
+        end = at + len(piece)
+        if end > len(self._mark):
+            self._mark = np.concatenate([self._mark, np.zeros(end - len(self._mark), np.float32)])
+        self._mark[at:end] += piece
 
     def take(self, last: bool) -> np.ndarray:
         """Let go of all frames whose mark is known; at the end, of everything."""
-        ready = min(len(self._mark), len(self._clean)) // FRAME_SAMPLES * FRAME_SAMPLES
-        assert not last or ready == len(self._clean), "the flush did not reach the stream's end"
-        out = np.clip(self._clean[:ready] + self._mark[:ready], -1.0, 1.0)
-        self._clean, self._mark = self._clean[ready:], self._mark[ready:]
+        kept = 0 if last else self._timing.delay_frames * FRAME_SAMPLES
+        ready = max(len(self._clean) - kept, 0)
+        mark = np.zeros(ready, np.float32)
+        mark[: len(self._mark)] = self._mark[:ready]
+        out = np.clip(self._clean[:ready] + mark, -1.0, 1.0)
+        self._clean, self._mark, self._out = self._clean[ready:], self._mark[ready:], self._out + ready
         return out

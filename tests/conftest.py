@@ -1,7 +1,9 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 if not torch.cuda.is_available():  # Triton reads it when it is first imported
@@ -22,3 +24,9 @@ def demo_folder() -> Path:
     if not folder.exists():
         make_model(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def speech() -> np.ndarray:
+    """6 s of speech at 24 kHz, float32 [144000]: whole frames."""
+    return soundfile.read(ROOT / "tests" / "speech" / "joe.flac", dtype="float32")[0]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,13 +12,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
-from silentcipher.model import CarrierDecoder, Encoder
+from silentcipher_folders import PublishedFolder, make_published_folder
 
-from demo.model import SILENTCIPHER
+from demo.silentcipher.train import load_networks
 from misotts.config import FRAME_SAMPLES
-from misotts.resample import DOWN, UP, Resampler
-from misotts.silentcipher import LOOKAHEAD, MarkNetwork, SilentCipherError
-from misotts.watermark import Audio, Watermarker, delay_frames
+from misotts.resample import Resampler
+from misotts.silentcipher import SilentCipherConfig, SilentCipherError, symbols_of
+from misotts.silentcipher_mark import MarkNetwork
+from misotts.watermark import Audio, Timing, Watermarker, delay_frames
 
 KEY = bytes([7, 250, 0, 133, 64])
 
@@ -48,27 +49,21 @@ def mark_in_pieces(watermarker: Watermarker, audio: np.ndarray, frames: list[int
 
 
 @pytest.fixture(scope="module")
-def published_width(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Encoder, CarrierDecoder]:
-    """The package's own networks at full width with random weights and statistics, saved as it saves them."""
-    folder = tmp_path_factory.mktemp("silentcipher")
-    (folder / "hparams.yaml").write_text(yaml.safe_dump(SILENTCIPHER))
-    torch.manual_seed(1)
-    config = SimpleNamespace(**SILENTCIPHER)
-    encoder = Encoder(n_layers=3, message_dim=5, out_dim=32, message_band_size=1024, n_fft=4096).eval()
-    decoder = CarrierDecoder(config=config, conv_dim=96, n_layers=4, message_band_size=1024).eval()
-    for module in [*encoder.modules(), *decoder.modules()]:
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 2)
-            module.weight.data.uniform_(0.5, 2)
-            module.bias.data.normal_(0, 0.1)
-    torch.save({f"module.{k}": v for k, v in encoder.state_dict().items()}, folder / "enc_c.ckpt")
-    torch.save(decoder.state_dict(), folder / "dec_c.ckpt")
-    return folder, encoder, decoder
+def published(tmp_path_factory: pytest.TempPathFactory) -> PublishedFolder:
+    return make_published_folder(tmp_path_factory.mktemp("model") / "silentcipher")
 
 
-def published_marks(encoder: Encoder, decoder: CarrierDecoder, audio: np.ndarray, rms: float) -> torch.Tensor:
+def with_hparams(source: Path, folder: Path, **changes: object) -> Path:
+    """A model folder whose SilentCipher is `source`'s, with other words in `hparams.yaml`."""
+    shutil.copytree(source, folder / "silentcipher")
+    file = folder / "silentcipher" / "hparams.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changes))
+    return folder
+
+
+def published_marks(published: PublishedFolder, audio: np.ndarray, rms: float) -> torch.Tensor:
     """The mark's spectrum [bins, columns] by the published arithmetic on a whole clip at 44.1 kHz."""
+    encoder, decoder = published.encoder, published.decoder
     window = torch.hann_window(4096)
     padded = torch.nn.functional.pad(torch.from_numpy(audio), (2048, 2048))
     spectrum = torch.stft(padded, 4096, 2048, window=window, center=False, return_complex=True)
@@ -85,15 +80,14 @@ def published_marks(encoder: Encoder, decoder: CarrierDecoder, audio: np.ndarray
 
 
 @pytest.mark.parametrize("step", [1, 3, 40])
-def test_columns_equal_the_published_network_on_the_whole_clip(
-    published_width: tuple[Path, Encoder, CarrierDecoder], step: int
-) -> None:
-    folder, encoder, decoder = published_width
+def test_columns_equal_the_published_network_on_the_whole_clip(published: PublishedFolder, step: int) -> None:
     hop, columns = 2048, 12
     audio = speech_like(columns * hop, seed=3)
-    network = MarkNetwork(folder, KEY, slots=2)
+    network = MarkNetwork(published.folder, KEY, slots=2)
     network.reset([1])
-    tail = np.zeros((LOOKAHEAD + 1) * hop, np.float32)
+    ahead = network.config.columns_ahead
+    assert ahead == 6, "the published kernels see six columns ahead"
+    tail = np.zeros((ahead + 1) * hop, np.float32)
     padded = np.concatenate([np.zeros(hop, np.float32), audio, tail])
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * hop)[::hop]
     ours = [
@@ -102,16 +96,90 @@ def test_columns_equal_the_published_network_on_the_whole_clip(
         )[0]
         for at in range(0, len(windows), step)
     ]
-    got = np.concatenate(ours)[LOOKAHEAD:]
+    got = np.concatenate(ours)[ahead:]
     window = np.hanning(4097)[:-1]
     synthesis = window / (window**2 + np.roll(window**2, hop))
-    whole = published_marks(encoder, decoder, np.concatenate([audio, tail]), network._carrier_rms)
+    whole = published_marks(published, np.concatenate([audio, tail]), network._carrier_rms)
     wanted = np.fft.irfft(whole.numpy().T, n=4096) * synthesis
     # The whole clip ends in silence, where there is nothing to mark; before it every column must agree.
     agree = min(len(got), len(wanted))
     assert agree >= columns
     assert np.abs(wanted[:columns]).max() > 1e-5, "nothing was marked"
     np.testing.assert_allclose(got[:agree], wanted[:agree], rtol=0, atol=2e-7)
+
+
+def test_the_demo_network_equals_the_trained_one_on_the_whole_clip(demo_folder: Path, speech: np.ndarray) -> None:
+    """What was trained, on the clip at once, against what is deployed, frame by frame."""
+    folder = demo_folder / "silentcipher"
+    networks = load_networks(folder)
+    hop, columns = networks.hparams["HOP_LENGTH"], 4 * 20
+    audio = speech[: columns * hop]
+    deployed = MarkNetwork(folder, KEY, slots=1)
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(audio, (hop, hop)), 2 * hop)[::hop]
+    gain = np.ones((1, 4), np.float32)
+    got = np.concatenate([deployed.marks([0], windows[None, n : n + 4].copy(), gain)[0] for n in range(0, columns, 4)])
+    overlapped = np.zeros((columns + 1) * hop, np.float32)
+    for n, mark in enumerate(got):
+        overlapped[n * hop : (n + 2) * hop] += mark
+    symbols = torch.tensor([[symbols_of(KEY)[n % 21] for n in range(columns + 1)]])
+    kept = torch.ones_like(symbols, dtype=torch.bool)
+    with torch.no_grad():
+        wanted = networks.mark(torch.from_numpy(audio)[None], symbols, kept, sdr=36)[0].numpy()
+    inside = slice(0, (columns - 1) * hop)  # the last column of the whole clip has nothing behind it
+    assert np.abs(wanted).max() > 1e-4
+    np.testing.assert_allclose(overlapped[hop:][inside], wanted[inside], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "frames"),
+    [({}, 5), ({"lookahead": 0}, 2), ({"lookahead": 3}, 3), ({"lookahead": 6, "delay_frames": 3}, 3)],
+)
+def test_the_delay_is_stated(
+    published: PublishedFolder, tmp_path: Path, changes: dict[str, int], frames: int
+) -> None:
+    folder = with_hparams(published.folder, tmp_path / "model", **changes)
+    assert delay_frames(folder) == frames
+    watermarker = Watermarker(folder, slots=1, key=KEY)
+    pieces = mark_in_pieces(watermarker, speech_like(7 * FRAME_SAMPLES), [1] * 7)
+    assert next(n for n, piece in enumerate(pieces) if len(piece)) == frames
+    assert sum(map(len, pieces)) == 7 * FRAME_SAMPLES
+
+
+def test_nothing_is_held_back_on_the_demo_model(watermarker: Watermarker, demo_folder: Path) -> None:
+    assert delay_frames(demo_folder) == 0
+    audio = speech_like(5 * FRAME_SAMPLES)
+    pieces = mark_in_pieces(watermarker, audio, [1] * 5)
+    assert [len(piece) for piece in pieces] == [FRAME_SAMPLES] * 5
+    for n, piece in enumerate(pieces):
+        assert (piece != audio[n * FRAME_SAMPLES :][:FRAME_SAMPLES]).mean() > 0.5, f"frame {n} is not marked"
+
+
+def test_a_delay_marks_more_columns_and_changes_no_other(demo_folder: Path, tmp_path: Path) -> None:
+    """Without delay every fourth column, across the border of two frames, is left out; elsewhere the mark is the same."""
+    delayed = with_hparams(demo_folder / "silentcipher", tmp_path / "model", delay_frames=None)
+    assert delay_frames(delayed) == 1
+    audio = speech_like(12 * FRAME_SAMPLES)
+    (full,) = Watermarker(delayed, slots=1, key=KEY).mark([Audio(0, True, audio, True)])
+    (prompt,) = Watermarker(demo_folder, slots=1, key=KEY).mark([Audio(0, True, audio, True)])
+    same = np.isclose(full, prompt, rtol=0, atol=1e-7).reshape(-1, FRAME_SAMPLES)
+    assert same[1:, 480:1440].all()
+    assert not same[1:, :480].all(axis=1).any()
+    assert not same[:, 1440:].all(axis=1).any()
+
+
+def test_columns_left_out_are_those_that_would_come_too_late(demo_folder: Path) -> None:
+    timing = Timing(SilentCipherConfig.load(demo_folder / "silentcipher"))
+    assert [n for n in range(17) if not timing.marked(n)] == [4, 8, 12, 16]
+
+
+def test_no_seams(watermarker: Watermarker) -> None:
+    """Steps of the mark from sample to sample are no larger at the frames' borders than within the frames."""
+    audio = speech_like(60 * FRAME_SAMPLES)
+    marked = np.concatenate(mark_in_pieces(watermarker, audio, [1] * 60))
+    steps = np.abs(np.diff(marked - audio, n=2))
+    borders = np.arange(1, 60) * FRAME_SAMPLES
+    at_borders = np.concatenate([steps[borders + n] for n in (-2, -1, 0)])
+    assert at_borders.max() <= np.quantile(steps, 0.999)
 
 
 @settings(max_examples=25, deadline=None)
@@ -168,14 +236,12 @@ def test_short_streams_keep_every_sample(watermarker: Watermarker, frames: int) 
     assert len(marked) == len(audio)
 
 
-def test_the_first_frame_comes_out_after_the_stated_delay(watermarker: Watermarker, demo_folder: Path) -> None:
-    pieces = mark_in_pieces(watermarker, speech_like(30 * FRAME_SAMPLES), [1] * 30)
-    assert next(n for n, piece in enumerate(pieces) if len(piece)) == delay_frames(demo_folder)
+UP, DOWN = Resampler(24_000, 44_100), Resampler(44_100, 24_000)
 
 
-def test_resamplers_place_every_sample(watermarker: Watermarker) -> None:
+def test_resamplers_place_every_sample() -> None:
     audio = speech_like(24_000)
-    up = Resampler(80, 147).stream().push(np.concatenate([audio, np.zeros(400, np.float32)]))
+    up = UP.stream().push(np.concatenate([audio, np.zeros(400, np.float32)]))
     wanted = resample_poly(audio, 147, 80, window=("kaiser", 8.0))
     band = slice(1_000, 40_000)
     assert np.abs(up[band] - wanted[band]).max() < 2e-3 * np.abs(wanted).max()
@@ -183,6 +249,56 @@ def test_resamplers_place_every_sample(watermarker: Watermarker) -> None:
     np.testing.assert_allclose(back[500:23_000], audio[500:23_000], rtol=0, atol=1e-3 * np.abs(audio).max())
 
 
+@pytest.mark.parametrize("rates", [(44_100, 24_000), (24_000, 24_000), (16_000, 24_000)])
+@given(at=st.integers(0, 3_000), length=st.integers(1, 900))
+@settings(max_examples=20, deadline=None)
+def test_a_piece_is_resampled_as_in_its_stream(rates: tuple[int, int], at: int, length: int) -> None:
+    resampler = Resampler(*rates)
+    piece = speech_like(length, seed=at)
+    start, got = resampler.piece(piece, at)
+    wanted = resampler.stream().push(np.pad(piece, (at, 1_000)))
+    assert start == resampler.touched(at)
+    placed = np.zeros(max(start + len(got), len(wanted)) + 200, np.float32)
+    placed[max(start, 0) : max(start, 0) + len(got[max(-start, 0) :])] = got[max(-start, 0) :]
+    np.testing.assert_allclose(placed[: len(wanted)], wanted, rtol=0, atol=1e-7)
+    assert not wanted[: max(start, 0)].any()
+
+
+def test_known_is_what_a_stream_gives() -> None:
+    for samples in (0, 31, 32, 111, 112, 1_920, 3_840):
+        assert UP.known(samples) == len(UP.stream().push(np.ones(samples, np.float32)))
+
+
 def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
     with pytest.raises(SilentCipherError, match=r"hparams\.yaml is missing"):
         MarkNetwork(tmp_path, KEY, slots=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"enc_conv_dim": 16}, r"enc_c\.ckpt: main\.0\.conv\.weight is \[8, 1, 3, 3\], .* must be \[16, 1, 3, 3\]"),
+        ({"dec_c_n_layers": 5}, r"dec_c\.ckpt: missing: main\.4\.conv\.weight and 7 more"),
+        ({"HOP_LENGTH": 240}, "HOP_LENGTH must be 480, it is 240"),
+        ({"message_len": 22}, "message_len must be 21"),
+        ({"lookahead": 7}, "lookahead must be 0 to 6, it is 7"),
+        ({"delay_frames": -1}, "delay_frames must not be negative"),
+        ({"N_FFT": "many"}, "N_FFT must be a whole number, it is 'many'"),
+        ({"utterance_level_normalization": False}, "utterance_level_normalization must be True"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_does_not_fit_is_named(demo_folder: Path, tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    folder = with_hparams(demo_folder / "silentcipher", tmp_path / "model", **changes)
+    with pytest.raises(SilentCipherError, match=words):
+        MarkNetwork(folder / "silentcipher", KEY, slots=1)
+
+
+def test_nan_in_the_weights_is_named(demo_folder: Path, tmp_path: Path) -> None:
+    folder = with_hparams(demo_folder / "silentcipher", tmp_path / "model")
+    file = folder / "silentcipher" / "enc_c.ckpt"
+    state = torch.load(file, weights_only=True)
+    state["linear.bias"][3] = float("nan")
+    torch.save(state, file)
+    with pytest.raises(SilentCipherError, match=r"linear\.bias holds NaN"):
+        MarkNetwork(folder / "silentcipher", KEY, slots=1)

@@ -109,6 +109,14 @@ class Networks(nn.Module):
             draft.rename(folder / f"{name}.ckpt")
 
 
+def load_networks(folder: Path) -> Networks:
+    """What `Networks.save` wrote, ready to be used."""
+    networks = Networks(yaml.safe_load((folder / "hparams.yaml").read_text(encoding="utf-8")))
+    for name in ("enc_c", "dec_c", "dec_m_0"):
+        getattr(networks, name).load_state_dict(torch.load(folder / f"{name}.ckpt", weights_only=True))
+    return networks.eval()
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How hard the task is as training goes on; `progress` is 0 to 1."""
