@@ -99,4 +99,5 @@ def _run_blocks(resampler: Resampler, padded: np.ndarray, blocks: int) -> np.nda
         return np.zeros(0, np.float32)
     width = resampler.in_block + 2 * resampler.reach
     windows = np.lib.stride_tricks.sliding_window_view(padded, width)[:: resampler.in_block][:blocks]
-    return (windows @ resampler.matrix).reshape(-1)
+    # A copy: of rows that overlap, numpy makes the product without BLAS, 30 times slower.
+    return (np.ascontiguousarray(windows) @ resampler.matrix).reshape(-1)

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
-from silentcipher_folders import PublishedFolder, make_published_folder
+from benchmarks.silentcipher_peer import PublishedFolder, make_published_folder
 
 from demo.silentcipher.train import load_networks
 from misotts.config import FRAME_SAMPLES

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from silentcipher.server import Model
 from silentcipher.stft import STFT
-from silentcipher_folders import make_published_folder
+from benchmarks.silentcipher_peer import make_published_folder
 from typer.testing import CliRunner, Result
 
 from demo.silentcipher.train import load_networks
@@ -126,19 +126,19 @@ def test_the_packages_own_decoding_reads_the_stream(demo_folder: Path, marked: n
     assert found["confidences"][0] > 0.5
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_bound_holds_for_random_keys(seed: int) -> None:
-    """Columns that know nothing of any key, however sure of themselves and however biased: of 200 random keys no more
+    """Columns that know nothing of any key, however sure of themselves and however biased: of 100 random keys no more
     than the bound allows look present."""
     rng = np.random.default_rng(seed)
     logits = rng.gumbel(size=(120, 5)) * rng.uniform(0.1, 5) + rng.normal(size=5) * rng.uniform(0, 3)
     columns = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     readings = Readings([[columns, columns[1:], columns[2:]]], seconds=2.4)
-    keys = rng.integers(0, 256, (200, 5), np.uint8)
+    keys = rng.integers(0, 256, (100, 5), np.uint8)
     bounds = np.array([judge(readings, key.tobytes()).false_positive for key in keys])
     assert (bounds > 0).all()
-    assert (bounds < 0.005).sum() <= 6  # 1 is expected at most; 7 of 200 has a probability of 1e-4
+    assert (bounds < 0.01).sum() <= 6  # 1 is expected at most; 7 of 100 have a probability of 1e-4
 
 
 def test_certain_columns_give_the_bound_its_least_value() -> None:

@@ -1,0 +1,87 @@
+"""Speech through the watermark stage of a running server carries the server's key in what comes out.
+
+The demo's own voice is noise, so speech is put in where decode would: at the stage itself, with the secret that the
+launcher gave it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from demo.server import RunningServer, running_server
+from misotts.config import FRAME_SAMPLES
+from misotts.serve.settings import RUN_ENV, StageSettings
+from misotts.watermark import delay_frames
+from misotts.watermark_check import Detector, judge
+from misotts_client import Client
+from tests.server.conftest import KEY
+from tests.server.raw import infer, text
+
+CHUNKS = (1, 1, 2, 4, 8, 8, 8)
+STREAM = 1_000_000
+"""Later than all that generate has numbered, so that the stage takes it for the newest."""
+
+
+@pytest.fixture(scope="module")
+def own_server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """Not the shared one: streams that generate knows nothing of would confuse it."""
+    key_file = tmp_path_factory.mktemp("key") / "key"
+    key_file.write_text(KEY.hex())
+    with running_server(demo_folder, "--no-allow-reference-key", f"--watermark-key-file={key_file}") as running:
+        yield running
+
+
+def secret_of(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """From the settings that the launcher left for its stages; their folder is in tritonserver's environment."""
+    pid = server.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for child in children:
+        environment = dict(
+            entry.partition("=")[::2] for entry in Path(f"/proc/{child}/environ").read_text().split("\0")
+        )
+        if RUN_ENV in environment:
+            monkeypatch.setenv(RUN_ENV, environment[RUN_ENV])
+            return StageSettings.load().secret
+    raise AssertionError(f"none of {pid}'s children is a tritonserver")
+
+
+def test_the_first_chunk_of_an_utterance_is_one_frame(own_server: RunningServer, demo_folder: Path) -> None:
+    """The watermark adds no frame to time to first audio."""
+    assert delay_frames(demo_folder) == 0
+    with Client(own_server.url) as client:
+        chunks = list(client.stream("Hello from Miso.", max_audio_ms=800, seed=3))
+    assert len(chunks[0].audio) == FRAME_SAMPLES
+    assert sum(len(chunk.audio) for chunk in chunks) == 10 * FRAME_SAMPLES
+
+
+def test_speech_through_the_stage_is_found_to_be_marked(
+    own_server: RunningServer, speech: np.ndarray, demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = text(secret_of(own_server, monkeypatch).encode())
+    pieces = np.split(speech, np.cumsum(CHUNKS) * FRAME_SAMPLES)
+    heard = []
+    for index, piece in enumerate(pieces):
+        response = infer(
+            own_server.url,
+            "watermark",
+            SECRET=secret,
+            HEADER=np.array([STREAM, 0, index, 7], np.int64),
+            AUDIO=piece,
+            FINISH=text(b"eos" if index == len(pieces) - 1 else b""),
+        )
+        assert not response.error_message
+        names = [output.name for output in response.infer_response.outputs]
+        raw = response.infer_response.raw_output_contents[names.index("AUDIO")]
+        heard.append(np.frombuffer(raw, np.float32))
+        if index == 0:
+            assert len(heard[0]) == FRAME_SAMPLES, "the first frame does not wait"
+    audio = np.concatenate(heard)
+    assert len(audio) == len(speech)
+    assert 20 * np.log10(speech.std() / (audio - speech).std()) > 30
+    readings = Detector(demo_folder).read(audio, 24_000)
+    assert judge(readings, KEY).key_matches
+    assert judge(readings, bytes([9, 8, 7, 6, 250])).other_key
