@@ -1,4 +1,4 @@
-"""SilentCipher folders as the `silentcipher` package writes them: its own classes at published width, random weights."""
+"""SilentCipher folders as the `silentcipher` package writes them: its own classes, published width, random weights."""
 
 from __future__ import annotations
 

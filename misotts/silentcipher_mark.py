@@ -29,7 +29,7 @@ ATTENUATION = 10 ** (-36 / 20)
 
 
 class MarkNetwork:
-    """Windows of audio in, windows of mark out, `config.columns_ahead` columns later; a slot of state for each stream."""
+    """Windows of audio in, windows of mark out, `config.columns_ahead` columns later; a slot of state per stream."""
 
     def __init__(self, folder: Path, key: bytes, slots: int, device: str = "cpu") -> None:
         self.config = config = SilentCipherConfig.load(folder)

@@ -15,7 +15,7 @@ The readings are tried together (Bonferroni, weighted): a reading's bound is div
 up to 1. They lean towards readings that are likely without the key: half of the weight is the probability of the
 reading, given the start symbol and a key that could be any, half is shared equally. The least quotient is
 `Verdict.false_positive`. No assumption about the audio or the network goes into it, only that the key was drawn at
-random. It does not hold for MisoTTS's published key, twenty times the same symbol, which an unlucky sound may look like.
+random. It does not hold for MisoTTS's published key, twenty times the same symbol, as which an unlucky sound may pass.
 
 **Is it anybody's?** The message of 21 columns is taken from all columns but one, and the one compared with it, each in
 turn. By chance so many agree as when the audio is folded by a wrong length; the largest agreement of ten wrong lengths

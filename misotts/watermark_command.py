@@ -33,7 +33,8 @@ def check(
 ) -> None:
     """Say whether FILE is marked, and by this key.
 
-    Exit status: 0 marked with this key, 3 marked but not shown to be with this key, 4 no mark found, 1 the file or the key cannot be used.
+    Exit status: 0 marked with this key, 3 marked but not shown to be with this key, 4 no mark found, 1 the file or the
+    key cannot be used.
     """
     from misotts.silentcipher import SilentCipherError
     from misotts.watermark_check import AudioFileError, Detector, check_file

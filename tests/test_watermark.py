@@ -12,9 +12,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
-from benchmarks.silentcipher_peer import PublishedFolder, make_published_folder
 
-from demo.silentcipher.train import load_networks
+from benchmarks.silentcipher_peer import PublishedFolder, make_published_folder
+from demo.silentcipher.networks import load_networks
 from misotts.config import FRAME_SAMPLES
 from misotts.resample import Resampler
 from misotts.silentcipher import SilentCipherConfig, SilentCipherError, symbols_of
@@ -134,9 +134,7 @@ def test_the_demo_network_equals_the_trained_one_on_the_whole_clip(demo_folder: 
     ("changes", "frames"),
     [({}, 5), ({"lookahead": 0}, 2), ({"lookahead": 3}, 3), ({"lookahead": 6, "delay_frames": 3}, 3)],
 )
-def test_the_delay_is_stated(
-    published: PublishedFolder, tmp_path: Path, changes: dict[str, int], frames: int
-) -> None:
+def test_the_delay_is_stated(published: PublishedFolder, tmp_path: Path, changes: dict[str, int], frames: int) -> None:
     folder = with_hparams(published.folder, tmp_path / "model", **changes)
     assert delay_frames(folder) == frames
     watermarker = Watermarker(folder, slots=1, key=KEY)
@@ -155,7 +153,7 @@ def test_nothing_is_held_back_on_the_demo_model(watermarker: Watermarker, demo_f
 
 
 def test_a_delay_marks_more_columns_and_changes_no_other(demo_folder: Path, tmp_path: Path) -> None:
-    """Without delay every fourth column, across the border of two frames, is left out; elsewhere the mark is the same."""
+    """Without delay every fourth column, across the border of two frames, is left out; the other marks are the same."""
     delayed = with_hparams(demo_folder / "silentcipher", tmp_path / "model", delay_frames=None)
     assert delay_frames(delayed) == 1
     audio = speech_like(12 * FRAME_SAMPLES)

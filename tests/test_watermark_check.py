@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from silentcipher.server import Model
 from silentcipher.stft import STFT
-from benchmarks.silentcipher_peer import make_published_folder
 from typer.testing import CliRunner, Result
 
-from demo.silentcipher.train import load_networks
+from benchmarks.silentcipher_peer import make_published_folder
+from demo.silentcipher.networks import load_networks
 from misotts.cli import app
 from misotts.config import FRAME_SAMPLES
 from misotts.silentcipher import SilentCipherError, symbols_of
@@ -52,9 +52,7 @@ def detector(demo_folder: Path) -> Detector:
     return Detector(demo_folder)
 
 
-def test_speech_is_marked_with_its_key_and_no_other(
-    detector: Detector, marked: np.ndarray, speech: np.ndarray
-) -> None:
+def test_speech_is_marked_with_its_key_and_no_other(detector: Detector, marked: np.ndarray, speech: np.ndarray) -> None:
     readings = detector.read(marked, RATE)
     right, wrong = judge(readings, KEY), judge(readings, OTHER_KEY)
     assert right.key_matches
@@ -189,7 +187,8 @@ def test_the_command_says_what_cannot_be_used(tmp_path: Path, marked: np.ndarray
         assert words in done.output
     soundfile.write(tmp_path / "marked.wav", marked, RATE)
     assert "hparams.yaml is missing" in run_check(tmp_path / "marked.wav", f"--model={tmp_path}").output
-    done = CliRunner().invoke(app, ["watermark", "check", str(tmp_path / "marked.wav")], env={"MISOTTS_WATERMARK_KEY": ""})
+    arguments = ["watermark", "check", str(tmp_path / "marked.wav")]
+    done = CliRunner().invoke(app, arguments, env={"MISOTTS_WATERMARK_KEY": ""})
     assert done.exit_code == 1
     assert "no watermark key" in done.output
 

@@ -33,7 +33,8 @@ def mu_law_8k(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def mp3_128k(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     # libsndfile takes the compression as a share of the way from MPEG-2's largest bit rate, 160k, to its smallest, 8k.
-    return _long_as(audio, _through_file(audio, RATE, format="MP3", bitrate_mode="CONSTANT", compression_level=(160 - 128) / 152))
+    level = (160 - 128) / 152
+    return _long_as(audio, _through_file(audio, RATE, format="MP3", bitrate_mode="CONSTANT", compression_level=level))
 
 
 def opus_32k(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -8,11 +8,15 @@ mark of a column does not have to wait for the columns after it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import nn
+
+from misotts.silentcipher import SPEECH_POWER
 
 
 class GatedLayer(nn.Module):
@@ -29,7 +33,7 @@ class GatedLayer(nn.Module):
         weight = torch.cat([self.conv.weight, self.gate.weight])
         bias = torch.cat([self.conv.bias, self.gate.bias])  # type: ignore[list-item]
         x = F.pad(x, self._padding).contiguous(memory_format=torch.channels_last)
-        # bfloat16 trains twice as fast on the CPU; a network's first layer sees the mark itself, 36 dB below the speech.
+        # bfloat16 trains twice as fast on the CPU; the first layer sees the mark itself, 36 dB below the speech.
         with torch.autocast("cpu", torch.bfloat16, enabled=self.training and x.shape[1] > 1):
             both = F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias)
         value, gate = both.float().chunk(2, dim=1)
@@ -93,3 +97,64 @@ class MessageDecoder(nn.Module):
         """[batch, 1, bins, columns] → logits [batch, 1, message_dim, columns]."""
         h = self.main(magnitudes[:, :, : self.message_band_size])
         return self.linear(h.transpose(2, 3)).squeeze(3).unsqueeze(1)
+
+
+class Networks(nn.Module):
+    """All three, and the way from audio to mark and from audio to symbols."""
+
+    def __init__(self, hparams: dict[str, Any]) -> None:
+        super().__init__()
+        self.hparams = hparams
+        self.window: torch.Tensor
+        self.enc_c, self.dec_c, self.dec_m_0 = Encoder(hparams), CarrierDecoder(hparams), MessageDecoder(hparams)
+        self.register_buffer("window", torch.hann_window(hparams["N_FFT"]), persistent=False)
+
+    def stft(self, audio: torch.Tensor) -> torch.Tensor:
+        """[clips, samples] → [clips, bins, columns]."""
+        n_fft, hop = self.hparams["N_FFT"], self.hparams["HOP_LENGTH"]
+        return torch.stft(audio, n_fft, hop, window=self.window, pad_mode="constant", return_complex=True)
+
+    def mark(self, audio: torch.Tensor, symbols: torch.Tensor, kept: torch.Tensor, sdr: float) -> torch.Tensor:
+        """The mark of audio at the network's loudness.
+
+        audio [clips, samples]; symbols int64 [clips, columns]; kept bool [clips, columns], the others stay unmarked;
+        sdr: how far below the speech, in dB → [clips, samples].
+        """
+        n_fft, band = self.hparams["N_FFT"], self.hparams["message_band_size"]
+        spectra = self.stft(audio)[:, : band + 7]
+        carrier = spectra.abs().unsqueeze(1)
+        message = self.enc_c.transform_message(F.one_hot(symbols, 5).float().transpose(1, 2).unsqueeze(1))
+        message = F.pad(message, (0, 0, 0, 7))
+        width = self.hparams["enc_conv_dim"]
+        merged = [self.enc_c(carrier), carrier.expand(-1, width, -1, -1), message.expand(-1, width, -1, -1)]
+        info = self.dec_c(torch.cat(merged, dim=1))[:, 0, :band]
+        power = info.square().sum(1, keepdim=True) / (n_fft // 2 + 1)
+        rms = (self.window.square().sum() * SPEECH_POWER).sqrt() * 10 ** (-sdr / 20)
+        info = info * (power + 1e-12).rsqrt() * rms * kept.unsqueeze(1)
+        spectra = spectra[:, :band]
+        mark = -torch.minimum(info, spectra.abs()) * torch.sgn(spectra)
+        mark = F.pad(mark, (0, 0, 0, n_fft // 2 + 1 - band))
+        return torch.istft(mark, n_fft, self.hparams["HOP_LENGTH"], window=self.window, length=audio.shape[1])
+
+    def read(self, audio: torch.Tensor) -> torch.Tensor:
+        """[clips, samples] at the network's loudness → logits [clips, message_dim, columns]."""
+        spectra = self.stft(audio)
+        magnitudes = (spectra.real.square() + spectra.imag.square() + 1e-10).sqrt()
+        return self.dec_m_0(magnitudes.unsqueeze(1))[:, 0]
+
+    def save(self, folder: Path) -> None:
+        """Write the published files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "hparams.yaml").write_text(yaml.safe_dump(self.hparams, sort_keys=False), encoding="utf-8")
+        for name in ("enc_c", "dec_c", "dec_m_0"):
+            draft = folder / f"{name}.draft"
+            torch.save(getattr(self, name).state_dict(), draft)
+            draft.rename(folder / f"{name}.ckpt")
+
+
+def load_networks(folder: Path) -> Networks:
+    """What `Networks.save` wrote, ready to be used."""
+    networks = Networks(yaml.safe_load((folder / "hparams.yaml").read_text(encoding="utf-8")))
+    for name in ("enc_c", "dec_c", "dec_m_0"):
+        getattr(networks, name).load_state_dict(torch.load(folder / f"{name}.ckpt", weights_only=True))
+    return networks.eval()

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import nn
 
 from demo.silentcipher import distortions
-from demo.silentcipher.networks import CarrierDecoder, Encoder, MessageDecoder
-from demo.silentcipher.speech import RATE, speech
+from demo.silentcipher.networks import Networks
+from demo.silentcipher.speech import speech
 from misotts.config import FRAME_SAMPLES
-from misotts.watermark import SPEECH_POWER
+from misotts.silentcipher import SPEECH_POWER
 
 HPARAMS: dict[str, Any] = {
     "SR": 24_000,
@@ -51,6 +50,8 @@ HPARAMS: dict[str, Any] = {
 }
 SECONDS_OF_SPEECH = 900
 CLIPS, COLUMNS = 4, 64
+STEPS, STOP = 4_500, 3_450
+"""The schedule's length, and where it was broken off for the committed weights, for want of time."""
 FIRST_SDR = 14.0
 DISTORTED = [
     distortions.resampled_16k,
@@ -61,68 +62,12 @@ DISTORTED = [
 ]
 
 
-class Networks(nn.Module):
-    def __init__(self, hparams: dict[str, Any]) -> None:
-        super().__init__()
-        self.hparams = hparams
-        self.enc_c, self.dec_c, self.dec_m_0 = Encoder(hparams), CarrierDecoder(hparams), MessageDecoder(hparams)
-        self.register_buffer("window", torch.hann_window(hparams["N_FFT"]), persistent=False)
-
-    def stft(self, audio: torch.Tensor) -> torch.Tensor:
-        """[clips, samples] → [clips, bins, columns]."""
-        n_fft, hop = self.hparams["N_FFT"], self.hparams["HOP_LENGTH"]
-        return torch.stft(audio, n_fft, hop, window=self.window, pad_mode="constant", return_complex=True)
-
-    def mark(self, audio: torch.Tensor, symbols: torch.Tensor, kept: torch.Tensor, sdr: float) -> torch.Tensor:
-        """The mark of audio at the network's loudness.
-
-        audio [clips, samples]; symbols int64 [clips, columns]; kept bool [clips, columns] → [clips, samples].
-        """
-        n_fft, band = self.hparams["N_FFT"], self.hparams["message_band_size"]
-        spectra = self.stft(audio)[:, : band + 7]
-        carrier = spectra.abs().unsqueeze(1)
-        message = self.enc_c.transform_message(F.one_hot(symbols, 5).float().transpose(1, 2).unsqueeze(1))
-        message = F.pad(message, (0, 0, 0, 7))
-        width = self.hparams["enc_conv_dim"]
-        merged = [self.enc_c(carrier), carrier.expand(-1, width, -1, -1), message.expand(-1, width, -1, -1)]
-        info = self.dec_c(torch.cat(merged, dim=1))[:, 0, :band]
-        power = info.square().sum(1, keepdim=True) / (n_fft // 2 + 1)
-        rms = (self.window.square().sum() * SPEECH_POWER).sqrt() * 10 ** (-sdr / 20)
-        info = info * (power + 1e-12).rsqrt() * rms * kept.unsqueeze(1)
-        spectra = spectra[:, :band]
-        mark = -torch.minimum(info, spectra.abs()) * torch.sgn(spectra)
-        mark = F.pad(mark, (0, 0, 0, n_fft // 2 + 1 - band))
-        return torch.istft(mark, n_fft, self.hparams["HOP_LENGTH"], window=self.window, length=audio.shape[1])
-
-    def read(self, audio: torch.Tensor) -> torch.Tensor:
-        """[clips, samples] at the network's loudness → logits [clips, message_dim, columns]."""
-        spectra = self.stft(audio)
-        magnitudes = (spectra.real.square() + spectra.imag.square() + 1e-10).sqrt()
-        return self.dec_m_0(magnitudes.unsqueeze(1))[:, 0]
-
-    def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "hparams.yaml").write_text(yaml.safe_dump(self.hparams, sort_keys=False), encoding="utf-8")
-        for name in ("enc_c", "dec_c", "dec_m_0"):
-            draft = folder / f"{name}.draft"
-            torch.save(getattr(self, name).state_dict(), draft)
-            draft.rename(folder / f"{name}.ckpt")
-
-
-def load_networks(folder: Path) -> Networks:
-    """What `Networks.save` wrote, ready to be used."""
-    networks = Networks(yaml.safe_load((folder / "hparams.yaml").read_text(encoding="utf-8")))
-    for name in ("enc_c", "dec_c", "dec_m_0"):
-        getattr(networks, name).load_state_dict(torch.load(folder / f"{name}.ckpt", weights_only=True))
-    return networks.eval()
-
-
 @dataclass(frozen=True)
 class Schedule:
     """How hard the task is as training goes on; `progress` is 0 to 1."""
 
-    steps: int
     sdr: float
+    """Of the end, in dB."""
 
     def sdr_at(self, progress: float) -> float:
         return FIRST_SDR + (self.sdr - FIRST_SDR) * min(progress / 0.4, 1)
@@ -133,7 +78,7 @@ class Schedule:
 
 
 class Clips:
-    """Random pieces of speech, as one half of training, with all the chances taken: loudness, pitch, frame, delay."""
+    """Batches of random pieces of speech at random loudness and pitch, and what happens to them on their way."""
 
     def __init__(self, audio: np.ndarray, hparams: dict[str, Any], seed: int) -> None:
         self._audio, self._hop = audio, hparams["HOP_LENGTH"]
@@ -177,17 +122,17 @@ class Clips:
         return int(self._rng.integers(-self._hop // 6, self._hop // 6 + 1))
 
 
-def train(folder: Path, cache: Path, steps: int, seed: int, one_batch: bool = False) -> None:
+def train(folder: Path, cache: Path, steps: int, stop: int, seed: int, one_batch: bool) -> None:
     torch.manual_seed(seed)
     networks = Networks(HPARAMS)
-    schedule = Schedule(steps, HPARAMS["message_sdr"])
+    schedule = Schedule(HPARAMS["message_sdr"])
     clips = Clips(speech("train", SECONDS_OF_SPEECH, cache), HPARAMS, seed)
     optimizer = torch.optim.Adam(networks.parameters(), lr=2e-3, betas=(0.9, 0.98))
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1, final_div_factor=100)
     hop = HPARAMS["HOP_LENGTH"]
     started, seen, right, losses = time.monotonic(), 0, 0, 0.0
     batch = clips.draw()
-    for step in range(steps):
+    for step in range(stop):
         progress = step / steps
         if step == int(0.75 * steps):  # from here on with the statistics that are deployed
             for module in networks.modules():
@@ -228,12 +173,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where hparams.yaml, enc_c.ckpt, dec_c.ckpt and dec_m_0.ckpt go")
     parser.add_argument("--cache", type=Path, default=Path("out/speech"), help="where the speech is kept")
-    parser.add_argument("--steps", type=int, default=4_500)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--stop", type=int, default=STOP, help="end after this step, though the schedule goes on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--one-batch", action="store_true", help="learn one batch by heart: a check of the code")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    train(arguments.folder, arguments.cache, arguments.steps, arguments.seed, arguments.one_batch)
+    stop = min(arguments.stop, arguments.steps)
+    train(arguments.folder, arguments.cache, arguments.steps, stop, arguments.seed, arguments.one_batch)
 
 
 if __name__ == "__main__":
