@@ -2,8 +2,8 @@
 
     python -m benchmarks.watermark [--clips 200] [--marked 100] [--processes 2]
 
-Writes `results/watermark-<date>.json` and prints the tables of docs/watermark.md. Clips of 5 s are cut from speech whose
-sentences training never saw, and streamed in the server's chunk sizes.
+Writes `results/watermark-<date>.json` and prints the tables of docs/watermark.md. Clips of 5 s are cut from speech
+whose sentences training never saw, and streamed in the server's chunk sizes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,19 @@ def models(model: Path) -> tuple[Detector, dict[int, Watermarker], Path]:
     return Detector(model), watermarkers, model
 
 
-def try_clip(model: Path, dnsmos: bool, others: bool, number: int, clip: np.ndarray) -> dict[str, Any]:
-    """Everything that is measured on one marked clip."""
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured on a marked clip, beside whether its mark is found."""
+
+    distorted: bool
+    """After everything that may happen on its way."""
+    delayed: bool
+    """All that with a delay, too, and on the whole clip."""
+    scored: bool
+    """By DNSMOS."""
+
+
+def try_clip(model: Path, extent: Extent, number: int, clip: np.ndarray) -> dict[str, Any]:
     detector, watermarkers, folder = models(model)
     rng = np.random.default_rng(number)
     marked = {delay: stream(watermarker, clip) for delay, watermarker in watermarkers.items()}
@@ -94,14 +106,16 @@ def try_clip(model: Path, dnsmos: bool, others: bool, number: int, clip: np.ndar
     result["ratio_db"]["whole clip"] = ratio_db(clip, whole)
     result["ways"] = {}
     for delay, audio in marked.items():
-        for name, way in WAYS.items() if delay == 0 or others else ():
+        if delay and not extent.delayed:
+            continue
+        for name, way in (WAYS if extent.distorted else {"none": WAYS["none"]}).items():
             readings = detector.read(way(audio, rng), RATE)
             result["ways"][f"delay {delay}, {name}"] = told(judge(readings, KEY))
             if delay == 0 and name == "none":
                 result["wrong keys"] = wrong_keys(readings)
-    if others:
+    if extent.delayed:
         result["ways"]["whole clip, none"] = told(detector.check(whole, RATE, KEY))
-    if dnsmos:
+    if extent.scored:
         result["dnsmos"] = {"clean": score(clip), "streamed": score(marked[0]), "whole clip": score(whole)}
     return result
 
@@ -201,7 +215,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
     parser.add_argument("--clips", type=int, default=200, help="clean clips")
     parser.add_argument("--marked", type=int, default=100, help="of these, marked")
-    parser.add_argument("--delayed", type=int, default=20, help="of these, tried in every way with a delay too")
+    parser.add_argument("--distorted", type=int, default=100, help="of these, after all that happens on the way")
+    parser.add_argument("--delayed", type=int, default=20, help="of these, with a delay too")
     parser.add_argument("--scored", type=int, default=40, help="of these, scored by DNSMOS")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cache", type=Path, default=Path("out/speech"), help="where the speech is kept")
@@ -211,7 +226,13 @@ def main() -> None:
     clean = run([partial(try_clean, arguments.model, clip) for clip in clips], arguments.processes, "clean")
     marked = run(
         [
-            partial(try_clip, arguments.model, n < arguments.scored, n < arguments.delayed, n, clip)
+            partial(
+                try_clip,
+                arguments.model,
+                Extent(n < arguments.distorted, n < arguments.delayed, n < arguments.scored),
+                n,
+                clip,
+            )
             for n, clip in enumerate(clips[: arguments.marked])
         ],
         arguments.processes,

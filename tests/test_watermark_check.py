@@ -19,6 +19,10 @@ from silentcipher.server import Model
 from silentcipher.stft import STFT
 from typer.testing import CliRunner, Result
 
+from benchmarks.load.caller import Answer
+from benchmarks.load.marked import check_marks
+from benchmarks.load.plan import Call
+from benchmarks.load.playback import Arrival
 from benchmarks.silentcipher_peer import make_published_folder
 from demo.silentcipher.networks import load_networks
 from misotts.cli import app
@@ -27,6 +31,7 @@ from misotts.silentcipher import SilentCipherError, symbols_of
 from misotts.silentcipher_read import ReadNetwork
 from misotts.watermark import Audio, Watermarker
 from misotts.watermark_check import MESSAGE, Detector, Readings, Verdict, judge
+from misotts_client import SpeechRequest
 
 KEY = bytes([7, 250, 0, 133, 64])
 OTHER_KEY = bytes([160, 3, 77, 255, 12])
@@ -198,3 +203,13 @@ def test_a_detector_without_its_weights_is_named(tmp_path: Path, demo_folder: Pa
     (tmp_path / "silentcipher" / "dec_m_0.ckpt").unlink()
     with pytest.raises(SilentCipherError, match=r"dec_m_0\.ckpt is missing"):
         Detector(tmp_path)
+
+
+def test_bench_finds_out_answers_without_the_mark(detector: Detector, marked: np.ndarray, speech: np.ndarray) -> None:
+    def answer(audio: np.ndarray) -> Answer:
+        call = Call(0, None, SpeechRequest(text="Hello."), "listens", float("inf"))
+        return Answer(call, 0.0, 0.0, [Arrival(1.0, len(audio))], [audio[: len(audio) // 2], audio[len(audio) // 2 :]])
+
+    answers = [answer(marked), answer(speech), answer(marked[:24_000])]
+    assert check_marks(answers, detector, KEY) == 2, "a second is too short to be judged"
+    assert [each.error for each in answers] == ["", "UNMARKED", ""]

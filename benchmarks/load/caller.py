@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from benchmarks.load.heard import Heard
+from benchmarks.load.marked import KEPT
 from benchmarks.load.plan import Call
 from benchmarks.load.playback import Arrival
 from misotts.config import SAMPLE_RATE
@@ -29,6 +32,8 @@ class Answer:
     """When it should have been sent: its place in the plan, or in a closed loop when its caller was free."""
     sent_s: float
     arrivals: list[Arrival] = field(default_factory=list)
+    audio: list[np.ndarray] = field(default_factory=list)
+    """Of the first calls, to be looked at for the watermark."""
     ended_s: float = 0.0
     finish: str = ""
     error: str = ""
@@ -71,6 +76,8 @@ async def _listen(answer: Answer, heard: Heard, client: AsyncClient, clock: Cloc
         async for chunk in stream:
             if len(chunk.audio):
                 answer.arrivals.append(Arrival(clock(), len(chunk.audio)))
+                if call.number < KEPT:
+                    answer.audio.append(chunk.audio)
             heard.add(chunk)
             answer.finish = chunk.finish
             if heard.samples >= call.cancel_after_s * SAMPLE_RATE and not chunk.finish:

@@ -44,6 +44,10 @@ def load(
     metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="With --url: where its metrics are.")] = 8002,
     model: Annotated[Path, typer.Option(help="Without --url: the model folder to serve.")] = Path("models/demo"),
     voices: Annotated[Optional[Path], typer.Option(help="Without --url: the folder of voices.")] = None,  # noqa: UP045
+    watermark_key_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="With --url: the key whose watermark answers must carry, by --model's detector."),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write; a page goes beside it.")] = Path(
         "out/bench.json"
     ),
@@ -56,6 +60,8 @@ def load(
     from benchmarks.load.plan import Load
     from benchmarks.load.report import progress, show_result
     from benchmarks.record import record, write
+    from misotts.silentcipher import SilentCipherError
+    from misotts.watermark_key import WatermarkKeyError
     from misotts_client.errors import MisoError
 
     if (streams is None) == (rate is None):
@@ -76,9 +82,12 @@ def load(
     )
     console = Console()
     try:
-        with target(url, metrics_port, model, voices) as server, progress(seconds, console) as show:
+        with (
+            target(url, metrics_port, model, voices, watermark_key_file) as server,
+            progress(seconds, console) as show,
+        ):
             result = record(measure(planned, server, show))
-    except (MisoError, RuntimeError) as error:
+    except (MisoError, RuntimeError, SilentCipherError, WatermarkKeyError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     show_result(result, console)
@@ -110,14 +119,21 @@ def compare(
 
 
 @contextmanager
-def target(url: str | None, metrics_port: int, model: Path, voices: Path | None) -> Iterator[Target]:
+def target(
+    url: str | None, metrics_port: int, model: Path, voices: Path | None = None, key_file: Path | None = None
+) -> Iterator[Target]:
     """The server at `url`, or one of our own."""
     from benchmarks.load.measure import Target
     from demo.server import running_server
+    from misotts.watermark_check import Detector
+    from misotts.watermark_key import read_key
 
     if url:
-        host = url.rpartition(":")[0]
-        yield Target(url, f"http://{host}:{metrics_port}/metrics")
+        metrics_url = f"http://{url.rpartition(':')[0]}:{metrics_port}/metrics"
+        if key_file:
+            yield Target(url, metrics_url, None, Detector(model), read_key(key_file))
+        else:
+            yield Target(url, metrics_url)
         return
     with running_server(model, *([f"--voices={voices}"] if voices else [])) as server:
-        yield Target.of(server)
+        yield Target.of(server, Detector(model))

@@ -12,7 +12,7 @@ SILENCE = 1e-3
 
 
 class Heard:
-    """The chunks of one call, judged as they come; no audio is kept.
+    """The chunks of one call, judged as they come.
 
     Attributes:
         samples: how many have come.

@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.load.drive import Run, drive
+from benchmarks.load.marked import check_marks
 from benchmarks.load.plan import Load
 from benchmarks.load.server_share import Snapshot, processes, snapshot, stages
 from benchmarks.load.summary import summarise
 from demo.server import RunningServer
+from misotts.watermark_check import Detector
+from misotts.watermark_key import REFERENCE_KEY
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,13 @@ class Target:
     metrics_url: str
     server: RunningServer | None = None
     """Where its processes can be seen."""
+    detector: Detector | None = None
+    """What looks for its watermark; None where its key is not known."""
+    key: bytes = REFERENCE_KEY
 
     @classmethod
-    def of(cls, server: RunningServer) -> Target:
-        return cls(server.url, f"http://127.0.0.1:{server.metrics_port}/metrics", server)
+    def of(cls, server: RunningServer, detector: Detector | None = None) -> Target:
+        return cls(server.url, f"http://127.0.0.1:{server.metrics_port}/metrics", server, detector)
 
 
 def measure(load: Load, target: Target, show: Callable[[Run], None]) -> dict[str, Any]:
@@ -38,12 +44,14 @@ def measure(load: Load, target: Target, show: Callable[[Run], None]) -> dict[str
     before: list[Snapshot] = []
     run = asyncio.run(drive(load, target.url, lambda: before.append(snapshot(target.metrics_url, target.server)), show))
     after = snapshot(target.metrics_url, target.server)
+    checked = check_marks(run.answers, target.detector, target.key) if target.detector else 0
     heard_s = sum(answer.audio_s for answer in run.answers)
     figures = summarise(run, load.seconds)
     per_call = figures.pop("calls")
     return {
         "load": asdict(load),
         **figures,
+        "watermarks_checked": checked,
         "stages": stages(before[0], after, run.seconds, heard_s),
         "processes": processes(before[0], after, run.seconds, run.cpu_s),
         "calls": per_call,

@@ -57,6 +57,7 @@ def show_result(result: dict[str, Any], console: Console) -> None:
     facts = {
         "calls": counts(overall),
         "continuity": share(overall["continuity"]),
+        "watermark": f"looked for in {result.get('watermarks_checked', 0)} answers",
         "audio": f"{overall['audio_s_per_s']:.2f} s per s",
         **{stage: f"busy {spent['busy_share']:.0%} of the time" for stage, spent in (result["stages"] or {}).items()},
         **{each["process"]: f"{each['cores']:.2f} cores" for each in result["processes"] if each["process"] == OTHERS},

@@ -56,7 +56,7 @@ def sweep(
         console.print(f"{point['rate']:g} calls per s: {', '.join(point['misses']) or 'holds'}", highlight=False)
 
     try:
-        with target(url, metrics_port, model, None) as server, progress(seconds, console) as show:
+        with target(url, metrics_port, model) as server, progress(seconds, console) as show:
             result = record(run(Sweep(objective, load, repeats, precision), on_server(server, show), said))
     except (MisoError, RuntimeError) as error:
         typer.echo(f"error: {error}", err=True)

@@ -35,7 +35,8 @@ WHAT = {
     "train": "the broken lantern|six jars of honey|a letter from Vienna|the blue bicycle|his uncle's watch|"
     "the machine in the cellar|a basket of cherries|twenty-five chairs|the map of the harbour|a very small umbrella",
     "held-out": "the copper kettle|four hundred bricks|a photograph of the bridge|the judge's garden|"
-    "her woollen gloves|an enormous cheese|the village clock|two wooden boxes|this unusual question|the edge of the forest",
+    "her woollen gloves|an enormous cheese|the village clock|two wooden boxes|this unusual question|"
+    "the edge of the forest",
 }
 WHEN = {
     "train": "before the rain began|at half past nine|while the children slept|because it was Thursday|"

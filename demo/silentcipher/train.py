@@ -50,7 +50,7 @@ HPARAMS: dict[str, Any] = {
 }
 SECONDS_OF_SPEECH = 900
 CLIPS, COLUMNS = 4, 64
-STEPS, STOP = 4_500, 3_450
+STEPS, STOP = 4_500, 3_500
 """The schedule's length, and where it was broken off for the committed weights, for want of time."""
 FIRST_SDR = 14.0
 DISTORTED = [
