@@ -10,23 +10,7 @@ import torch
 import yaml
 from silentcipher.model import CarrierDecoder, Encoder, MsgDecoder
 
-PUBLISHED = {
-    "SR": 44100,
-    "N_FFT": 4096,
-    "HOP_LENGTH": 2048,
-    "message_band_size": 1024,
-    "message_dim": 5,
-    "message_len": 21,
-    "message_sdr": 47,
-    "n_messages": 1,
-    "enc_n_layers": 3,
-    "dec_c_n_layers": 4,
-    "ensure_negative_message": True,
-    "utterance_level_normalization": True,
-    "frame_level_normalization": False,
-    "no_normalization": False,
-}
-"""The published `hparams.yaml`, as far as it is about the networks."""
+from demo.silentcipher.networks import PUBLISHED
 
 
 @dataclass(frozen=True)

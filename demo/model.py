@@ -119,7 +119,7 @@ def make_mimi_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
 
 
 def make_silentcipher(folder: Path, width: int = ENCODER_WIDTH) -> None:
-    """The published sizes at a narrow width (the published one is 32), random weights: for what needs no trained ones."""
+    """The published sizes at a narrow width (the published one is 32), random weights."""
     widths = dict(enc_conv_dim=width, dec_c_conv_dim=3 * width, dec_m_conv_dim=4 * width, dec_m_n_layers=10)
     Networks(PUBLISHED | widths).save(folder)
 

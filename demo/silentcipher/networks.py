@@ -18,6 +18,24 @@ from torch import nn
 
 from misotts.silentcipher import SPEECH_POWER
 
+PUBLISHED: dict[str, Any] = {
+    "SR": 44100,
+    "N_FFT": 4096,
+    "HOP_LENGTH": 2048,
+    "message_band_size": 1024,
+    "message_dim": 5,
+    "message_len": 21,
+    "message_sdr": 47,
+    "n_messages": 1,
+    "enc_n_layers": 3,
+    "dec_c_n_layers": 4,
+    "ensure_negative_message": True,
+    "utterance_level_normalization": True,
+    "frame_level_normalization": False,
+    "no_normalization": False,
+}
+"""The published `hparams.yaml`, as far as it is about the networks."""
+
 
 class GatedLayer(nn.Module):
     """conv(x) * sigmoid(gate(x)), batch-normalised; x [batch, channels, bins, columns]."""
@@ -40,6 +58,11 @@ class GatedLayer(nn.Module):
         return self.bn(value * gate.sigmoid())
 
 
+def _looking_ahead(hparams: Mapping[str, Any]) -> int:
+    """How many 3 x 3 layers see the next column: all, unless `hparams` says otherwise."""
+    return hparams.get("lookahead", hparams["enc_n_layers"] + hparams["dec_c_n_layers"])
+
+
 class Encoder(nn.Module):
     """`enc_c.ckpt`: sees the carrier and spreads the message's symbols over the band."""
 
@@ -48,7 +71,7 @@ class Encoder(nn.Module):
         width, layers = hparams["enc_conv_dim"], hparams["enc_n_layers"]
         widths = [1] + [width] * layers
         self.main = nn.Sequential(
-            *(GatedLayer(widths[n], widths[n + 1], looks_ahead=n < hparams["lookahead"]) for n in range(layers))
+            *(GatedLayer(widths[n], widths[n + 1], looks_ahead=n < _looking_ahead(hparams)) for n in range(layers))
         )
         self.linear = nn.Linear(hparams["message_dim"], hparams["message_band_size"])
 
@@ -70,7 +93,7 @@ class CarrierDecoder(nn.Module):
         first = hparams["enc_n_layers"]
         self.main = nn.Sequential(
             *(
-                GatedLayer(widths[n], widths[n + 1], looks_ahead=first + n < hparams["lookahead"])
+                GatedLayer(widths[n], widths[n + 1], looks_ahead=first + n < _looking_ahead(hparams))
                 for n in range(layers - 1)
             ),
             GatedLayer(width, 1, kernel=1),
