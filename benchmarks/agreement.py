@@ -92,7 +92,7 @@ def record(
     dtype = torch.bfloat16 if on_gpu else torch.float32
     embedding = Embedding(weights, config, device, dtype)
     recorder = Recorder(operations("fused" if on_gpu else "plain"), forced)
-    depth = CudaDepth(weights, config, embedding, recorder, device, dtype, stored)  # type: ignore[arg-type]
+    depth = CudaDepth(weights, config, embedding, recorder, device, dtype, stored)
     columns = -(-(length + frames) // BLOCK_SIZE)
     run = recorder.run
     backbone = CudaBackbone(weights, config, 1 + n * columns, BLOCK_SIZE, run, device, dtype, stored, fp8_kv)

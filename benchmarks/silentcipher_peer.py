@@ -33,6 +33,8 @@ def make_published_folder(folder: Path) -> PublishedFolder:
     for name, network in networks.items():
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 2)
                 module.weight.data.uniform_(0.5, 2)

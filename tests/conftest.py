@@ -5,11 +5,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import settings
 
 if not torch.cuda.is_available():  # Triton reads it when it is first imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from demo.model import make_model
+
+# The same examples in every run, and no verdict on how quick a busy machine is.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 # Two cores: torch's threads and those of the test runner fight for them otherwise.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
