@@ -30,15 +30,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.host_cost import Listener
+from benchmarks.listener import Listener
 from benchmarks.record import save
 from convert.depth import GRAPH, WEIGHTS, convert_depth
-from convert.weight_only import Stored
 from demo.model import make_weights
 from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
 from misotts.generate.embedding import Embedding
 from misotts.generate.engines import Depth, Sampling
+from misotts.generate.engines.eight_bits import EightBits
 from misotts.generate.engines.torch_backbone import TorchBackbone
 from misotts.generate.engines.torch_depth import TorchDepth
 from misotts.generate.loop import Generator
@@ -53,7 +53,7 @@ from misotts_client.request import SpeechRequest
 
 TEXTS = Path("demo/text.txt")
 TEMPERATURE, TOP_K = 0.9, 50
-KINDS: tuple[Stored, ...] = ("int8", "fp8")
+KINDS: tuple[EightBits, ...] = ("int8", "fp8")
 ROWS = 64
 """Frames in a call of ONNX Runtime, which turns 8 bits into float32 once a call."""
 

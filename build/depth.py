@@ -12,10 +12,10 @@ import torch
 from build.preflight import Needs
 from convert.depth import GRAPH
 from convert.depth_weights import depth_shapes
-from convert.weight_only import Stored
 from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
 from misotts.draft import draft_folder
+from misotts.generate.engines.eight_bits import EightBits
 from misotts.generate.engines.manifest import EngineError, Manifest, depth_engine, depth_hash, dtype_name, engine_folder
 from misotts.generate.engines.tensorrt_depth import ENGINE, gpu_here, release, tensorrt_library
 from misotts.limits import DEFAULT_TOP_K
@@ -34,7 +34,7 @@ def build_depth(
     max_streams: int,
     gpu: str | None,
     progress: Progress,
-    stored: Stored | None = None,
+    stored: EightBits | None = None,
 ) -> Path:
     """Build the depth engine of a model folder unless it is there already; return its folder.
 

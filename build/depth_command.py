@@ -10,13 +10,13 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from build.depth import build_depth, depth_needs
-from convert.weight_only import Stored
+from misotts.generate.engines.eight_bits import EightBits
 
 
 def depth(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     dtype: Annotated[Literal["bfloat16", "float16", "float32"], typer.Option()] = "bfloat16",
-    weights: Annotated[Optional[Stored], typer.Option(help="How the graph's matrices are stored.")] = None,  # noqa: UP045
+    weights: Annotated[Optional[EightBits], typer.Option(help="How the graph's matrices are stored.")] = None,  # noqa: UP045
     max_streams: Annotated[int, typer.Option(min=1, help="Most utterances in a step.")] = 16,
     gpu: Annotated[Optional[str], typer.Option(help="Compute capability, such as 8.9; the GPU here.")] = None,  # noqa: UP045
 ) -> None:

@@ -16,11 +16,11 @@ import torch
 from convert.depth_graph import DTYPES, OPSET, depth_graph
 from convert.depth_weights import depth_layout, stored_tensor
 from convert.disk import check_disk
-from convert.weight_only import Stored
 from misotts import __version__
 from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
 from misotts.draft import draft_folder
+from misotts.generate.engines.eight_bits import EightBits
 from misotts.generate.engines.manifest import Manifest, depth_engine, depth_hash, dtype_name, engine_folder
 from misotts.weight_files import save_weights, tensor_places
 
@@ -30,7 +30,7 @@ Progress = Callable[[int, int], object]
 """Told how many bytes of the weights are written, and how many there are in all."""
 
 
-def convert_depth(model: Path, dtype: torch.dtype, progress: Progress, stored: Stored | None = None) -> Path:
+def convert_depth(model: Path, dtype: torch.dtype, progress: Progress, stored: EightBits | None = None) -> Path:
     """Write the depth graph of a model folder in `dtype`, unless it is there already; return its folder. `stored`: in
     how few bits its matrices are kept, if not in `dtype`.
 

@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from convert.depth import convert_depth
-from convert.weight_only import Stored
+from misotts.generate.engines.eight_bits import EightBits
 
 
 def depth(
@@ -18,7 +18,7 @@ def depth(
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="float32 for ONNX Runtime on the CPU.")
     ] = "float32",
-    weights: Annotated[Optional[Stored], typer.Option(help="Matrices in 8 bits; by default in DTYPE.")] = None,  # noqa: UP045
+    weights: Annotated[Optional[EightBits], typer.Option(help="Matrices in 8 bits; by default in DTYPE.")] = None,  # noqa: UP045
 ) -> None:
     """Write the depth decoder as one ONNX graph."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())

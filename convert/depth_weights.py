@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
-from convert.weight_only import TYPES, Stored, column_scales, round_columns
+from convert.weight_only import column_scales, round_columns
 from misotts.config import ModelConfig
+from misotts.generate.engines.eight_bits import TYPES, EightBits
 from misotts.generate.engines.torch_layers import rotary_halves
 
 Shape = tuple[int, ...]
@@ -41,7 +42,7 @@ def depth_shapes(config: ModelConfig) -> dict[str, Shape]:
     return shapes
 
 
-def depth_layout(config: ModelConfig, dtype: torch.dtype, stored: Stored | None = None) -> dict[str, torch.Tensor]:
+def depth_layout(config: ModelConfig, dtype: torch.dtype, stored: EightBits | None = None) -> dict[str, torch.Tensor]:
     """Every tensor of the graph's file on the meta device: names, shapes and types, in the order of the file. With
     `stored` each matrix is in 8 bits, and `<name>.scales` stands behind it; tables, of which a frame reads a few rows,
     stay in `dtype`."""
@@ -61,7 +62,7 @@ def is_matrix(name: str) -> bool:
 
 
 def stored_tensor(
-    name: str, weights: Mapping[str, torch.Tensor], config: ModelConfig, dtype: torch.dtype, stored: Stored | None
+    name: str, weights: Mapping[str, torch.Tensor], config: ModelConfig, dtype: torch.dtype, stored: EightBits | None
 ) -> torch.Tensor:
     """The values of one tensor of `depth_layout`."""
     source = name.removesuffix(SCALES)

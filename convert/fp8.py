@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-LARGEST = torch.finfo(torch.float8_e4m3fn).max
+from misotts.generate.engines.eight_bits import LARGEST, round_to
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Fp8:
 
 
 def _scale(largest: float) -> torch.Tensor:
-    return torch.tensor([largest / LARGEST], dtype=torch.float32)
+    return torch.tensor([largest / LARGEST["fp8"]], dtype=torch.float32)
 
 
 def weight_scale(parts: Iterable[torch.Tensor]) -> torch.Tensor:
     """The scale, float32 [1], that all `parts` can share."""
     largest = torch.stack([part.abs().amax().float() for part in parts]).amax()
-    return largest.reshape(1) / LARGEST
+    return largest.reshape(1) / LARGEST["fp8"]
 
 
 def quantize(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Round to float8_e4m3fn; torch's cast gives NaN beyond the largest value, hence the clamp."""
-    return (weight.float() / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+    """What is stored of a weight, float8_e4m3fn."""
+    return round_to(weight.float() / scale, "fp8")

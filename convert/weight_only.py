@@ -6,26 +6,19 @@ stored x scale, scale = the column's largest magnitude / the largest stored valu
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
-Stored = Literal["int8", "fp8"]
-"""How the matrices of a graph are stored where they are not in its type."""
-
-TYPES: dict[Stored, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
-LARGEST: dict[Stored, float] = {"int8": 127.0, "fp8": torch.finfo(torch.float8_e4m3fn).max}
+from misotts.generate.engines.eight_bits import LARGEST, EightBits, round_to
 
 
-def column_scales(matrix: torch.Tensor, stored: Stored, dtype: torch.dtype) -> torch.Tensor:
+def column_scales(matrix: torch.Tensor, stored: EightBits, dtype: torch.dtype) -> torch.Tensor:
     """The scales [out] of a matrix [in, out], rounded to `dtype`, the type in which the graph multiplies by them. A
     column of zeros, or of what `dtype` cannot tell from zero, gets 1."""
     scales = (matrix.float().abs().amax(dim=0) / LARGEST[stored]).to(dtype)
     return torch.where(scales > 0, scales, torch.ones_like(scales))
 
 
-def round_columns(matrix: torch.Tensor, scales: torch.Tensor, stored: Stored) -> torch.Tensor:
+def round_columns(matrix: torch.Tensor, scales: torch.Tensor, stored: EightBits) -> torch.Tensor:
     """What is stored of a matrix. The scales are those that the graph has, so that their own rounding costs nothing but
     a clamp of the largest values."""
-    ratio = (matrix.float() / scales.float()).clamp(-LARGEST[stored], LARGEST[stored])
-    return (ratio.round() if stored == "int8" else ratio).to(TYPES[stored])
+    return round_to(matrix.float() / scales.float(), stored)

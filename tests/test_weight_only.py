@@ -20,17 +20,18 @@ from benchmarks.depth_weights import compare
 from convert.__main__ import app
 from convert.depth import GRAPH, WEIGHTS, convert_depth
 from convert.depth_weights import depth_shapes, depth_weight, is_matrix
-from convert.weight_only import LARGEST, Stored, column_scales, round_columns
+from convert.weight_only import column_scales, round_columns
 from misotts.checkpoint import Checkpoint
 from misotts.generate.embedding import Embedding
+from misotts.generate.engines.eight_bits import LARGEST, EightBits
 from misotts.generate.engines.manifest import EngineError
 from misotts.generate.engines.onnx_depth import OnnxDepth
 from misotts.generate.engines.torch_depth import TorchDepth
 from misotts.generate.load import load_generator
 from misotts.generate.scheduler import Limits
 
-KINDS: tuple[Stored, ...] = ("int8", "fp8")
-WORST: dict[Stored, float] = {"int8": 0.5 / 127, "fp8": 2.0**-4}
+KINDS: tuple[EightBits, ...] = ("int8", "fp8")
+WORST: dict[EightBits, float] = {"int8": 0.5 / 127, "fp8": 2.0**-4}
 """Largest error of a stored value: of int8 by the column's largest magnitude, of fp8 (three bits behind the first) by
 its own."""
 
@@ -41,7 +42,7 @@ def ignore(*_: object) -> None:
 
 @pytest.mark.parametrize("stored", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_each_column_has_its_own_scale(stored: Stored, dtype: torch.dtype) -> None:
+def test_each_column_has_its_own_scale(stored: EightBits, dtype: torch.dtype) -> None:
     """Columns of very different size, one of them of zeros, are all kept as well as their scale allows."""
     torch.manual_seed(0)
     matrix = torch.randn(200, 6) * torch.tensor([1e-4, 1e-2, 1.0, 1e2, 1e4, 0.0])
@@ -55,7 +56,7 @@ def test_each_column_has_its_own_scale(stored: Stored, dtype: torch.dtype) -> No
     assert (kept.float()[:, 5] == 0).all()
 
 
-def with_weights_as_stored(folder: Path, stored: Stored) -> dict[str, torch.Tensor]:
+def with_weights_as_stored(folder: Path, stored: EightBits) -> dict[str, torch.Tensor]:
     """The file's tensors with each matrix multiplied out: what the engine is to compute with."""
     tensors = load_file(folder / WEIGHTS)
     return {
@@ -66,7 +67,7 @@ def with_weights_as_stored(folder: Path, stored: Stored) -> dict[str, torch.Tens
 
 
 @pytest.mark.parametrize("stored", KINDS)
-def test_it_draws_what_full_precision_draws_with_the_stored_weights(tmp_path: Path, stored: Stored) -> None:
+def test_it_draws_what_full_precision_draws_with_the_stored_weights(tmp_path: Path, stored: EightBits) -> None:
     """The quantised graph against the plain graph, with the rounded weights written into the plain graph's file."""
     config = tiny_config()
     model = bare_folder(tmp_path, config)
@@ -91,7 +92,7 @@ def test_it_draws_what_full_precision_draws_with_the_stored_weights(tmp_path: Pa
 
 
 @pytest.mark.parametrize("stored", KINDS)
-def test_matrices_alone_are_stored_in_8_bits(tmp_path: Path, stored: Stored) -> None:
+def test_matrices_alone_are_stored_in_8_bits(tmp_path: Path, stored: EightBits) -> None:
     config = tiny_config()
     model = bare_folder(tmp_path, config)
     folder = convert_depth(model, torch.bfloat16, ignore, stored)
@@ -139,7 +140,7 @@ def test_kinds_live_side_by_side_and_are_chosen_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stored", KINDS)
-def test_it_compiles_for_sm89(tmp_path: Path, stored: Stored) -> None:
+def test_it_compiles_for_sm89(tmp_path: Path, stored: EightBits) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX: pip install 'misotts-serving[rtx]'")
     from build.depth import build_depth
 

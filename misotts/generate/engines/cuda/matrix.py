@@ -12,12 +12,12 @@ from typing import Literal
 
 import torch
 
+from misotts.generate.engines.eight_bits import LARGEST, round_to
+
 WeightType = Literal["full", "fp8", "int8"]
 """`full`: the type of the activations."""
 
 KvType = Literal["full", "fp8"]
-
-_STORED = {"fp8": (torch.float8_e4m3fn, 448.0), "int8": (torch.int8, 127.0)}
 
 
 def stored_types(engine: str) -> tuple[WeightType, bool]:
@@ -46,10 +46,8 @@ class Matrix:
             real = real * norm.float()
         if stored == "full":
             return cls(real.to(dtype).contiguous())
-        kind, largest = _STORED[stored]
-        scale = real.abs().amax(dim=1).clamp(min=1e-12) / largest
-        parts = real / scale.unsqueeze(1)
-        return cls((parts.round() if kind == torch.int8 else parts).to(kind).contiguous(), scale)
+        scale = real.abs().amax(dim=1).clamp(min=1e-12) / LARGEST[stored]
+        return cls(round_to(real / scale.unsqueeze(1), stored).contiguous(), scale)
 
     @property
     def nbytes(self) -> int:

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from misotts.generate.engines.cuda.matrix import Matrix
+from misotts.generate.engines.eight_bits import LARGEST
 from misotts.generate.engines.torch_layers import rotate
 
 QUANTISED_KV = torch.float8_e4m3fn
-LARGEST_KV = 448.0
+LARGEST_KV = LARGEST["fp8"]
 
 
 @dataclass(frozen=True)
