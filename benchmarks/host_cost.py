@@ -14,15 +14,14 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
+from benchmarks.listener import Listener
 from benchmarks.record import save
 from misotts.config import ModelConfig, TransformerConfig
-from misotts.generate.delivery import Chunk
 from misotts.generate.embedding import MASKED, Embedding
 from misotts.generate.engines import Batch, Sampling
 from misotts.generate.loop import Generator
 from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
-from misotts_client.errors import MisoError
 
 UTTERANCES = (1, 64, 256, 512)
 STEPS = 400
@@ -54,19 +53,6 @@ class SmallEmbedding(Embedding):
 
     def prompt(self, frames: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(frames), WIDTH)
-
-
-class Listener:
-    """Acknowledges at once."""
-
-    def __init__(self, generator: Generator) -> None:
-        self._generator = generator
-
-    def chunk(self, chunk: Chunk) -> None:
-        self._generator.acknowledge(chunk.stream, chunk.index)
-
-    def refuse(self, error: MisoError) -> None:
-        raise error
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.listener import CodesListener
 from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
-from misotts.generate.delivery import Chunk
 from misotts.generate.embedding import MASKED, Embedding
 from misotts.generate.engines.torch_backbone import TorchBackbone
 from misotts.generate.engines.torch_depth import TorchDepth
 from misotts.generate.loop import Generator
 from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
-from misotts_client.errors import MisoError
 
 FRAMES = 24
 PROMPTS = (5, 17, 300, 40, 129, 600, 8, 31)
@@ -39,19 +38,6 @@ def parts(demo_folder: Path) -> Parts:
     embedding = Embedding(weights, config)
     backbone = TorchBackbone(weights, config, num_blocks=200)
     return Parts(config, embedding, backbone, TorchDepth(weights, config, embedding))
-
-
-@dataclass
-class Inbox:
-    generator: Generator
-    codes: list[np.ndarray] = field(default_factory=list)
-
-    def chunk(self, chunk: Chunk) -> None:
-        self.codes.append(chunk.codes)
-        self.generator.acknowledge(chunk.stream, chunk.index)
-
-    def refuse(self, error: MisoError) -> None:
-        raise error
 
 
 def make_utterance(number: int, config: ModelConfig) -> Utterance:
@@ -78,7 +64,7 @@ def speak(parts: Parts, numbers: range | list[int], limits: Limits) -> list[np.n
 def run(generator: Generator, parts: Parts, numbers: range | list[int]) -> list[np.ndarray]:
     inboxes = []
     for number in numbers:
-        inboxes.append(Inbox(generator))
+        inboxes.append(CodesListener(generator))
         generator.submit(make_utterance(number, parts.config), inboxes[-1])
     while generator.streams:
         generator.step()

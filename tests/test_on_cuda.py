@@ -20,10 +20,10 @@ from benchmarks.gpu_suite.generate import generate
 from benchmarks.gpu_suite.rates import rates
 from benchmarks.gpu_suite.section import Section
 from benchmarks.gpu_suite.sizes import SMALL
+from benchmarks.listener import CodesListener
 from demo.model import CONFIG, make_mimi_weights, make_silentcipher, make_weights
 from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.decode import Codes, Decoder
-from misotts.generate.delivery import Chunk
 from misotts.generate.embedding import MASKED, Embedding
 from misotts.generate.engines.torch_backbone import TorchBackbone
 from misotts.generate.engines.torch_depth import TorchDepth
@@ -32,7 +32,6 @@ from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
 from misotts.mimi import build_mimi
 from misotts.watermark import Audio, Watermarker
-from misotts_client.errors import MisoError
 from tests.pretend_cuda import OnGpu, PretendCuda, pretend_cuda
 
 __all__ = ["pretend_cuda"]
@@ -49,21 +48,6 @@ TINY = ModelConfig.from_dict(
     }
 )
 FRAMES = 9
-
-
-class Listener:
-    def __init__(self, generator: Generator) -> None:
-        self._generator = generator
-        self.codes: list[np.ndarray] = []
-        self.finish = ""
-
-    def chunk(self, chunk: Chunk) -> None:
-        self.codes.append(chunk.codes)
-        self.finish = chunk.finish
-        self._generator.acknowledge(chunk.stream, chunk.index)
-
-    def refuse(self, error: MisoError) -> None:
-        raise error
 
 
 def make_generator(device: str, dtype: torch.dtype) -> Generator:
@@ -83,7 +67,7 @@ def speak(generator: Generator) -> list[np.ndarray]:
         prompt = np.full((length, TINY.frame_columns), MASKED, np.int32)
         prompt[: length // 2, -1] = dice.integers(0, 64, length // 2)
         prompt[length // 2 :, :-1] = dice.integers(0, 32, (length - length // 2, 4))
-        heard.append(Listener(generator))
+        heard.append(CodesListener(generator))
         generator.submit(Utterance(prompt, FRAMES, seed, temperature=0.9 if seed % 2 else 0.0, top_k=20), heard[-1])
         generator.step()
     for _ in range(100):

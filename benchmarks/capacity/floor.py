@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.capacity.cost import CostTable, Grid, Line, PromptCost
-from misotts.config import ModelConfig, TransformerConfig
+from benchmarks.gpu_suite.floors import layer_weights, position_bytes
+from misotts.config import ModelConfig
 from misotts.generate.load import BLOCK_SIZE
 
 COPY_SHARE = 3.0 / 3.35
@@ -37,6 +38,8 @@ OTHER_MEMORY_BYTES = 6e9
 """Codec, watermark, embeddings' table, CUDA contexts of four processes, activations."""
 USABLE = 0.95
 """Of a GPU's memory."""
+KV_BYTES = 2
+"""Of a number in the KV pool: bfloat16."""
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 CONTEXTS = (64, 512, 2048)
@@ -130,13 +133,14 @@ class _Sums:
     def step_ms(self, batch: int, context: int) -> float:
         """One frame of each row. The depth decoder's weights are read once for every codebook but the first."""
         passes = self.config.audio_num_codebooks - 1
-        backbone_bytes = _weights(self.config.backbone) * self.weight_bytes + batch * context * self._position_bytes()
-        backbone = self._ms(backbone_bytes, 2 * batch * _weights(self.config.backbone))
+        weights = layer_weights(self.config.backbone)
+        cached = batch * context * position_bytes(self.config.backbone, KV_BYTES)
+        backbone = self._ms(weights * self.weight_bytes + cached, 2 * batch * weights)
         depth = passes * self._ms(self._depth_pass() * self.weight_bytes, 2 * batch * self._depth_pass())
         return backbone + depth
 
     def prefill_ms(self, positions: int) -> float:
-        weights = _weights(self.config.backbone)
+        weights = layer_weights(self.config.backbone)
         return self._ms(weights * self.weight_bytes, 2 * positions * weights)
 
     def kv_blocks(self, memory_bytes: float) -> int:
@@ -148,9 +152,9 @@ class _Sums:
         c = self.config
         embeddings = (c.text_vocab_size + c.audio_num_codebooks * c.audio_vocab_size) * c.backbone.embed_dim * 2
         table = c.audio_num_codebooks * c.audio_vocab_size * c.decoder.embed_dim * 2
-        weights = (_weights(c.backbone) + _weights(c.decoder)) * self.weight_bytes
+        weights = (layer_weights(c.backbone) + layer_weights(c.decoder)) * self.weight_bytes
         left = memory_bytes * USABLE - weights - embeddings - table - OTHER_MEMORY_BYTES
-        blocks = int(left // (self._position_bytes() * BLOCK_SIZE))
+        blocks = int(left // (position_bytes(c.backbone, KV_BYTES) * BLOCK_SIZE))
         if blocks < 1 + c.max_seq_len // BLOCK_SIZE:
             raise ValueError(f"the model does not fit into {memory_bytes / 1e9:g} GB")
         return blocks
@@ -159,17 +163,7 @@ class _Sums:
         """Weights read for one codebook: the layers, the projection of its embedding, its head."""
         c = self.config
         projection = c.backbone.embed_dim * c.decoder.embed_dim
-        return _weights(c.decoder) + projection + c.decoder.embed_dim * c.audio_vocab_size
-
-    def _position_bytes(self) -> int:
-        c = self.config.backbone
-        return 2 * c.num_layers * c.num_kv_heads * c.head_dim * 2
+        return layer_weights(c.decoder) + projection + c.decoder.embed_dim * c.audio_vocab_size
 
     def _ms(self, read_bytes: float, flop: float) -> float:
         return max(read_bytes / self.bytes_per_ms, flop / self.flop_per_ms)
-
-
-def _weights(c: TransformerConfig) -> int:
-    """Weights of a transformer's layers, norms left out."""
-    attention = 2 * c.embed_dim * c.num_heads * c.head_dim + 2 * c.embed_dim * c.num_kv_heads * c.head_dim
-    return c.num_layers * (attention + 3 * c.embed_dim * c.intermediate_dim)

@@ -29,6 +29,7 @@ import torch
 
 from benchmarks.capacity.calibrate import calibrate, see
 from benchmarks.capacity.cost import CostTable, Grid, Line, PromptCost
+from benchmarks.listener import Listener
 from benchmarks.load.measure import Target
 from benchmarks.load.plan import TEXTS
 from benchmarks.record import machine, save
@@ -36,12 +37,10 @@ from demo.server import running_server
 from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
 from misotts.decode import Codes, Decoder
-from misotts.generate.delivery import Chunk
 from misotts.generate.embedding import Embedding
 from misotts.generate.engines import Batch
 from misotts.generate.engines.torch_backbone import TorchBackbone
 from misotts.generate.load import BLOCK_SIZE, load_generator
-from misotts.generate.loop import Generator
 from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
 from misotts.mimi import encode, load_mimi
@@ -145,7 +144,7 @@ class Steps:
             prompt = np.full((context, self._config.frame_columns), -1, np.int32)
             prompt[:, -1] = dice.integers(0, self._config.text_vocab_size, context)
             utterances.append(Utterance(prompt, frames, seed))
-            self.generator.submit(utterances[-1], _Acknowledges(self.generator))
+            self.generator.submit(utterances[-1], _PatientListener(self.generator))
         return utterances
 
     def step(self) -> None:
@@ -153,13 +152,7 @@ class Steps:
         self.generator.hand_on()
 
 
-class _Acknowledges:
-    def __init__(self, generator: Generator) -> None:
-        self._generator = generator
-
-    def chunk(self, chunk: Chunk) -> None:
-        self._generator.acknowledge(chunk.stream, chunk.index)
-
+class _PatientListener(Listener):
     def refuse(self, error: MisoError) -> None:
         """Those who were abandoned."""
 

@@ -40,7 +40,7 @@ class Option:
     gpu: str = ""
     """Name of the GPU, by which it has a price."""
     chunk_frames: int = 0
-    """As in the contract; 0 is the server's ramp."""
+    """As in the contract; 0 is the server's pace."""
 
 
 @dataclass(frozen=True)

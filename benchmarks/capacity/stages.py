@@ -1,9 +1,9 @@
 """The stages under a virtual clock: what they do is decided by their own code, how long it takes by the cost table.
 
-Real: the scheduler, its KV pool, the streams with their deliveries (the chunk ramp, the bound on unacknowledged chunks,
-deadlines, cancels, probes), the cutting of batches into calls. Written again here, because the original is tied to
-threads, tensors or Triton: the order of the generate loop's step (`misotts.generate.loop`), the worker's batches
-(`misotts.triton.worker`), and how many frames the watermark lets go.
+Real: the scheduler, its KV pool, the streams with their deliveries (the pace of their chunks, the bound on
+unacknowledged chunks, deadlines, cancels, probes), the cutting of batches into calls. Written again here, because the
+original is tied to threads, tensors or Triton: the order of the generate loop's step (`misotts.generate.loop`), the
+worker's batches (`misotts.triton.worker`), and how many frames the watermark lets go.
 """
 
 from __future__ import annotations

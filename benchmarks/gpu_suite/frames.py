@@ -16,16 +16,14 @@ import torch
 from benchmarks.gpu_suite.engines import ENGINES, Engines, Needs
 from benchmarks.gpu_suite.section import Section
 from benchmarks.gpu_suite.sizes import TOY
+from benchmarks.listener import CodesListener
 from demo.model import make_weights
-from misotts.generate.delivery import Chunk
 from misotts.generate.embedding import MASKED
 from misotts.generate.engines import Batch, Sampling
 from misotts.generate.load import BLOCK_SIZE
-from misotts.generate.loop import Generator
 from misotts.generate.sampling import gumbel_noise
 from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
-from misotts_client.errors import MisoError
 
 STREAMS, FRAMES, NUM_BLOCKS = 5, 12, 64
 TOP_K = 50
@@ -151,29 +149,14 @@ def _check_stage(
 def _speak(engines: Engines) -> list[np.ndarray]:
     """Frames of a few utterances that start one after another."""
     generator = engines.generator(Limits(max_streams=STREAMS, step_positions=64))
-    heard = [_Heard(generator) for _ in range(STREAMS)]
+    heard = [CodesListener(generator) for _ in range(STREAMS)]
     prompts = _prompts(STREAMS)
     for seed, (prompt, listener) in enumerate(zip(prompts, heard, strict=True)):
         generator.submit(Utterance(prompt, FRAMES, seed, temperature=0.9 if seed % 2 else 0.0, top_k=TOP_K), listener)
         generator.step()
-    while generator.step() or not all(listener.finished for listener in heard):
+    while generator.step() or not all(listener.finish for listener in heard):
         generator.hand_on()
     return [np.concatenate(listener.codes) for listener in heard]
-
-
-class _Heard:
-    def __init__(self, generator: Generator) -> None:
-        self._generator = generator
-        self.codes: list[np.ndarray] = []
-        self.finished = False
-
-    def chunk(self, chunk: Chunk) -> None:
-        self.codes.append(chunk.codes)
-        self.finished = bool(chunk.finish)
-        self._generator.acknowledge(chunk.stream, chunk.index)
-
-    def refuse(self, error: MisoError) -> None:
-        raise error
 
 
 def _prompts(count: int) -> list[np.ndarray]:

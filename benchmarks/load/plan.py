@@ -49,7 +49,7 @@ class Load:
     slow_share: float
     """Share of callers who take chunks more slowly than they play."""
     chunk_frames: int
-    """As in the contract; 0 is the server's ramp."""
+    """As in the contract; 0 is the server's pace."""
     seed: int
 
     @classmethod

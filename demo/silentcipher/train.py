@@ -20,26 +20,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from demo.silentcipher import distortions
-from demo.silentcipher.networks import Networks
+from demo.silentcipher.networks import PUBLISHED, Networks
 from demo.silentcipher.speech import speech
 from misotts.config import FRAME_SAMPLES
 from misotts.silentcipher import SPEECH_POWER
 
-HPARAMS: dict[str, Any] = {
+HPARAMS: dict[str, Any] = PUBLISHED | {
     "SR": 24_000,
     "N_FFT": 960,
     "HOP_LENGTH": 480,
     "message_band_size": 192,  # up to 4.8 kHz
-    "message_dim": 5,
-    "message_len": 21,
     "message_sdr": 36,
-    "n_messages": 1,
-    "enc_n_layers": 3,
-    "dec_c_n_layers": 4,
-    "ensure_negative_message": True,
-    "utterance_level_normalization": True,
-    "frame_level_normalization": False,
-    "no_normalization": False,
     # Not in the published file: layer widths (a quarter of the published ones) and what makes the delay short.
     "enc_conv_dim": 8,
     "dec_c_conv_dim": 24,
