@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from moshi.modules.streaming import State, StreamingContainer
 from moshi.modules.transformer import RingKVCache
 
 from misotts.config import FRAME_SAMPLES
-from misotts.slots import rounds, rows_for
+from misotts.slots import in_order, rounds, rows_for
 
 MAX_FRAMES = 25
 """Frames of a stream in one call; a longer piece is cut."""
@@ -64,22 +64,33 @@ class Decoder:
         self._graph_pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
         self._ends_loud = np.zeros(slots, bool)
 
-    @torch.inference_mode()
     def decode(self, pieces: Sequence[Codes]) -> list[np.ndarray]:
         """Return each piece's audio, float32 [frames * 1920], less an end frame that is not heard.
 
         At most one piece per slot.
         """
+        return in_order(self.decode_each(pieces))
+
+    @torch.inference_mode()
+    def decode_each(self, pieces: Sequence[Codes]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield each piece's number and audio as soon as it is done: a stream's first frame does not wait for the many
+        that others have."""
         assert len({p.slot for p in pieces}) == len(pieces), "two pieces of one stream in one call"
         self._reset([p.slot for p in pieces if p.first])
-        audio = [np.empty(len(p.codes) * FRAME_SAMPLES, np.float32) for p in pieces]
-        for start, end, members in rounds([len(p.codes) for p in pieces]):
+        lengths = [len(p.codes) for p in pieces]
+        audio = [np.empty(length * FRAME_SAMPLES, np.float32) for length in lengths]
+        for number, length in enumerate(lengths):
+            if not length:
+                yield number, audio[number]
+        for start, end, members in rounds(lengths):
             for begin in range(start, end, MAX_FRAMES):
                 stop = min(begin + MAX_FRAMES, end)
                 out = self._call({pieces[m].slot: pieces[m].codes[begin:stop] for m in members})
                 for member in members:
                     audio[member][begin * FRAME_SAMPLES : stop * FRAME_SAMPLES] = out[pieces[member].slot]
-        return [self._without_silent_end(piece, out) for piece, out in zip(pieces, audio, strict=True)]
+            for member in members:
+                if lengths[member] == end:
+                    yield member, self._without_silent_end(pieces[member], audio[member])
 
     def _without_silent_end(self, piece: Codes, audio: np.ndarray) -> np.ndarray:
         ends = len(piece.codes) > 0 and not piece.codes[-1].any()

@@ -13,7 +13,7 @@ its trained statistics.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
 from misotts.resample import Resampler
 from misotts.silentcipher import SPEECH_POWER, SilentCipherConfig
 from misotts.silentcipher_mark import MarkNetwork
-from misotts.slots import rounds
+from misotts.slots import in_order, rounds
 from misotts.watermark_key import REFERENCE_KEY
 
 LOUDNESS_PRIOR_S = 0.25
@@ -99,19 +99,22 @@ class Watermarker:
         self._timing = Timing(self._network.config)
         self._streams = [_Stream(self._timing) for _ in range(slots)]
 
-    @torch.inference_mode()
     def mark(self, pieces: Sequence[Audio]) -> list[np.ndarray]:
         """Return what each piece's stream can let go, float32 [frames * 1920]. At most one piece per slot."""
+        return in_order(self.mark_each(pieces))
+
+    @torch.inference_mode()
+    def mark_each(self, pieces: Sequence[Audio]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield each piece's number, and what its stream can let go, as soon as it is known: a short piece does not
+        wait for the long ones."""
         assert len({p.slot for p in pieces}) == len(pieces), "two pieces of one stream in one call"
-        first = [p.slot for p in pieces if p.first]
-        self._network.reset(first)
-        for slot in first:
-            self._streams[slot] = _Stream(self._timing)
-        streams = [self._streams[p.slot] for p in pieces]
-        for stream, piece in zip(streams, pieces, strict=True):
-            stream.push(piece.samples, piece.last)
+        streams = self._push(pieces)
         windows = [stream.take_windows() for stream in streams]
-        for start, end, members in rounds([len(w) for w, _ in windows]):
+        lengths = [len(each) for each, _ in windows]
+        for number, length in enumerate(lengths):
+            if not length:
+                yield number, streams[number].take(pieces[number].last)
+        for start, end, members in rounds(lengths):
             marks = self._network.marks(
                 slots=[pieces[m].slot for m in members],
                 windows=np.stack([windows[m][0][start:end] for m in members]),
@@ -119,7 +122,19 @@ class Watermarker:
             )
             for member, mark in zip(members, marks, strict=True):
                 streams[member].add_marks(mark)
-        return [stream.take(piece.last) for stream, piece in zip(streams, pieces, strict=True)]
+                if lengths[member] == end:
+                    yield member, streams[member].take(pieces[member].last)
+
+    def _push(self, pieces: Sequence[Audio]) -> list[_Stream]:
+        """Give each piece to its stream, a new one where it is the first."""
+        first = [piece.slot for piece in pieces if piece.first]
+        self._network.reset(first)
+        for slot in first:
+            self._streams[slot] = _Stream(self._timing)
+        streams = [self._streams[piece.slot] for piece in pieces]
+        for stream, piece in zip(streams, pieces, strict=True):
+            stream.push(piece.samples, piece.last)
+        return streams
 
 
 class _Stream:

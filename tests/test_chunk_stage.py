@@ -45,13 +45,16 @@ def stage(stage_module: ModuleType) -> Any:
             self.gate = threading.Event()
             self.start_worker()
 
-        def process(self, pieces: Sequence[Any], first: Sequence[bool]) -> list[np.ndarray]:
+        def process(self, pieces: Sequence[Any], first: Sequence[bool]) -> Iterator[tuple[int, np.ndarray]]:
             self.gate.wait(5)
             self.batches.append([piece.stream for piece in pieces])
             self.firsts += [(piece.stream, new) for piece, new in zip(pieces, first, strict=True)]
             if any(13 in piece.data for piece in pieces):
                 raise RuntimeError("thirteen")
-            return [piece.data * 2 for piece in pieces]
+            for number in sorted(range(len(pieces)), key=lambda number: len(pieces[number].data)):
+                if 14 in pieces[number].data:
+                    raise RuntimeError("fourteen")
+                yield number, pieces[number].data * 2
 
         def answer(self, piece: Any, data: np.ndarray, finish: str) -> None:
             self.answers.append((piece.stream, piece.index, data.tolist(), finish))
@@ -98,6 +101,15 @@ def test_a_failure_ends_the_streams_of_its_batch_and_no_others(stage: Any) -> No
     send(stage, 2, 1, 0, 4)
     wait_for(stage, 2)
     assert stage.answers == [(1, 0, [], "error: INTERNAL: the decode stage failed"), (2, 0, [8.0], "")]
+
+
+def test_what_was_done_before_a_failure_has_been_sent(stage: Any) -> None:
+    send(stage, 1, 0, 0, 1)
+    time.sleep(0.05)  # the worker waits with this one at the gate
+    send(stage, 2, 1, 0, 14, 14)
+    send(stage, 3, 2, 0, 4)
+    wait_for(stage, 3)
+    assert stage.answers[1:] == [(3, 0, [8.0], ""), (2, 0, [], "error: INTERNAL: the decode stage failed")]
 
 
 def test_probes_without_a_seat_pass_through_untouched(stage: Any) -> None:

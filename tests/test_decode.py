@@ -128,6 +128,16 @@ def test_streams_of_all_lengths_share_calls(decoder: Decoder, mimi: MimiModel, c
         assert np.abs(np.concatenate(heard) - whole(mimi, codes)).max() < TOLERANCE
 
 
+def test_a_short_piece_does_not_wait_for_a_long_one(decoder: Decoder, config: ModelConfig) -> None:
+    lengths = [30, 1, 0, 8]
+    pieces = [Codes(slot, True, make_codes(config, length, slot)) for slot, length in enumerate(lengths)]
+    calls = []
+    call = decoder._call
+    decoder._call = lambda codes_of: calls.append(len(codes_of)) or call(codes_of)  # type: ignore[method-assign,func-returns-value]
+    done = [(number, len(calls), len(audio) // FRAME_SAMPLES) for number, audio in decoder.decode_each(pieces)]
+    assert done == [(2, 0, 0), (1, 1, 1), (3, 2, 8), (0, 3 + (30 - 8) // MAX_FRAMES, 30)]
+
+
 def test_a_reset_leaves_the_other_slots_samples_alone_to_the_bit(decoder: Decoder, config: ModelConfig) -> None:
     codes = [make_codes(config, 40, seed) for seed in range(SLOTS)]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from misotts.generate.delivery import MAX_UNACKNOWLEDGED
+from misotts.generate.delivery import MAX_UNACKNOWLEDGED, Chunk
 from misotts.generate.loop import Generator
 from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
@@ -86,6 +86,23 @@ def test_chunks_have_the_size_of_the_request_and_are_numbered() -> None:
     assert len(free.codes) == 40
     assert [len(chunk.codes) for chunk in fixed.chunks] == [4, 4, 2]
     assert [chunk.index for chunk in fixed.chunks] == [0, 1, 2]
+
+
+def test_a_first_chunk_goes_out_before_what_others_have_in_the_same_step() -> None:
+    generator = make_generator(never_ends)
+    order = []
+
+    class Ordered(Inbox):
+        def chunk(self, chunk: Chunk) -> None:
+            order.append((chunk.slot, chunk.index))
+            super().chunk(chunk)
+
+    for seed, begun in ((1, 0), (2, 0), (3, 2)):
+        while generator.statistics.steps < begun:
+            generator.step()
+        generator.submit(utterance(seed=seed, max_frames=5, chunk_frames=1), Ordered(generator))
+    run(generator)
+    assert order[:7] == [(1, 0), (0, 0), (1, 1), (0, 1), (2, 0), (1, 2), (0, 2)]
 
 
 def test_long_prompts_are_prefilled_in_pieces_beside_decodes() -> None:

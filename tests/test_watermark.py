@@ -205,6 +205,16 @@ def test_streams_of_one_call_do_not_touch_each_other(watermarker: Watermarker) -
         np.testing.assert_allclose(np.concatenate(shared), lone, rtol=0, atol=1e-6)
 
 
+def test_a_short_piece_does_not_wait_for_a_long_one(watermarker: Watermarker) -> None:
+    lengths = [14, 1, 3]
+    pieces = [Audio(n, True, speech_like(length * FRAME_SAMPLES), False) for n, length in enumerate(lengths)]
+    alone = [mark_in_pieces(watermarker, piece.samples, [20])[0] for piece in pieces]
+    done = list(watermarker.mark_each(pieces))
+    assert [number for number, _ in done] == [1, 2, 0]
+    for number, samples in done:
+        np.testing.assert_allclose(samples, alone[number][: len(samples)], rtol=0, atol=1e-6)
+
+
 def test_the_mark_is_there_and_small(watermarker: Watermarker) -> None:
     audio = speech_like(40 * FRAME_SAMPLES)
     marked = np.concatenate(mark_in_pieces(watermarker, audio, [40]))

@@ -125,7 +125,7 @@ class Generate:
 
     def _collect(self, utterances: list[Utterance]) -> None:
         now, running = self._environment.now, len(self.scheduler.running)
-        for utterance in utterances:
+        for utterance in reversed(utterances):  # the last to come first, as in the loop
             if utterance.finish:  # it ended while this frame was being drawn
                 continue
             stream = self.streams.of(utterance)

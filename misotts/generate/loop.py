@@ -290,7 +290,8 @@ class Generator:
         now = time.monotonic()
         running = len(self.scheduler.running)
         speaks = frames.any(axis=1).tolist()
-        for utterance, codes, is_speech in zip(utterances, frames, speaks, strict=True):
+        # The last to come first: the first sound of one who has heard nothing must not queue behind the others' next.
+        for utterance, codes, is_speech in reversed(list(zip(utterances, frames, speaks, strict=True))):
             if utterance.finish:  # it ended while this frame was being drawn
                 continue
             stream = self._streams.of(utterance)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +53,9 @@ class ChunkStage(Stage):
     input: str
     """Name of the tensor that holds a chunk's data."""
 
-    def process(self, pieces: Sequence[Piece], first: Sequence[bool]) -> Sequence[np.ndarray]:
-        """Work on one batch, at most one chunk of a stream, and return each chunk's result; `first` says where a stream
-        starts."""
+    def process(self, pieces: Sequence[Piece], first: Sequence[bool]) -> Iterator[tuple[int, np.ndarray]]:
+        """Work on one batch, at most one chunk of a stream, and yield each chunk's number and result when it is done;
+        `first` says where a stream starts."""
         raise NotImplementedError
 
     def answer(self, piece: Piece, data: np.ndarray, finish: str) -> None:
@@ -90,22 +90,28 @@ class ChunkStage(Stage):
 
     def _process(self, pieces: list[Piece]) -> None:
         self._chunks += len(pieces)
+        for piece in pieces:
+            if not self.has_slot(piece):
+                self._answer(piece, piece.data[:0], piece.finish)
         seated = [piece for piece in pieces if self.has_slot(piece)]
         first = [self._stream_of[piece.slot] != piece.stream for piece in seated]
         for piece in seated:
             self._stream_of[piece.slot] = piece.stream
+        done = set()
         try:
-            results = self.process(seated, first) if seated else []
-            answers = [(piece, data, piece.finish) for piece, data in zip(seated, results, strict=True)]
+            for number, data in self.process(seated, first) if seated else ():
+                done.add(number)
+                self._answer(seated[number], data, seated[number].finish)
         except Exception:
             log.exception("a batch of %d chunks failed", len(seated))
-            answers = [(piece, np.zeros(0, np.float32), FAILED.format(self.name)) for piece in seated]
-        answers += [(piece, piece.data[:0], piece.finish) for piece in pieces if not self.has_slot(piece)]
-        for piece, data, finish in answers:
-            try:
-                self.answer(piece, data, finish)
-            except Exception:  # one caller's trouble is not the others'
-                log.exception("an answer failed")
+            for piece in (piece for number, piece in enumerate(seated) if number not in done):
+                self._answer(piece, np.zeros(0, np.float32), FAILED.format(self.name))
+
+    def _answer(self, piece: Piece, data: np.ndarray, finish: str) -> None:
+        try:
+            self.answer(piece, data, finish)
+        except Exception:  # one caller's trouble is not the others'
+            log.exception("an answer failed")
 
     def has_slot(self, piece: Piece) -> bool:
         """Whether there is something to work on: not in a probe of an utterance that has no seat yet, nor in what comes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -22,8 +22,8 @@ class TritonPythonModel(ChunkStage):
         self.decoder = Decoder(mimi, self.settings.max_streams)
         self.start_worker()
 
-    def process(self, pieces: Sequence[Piece], first: Sequence[bool]) -> list[np.ndarray]:
-        return self.decoder.decode([Codes(p.slot, new, p.data) for p, new in zip(pieces, first, strict=True)])
+    def process(self, pieces: Sequence[Piece], first: Sequence[bool]) -> Iterator[tuple[int, np.ndarray]]:
+        return self.decoder.decode_each([Codes(p.slot, new, p.data) for p, new in zip(pieces, first, strict=True)])
 
     def answer(self, piece: Piece, data: np.ndarray, finish: str) -> None:
         outputs = {

@@ -5,7 +5,7 @@ The last stage also acknowledges every chunk to generate: that it has arrived, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -32,11 +32,11 @@ class TritonPythonModel(ChunkStage):
         self.ended = [False] * settings.max_streams
         self.start_worker()
 
-    def process(self, pieces: Sequence[Piece], first: Sequence[bool]) -> list[np.ndarray]:
+    def process(self, pieces: Sequence[Piece], first: Sequence[bool]) -> Iterator[tuple[int, np.ndarray]]:
         for piece, new in zip(pieces, first, strict=True):
             if new:
                 self.frames[piece.slot], self.ended[piece.slot] = 0, False
-        return self.watermarker.mark(
+        return self.watermarker.mark_each(
             [Audio(p.slot, new, p.data, last=bool(p.finish)) for p, new in zip(pieces, first, strict=True)]
         )
 
