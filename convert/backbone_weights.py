@@ -53,7 +53,7 @@ class RankWeights(Mapping[str, torch.Tensor]):
         fp8: Fp8 | None = None,
     ) -> None:
         """Split for tensor parallelism over `ranks`. With `fp8` the matrices are float8_e4m3fn, and their scales and
-        those of their inputs stand beside them.
+        those of their inputs stand beside them: numbers of `dtype`, stored as float32.
 
         Raises:
             ConfigError: the heads or the feed-forward width cannot be split so.
@@ -78,7 +78,9 @@ class RankWeights(Mapping[str, torch.Tensor]):
             scaled = tuple(f"{source}.{part}.weight" for part in ONE_SCALE.get(name, parts))
             self._make[f"{ours}.{name}.weight"] = partial(self._quantized, name, sources, scaled)
             self._make[f"{ours}.{name}.weights_scaling_factor"] = partial(self._scale, scaled)
-            self._make[f"{ours}.{name}.activation_scaling_factor"] = partial(self._fp8.input_scale, number, name)
+            self._make[f"{ours}.{name}.activation_scaling_factor"] = partial(
+                self._fp8.input_scale, number, name, self._dtype
+            )
         if self._fp8 is not None and self._fp8.kv:
             self._make[f"{ours}.attention.kv_cache_scaling_factor"] = partial(self._fp8.kv_scale, number)
 
@@ -115,7 +117,7 @@ class RankWeights(Mapping[str, torch.Tensor]):
     def _scale(self, scaled: tuple[str, ...]) -> torch.Tensor:
         """The scale that all of `scaled` share, on all ranks."""
         if scaled not in self._scales:
-            self._scales[scaled] = weight_scale(self._read(name, torch.float32) for name in scaled)
+            self._scales[scaled] = weight_scale((self._read(name, torch.float32) for name in scaled), self._dtype)
         return self._scales[scaled]
 
     def __getitem__(self, name: str) -> torch.Tensor:

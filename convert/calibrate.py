@@ -99,7 +99,7 @@ def _through(
 ) -> torch.Tensor:
     """One layer over one prompt [positions, width]."""
     q, k, v = layer.split_heads(x, cos, sin, config)
-    seen.cached = max(seen.cached, float(k.abs().amax()), float(v.abs().amax()))
+    seen.cached = max(seen.cached, *(float(t.abs().amax()) for t in (q, k, v)))
     q, k, v = (t.transpose(0, 1) for t in (q, k, v))
     attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     return layer.merge(x, attended.transpose(0, 1).flatten(1))

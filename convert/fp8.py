@@ -1,4 +1,9 @@
-"""FP8 (E4M3) as TensorRT-LLM wants it: one scale a tensor, real = stored x scale, largest stored value 448."""
+"""FP8 (E4M3) as TensorRT-LLM wants it: one scale a tensor, real = stored x scale, largest stored value 448.
+
+A matrix's scales are float32 in the checkpoint, but its `FP8Linear` casts them to the type of activations before it
+uses them. So they are numbers of that type: with others, stored weights would be multiplied by a scale that is up to
+0.2 % (bfloat16) off the one they were divided by. The scale of keys and values is used as it is.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,8 @@ class Fp8:
     inputs: list[dict[str, float]]
     """Largest magnitude of what enters `attention.qkv`, `attention.dense`, `mlp.fc`, `mlp.gate` and `mlp.proj`."""
     cached: list[float]
-    """Largest magnitude of the keys (rotated) and values."""
+    """Largest magnitude of the queries and keys (both rotated) and the values: where keys and values are FP8,
+    TensorRT-LLM's context kernel rounds the queries to FP8 as well, by the scale of keys and values."""
     kv: bool
     """Whether keys and values are kept in FP8 as well."""
 
@@ -28,10 +34,12 @@ class Fp8:
         """Tells one calibration from another."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
-    def input_scale(self, layer: int, name: str) -> torch.Tensor:
-        return _scale(self.inputs[layer][name])
+    def input_scale(self, layer: int, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """Scale, float32 [1], of what enters a matrix; `dtype`: type of activations."""
+        return _held_by(dtype, _scale(self.inputs[layer][name]))
 
     def kv_scale(self, layer: int) -> torch.Tensor:
+        """Scale, float32 [1], of a layer's keys and values."""
         return _scale(self.cached[layer])
 
 
@@ -39,10 +47,18 @@ def _scale(largest: float) -> torch.Tensor:
     return torch.tensor([largest / LARGEST["fp8"]], dtype=torch.float32)
 
 
-def weight_scale(parts: Iterable[torch.Tensor]) -> torch.Tensor:
-    """The scale, float32 [1], that all `parts` can share."""
+def weight_scale(parts: Iterable[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """The scale, float32 [1], that all `parts` can share; `dtype`: type of activations."""
     largest = torch.stack([part.abs().amax().float() for part in parts]).amax()
-    return largest.reshape(1) / LARGEST["fp8"]
+    return _held_by(dtype, largest.reshape(1) / LARGEST["fp8"])
+
+
+def _held_by(dtype: torch.dtype, scale: torch.Tensor) -> torch.Tensor:
+    """The least number of `dtype` (of 16 or 32 bits) that is not below `scale`, a positive float32."""
+    near = scale.to(dtype)
+    bits = torch.int32 if dtype == torch.float32 else torch.int16
+    above = (near.view(bits) + 1).view(dtype)  # of positive floats the next has the next bits
+    return torch.where(near.float() < scale, above, near).float()
 
 
 def quantize(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from convert.__main__ import app
 from convert.backbone import Target, convert_backbone
 from convert.calibrate import calibrate, real_prompts
-from convert.fp8 import Fp8
+from convert.fp8 import Fp8, weight_scale
 from misotts.checkpoint import Checkpoint
 from misotts.config import ConfigError, ModelConfig
 from misotts.generate.embedding import MASKED, Embedding
@@ -77,10 +77,21 @@ class Run:
             return linear(x, name)
 
         engine._linear = watched  # type: ignore[method-assign]
+        rotated: list[float] = []
+        rotate = engine._rotate
+
+        def watched_rotate(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+            turned = rotate(x, at)
+            rotated.append(float(turned.abs().max()))
+            return turned
+
+        engine._rotate = watched_rotate  # type: ignore[method-assign]
         step = step_tables(batch, c.num_layers)
         tables = constant_tables(c.num_layers, config.max_seq_len, 1, pool.ctypes.data) | step.tables
         self.found = engine.run(inputs, {name: np.ascontiguousarray(table) for name, table in tables.items()})
-        self.cached = np.abs(pool.reshape(shape)).max(axis=(0, 2, 3, 4, 5))
+        stored = np.abs(pool.reshape(shape)).max(axis=(0, 2, 3, 4, 5))
+        self.attended = np.maximum(stored, np.reshape(rotated, (c.num_layers, 2)).max(axis=1))
+        """By layer, of queries, keys and values."""
 
     @property
     def error(self) -> float:
@@ -110,7 +121,12 @@ def test_the_calibration_finds_the_largest_of_all_prompts(
     for layer, found in enumerate(calibration.inputs):
         wanted = {name: max(run.inputs[f"{layer}.{name}"] for run in runs) for name in found}
         assert found == pytest.approx(wanted, rel=1e-4)
-        assert calibration.cached[layer] == pytest.approx(max(run.cached[layer] for run in runs), rel=1e-4)
+        assert calibration.cached[layer] == pytest.approx(max(run.attended[layer] for run in runs), rel=1e-4)
+
+
+def held_from(scale: torch.Tensor, least: float) -> bool:
+    """Whether TensorRT-LLM's cast of a scale to bfloat16 changes nothing, and it is the first such from `least` on."""
+    return torch.equal(scale.bfloat16().float(), scale) and least <= scale.item() * (1 + 1e-6) < least * (1 + 2**-7)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -134,9 +150,9 @@ def test_what_is_stored_is_the_source_to_a_half_step(model: Path, calibration: F
         assert not torch.equal(found, wanted)
     layer = {name.removeprefix("transformer.layers.1."): t for name, t in shards[0].items() if ".layers.1." in name}
     largest = max(source[f"backbone.layers.1.attn.{name}_proj.weight"].abs().max() for name in "qkv")
-    assert layer["attention.qkv.weights_scaling_factor"].item() == pytest.approx(float(largest) / 448)
+    assert held_from(layer["attention.qkv.weights_scaling_factor"], float(largest) / 448)
     assert torch.equal(layer["mlp.fc.weights_scaling_factor"], layer["mlp.gate.weights_scaling_factor"])
-    assert layer["mlp.proj.activation_scaling_factor"].item() == pytest.approx(calibration.inputs[1]["mlp.proj"] / 448)
+    assert held_from(layer["mlp.proj.activation_scaling_factor"], calibration.inputs[1]["mlp.proj"] / 448)
     assert layer["attention.kv_cache_scaling_factor"].item() == pytest.approx(calibration.cached[1] / 448)
     assert {(t.dtype, t.shape) for name, t in layer.items() if name.endswith("factor")} == {(torch.float32, (1,))}
     assert {t.dtype for name, t in layer.items() if name.endswith("norm.weight")} == {torch.bfloat16}
@@ -167,3 +183,17 @@ def test_the_command(model: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke(app, ["backbone", str(tmp_path)])
     assert run.exit_code == 1
     assert "error: no model at" in run.output
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_scale_is_a_number_of_the_type_it_is_used_in(dtype: torch.dtype) -> None:
+    """No less than what was measured, or the largest would not be held; and no further than the next number."""
+    for largest in (1e-3, 0.0371, 1.0, 448.0, 449.0, 3e4):
+        matrix = weight_scale([torch.tensor([largest, -largest / 3])], dtype)
+        state = Fp8([{"mlp.fc": largest}], [1.0], kv=False).input_scale(0, "mlp.fc", dtype)
+        for scale in (matrix, state):
+            assert scale.dtype == torch.float32
+            assert torch.equal(scale.to(dtype).float(), scale)
+            assert largest / 448 <= scale.item() * (1 + 1e-6)
+            below = torch.nextafter(scale.to(dtype).cpu(), torch.zeros(1, dtype=dtype)).float()
+            assert below.item() < largest / 448 * (1 + 1e-6)
