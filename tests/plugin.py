@@ -1,8 +1,12 @@
 """TensorRT-LLM's engine of the backbone, as a plain program: reads a checkpoint's file and the plugin's tables.
 
-Written from the plugin's documented meaning (docs/engines-backbone.md), not from `tensorrt_llm_tables`: it is given the
-packed positions, the tables by name and the pool's memory, and nothing else. Where the plugin would stop the process,
-it raises; where the plugin would read the wrong memory, so does this.
+Written from the plugin's documented meaning (docs/engines-backbone.md) and held against its C++ source, not from
+`tensorrt_llm_tables`: it is given the packed positions, the tables by name and the pool's memory, and nothing else.
+Where the plugin would stop the process, it raises; where the plugin would read the wrong memory, so does this.
+
+What the plugin (gptAttentionPlugin.cpp, `enqueueSome`) reads on the CPU: the types, to part contexts from generations;
+the context lengths, to count the contexts' tokens; the pool's address and mapping; and of the past lengths only the
+largest of either group, by which its kernels are sized. All else the kernels read on the device, sequence by sequence.
 """
 
 from __future__ import annotations
@@ -55,6 +59,8 @@ class Sequence:
     """Its first new position."""
     keys: int
     """How many positions its queries may look at."""
+    context: bool
+    """Whether it reads its prompt: then queries are FP8 where keys and values are."""
     offsets: np.ndarray
     """[2, blocks]"""
 
@@ -127,18 +133,17 @@ class PluginEngine:
         if (types[begins:] == CONTEXT).any():
             raise RuntimeError("a context request after a generation request")
         past, ends = tables["host_past_key_value_lengths"], tables["sequence_length"]
-        longest = int(past[:begins].max(initial=0))  # extent of the keys that the context kernel is given
+        # Extent of the keys that each kernel is given; a generation's past is without its new position.
+        longest = {CONTEXT: int(past[:begins].max(initial=0)), GENERATION: int(past[begins:].max(initial=0)) + 1}
         sequences, row = [], 0
         for n, kind in enumerate(types):
             length = int(contexts[n]) if kind == CONTEXT else 1
             first = int(ends[n]) - length
-            if kind == CONTEXT:
-                if first % self.tokens_per_block:
-                    raise RuntimeError("a piece of context does not begin with a block")
-                keys = min(int(ends[n]), longest)
-            else:
-                keys = int(past[n]) + 1
-            sequences.append(Sequence(slice(row, row + length), first, keys, tables["kv_cache_block_offsets"][0, n]))
+            if kind == CONTEXT and first % self.tokens_per_block:
+                raise RuntimeError("a piece of context does not begin with a block")
+            keys = min(int(ends[n]), longest[int(kind)])
+            offsets = tables["kv_cache_block_offsets"][0, n]
+            sequences.append(Sequence(slice(row, row + length), first, keys, kind == CONTEXT, offsets))
             row += length
         assert row == positions
         return sequences
@@ -161,9 +166,10 @@ class PluginEngine:
         q, k, v = (t.view(length, -1, self.head_size) for t in (q, k, v))
         at = torch.arange(sequence.first, sequence.first + length)
         q, k = self._rotate(q, at), self._rotate(k, at)
+        if self.fp8_kv:
+            scale = self.weights[f"transformer.layers.{layer}.attention.kv_cache_scaling_factor"]
+            q, k, v = fp8(q, scale) if sequence.context else q, fp8(k, scale), fp8(v, scale)
         for kind, new in enumerate((k, v)):
-            if self.fp8_kv:
-                new = fp8(new, self.weights[f"transformer.layers.{layer}.attention.kv_cache_scaling_factor"])
             for i in range(length):
                 self._block(sequence, kind, sequence.first + i, layer, tables)[
                     :, (sequence.first + i) % self.tokens_per_block
@@ -206,9 +212,13 @@ class PluginEngine:
     def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
         weight = self.weights[f"{name}.weight"]
         if self.fp8:
-            x = fp8(x, self.weights[f"{name}.activation_scaling_factor"])
-            weight = weight * self.weights[f"{name}.weights_scaling_factor"]
+            x = fp8(x, self._cast(f"{name}.activation_scaling_factor"))
+            weight = weight * self._cast(f"{name}.weights_scaling_factor")
         return x @ weight.T
+
+    def _cast(self, name: str) -> torch.Tensor:
+        """A scale as `FP8Linear` uses it: cast to the type of activations."""
+        return self.weights[name].to(getattr(torch, self.config["dtype"])).float()
 
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         scale = self.weights[f"{name}.weight"]

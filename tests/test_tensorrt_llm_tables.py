@@ -147,10 +147,16 @@ def spoil_begin(tables: Tables) -> None:
     tables["host_past_key_value_lengths"][context] -= tables["host_context_lengths"][context]
 
 
+def spoil_past(tables: Tables) -> None:
+    """The length before the position before."""
+    tables["host_past_key_value_lengths"][tables["host_request_types"] == 1] -= 1
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
         pytest.param(spoil_begin, id="begin without the piece"),
+        pytest.param(spoil_past, id="a decode's past too short"),
         pytest.param(change("last_token_ids", lambda t: np.maximum(t - 1, 1)), id="last tokens counted from 0"),
         pytest.param(change("sequence_length", lambda t: t + 1), id="one position further"),
         pytest.param(change("host_request_types", lambda t: t[::-1]), id="generation first"),

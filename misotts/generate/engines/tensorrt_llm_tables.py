@@ -44,7 +44,8 @@ def step_tables(batch: Batch, num_layers: int) -> Step:
     ends, last = starts + lengths, lengths.cumsum(dtype=np.int32)
     first_rows = batch.lengths.cumsum(dtype=np.int64) - batch.lengths
     shift = np.repeat(first_rows[order] - (last - lengths), lengths)
-    # A generation sequence's own context length matters to beam search alone: what lies before its position will do.
+    # A generation sequence's own context length is for beam search (`beam0_context_length` in the kernel) and long-RoPE
+    # models alone: what lies before its position will do.
     context_lengths = np.where(types, starts, lengths)
     offsets = _block_offsets(batch.blocks[order], num_layers)
     tables = {
