@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
 from misotts.generate.embedding import MASKED, Embedding
 from misotts.generate.engines import Backbone, tensorrt_llm_backbone
+from misotts.generate.engines.manifest import EngineError
 from misotts.generate.engines.tensorrt_llm_backbone import TensorrtLlmBackbone, Variant
 from misotts.generate.engines.tensorrt_llm_tables import INPUT, OUTPUT
 from misotts.generate.engines.torch_backbone import TorchBackbone
@@ -27,13 +29,14 @@ from tests.machine import Machine
 from tests.scripted import Inbox
 
 BLOCKS = 40
+POOL = BLOCKS * 4 * 2 * 2 * 32 * 32
+"""Numbers in the pool: blocks, layers, keys and values, heads, positions, size of a head."""
 LIMITS = Limits(max_streams=3, step_positions=70)
+VARIANT = Variant(torch.float32)
 
 
 class Session:
     """Stands for `_Session`: the engine's file says where its checkpoint is."""
-
-    pool: np.ndarray
 
     def __init__(self, engine: Path) -> None:
         self.checkpoint = Path(engine.read_text())
@@ -41,7 +44,23 @@ class Session:
     def run(self, inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> None:
         assert all(tensor.is_contiguous() for tensor in inputs.values())
         tables = {name: tensor.numpy() for name, tensor in inputs.items() if name != INPUT}
-        outputs[OUTPUT].copy_(PluginEngine(self.checkpoint, self.pool, 32).run(inputs[INPUT], tables))
+        outputs[OUTPUT].copy_(PluginEngine(self.checkpoint, self.pool(tables), 32).run(inputs[INPUT], tables))
+
+    def pool(self, tables: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The memory that the tables point to, float32, as the plugin sees it."""
+        address = int(tables["host_kv_cache_pool_pointers"][0, 0])
+        return np.ctypeslib.as_array((ctypes.c_float * POOL).from_address(address))
+
+
+class Forgetful(Session):
+    """An engine without a fused kernel: a piece of a prompt sees only itself."""
+
+    def run(self, inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> None:
+        lengths = torch.where(
+            inputs["host_request_types"] == 0, inputs["host_context_lengths"], inputs["sequence_length"]
+        )
+        past = torch.where(inputs["host_request_types"] == 0, lengths, inputs["host_past_key_value_lengths"])
+        super().run({**inputs, "sequence_length": lengths, "host_past_key_value_lengths": past}, outputs)
 
 
 def speak(model: Path, backbone: Backbone) -> list[list[list[int]]]:
@@ -62,9 +81,9 @@ def speak(model: Path, backbone: Backbone) -> list[list[list[int]]]:
     return [inbox.codes for inbox in inboxes]
 
 
-def test_the_same_frames_as_the_torch_engine(
-    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def model(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The demo model with an engine, on a machine that seems to have TensorRT-LLM."""
     model = tmp_path / "model"
     model.mkdir()
     for name in ("config.json", "model.safetensors"):
@@ -72,15 +91,26 @@ def test_the_same_frames_as_the_torch_engine(
     Machine(monkeypatch)
     monkeypatch.setattr(tensorrt_llm_backbone, "_Session", Session)
     checkpoint = convert_backbone(model, Target(torch.float32), lambda written, total: None)
-    variant = Variant(torch.float32)
-    folder = build_backbone(model, variant, LIMITS, lambda needs: None)
+    folder = build_backbone(model, VARIANT, LIMITS, lambda needs: None)
     (folder / "rank0.engine").write_text(str(checkpoint))
+    return model
+
+
+def load(model: Path) -> TensorrtLlmBackbone:
     config = ModelConfig.load(model)
-    weights = Checkpoint(model, config)
-    engine = TensorrtLlmBackbone(model, weights, config, variant, LIMITS, BLOCKS, device="cpu")
+    return TensorrtLlmBackbone(model, Checkpoint(model, config), config, VARIANT, LIMITS, BLOCKS, device="cpu")
+
+
+def test_the_same_frames_as_the_torch_engine(model: Path) -> None:
+    engine = load(model)
     assert engine.block_size == 32
-    assert (
-        engine.pool_bytes == BLOCKS * 4 * 2 * 2 * 32 * 32 * 4
-    )  # layers, keys and values, heads, positions, size, bytes
-    engine._session.pool = engine._pool.numpy().reshape(-1)  # type: ignore[attr-defined]
-    assert speak(model, engine) == speak(model, TorchBackbone(weights, config, BLOCKS))
+    assert engine.pool_bytes == POOL * 4
+    assert not engine._pool.any(), "the check at its start leaves nothing behind"
+    config = ModelConfig.load(model)
+    assert speak(model, engine) == speak(model, TorchBackbone(Checkpoint(model, config), config, BLOCKS))
+
+
+def test_an_engine_that_forgets_the_pieces_before_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_llm_backbone, "_Session", Forgetful)
+    with pytest.raises(EngineError, match=r"in pieces otherwise than whole: .* off by \d+%, .*unfused MHA"):
+        load(model)

@@ -25,6 +25,9 @@ from misotts.generate.scheduler import Limits
 CHECKPOINT, ENGINE = "backbone-checkpoint", "backbone-tensorrt-llm"
 """Names of the folders under `engines/`."""
 
+PIECES_AGREE = 0.2
+"""How far a prompt read in pieces may be from the same prompt read whole, of the RMS: roundings, and no more."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -88,7 +91,8 @@ class TensorrtLlmBackbone:
 
         Raises:
             EngineError: TensorRT-LLM is not installed, or the engine is missing, of other weights, built by another
-                release or for another GPU, too small for `limits`, or split over several GPUs.
+                release or for another GPU, too small for `limits`, split over several GPUs, or cannot read a prompt in
+                pieces on this GPU.
         """
         folder = engine_folder(model, ENGINE + variant.suffix, variant.dtype)
         manifest = checked_manifest(folder, variant.build_command(model), weights, config, limits)
@@ -99,6 +103,38 @@ class TensorrtLlmBackbone:
         max_sequences, address = manifest.limits["sequences"], self._pool.data_ptr()
         self._constants = _tensors(constant_tables(c.num_layers, config.max_seq_len, max_sequences, address), device)
         self._session = _Session(folder / "rank0.engine")
+        rows = min(2 * self.block_size, manifest.limits["positions"], config.max_seq_len)
+        embeddings = weights["text_embeddings.weight"]
+        prompt = embeddings[:: max(len(embeddings) // rows, 1)][:rows]
+        self._check_pieces(prompt.to(device, variant.dtype), folder)
+
+    def _check_pieces(self, prompt: torch.Tensor, folder: Path) -> None:
+        """See that a prompt [positions, width] that is read in two pieces comes out as it does whole.
+
+        Where TensorRT-LLM has no fused kernel for a head size on a GPU, its plugin takes one that knows nothing of
+        earlier pieces, and says no more than a line in its log, "Fall back to unfused MHA".
+
+        Raises:
+            EngineError: it does not.
+        """
+        first = self.block_size
+        whole = self._read(prompt, 0)
+        self._pool.zero_()  # the pieces have to write what they read
+        self._read(prompt[:first], 0)
+        pieces = self._read(prompt[first:], first)
+        self._pool.zero_()
+        off = float((pieces - whole).square().mean().sqrt() / whole.square().mean().sqrt())
+        if not off < PIECES_AGREE:  # nor NaN
+            raise EngineError(
+                f"the engine at {folder} reads a prompt in pieces otherwise than whole: the last position's state is "
+                f"off by {off:.0%}, at most {PIECES_AGREE:.0%} are roundings. Does TensorRT-LLM's log say "
+                '"Fall back to unfused MHA"? Then it has no kernel for this head size on this GPU'
+            )
+
+    def _read(self, inputs: torch.Tensor, start: int) -> torch.Tensor:
+        """Read one sequence's positions from `start` on into blocks 1 and 2; its last position's state, float32."""
+        lengths, starts = np.array([len(inputs)], np.int32), np.array([start], np.int32)
+        return self.forward(Batch(inputs, lengths, starts, np.array([[1, 2]], np.int32))).float()
 
     @property
     def pool_bytes(self) -> int:
