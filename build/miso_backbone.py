@@ -1,8 +1,8 @@
 """The backbone as a TensorRT-LLM model: packed embeddings in, the last position's hidden state of each sequence out.
 
 Never run: TensorRT-LLM cannot be installed where this was written. It follows TensorRT-LLM 1.2's own Llama
-(models/llama/model.py) and its pipeline-parallel ranks, whose input are hidden states too. docs/engines-backbone.md
-says what to look at first.
+(models/llama/model.py) and its pipeline-parallel ranks, whose input are hidden states too, and was held against their
+sources name by name. docs/engines-backbone.md says which, and what to look at first.
 
 The stock Llama will not do: its first rank reads token ids, and an engine with unused inputs wants them all the same.
 """
