@@ -97,6 +97,7 @@ class TensorrtLlmBackbone:
         folder = engine_folder(model, ENGINE + variant.suffix, variant.dtype)
         manifest = checked_manifest(folder, variant.build_command(model), weights, config, limits)
         self.num_blocks, self.block_size = num_blocks, manifest.limits["block_size"]
+        self._columns = -(-config.max_seq_len // self.block_size)
         c = self._config = config.backbone
         shape = pool_shape(num_blocks, c.num_layers, c.num_kv_heads, self.block_size, c.head_dim)
         self._pool = torch.zeros(shape, dtype=variant.kv_dtype, device=device)
@@ -104,9 +105,10 @@ class TensorrtLlmBackbone:
         self._constants = _tensors(constant_tables(c.num_layers, config.max_seq_len, max_sequences, address), device)
         self._session = _Session(folder / "rank0.engine")
         rows = min(2 * self.block_size, manifest.limits["positions"], config.max_seq_len)
-        embeddings = weights["text_embeddings.weight"]
-        prompt = embeddings[:: max(len(embeddings) // rows, 1)][:rows]
-        self._check_pieces(prompt.to(device, variant.dtype), folder)
+        if rows > self.block_size + 1:  # else no prompt of two pieces can be read whole
+            embeddings = weights["text_embeddings.weight"]
+            prompt = embeddings[:: max(len(embeddings) // rows, 1)][:rows]
+            self._check_pieces(prompt.to(device, variant.dtype), folder)
 
     def _check_pieces(self, prompt: torch.Tensor, folder: Path) -> None:
         """See that a prompt [positions, width] that is read in two pieces comes out as it does whole.
@@ -134,7 +136,9 @@ class TensorrtLlmBackbone:
     def _read(self, inputs: torch.Tensor, start: int) -> torch.Tensor:
         """Read one sequence's positions from `start` on into blocks 1 and 2; its last position's state, float32."""
         lengths, starts = np.array([len(inputs)], np.int32), np.array([start], np.int32)
-        return self.forward(Batch(inputs, lengths, starts, np.array([[1, 2]], np.int32))).float()
+        blocks = np.zeros((1, self._columns), np.int32)  # as wide as in serving
+        blocks[0, :2] = 1, 2
+        return self.forward(Batch(inputs, lengths, starts, blocks)).float()
 
     @property
     def pool_bytes(self) -> int:
