@@ -22,6 +22,7 @@ from benchmarks.capacity.device import Device
 from benchmarks.capacity.floor import GPUS, NoSuchPrecisionError, floor
 from benchmarks.capacity.planner import Option, Planner, fleet
 from benchmarks.capacity.simulate import Caller, Server, Simulated, simulate
+from benchmarks.capacity.stages import Decode, Piece
 from benchmarks.capacity.traffic import Traffic, read_day
 from benchmarks.load.plan import Load, calls
 from benchmarks.load.summary import overall
@@ -31,7 +32,7 @@ from misotts.cli import app
 from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
 from misotts.generate.scheduler import Limits
 
-STEP, DECODE, WATERMARK, PROMPT, HOP, NETWORK = 20.0, 3.0, 4.0, 1.0, 2.0, 10.0
+STEP, DECODE, WATERMARK, PROMPT, HOP, SEND, NETWORK = 20.0, 3.0, 4.0, 1.0, 2.0, 0.5, 10.0
 HOLD_BACK = 5
 LIMITS = Limits(max_streams=8, max_waiting=8)
 
@@ -49,6 +50,7 @@ TABLE = CostTable(
     watermark=flat(WATERMARK),
     prompt=PromptCost(PROMPT, 0.25, 6),
     hop_ms=HOP,
+    send_ms=SEND,
     network_ms=NETWORK,
     speed_when_busy=[1.0, 1.0, 1.0],
     overlaps=False,
@@ -113,6 +115,33 @@ def test_who_comes_while_others_speak_waits_for_the_step_that_is_planned_already
         return (run.answers[1].ttfa_s or 0) * 1000
 
     assert second_ttfa_ms(overlaps=True) == pytest.approx(second_ttfa_ms(overlaps=False) + STEP)
+
+
+def test_messages_of_one_stage_leave_one_after_the_other() -> None:
+    """Two who come at once: the last one's chunk goes first; what the other waits for is two messages' time, since
+    decode works on the first chunk alone and sends it before it takes the second."""
+    load = plain(1, 1, chunk_frames=1)
+    both = [replace(call, at_s=0.0) for call, _ in zip(calls(plain(9, 9)), range(2), strict=False)]
+    table = replace(TABLE, decode=flat(0), watermark=flat(0), prompt=replace(TABLE.prompt, ms=0.0))
+
+    def ttfas_ms(send_ms: float) -> list[float]:
+        run = simulate(load, replace(table, send_ms=send_ms), LIMITS, both)
+        return [(answer.ttfa_s or 0) * 1000 for answer in run.answers]
+
+    at_once, late = ttfas_ms(0.0), ttfas_ms(SEND)
+    assert at_once[0] == pytest.approx(at_once[1])
+    assert late == pytest.approx([at_once[0] + SEND, at_once[1]])
+
+
+def test_a_short_chunk_does_not_wait_for_a_long_one() -> None:
+    done: list[tuple[int, float]] = []
+    environment = simpy.Environment()
+    table = replace(TABLE, send_ms=0.0, decode=Grid([1, 64], [1, 4096], [[1.0, 4096.0], [1.0, 4096.0]]))
+    stage = Decode(environment, Device(environment, table.speed), table, LIMITS.max_streams)
+    for slot, frames in enumerate((9, 1, 0, 3)):
+        stage.put(Piece(slot, slot, 0, frames, "", lambda piece, _: done.append((piece.slot, environment.now * 1000))))
+    environment.run()
+    assert done == [(2, 0.0), (1, pytest.approx(1.0)), (3, pytest.approx(3.0)), (0, pytest.approx(9.0))]
 
 
 def test_who_hangs_up_is_not_spoken_to_any_longer() -> None:

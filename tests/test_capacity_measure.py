@@ -17,7 +17,7 @@ def test_the_stages_alone(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(measure, name, value)
     monkeypatch.setattr(measure, "WORK", {stage: measure.WORK[stage] for stage in ("decode", "watermark")})
     threads = torch.get_num_threads()
-    table = measure.measure_alone(demo_folder, repeats=2, seconds=0.2)
+    table = measure.measure_alone(demo_folder, repeats=2, rounds=1)
     torch.set_num_threads(threads)
     assert from_json(table.to_json()) == table
     assert table.source == "measured"

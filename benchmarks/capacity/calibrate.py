@@ -16,13 +16,13 @@ from typing import Any
 
 from benchmarks.capacity.cost import CostTable, Grid, Line
 from benchmarks.capacity.simulate import Simulated, simulate
-from benchmarks.load.measure import Target, measure
+from benchmarks.load.measure import Target, hear
 from benchmarks.load.plan import Load
 from benchmarks.load.summary import overall
 from misotts.generate.scheduler import Limits
 
-CALLERS = (1, 3)
-SECONDS = 12.0
+CALLERS = (1, 3, 8)
+SECONDS = 10.0
 ROUNDS = 4
 HOPS = 5
 """From a caller to its first audio: to prompt, generate, decode, watermark and back."""
@@ -50,11 +50,11 @@ def see(target: Target, callers: Sequence[int] = CALLERS, seconds: float = SECON
 
 
 def _see(target: Target, load: Load) -> Seen:
-    result = measure(load, target, lambda _: None)
-    if not result["stages"] or result["overall"]["errors"]:
-        raise RuntimeError(f"a calibration needs metrics and answers: {result['overall']['errors'] or 'no metrics'}")
-    busy = {stage: result["stages"][stage]["busy_ms_per_audio_s"] for stage in SCALED}
-    return Seen(load, busy, result["overall"]["ttfa_ms"]["p50"])
+    heard = hear(load, target, lambda _: None)
+    stages, figures = heard.stages(), overall(heard.run.answers, load.seconds)
+    if not stages or figures["errors"]:
+        raise RuntimeError(f"a calibration needs metrics and answers: {figures['errors'] or 'no metrics'}")
+    return Seen(load, {stage: stages[stage]["busy_ms_per_audio_s"] for stage in SCALED}, figures["ttfa_ms"]["p50"])
 
 
 def calibrate(costs: CostTable, seen: Sequence[Seen], limits: Limits) -> tuple[CostTable, dict[str, Any]]:

@@ -31,6 +31,7 @@ two. Only a batch beyond the largest one measured is an error: nobody knows what
       "positions_per_char": 0.24,          of the text, by the model's tokenizer
       "fixed_positions": 6},               its beginning, its end, the speaker
      "hop_ms": 0.5,                        one message through Triton: into a stage, or out to the caller
+     "send_ms": 0.3,                       what of it is its sender's time: a stage's next message waits for so long
      "network_ms": 0.0,                    one way between caller and server
      "speed_when_busy": [1.0, 0.5],        of each stage while 1, 2, ... of them work at once: one GPU shared by all is
                                            [1, 1/2, 1/3]; beyond the last it falls as 1/n
@@ -150,6 +151,7 @@ class CostTable:
     watermark: Grid
     prompt: PromptCost
     hop_ms: float
+    send_ms: float
     network_ms: float
     speed_when_busy: list[float]
     overlaps: bool
@@ -245,7 +247,7 @@ def from_json(raw: Any) -> CostTable:
         raise CostError(f"format: must be {FORMAT!r}")
     if raw.get("source") not in ("measured", "floor model"):
         raise CostError("source: must be 'measured' or 'floor model'")
-    plain = ("hop_ms", "network_ms", "speed_when_busy", "overlaps", "hold_back_frames", "block_size", "kv_blocks")
+    plain = ("hop_ms", "send_ms", "network_ms", "speed_when_busy", "overlaps", "hold_back_frames", "block_size")
     speeds = _get(raw, "speed_when_busy")
     if not speeds or speeds[0] != 1 or any(not 0 < later <= earlier for earlier, later in pairwise(speeds)):
         raise CostError("speed_when_busy: must begin with 1 and not rise")
@@ -257,7 +259,7 @@ def from_json(raw: Any) -> CostTable:
         decode=_part(raw, "decode", lambda part: Grid(part["rows"], part["frames"], part["ms"])),
         watermark=_part(raw, "watermark", lambda part: Grid(part["rows"], part["frames"], part["ms"])),
         prompt=_part(raw, "prompt", lambda part: PromptCost(**part)),
-        **{name: _get(raw, name) for name in plain},
+        **{name: _get(raw, name) for name in (*plain, "kv_blocks")},
         **{name: raw[name] for name in ("on_host", "not_measured_here", "date", "command", "machine") if name in raw},
     )
 

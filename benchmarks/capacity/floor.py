@@ -7,8 +7,8 @@ figure made from such a table is labelled "from the floor model, never measured"
 
 Sources: GPUs' rates are NVIDIA's data sheets (dense, without sparsity), memory rates times what an H100 reached of its
 own in a copy (3.0 of 3.35 TB/s); the model's sizes its configuration; the codec's operations torch's FlopCounterMode on
-the published Mimi decoder; the watermark's those of SilentCipher's published width; what the host does for each frame
-of the watermark was timed on a 2-core AMD EPYC virtual machine with the network taken out (23 Nov 2026).
+the published Mimi decoder; the watermark's those of SilentCipher's published width. What the host does for each frame
+of the watermark, and messages through Triton, were timed on a 2-core AMD EPYC virtual machine (23 Nov 2026).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ WATERMARK_FLOP = 48e9 * 0.08
 WATERMARK_HOST_MS = 0.15
 """Of one frame of one stream: resampling, windows and overlap-add, on one core, whatever the GPU does."""
 HOP_MS = 0.7
+SEND_MS = 0.35
 PROMPT_MS = 1.0
 POSITIONS_PER_CHAR = 0.24
 FIXED_POSITIONS = 6
@@ -106,6 +107,7 @@ def floor(gpu: Gpu, fp8: bool = False, config: ModelConfig = MISO_8B) -> CostTab
         watermark=_grid(BATCHES, FRAMES, watermark_ms),
         prompt=PromptCost(PROMPT_MS, POSITIONS_PER_CHAR, FIXED_POSITIONS),
         hop_ms=HOP_MS,
+        send_ms=SEND_MS,
         network_ms=0.0,
         speed_when_busy=[1.0, 0.5],
         overlaps=True,

@@ -2,7 +2,7 @@
 
     python -m benchmarks.capacity.measure [--model models/demo]
 
-For a CPU, where `misotts serve` gives every stage a process with half as many threads as there are cores; takes two
+For a CPU, where `misotts serve` gives every stage a process with half as many threads as there are cores; takes three
 minutes. Times are medians, those of grids the least of three. GPUs are measured by the GPU suite, which writes tables
 of the same format.
 """
@@ -10,7 +10,7 @@ of the same format.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import asyncio
 import os
 import statistics
 import time
@@ -18,9 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import combinations
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,7 @@ import torch
 
 from benchmarks.capacity.calibrate import calibrate, see
 from benchmarks.capacity.cost import CostTable, Grid, Line, PromptCost
+from benchmarks.capacity.side_by_side import Work, measure_speeds
 from benchmarks.listener import Listener
 from benchmarks.load.measure import Target
 from benchmarks.load.plan import TEXTS
@@ -47,7 +45,7 @@ from misotts.mimi import encode, load_mimi
 from misotts.prompt import Prompter
 from misotts.voices import Voices
 from misotts.watermark import Audio, Watermarker, delay_frames
-from misotts_client import Client
+from misotts_client import AsyncClient
 from misotts_client.errors import MisoError, NotFound
 from misotts_client.request import SpeechRequest
 
@@ -60,23 +58,25 @@ ROUNDS = 3
 WARM_UP = 2
 PAUSE_S = 0.03
 """Between calls of decode and watermark, which in a server have time to forget their caches, too."""
-SECONDS = 8.0
-HOPS = 200
+ROUNDS_TOGETHER = 5
+HOPS = 100
+BURST = 16
 TEXT_CHARS = range(20, 300, 20)
 
 
-def measure(folder: Path, repeats: int = REPEATS, seconds: float = SECONDS) -> tuple[CostTable, dict[str, Any]]:
-    """The table of this machine for a model folder, and how it differs from the stages' times alone. `repeats` for each
-    time; `seconds` of every run of stages side by side and of the server."""
-    alone = measure_alone(folder, repeats, seconds)
+def measure(folder: Path) -> tuple[CostTable, dict[str, Any]]:
+    """The table of this machine for a model folder, and how it differs from the stages' times alone."""
+    alone = measure_alone(folder, REPEATS, ROUNDS_TOGETHER)
     with running_server(folder) as server:
-        seen = see(Target.of(server), seconds=seconds)
-        alone = replace(alone, hop_ms=measure_hop(server.url))
+        hop_ms, send_ms = measure_messages(server.url)
+        alone = replace(alone, hop_ms=hop_ms, send_ms=send_ms)
+        seen = see(Target.of(server))
     return calibrate(alone, seen, Limits())
 
 
-def measure_alone(folder: Path, repeats: int, seconds: float) -> CostTable:
-    """Every stage in a loop of its own, and side by side; no message through Triton."""
+def measure_alone(folder: Path, repeats: int, rounds: int) -> CostTable:
+    """Every stage in a loop of its own, `repeats` for each time, and side by side in `rounds`; no message through
+    Triton."""
     config = ModelConfig.load(folder)
     cores = len(os.sched_getaffinity(0))
     threads = max(cores // 2, 1)  # as misotts.serve.tritonserver sets them
@@ -91,8 +91,9 @@ def measure_alone(folder: Path, repeats: int, seconds: float) -> CostTable:
         watermark=_grid(BATCHES, FRAMES, WatermarkCalls(folder, repeats)),
         prompt=measure_prompt(folder, config, repeats),
         hop_ms=0.0,
+        send_ms=0.0,
         network_ms=0.0,
-        speed_when_busy=measure_speeds(folder, threads, seconds),
+        speed_when_busy=measure_speeds(WORK, folder, threads, rounds),
         overlaps=False,
         hold_back_frames=delay_frames(folder),
         block_size=BLOCK_SIZE,
@@ -211,66 +212,30 @@ def measure_prompt(folder: Path, config: ModelConfig, repeats: int) -> PromptCos
     return PromptCost(ms, round(float(slope), 4), max(round(float(fixed)), 1))
 
 
-def measure_hop(url: str) -> float:
-    """Half of a round trip to the prompt stage, which refuses a voice that it does not have."""
-    with Client(url) as client:
+def measure_messages(url: str) -> tuple[float, float]:
+    """`hop_ms` and `send_ms`: half a round trip to the prompt stage, which refuses a voice that it does not have, when
+    nothing else is under way and when the next requests wait already."""
+    return asyncio.run(_measure_messages(url))
 
-        def refused() -> None:
+
+async def _measure_messages(url: str) -> tuple[float, float]:
+    async with AsyncClient(url) as client:
+
+        async def refused() -> None:
             with suppress(NotFound):
-                client.speak("Hello.", voice="nobody")
+                await client.speak("Hello.", voice="nobody")
 
-        return round(median_ms(refused, HOPS) / 2, 4)
+        async def round_trips_ms(at_once: int) -> float:
+            times = []
+            for _ in range(HOPS):
+                began = time.perf_counter()
+                await asyncio.gather(*[refused() for _ in range(at_once)])
+                times.append((time.perf_counter() - began) * 1000)
+            return statistics.median(times)
 
-
-def measure_speeds(folder: Path, threads: int, seconds: float) -> list[float]:
-    """Speed of a stage beside one and two others, each in a process of its own; the mean over all pairs, and of all
-    three."""
-    stages = tuple(WORK)
-    alone = {stage: _rates(folder, threads, seconds, (stage,))[stage] for stage in stages}
-    speeds = [1.0]
-    for count in range(2, len(stages) + 1):
-        relative = [
-            rate / alone[stage]
-            for together in combinations(stages, count)
-            for stage, rate in _rates(folder, threads, seconds, together).items()
-        ]
-        speeds.append(round(min(statistics.mean(relative), speeds[-1]), 3))
-    return speeds
-
-
-def _rates(folder: Path, threads: int, seconds: float, stages: Sequence[str]) -> dict[str, float]:
-    """Rounds of work per second of each of `stages`, all at the same time."""
-    context = multiprocessing.get_context("spawn")
-    barrier, found = context.Barrier(len(stages)), context.Queue()
-    processes = [
-        context.Process(target=_work, args=(stage, folder, threads, seconds, barrier, found)) for stage in stages
-    ]
-    for process in processes:
-        process.start()
-    rates = dict(found.get(timeout=120) for _ in stages)
-    for process in processes:
-        process.join()
-    return rates
-
-
-def _work(
-    stage: str,
-    folder: Path,
-    threads: int,
-    seconds: float,
-    barrier: Barrier,
-    found: Queue[tuple[str, float]],
-) -> None:
-    torch.set_num_threads(threads)
-    work = WORK[stage](folder)
-    next(work)
-    barrier.wait(120)
-    began, rounds = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        next(work)
-        rounds += 1
-    found.put((stage, rounds / (time.perf_counter() - began)))
-    barrier.wait(120)  # so that nobody has the device for itself at the end
+        await round_trips_ms(1)
+        lone, burst = await round_trips_ms(1), await round_trips_ms(BURST)
+        return round(lone / 2, 4), round(burst / BURST / 2, 4)
 
 
 def _generate_work(folder: Path) -> Iterator[None]:
@@ -296,7 +261,7 @@ def _watermark_work(folder: Path) -> Iterator[None]:
         yield
 
 
-WORK: dict[str, Callable[[Path], Iterator[None]]] = {
+WORK: dict[str, Work] = {
     "generate": _generate_work,
     "decode": _decode_work,
     "watermark": _watermark_work,

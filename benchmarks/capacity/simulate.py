@@ -77,7 +77,7 @@ class Server:
         self.generate = Generate(self.environment, self.device, costs, limits)
         self.decode = Decode(self.environment, self._device_of("decode"), costs, limits.max_streams)
         self.watermark = Watermark(self.environment, self._device_of("watermark"), costs, limits.max_streams)
-        self._prompt_free_at = 0.0
+        self._prompt, self._outbox = _Thread(self.environment), _Thread(self.environment)
         self.prompt_busy_s = 0.0
 
     def _device_of(self, stage: str) -> Device:
@@ -93,12 +93,28 @@ class Server:
         assert event.callbacks is not None
         event.callbacks.append(then)
 
-    def prompt_delay(self) -> float:
-        """Seconds from now until the prompt stage, which takes one request after the other, has worked on another."""
+    def at_prompt(self, then: Then) -> None:
+        """Call `then` when the prompt stage has worked on another request."""
         seconds = self.costs.prompt.ms / 1000
-        self._prompt_free_at = max(self._prompt_free_at, self.environment.now) + seconds
         self.prompt_busy_s += seconds
-        return self._prompt_free_at - self.environment.now
+        self.later(self._prompt.wait(seconds) + seconds, then)
+
+    def from_generate(self, then: Then) -> None:
+        """A hop from generate, which hands its chunks on one after the other."""
+        self.later(self._outbox.wait(self.costs.send_ms / 1000), lambda _: self.hop(then))
+
+
+class _Thread:
+    """Does one thing after the other."""
+
+    def __init__(self, environment: simpy.Environment) -> None:
+        self._environment, self._free_at = environment, 0.0
+
+    def wait(self, seconds: float) -> float:
+        """Seconds from now until it begins with what takes it `seconds`."""
+        begins = max(self._free_at, self._environment.now)
+        self._free_at = begins + seconds
+        return begins - self._environment.now
 
 
 class Caller:
@@ -128,7 +144,7 @@ class Caller:
         self._server.hop(self._at_prompt, network=True)
 
     def _at_prompt(self, _: simpy.Event) -> None:
-        self._server.later(self._server.prompt_delay(), lambda _: self._server.hop(self._at_generate))
+        self._server.at_prompt(lambda _: self._server.hop(self._at_generate))
 
     def _at_generate(self, _: simpy.Event) -> None:
         self._server.generate.submit(self._utterance, self)
@@ -136,7 +152,7 @@ class Caller:
     def chunk(self, chunk: Chunk) -> None:
         """See `misotts.generate.outbox.Receiver`: from generate to decode."""
         piece = Piece(chunk.stream, chunk.slot, chunk.index, len(chunk.frames), chunk.finish, self._decoded)
-        self._server.hop(lambda _: self._server.decode.put(piece))
+        self._server.from_generate(lambda _: self._server.decode.put(piece))
 
     def refuse(self, error: MisoError) -> None:
         """See `misotts.generate.outbox.Receiver`: it ends before its first chunk."""

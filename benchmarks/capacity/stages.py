@@ -9,7 +9,7 @@ worker's batches (`misotts.triton.worker`), and how many frames the watermark le
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -161,8 +161,8 @@ class ChunkWorker:
         self.busy_s = 0.0
         environment.process(self._run())
 
-    def seconds(self, pieces: list[Piece]) -> float:
-        """What a batch costs; all pieces have a slot."""
+    def calls(self, pieces: list[Piece]) -> Iterator[tuple[float, list[Piece]]]:
+        """The seconds of each call that a batch takes, and the pieces that are done with it; all have a slot."""
         raise NotImplementedError
 
     def result(self, piece: Piece) -> int:
@@ -180,13 +180,19 @@ class ChunkWorker:
                 self._wake = self._environment.event()
                 yield self._wake
             batch = self._take()
-            seated = [piece for piece in batch if piece.slot != NO_SEAT]
             began = self._environment.now
-            if seconds := self.seconds(seated) if seated else 0.0:
-                yield self._device.work(seconds)
+            yield from self._send([piece for piece in batch if piece.slot == NO_SEAT])
+            for seconds, done in self.calls([piece for piece in batch if piece.slot != NO_SEAT]):
+                if seconds:
+                    yield self._device.work(seconds)
+                yield from self._send(done)
             self.busy_s += self._environment.now - began
-            for piece in batch:
-                piece.forward(piece, self.result(piece) if piece.slot != NO_SEAT else 0)
+
+    def _send(self, pieces: list[Piece]) -> Process:
+        for piece in pieces:
+            piece.forward(piece, self.result(piece) if piece.slot != NO_SEAT else 0)
+            if self.costs.send_ms:
+                yield self._environment.timeout(self.costs.send_ms / 1000)
 
     def _take(self) -> list[Piece]:
         batch: dict[int, Piece] = {}
@@ -203,13 +209,14 @@ class ChunkWorker:
 class Decode(ChunkWorker):
     """See `misotts.decode.Decoder.decode`."""
 
-    def seconds(self, pieces: list[Piece]) -> float:
-        total = 0.0
+    def calls(self, pieces: list[Piece]) -> Iterator[tuple[float, list[Piece]]]:
+        yield 0.0, [piece for piece in pieces if not piece.frames]
         for start, end, members in rounds([piece.frames for piece in pieces]):
             rows = rows_for(max(pieces[member].slot for member in members), self.slots)
+            total = 0.0
             for begin in range(start, end, decode.MAX_FRAMES):
                 total += self.costs.decode.at(rows, min(decode.MAX_FRAMES, end - begin))
-        return total / 1000
+            yield total / 1000, [pieces[member] for member in members if pieces[member].frames == end]
 
     def result(self, piece: Piece) -> int:
         return piece.frames
@@ -222,10 +229,13 @@ class Watermark(ChunkWorker):
         super().__init__(environment, device, costs, slots)
         self._held: dict[int, int] = {}
 
-    def seconds(self, pieces: list[Piece]) -> float:
+    def calls(self, pieces: list[Piece]) -> Iterator[tuple[float, list[Piece]]]:
         flush = self.costs.hold_back_frames + 1
         lengths = [piece.frames + (flush if piece.finish else 0) for piece in pieces]
-        return sum(self.costs.watermark.at(len(members), end - start) for start, end, members in rounds(lengths)) / 1000
+        yield 0.0, [piece for piece, length in zip(pieces, lengths, strict=True) if not length]
+        for start, end, members in rounds(lengths):
+            seconds = self.costs.watermark.at(len(members), end - start) / 1000
+            yield seconds, [pieces[member] for member in members if lengths[member] == end]
 
     def result(self, piece: Piece) -> int:
         held = self._held.pop(piece.stream, 0) + piece.frames

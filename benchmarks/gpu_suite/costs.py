@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.capacity.cost import FORMAT
+from benchmarks.capacity.floor import FIXED_POSITIONS, HOP_MS, POSITIONS_PER_CHAR, SEND_MS
 from benchmarks.gpu_suite.engines import ENGINES
 from benchmarks.gpu_suite.suite import Suite
 from misotts.generate.load import BLOCK_SIZE
 
-FORMAT = "misotts cost table 1"
-HOP_MS = 0.5
-POSITIONS_PER_CHAR, FIXED_POSITIONS = 0.24, 6
 SHARED_GPU = [1.0, 0.5, 0.3333]
 """Speed of each of one, two and three stages that share the device, as if it did one thing at a time."""
 
@@ -45,13 +44,14 @@ def cost_table(suite: Suite, result: dict[str, Any]) -> dict[str, Any] | None:
         **parts,
         "prompt": {"ms": prompt_ms, "positions_per_char": POSITIONS_PER_CHAR, "fixed_positions": FIXED_POSITIONS},
         "hop_ms": HOP_MS,
+        "send_ms": SEND_MS,
         "network_ms": 0.0,
         "speed_when_busy": SHARED_GPU,
         "overlaps": suite.device == "cuda",
         "hold_back_frames": suite.sections["road"]["values"]["hold_back_frames"],
         "block_size": BLOCK_SIZE,
         "kv_blocks": values["kv_blocks_that_fit"],
-        "not_measured_here": ["hop_ms", "network_ms", "speed_when_busy", "prompt.positions_per_char"],
+        "not_measured_here": ["hop_ms", "send_ms", "network_ms", "speed_when_busy", "prompt.positions_per_char"],
     }
 
 

@@ -85,6 +85,11 @@ def processes(before: Snapshot, after: Snapshot, seconds: float, generator_cpu_s
     ]
 
 
+def other_cores(spent: list[dict[str, Any]]) -> float | None:
+    """What of `processes` is neither the server's nor the generator's, in cores; None for a server elsewhere."""
+    return next((each["cores"] for each in spent if each["process"] == OTHERS), None)
+
+
 def _machine_cpu_s() -> float:
     """CPU time that this machine has spent on anything."""
     user, nice, system, _idle, _wait, irq, soft_irq = Path("/proc/stat").read_text(encoding="utf-8").split()[1:8]

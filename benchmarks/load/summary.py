@@ -74,6 +74,12 @@ def overall(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
     }
 
 
+def pooled(runs: Sequence[Sequence[Answer]], seconds: float) -> dict[str, Any]:
+    """The figures of all calls of several runs, each with calls for `seconds`."""
+    figures = overall([answer for answers in runs for answer in answers], seconds)
+    return {**figures, "audio_s_per_s": round(figures["audio_s_per_s"] / len(runs), 3)}
+
+
 def one_call(answer: Answer) -> dict[str, Any]:
     """One call's figures; times of day in s since the start of the run."""
     call = answer.call

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
 from benchmarks.load.caller import Answer
-from benchmarks.load.drive import Run, drive
-from benchmarks.load.measure import Target
+from benchmarks.load.drive import Run
+from benchmarks.load.measure import Target, hear
 from benchmarks.load.plan import Load
-from benchmarks.load.server_share import OTHERS, processes, snapshot
-from benchmarks.load.summary import invalid, overall
+from benchmarks.load.server_share import other_cores
+from benchmarks.load.summary import invalid, pooled
 from benchmarks.sweep.knee import find_knee
 from benchmarks.sweep.objective import Objective
 
@@ -74,8 +73,7 @@ def _point(plan: Sweep, attempt: Try, rate: float) -> dict[str, Any]:
     loads = [replace(plan.load, rate=rate, seed=plan.load.seed + number) for number in range(plan.repeats)]
     tried = [attempt(load) for load in loads]
     others = [each.other_cores for each in tried if each.other_cores is not None]
-    figures = overall([answer for each in tried for answer in each.answers], plan.load.seconds)
-    figures["audio_s_per_s"] = round(figures["audio_s_per_s"] / plan.repeats, 3)
+    figures = pooled([each.answers for each in tried], plan.load.seconds)
     return {
         "rate": round(rate, 4),
         "misses": plan.objective.misses(figures),
@@ -89,11 +87,7 @@ def on_server(target: Target, show: Show) -> Try:
     """Runs against a server; `show` sees each twice a second."""
 
     def attempt(load: Load) -> Tried:
-        before = snapshot(target.metrics_url, target.server)
-        run = asyncio.run(drive(load, target.url, lambda: None, show))
-        after = snapshot(target.metrics_url, target.server)
-        used = processes(before, after, run.seconds, run.cpu_s)
-        others = next((each["cores"] for each in used if each["process"] == OTHERS), None)
-        return Tried(run.answers, invalid(run), others)
+        heard = hear(load, target, show)
+        return Tried(heard.run.answers, invalid(heard.run), other_cores(heard.processes()))
 
     return attempt
