@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import math
 import re
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, replace
@@ -16,6 +18,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
+from typer.testing import CliRunner
 
 from benchmarks.load import compare, page
 from benchmarks.load.caller import Answer, make
@@ -23,7 +27,10 @@ from benchmarks.load.drive import Run
 from benchmarks.load.heard import Heard
 from benchmarks.load.plan import MAX_CHARS, MIN_CHARS, Call, Load, calls
 from benchmarks.load.playback import Arrival, buffered, gaps, play
+from benchmarks.load.report import progress, show_result
 from benchmarks.load.summary import invalid, overall, percentiles, summarise
+from benchmarks.record import write
+from misotts.cli import app
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts_client import Chunk, SpeechRequest, Unavailable
 
@@ -289,6 +296,56 @@ def test_two_results_side_by_side(two_results: tuple[dict[str, Any], dict[str, A
     assert rows["failed"].second == "2 UNAVAILABLE"
     assert rows["time to first audio, ms, p50"] == compare.Row("time to first audio, ms, p50", "3,000", "failed")
     assert compare.differences(*two_results) == ["rate: 5.0 and 9.0"]
+
+
+def test_the_terminal_says_what_was_found(two_results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    spent = {"busy_share": 0.25, "busy_ms_per_audio_s": 2.0, "mean_batch": 1.0}
+    result = {**two_results[1], "watermarks_checked": 3, "stages": {"generate": spent, "watermark": spent}}
+    console = Console(file=io.StringIO(), width=200)
+    show_result({**result, "why_invalid": ["late"]}, console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    for words in ("looked for in 3 answers", "watermark                busy 25%", "UNAVAILABLE: full", "NOT VALID"):
+        assert said.count(words) == 1
+
+
+def test_the_progress_begins_anew_with_every_run() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with progress(0.02, console) as show:
+        show(Run())
+        time.sleep(0.05)
+        second = Run()
+        console.file = io.StringIO()
+        show(second)
+        assert "\u2501" * 40 not in console.file.getvalue().split("load")[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "--streams"),
+        (["--streams=1", "--rate=1"], "--streams"),
+        (["--rate=nan"], "--rate"),
+        (["--rate=1", "--cancel-share=0.7", "--slow-share=0.4"], "add up to 1.1"),
+        (["--rate=1", "--voice=ann"], "--voices"),
+        (["--rate=1", "--voices=v", "--url=h:1"], "--voices"),
+        (["--rate=1", "--watermark-key-file=k"], "--watermark-key-file"),
+        (["--rate=1", "--output=found.html"], ".json"),
+        (["--rate=1", "--output=/proc/none/found.json"], "cannot write"),
+    ],
+)
+def test_what_load_cannot_do_is_said_before_a_server_starts(options: list[str], words: str) -> None:
+    found = CliRunner().invoke(app, ["bench", "load", *options], env={"COLUMNS": "300"})
+    assert found.exit_code == 2
+    assert words in found.output
+
+
+def test_compare_writes_no_page_over_a_result(tmp_path: Path, two_results: tuple[dict[str, Any], Any]) -> None:
+    path = write(tmp_path / "one.json", two_results[0])
+    page_path = tmp_path / "page.html"
+    assert CliRunner().invoke(app, ["bench", "compare", str(path), str(path), f"-o{path}"]).exit_code == 2
+    assert compare.read(path)["overall"] == two_results[0]["overall"]
+    assert CliRunner().invoke(app, ["bench", "compare", str(path), str(path), f"-o{page_path}"]).exit_code == 0
+    assert page_path.exists()
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "no JSON"])

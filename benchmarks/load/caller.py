@@ -39,7 +39,7 @@ class Answer:
     error: str = ""
     """Kind of failure: an error's code, or what was wrong with the answer. Empty if all is well."""
     words: str = ""
-    """The error's message."""
+    """The error's message, with the field that it is about."""
 
     @property
     def audio_s(self) -> float:
@@ -64,7 +64,7 @@ async def make(call: Call, client: AsyncClient, clock: Clock) -> Answer:
     try:
         await _listen(answer, heard, client, clock)
     except MisoError as error:
-        answer.error, answer.words = error.code, error.message
+        answer.error, answer.words = error.code, str(error).removeprefix(f"{error.code}: ")
     answer.error = answer.error or heard.fault
     answer.ended_s = clock()
     return answer

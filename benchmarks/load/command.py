@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
+from benchmarks.outputs import html_file, json_file
+
 if TYPE_CHECKING:
     from benchmarks.load.measure import Target
 
@@ -48,9 +50,9 @@ def load(
         Optional[Path],  # noqa: UP045
         typer.Option(help="With --url: the key whose watermark answers must carry, by --model's detector."),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write; a page goes beside it.")] = Path(
-        "out/bench.json"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", callback=json_file, help="JSON file to write; a page goes beside it.")
+    ] = Path("out/bench.json"),
 ) -> None:
     """Call a server as many callers would, and say how soon, how steadily and how right it answered."""
     from rich.console import Console
@@ -66,6 +68,16 @@ def load(
 
     if (streams is None) == (rate is None):
         raise typer.BadParameter("say either --streams (closed loop) or --rate (open loop)")
+    if cancel_share + slow_share > 1:
+        raise typer.BadParameter(
+            f"--cancel-share and --slow-share add up to {cancel_share + slow_share:g}: more than 1"
+        )
+    if voice and not (url or voices):
+        raise typer.BadParameter("--voice needs --voices, the folder where the server that is started here finds it")
+    if voices and url:
+        raise typer.BadParameter("--voices is for a server that is started here, not for one at --url")
+    if watermark_key_file and not url:
+        raise typer.BadParameter("--watermark-key-file is for a server at --url; one that is started here has its own")
     planned = Load(
         streams=streams,
         rate=rate,
@@ -101,7 +113,9 @@ def load(
 def compare(
     first: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     second: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Page to write.")] = Path("out/compare.html"),
+    output: Annotated[Path, typer.Option("--output", "-o", callback=html_file, help="Page to write.")] = Path(
+        "out/compare.html"
+    ),
 ) -> None:
     """Show two results of `misotts bench load` side by side."""
     from rich.console import Console

@@ -28,13 +28,19 @@ NAMES = {
 def progress(seconds: float, console: Console) -> Iterator[Callable[[Run], None]]:
     """Shows the run on one line; yields what to call with it.
 
-    The line is drawn only when called: a thread that draws by itself would take its time from the calls.
+    The line is drawn only when called: a thread that draws by itself would take its time from the calls. It begins anew
+    with every run that it is called with.
     """
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[state]}")
     with Progress(*columns, console=console, auto_refresh=False) as bar:
         task = bar.add_task("load", total=seconds, state="warming up")
+        shown: Run | None = None
 
         def show(run: Run) -> None:
+            nonlocal shown
+            if run is not shown:
+                shown = run
+                bar.reset(task)
             bar.update(task, completed=min(bar.tasks[0].elapsed or 0.0, seconds), state=_state(run), refresh=True)
 
         yield show
@@ -57,7 +63,7 @@ def show_result(result: dict[str, Any], console: Console) -> None:
     facts = {
         "calls": counts(overall),
         "continuity": share(overall["continuity"]),
-        "watermark": f"looked for in {result.get('watermarks_checked', 0)} answers",
+        "marks": f"the watermark was looked for in {result.get('watermarks_checked', 0)} answers",
         "audio": f"{overall['audio_s_per_s']:.2f} s per s",
         **{stage: f"busy {spent['busy_share']:.0%} of the time" for stage, spent in (result["stages"] or {}).items()},
         **{each["process"]: f"{each['cores']:.2f} cores" for each in result["processes"] if each["process"] == OTHERS},
@@ -65,8 +71,24 @@ def show_result(result: dict[str, Any], console: Console) -> None:
     }
     for name, said in facts.items():
         console.print(f"{name:<24} {said}", highlight=False)
-    for fault in result["why_invalid"]:
+    for words in first_words(result):
+        console.print(f"{'a call failed':<24} {words}", style="red", highlight=False, markup=False)
+    show_faults(result["why_invalid"], console)
+
+
+def show_faults(faults: list[str], console: Console) -> None:
+    """Why a result is not to be believed."""
+    for fault in faults:
         console.print(f"{'NOT VALID':<24} {fault}", style="bold red", highlight=False)
+
+
+def first_words(result: dict[str, Any]) -> list[str]:
+    """What the first call of each kind of failure was told."""
+    told: dict[str, str] = {}
+    for call in result["calls"]:
+        if call["error"]:
+            told.setdefault(call["error"], ": ".join(filter(None, (call["error"], call["words"]))))
+    return list(told.values())
 
 
 def counts(overall: dict[str, Any]) -> str:
