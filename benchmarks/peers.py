@@ -1,6 +1,6 @@
 """Frames per second of our generate stage and of Transformers' CSM generation: same weights, same prompts, same run.
 
-    python -m benchmarks.peers [--threads 1] [--rounds 5]
+    python -m benchmarks.peers [--threads 1] [--rounds 5] [--output FILE]
 
 All sides take a turn on every set of prompts, so that a noisy machine is noisy to each, and ratios are taken round by
 round. A prompt is text and then audio, new in every round: none of it is found in our KV pool.
@@ -12,6 +12,7 @@ import argparse
 import itertools
 import os
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -27,9 +28,9 @@ import transformers
 from transformers import CompileConfig, CsmForConditionalGeneration
 
 from benchmarks.csm_peer import make_peer
-from benchmarks.record import save
-from misotts.checkpoint import Checkpoint
-from misotts.config import ModelConfig
+from benchmarks.record import record, save, write
+from misotts.checkpoint import Checkpoint, CheckpointError
+from misotts.config import ConfigError, ModelConfig
 from misotts.generate.delivery import Chunk
 from misotts.generate.embedding import MASKED
 from misotts.generate.load import load_generator
@@ -172,10 +173,20 @@ def race(sides: dict[str, Side], config: ModelConfig, streams: int, temperature:
             assert codes.shape == (streams, FRAMES, config.audio_num_codebooks), "not every frame was drawn"
             rates[name].append(streams * FRAMES / seconds)
     figures: dict[str, Any] = {name: round(statistics.median(values), 1) for name, values in rates.items()}
-    for ours, theirs in itertools.product(OURS, sides.keys() - OURS.keys()):
+    for ours, theirs in itertools.product(OURS, [name for name in sides if name not in OURS]):
         ratios = [our / their for our, their in zip(rates[ours], rates[theirs], strict=True)]
         figures[f"{ours} / {theirs}"] = [round(f(ratios), 2) for f in (statistics.median, min, max)]
     return figures
+
+
+def in_words(figures: dict[str, Any]) -> str:
+    """The figures of a race, a line for each: frames per second, then ratios."""
+    said = {
+        name: "{} ({} to {})".format(*value) if isinstance(value, list) else f"{value} frames/s"
+        for name, value in figures.items()
+    }
+    width = max(map(len, said))
+    return "\n".join(f"  {name:<{width}}  {words}" for name, words in said.items())
 
 
 def main() -> None:
@@ -183,10 +194,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, help="JSON file to write; by default one in benchmarks/results/")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    config = ModelConfig.load(arguments.model)
-    peer = load_peer(arguments.model, config)
+    try:
+        config = ModelConfig.load(arguments.model)
+        peer = load_peer(arguments.model, config)
+    except (ConfigError, CheckpointError) as error:
+        sys.exit(f"error: {error}")
     with tempfile.TemporaryDirectory() as where:
         model = with_onnx_depth(arguments.model, Path(where))
         sides: dict[str, Side] = {name: Ours(model, config, depth) for name, depth in OURS.items()}
@@ -200,11 +215,18 @@ def main() -> None:
         for draw, temperature in TEMPERATURES.items():
             rates = race(sides, config, streams, temperature, arguments.rounds)
             figures["frames_per_second"][f"{streams}, {draw}"] = rates
-            print(f"{streams:>2} streams, {draw}: {rates}", flush=True)
-    print(figures["greedy_frames_are_ours"])
+            print(f"{streams} streams, {draw}\n{in_words(rates)}", flush=True)
+        same = figures["greedy_frames_are_ours"][str(streams)]
+        odd = [name for name, each in same.items() if not each]
+        print(
+            f"  greedy frames: {'NOT ours: ' + '; '.join(odd) if odd else 'those of all sides are the same'}",
+            flush=True,
+        )
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     setting = {"threads": arguments.threads, "rounds": arguments.rounds, "frames": FRAMES, "prompt": TEXT + AUDIO}
-    print(save(f"peers-{arguments.threads}-threads", {"versions": versions, **setting, **figures}))
+    found = {"versions": versions, **setting, **figures}
+    output = arguments.output
+    print(write(output, record(found)) if output else save(f"peers-{arguments.threads}-threads", found))
 
 
 if __name__ == "__main__":

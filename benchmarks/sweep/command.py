@@ -8,6 +8,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from benchmarks.outputs import json_file
+
 
 def sweep(
     ttfa_p95_ms: Annotated[float, typer.Option(min=1, help="Objective: time to first audio, p95, at most.")] = 200.0,
@@ -26,21 +28,21 @@ def sweep(
     ] = None,
     metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="With --url: where its metrics are.")] = 8002,
     model: Annotated[Path, typer.Option(help="Without --url: the model folder to serve.")] = Path("models/demo"),
-    output: Annotated[Path, typer.Option("--output", "-o", help="JSON to write, a page and a PNG beside it.")] = Path(
-        "out/sweep.json"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", callback=json_file, help="JSON to write, a page and a PNG beside it.")
+    ] = Path("out/sweep.json"),
 ) -> None:
     """Find the largest open-loop load for which a server holds an objective."""
     from rich.console import Console
 
     from benchmarks.load.command import target
     from benchmarks.load.plan import Load
-    from benchmarks.load.report import progress
+    from benchmarks.load.report import figure, progress, show_faults
     from benchmarks.record import record, write
     from benchmarks.sweep.measure import Sweep, on_server
     from benchmarks.sweep.measure import sweep as run
     from benchmarks.sweep.objective import Objective
-    from benchmarks.sweep.page import write_page
+    from benchmarks.sweep.page import faults, write_page
     from misotts_client.errors import MisoError
 
     objective = Objective(ttfa_p95_ms, continuity)
@@ -53,7 +55,9 @@ def sweep(
     console = Console()
 
     def said(point: dict[str, Any]) -> None:
-        console.print(f"{point['rate']:g} calls per s: {', '.join(point['misses']) or 'holds'}", highlight=False)
+        doubt = ", not valid" if point["why_invalid"] else ""
+        words = ", ".join(point["misses"]) or "holds"
+        console.print(f"{figure(point['rate'])} calls per s: {words}{doubt}", highlight=False)
 
     try:
         with target(url, metrics_port, model) as server, progress(seconds, console) as show:
@@ -64,6 +68,7 @@ def sweep(
     holds = result["knee"]["holds"]
     best = "no rate that was tried holds" if holds is None else f"{holds:.3g} calls per s hold"
     console.print(f"{objective}: {best}", highlight=False)
+    show_faults(faults(result), console)
     typer.echo(write(output, result))
     typer.echo(write_page(output.with_suffix(".html"), result))
     if not result["valid"]:

@@ -20,9 +20,12 @@ class Knee:
     """The smallest rate tried that does not; None if all held."""
 
 
-def find_knee(holds: Callable[[float], bool], start: float, precision: float) -> Knee:
+def find_knee(holds: Callable[[float], bool], start: float, precision: float, least: float = 0.0) -> Knee:
     """Double from `start` until it no longer holds (or halve until it does), then bisect, in ratios, until the two ends
-    differ by less than `precision` (0.1: 10 %). Assumes that what holds at a rate holds at every lower one."""
+    differ by less than `precision` (0.1: 10 %). Assumes that what holds at a rate holds at every lower one.
+
+    Below `least` no rate is tried but `start`.
+    """
     low: float | None = None
     high: float | None = None
     rate = start
@@ -31,7 +34,7 @@ def find_knee(holds: Callable[[float], bool], start: float, precision: float) ->
             low, rate = rate, rate * 2
         else:
             high, rate = rate, rate / 2
-        if low is not None and high is not None:
+        if (low is not None and high is not None) or (low is None and rate < least):
             break
     while low is not None and high is not None and high / low > 1 + precision:
         middle = math.sqrt(low * high)

@@ -57,7 +57,8 @@ def sweep(plan: Sweep, attempt: Try, said: Callable[[dict[str, Any]], None]) -> 
         return not point["misses"]
 
     assert plan.load.rate, "a sweep is an open loop"
-    knee = find_knee(holds, plan.load.rate, plan.precision)
+    # At less than a call in a run, a run is one call alone: slower cannot get any better.
+    knee = find_knee(holds, plan.load.rate, plan.precision, least=1 / plan.load.seconds)
     return {
         "objective": asdict(plan.objective),
         "load": asdict(replace(plan.load, rate=None)),

@@ -22,7 +22,7 @@ class Objective:
         found = []
         p95, continuity = overall["ttfa_ms"]["p95"], overall["continuity"]
         if p95 is None or p95 > self.ttfa_p95_ms:
-            found.append(f"TTFA p95 {figure(p95)} ms")
+            found.append(f"TTFA p95 {figure(p95)}" + (" ms" if p95 is not None else ""))
         if continuity is None or continuity < self.continuity:
             found.append(f"continuity {share(continuity)}")
         return found

@@ -29,8 +29,18 @@ def write_page(path: Path, result: dict[str, Any]) -> Path:
         objective=Objective(**result["objective"]),
         knee="none" if holds is None else number(holds),
         best=best[0] if best else None,
+        faults=faults(result),
         plot=svg(plot),
     )
+
+
+def faults(result: dict[str, Any]) -> list[str]:
+    """Why a sweep is not valid, rate by rate."""
+    return [
+        f"at {number(point['rate'])} calls per s: {fault}"
+        for point in result["points"]
+        for fault in point["why_invalid"]
+    ]
 
 
 def knee_plot(result: dict[str, Any]) -> Figure:
@@ -45,7 +55,7 @@ def knee_plot(result: dict[str, Any]) -> Figure:
             heard = [(rate, value) for rate, value in known if value is not None]
             if heard:
                 upper.plot(*zip(*heard, strict=True), "o-", color=colour, label=name)
-        upper.axhline(objective.ttfa_p95_ms, color=FAILED, linewidth=1)
+        upper.axhline(objective.ttfa_p95_ms, color=FAILED, linewidth=1, label="objective (p95)")
         upper.set(ylabel="ms to first audio", ylim=(0, None), xscale="log")
         upper.legend()
         lower.plot(rates, [100 * (point["continuity"] or 0) for point in points], "o-", color=COLOURS[0])
