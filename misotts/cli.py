@@ -61,6 +61,8 @@ def serve(
     from misotts.serve.tritonserver import Ports
     from misotts.watermark_key import REFERENCE_KEY, WatermarkKeyError, read_key
 
+    if len({http_port, grpc_port, metrics_port, ready_port}) < 4:
+        raise typer.BadParameter("--http-port, --grpc-port, --metrics-port and --ready-port must differ")
     try:
         key = REFERENCE_KEY if allow_reference_key else read_key(watermark_key_file)
     except WatermarkKeyError as error:
@@ -93,7 +95,7 @@ def frames(
     temperature: float = 0.9,
     top_k: int = 50,
     seed: Annotated[Optional[int], typer.Option(help="Fresh if left out.")] = None,  # noqa: UP045
-    max_frames: Annotated[int, typer.Option(min=1)] = 50,
+    max_frames: Annotated[int, typer.Option(min=1, max=2000, help="Of 80 ms each.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="A list of lists of codes.")] = False,
 ) -> None:
     """Print the codes that the language model draws for TEXT, the end-of-speech frame left out. Loads no codec."""
@@ -101,6 +103,8 @@ def frames(
     from misotts.config import FRAME_MS, ConfigError
     from misotts.synthesizer import Synthesizer
 
+    if voices and not voices.is_dir():
+        _fail(f"no voices at {voices}: not a folder")
     fields = dict(speaker=speaker, voice=voice, temperature=temperature, top_k=top_k, seed=seed)
     try:
         with Synthesizer.load(model, voices) as synthesizer:
@@ -126,8 +130,9 @@ def info(model: Model = DEFAULT_MODEL) -> None:
         _fail(str(error))
     shapes = tensor_shapes(config)
     typer.echo(f"{model}: {len(shapes)} tensors, {sum(map(prod, shapes.values())) / 1e6:.1f} M parameters")
-    for name in ("backbone", "decoder"):
-        typer.echo(f"{name}: {getattr(config, name)}")
+    for name, part in (("backbone", config.backbone), ("depth decoder", config.decoder)):
+        heads = f"{part.num_heads} heads on {part.num_kv_heads} of keys and values"
+        typer.echo(f"{name}: {part.num_layers} layers, width {part.embed_dim}, {heads}, MLP {part.intermediate_dim}")
     typer.echo(f"{config.audio_num_codebooks} codebooks of {config.audio_codes} codes, context {config.max_seq_len}")
 
 
@@ -135,14 +140,17 @@ def parse_size(text: str) -> int:
     """`20GiB`, `512MiB`, `1.5GB` or a plain number of bytes → bytes.
 
     Raises:
-        typer.BadParameter: not a size.
+        typer.BadParameter: not a size, or none above 0.
     """
     units = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
     unit = next((unit for unit in units if text.endswith(unit)), "")
     try:
-        return int(float(text.removesuffix(unit)) * units.get(unit, 1))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no size; write it like 20GiB") from None
+        size = int(float(text.removesuffix(unit)) * units.get(unit, 1))
+    except (ValueError, OverflowError):  # infinity is a float
+        size = 0
+    if size < 1:
+        raise typer.BadParameter(f"--kv-memory: {text!r} is no size; write it like 20GiB")
+    return size
 
 
 def _fail(message: str) -> None:

@@ -10,10 +10,14 @@ import typer
 
 def prepare(
     folder: Annotated[Path, typer.Argument(help="Model folder to make.")],
-    weights: Annotated[Path, typer.Option(help="Folder, file or shards' index of MisoTTS's or CSM's weights.")],
-    tokenizer: Annotated[Path, typer.Option(help="tokenizer.json, or Meta's tokenizer.model of Llama 3.")],
-    mimi: Annotated[Path, typer.Option(help="Mimi's safetensors file: moshi's, or Transformers' kyutai/mimi.")],
-    silentcipher: Annotated[Path, typer.Option(help="Folder of SilentCipher's 44.1 kHz model.")],
+    weights: Annotated[
+        Path, typer.Option(exists=True, help="Folder, file or shards' index of MisoTTS's or CSM's weights.")
+    ],
+    tokenizer: Annotated[Path, typer.Option(exists=True, help="tokenizer.json, or Meta's tokenizer.model of Llama 3.")],
+    mimi: Annotated[
+        Path, typer.Option(exists=True, help="Mimi's safetensors file: moshi's, or Transformers' kyutai/mimi.")
+    ],
+    silentcipher: Annotated[Path, typer.Option(exists=True, help="Folder of SilentCipher's 44.1 kHz model.")],
     config: Annotated[Optional[Path], typer.Option(help="By default config.json beside the weights.")] = None,  # noqa: UP045
 ) -> None:
     """Make a model folder from downloaded files. It appears whole, or not at all."""

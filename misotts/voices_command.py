@@ -52,8 +52,11 @@ def list_voices(voices: Folder) -> None:
     from misotts.voices import Voices
 
     registered = Voices(voices)
+    names = registered.names()
+    if not names:
+        typer.echo(f"no voices in {voices}", err=True)
     broken = False
-    for name in registered.names():
+    for name in names:
         try:
             segment = registered.segment(name, speaker=0)
             words = shorten(segment.text, 80, placeholder=" ...")

@@ -40,6 +40,9 @@ def test_add_list_remove(folder: Path, clip: Path) -> None:
     removed = run("remove", "new", "--voices", folder)
     assert (removed.exit_code, removed.output) == (0, "removed new\n")
     assert Voices(folder).names() == ["ann"]
+    assert run("remove", "ann", "--voices", folder).exit_code == 0
+    empty = run("list", "--voices", folder)
+    assert (empty.exit_code, empty.stdout, empty.stderr) == (0, "", f"no voices in {folder}\n")
 
 
 def test_the_list_shows_what_is_wrong(folder: Path) -> None:
