@@ -15,7 +15,8 @@ def render(path: Path, template: str, **values: Any) -> Path:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters.update(figure=report.figure, share=report.share, describe=report.describe, counts=report.counts)
+    filters = (report.figure, report.share, report.describe, report.counts, report.percentile)
+    environment.filters.update({each.__name__: each for each in filters})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(environment.get_template(template).render(values), encoding="utf-8")
     return path

@@ -6,6 +6,7 @@ import asyncio
 import io
 import math
 import re
+import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
-from benchmarks.load import compare, page
+from benchmarks.load import compare, page, report, server_share
 from benchmarks.load.caller import Answer, make
 from benchmarks.load.drive import Run
 from benchmarks.load.heard import Heard
@@ -30,6 +31,7 @@ from benchmarks.load.playback import Arrival, buffered, gaps, play
 from benchmarks.load.report import progress, show_result
 from benchmarks.load.summary import invalid, overall, percentiles, summarise
 from benchmarks.record import write
+from demo.server import RunningServer, free_ports
 from misotts.cli import app
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts_client import Chunk, SpeechRequest, Unavailable
@@ -306,6 +308,34 @@ def test_the_terminal_says_what_was_found(two_results: tuple[dict[str, Any], dic
     said = console.file.getvalue()  # type: ignore[attr-defined]
     for words in ("looked for in 3 answers", "watermark                busy 25%", "UNAVAILABLE: full", "NOT VALID"):
         assert said.count(words) == 1
+
+
+def test_a_server_that_dies_under_load_leaves_the_calls_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_share, "PUBLISH_S", 0.0)
+    nobody = f"http://127.0.0.1:{free_ports(1)[0]}/metrics"
+    server = RunningServer(subprocess.Popen(["sleep", "60"], text=True), 1, 2, 3, 4)
+    before = server_share.snapshot(nobody, server)
+    assert [each.name for each in before.usage] == ["launcher"]
+    server.process.kill()
+    server.process.wait()
+    after = server_share.snapshot(nobody, server)
+    assert server_share.stages(before, after, 1.0, 1.0) is None
+    assert server_share.processes(before, after, 1.0, 0.1) == []
+
+
+def test_what_nobody_did_is_not_called_failed(tmp_path: Path) -> None:
+    hangs_up = answer_of(Scripted(*RIGHT), Call(0, 0.0, REQUEST, "cancels", 0.5 * FRAME_S))
+    result = result_of(LOAD, hangs_up)
+    assert [report.percentile(result["overall"], key, "p95") for key in ("ttfa_ms", "gap_ms", "rtf")] == [
+        "1,000",
+        "-",
+        "-",
+    ]
+    assert {row.name: row.first for row in compare.rows(result, result)}["real-time factor, p95"] == "-"
+    whole_page = page.write_page(tmp_path / "page.html", ("hung up", result)).read_text()
+    assert "<td>failed</td>" not in whole_page
+    failed = result_of(LOAD, answer_of(Scripted(Unavailable("full")), LISTENS))["overall"]
+    assert [report.percentile(failed, key, "p95") for key in ("rtf", "gap_ms")] == ["failed", "-"]
 
 
 def test_the_progress_begins_anew_with_every_run() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from benchmarks.load.report import NAMES, describe, failures, figure, share
+from benchmarks.load.report import NAMES, describe, failures, figure, percentile, share
 
 POINTS = ("p50", "p95", "p99")
 
@@ -44,7 +44,14 @@ def rows(first: dict[str, Any], second: dict[str, Any]) -> list[Row]:
     """The overall figures of both."""
     one, two = first["overall"], second["overall"]
     percentiles = [
-        _row(f"{name}, {point}", one[key][point], two[key][point]) for key, name in NAMES.items() for point in POINTS
+        Row(
+            f"{name}, {point}",
+            percentile(one, key, point),
+            percentile(two, key, point),
+            _change(one[key][point], two[key][point]),
+        )
+        for key, name in NAMES.items()
+        for point in POINTS
     ]
     return [
         *percentiles,
@@ -76,8 +83,11 @@ def show_comparison(first: dict[str, Any], second: dict[str, Any], names: tuple[
 
 
 def _row(name: str, first: float | None, second: float | None) -> Row:
-    change = f"{second / first - 1:+.0%}" if first and second is not None else ""
-    return Row(name, figure(first), figure(second), change)
+    return Row(name, figure(first), figure(second), _change(first, second))
+
+
+def _change(first: float | None, second: float | None) -> str:
+    return f"{second / first - 1:+.0%}" if first and second is not None else ""
 
 
 def _stage_rows(first: dict[str, Any] | None, second: dict[str, Any] | None) -> list[Row]:

@@ -58,7 +58,7 @@ def show_result(result: dict[str, Any], console: Console) -> None:
     overall, generator = result["overall"], result["generator"]
     table = Table("", *POINTS, title=describe(result["load"]), title_justify="left")
     for key, name in NAMES.items():
-        table.add_row(name, *[figure(overall[key][point]) for point in POINTS])
+        table.add_row(name, *[percentile(overall, key, point) for point in POINTS])
     console.print(table)
     facts = {
         "calls": counts(overall),
@@ -120,6 +120,16 @@ def describe(load: dict[str, Any]) -> str:
 def figure(value: float | None) -> str:
     """A percentile that falls among the failed calls is no number."""
     return "failed" if value is None else f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
+
+
+def percentile(overall: dict[str, Any], key: str, point: str) -> str:
+    """A percentile of a load's overall figures.
+
+    Without a number it fell among the failed calls, or there was nothing to count: nobody listened to the end, or
+    nothing came in two chunks (a failed call has no gaps).
+    """
+    value = overall[key][point]
+    return "-" if value is None and (key == "gap_ms" or not overall["errors"]) else figure(value)
 
 
 def share(value: float | None) -> str:

@@ -24,7 +24,7 @@ class Snapshot:
     metrics: dict[str, float]
     """Empty if the metrics port cannot be reached."""
     usage: list[Usage]
-    """Empty for a server on another machine."""
+    """Empty for a server on another machine, and for one that has died."""
     machine_cpu_s: float
     """CPU time that this machine has spent on anything since it started."""
 
@@ -36,7 +36,11 @@ def snapshot(metrics_url: str, server: RunningServer | None) -> Snapshot:
         metrics = read_metrics(metrics_url)
     except OSError:
         metrics = {}
-    return Snapshot(metrics, usage(server) if server else [], _machine_cpu_s())
+    try:
+        used = usage(server) if server else []
+    except OSError:
+        used = []
+    return Snapshot(metrics, used, _machine_cpu_s())
 
 
 def stages(before: Snapshot, after: Snapshot, seconds: float, audio_s: float) -> dict[str, Any] | None:
@@ -64,11 +68,11 @@ def stages(before: Snapshot, after: Snapshot, seconds: float, audio_s: float) ->
 
 
 def processes(before: Snapshot, after: Snapshot, seconds: float, generator_cpu_s: float) -> list[dict[str, Any]]:
-    """CPU time and memory of each process of the server, and CPU time of all else; none for a server elsewhere.
+    """CPU time and memory of each process of the server, and CPU time of all else; none for a server elsewhere or dead.
 
     What else ran is part of the result: a stage that had to wait for a core is slower without using more of it.
     """
-    if not before.usage:
+    if not before.usage or [old.name for old in before.usage] != [new.name for new in after.usage]:
         return []
     spent = {new.name: new.cpu_s - old.cpu_s for old, new in zip(before.usage, after.usage, strict=True)}
     memory = {new.name: round(new.memory_mib) for new in after.usage}
