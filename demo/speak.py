@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from demo.server import running_server
 from misotts.serve.settings import STAGES
 from misotts_client import Client, Speech
+from misotts_client.errors import MisoError
 from misotts_client.wav import WavWriter
 
 MAX_AUDIO_MS = 4_000  # random weights never say end of speech
@@ -63,7 +65,10 @@ def main() -> None:
     parser.add_argument("--text", default="Hello from Miso.")
     parser.add_argument("--out", type=Path, default=Path("out/demo.wav"))
     arguments = parser.parse_args()
-    speak(arguments.model, arguments.text, arguments.out)
+    try:
+        speak(arguments.model, arguments.text, arguments.out)
+    except (MisoError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from demo import speak
 from misotts.cli import app, parse_size
 
 DEMO = Path("models/demo")
@@ -51,3 +53,9 @@ def test_what_cannot_be_is_said(command: list[str], code: int, words: str) -> No
     found = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
     assert found.exit_code == code
     assert words in found.output
+
+
+def test_the_demo_says_in_a_line_why_it_cannot_speak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["speak", "--model=nowhere"])
+    with pytest.raises(SystemExit, match="error: misotts serve ended with status 1"):
+        speak.main()
