@@ -441,6 +441,8 @@ def test_the_command_answers_and_says_what_it_rests_on(tmp_path: Path) -> None:
     planned = plan["options"][0]
     assert planned["price_per_audio_hour"]["fixed"] > planned["price_per_audio_hour"]["scaled"] > 0
     assert [death["nodes"] for death in plan["deaths"]] == [planned["fleet"]["at_peak"], planned["fleet"]["with_spare"]]
+    spares = [f"{each['name']}: {each['fleet']['with_spare']}" for each in plan["options"][1:]]
+    assert f"{planned['fleet']['with_spare']} GPUs, of which one is a spare; {'; '.join(spares)}." in page
 
 
 def test_a_measured_table_is_called_measured(tmp_path: Path) -> None:
@@ -455,9 +457,26 @@ def test_a_measured_table_is_called_measured(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("option", "words"),
-    [("--gpu=h1000", "known are l40s"), ("--price=h100", "not like"), ("--costs=nothing.json", "nothing.json")],
+    [
+        ("--gpu=h1000", "known are l40s"),
+        ("--price=h100", "not like"),
+        ("--price=b200=5", "h100=..., h200=..."),
+        ("--costs=nothing.json", "nothing.json"),
+        ("--day=pyproject.toml", "pyproject.toml"),
+        ("--costs=pyproject.toml", "is no JSON"),
+        ("--output=plan.txt", "must end in .json"),
+    ],
 )
 def test_a_wrong_option_is_refused(option: str, words: str) -> None:
     result = run_capacity(option)
-    assert result.exit_code
-    assert words in result.output
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.replace("│", " ").split())
+
+
+def test_an_objective_that_nobody_can_have_is_said_to_be_none(tmp_path: Path) -> None:
+    output = tmp_path / "plan.json"
+    result = run_capacity("--callers=20", "--ttfa-p95-ms=1", "--max-streams=8", f"--output={output}")
+    assert result.exit_code == 0, result.output
+    assert "not even a lone caller's objective holds" in " ".join(result.output.split())
+    assert min(point["streams"] for point in json.loads(output.read_text())["options"][0]["points"]) > 0.01
+    assert "One server dies" not in output.with_suffix(".html").read_text()

@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from benchmarks.outputs import json_file
+
 
 def capacity(
     callers: Annotated[int, typer.Option(min=1, help="Callers on the line at the peak.")] = 2000,
@@ -33,9 +35,9 @@ def capacity(
     ] = None,
     calls: Annotated[int, typer.Option(min=50, help="Calls that are judged at each rate.")] = 1000,
     seed: Annotated[int, typer.Option(help="The same seed makes the same plan.")] = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write; a page goes beside it.")] = Path(
-        "out/capacity.json"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="JSON file to write; a page goes beside it.", callback=json_file)
+    ] = Path("out/capacity.json"),
 ) -> None:
     """Say how many GPUs a traffic needs, what if one dies, what a change buys, and what it costs."""
     from rich.console import Console
@@ -58,18 +60,18 @@ def capacity(
         traffic = Traffic(callers, talk_share, utterance_s, read_day(day) if day else EVENING)
         bases, changes = of_table(read(costs)) if costs else of_gpu(gpu, fp8)
     except (CostError, NoSuchPrecisionError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.BadParameter(str(error)) from None
+    prices = _prices(price or [], {option.gpu for option in (*bases, *changes)})
     with console.status("simulating") as status:
         planner = Planner(traffic, Objective(ttfa_p95_ms, continuity), max_streams, seed, calls, said=status.update)
-        plan = record(make_plan(planner, bases, changes, _prices(price or [])))
+        plan = record(make_plan(planner, bases, changes, prices))
     show_plan(plan, console)
     typer.echo(write(output, plan))
     typer.echo(write_page(output.with_suffix(".html"), plan))
 
 
-def _prices(given: list[str]) -> dict[str, float]:
-    """`h100=2.50` → {"h100": 2.5}; a bare number is the price of what has no name."""
+def _prices(given: list[str], gpus: set[str]) -> dict[str, float]:
+    """`h100=2.50` → {"h100": 2.5}; a bare number is the price of what has no name. `gpus`: names that the plan has."""
     prices = {}
     for each in given:
         name, _, number = each.rpartition("=")
@@ -77,4 +79,7 @@ def _prices(given: list[str]) -> dict[str, float]:
             prices[name] = float(number)
         except ValueError:
             raise typer.BadParameter(f"--price: {each!r} is not like h100=2.50") from None
+        if name not in gpus:
+            known = ", ".join(f"{gpu}=..." if gpu else "a bare number" for gpu in sorted(gpus))
+            raise typer.BadParameter(f"--price: {each!r} is of nothing in this plan, which takes {known}")
     return prices

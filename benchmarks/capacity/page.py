@@ -31,7 +31,7 @@ def write_page(path: Path, plan: dict[str, Any]) -> Path:
         changes=[report.row(answer) for answer in plan["changes"]],
         deaths=[report.death_in_words(death) for death in plan["deaths"]],
         load_plot=svg(load_plot(plan)),
-        day_plot=svg(day_plot(plan)),
+        day_plot=svg(day_plot(plan)) if plan["options"][0]["fleet"] else "",
     )
 
 
@@ -52,7 +52,10 @@ def load_plot(plan: dict[str, Any]) -> Figure:
                 axes.plot(streams, values, color=tone, linewidth=1.2, label=answer["name"])
                 axes.scatter(streams, values, c=faces, edgecolors=tone, zorder=3, s=22)
         upper.axhline(objective.ttfa_p95_ms, color=FAILED, linewidth=1)
-        upper.set(ylabel="TTFA p95, ms", ylim=(0, 3 * objective.ttfa_p95_ms))
+        best = min(
+            (point["ttfa_p95_ms"] or 0.0 for answer in plan["options"] for point in answer["points"]), default=0.0
+        )
+        upper.set(ylabel="TTFA p95, ms", ylim=(0, 3 * max(objective.ttfa_p95_ms, best)))
         upper.legend(fontsize=8)
         lower.axhline(100 * objective.continuity, color=FAILED, linewidth=1)
         lower.set(xlabel="streams on one server", ylabel="continuity, %", ylim=(-3, 103), xlim=(0, None))
@@ -60,13 +63,13 @@ def load_plot(plan: dict[str, Any]) -> Figure:
 
 
 def day_plot(plan: dict[str, Any]) -> Figure:
+    """GPUs by hour of a plan that has a fleet."""
     with rc_context(STYLE):
         figure = Figure(figsize=(7, 4.6), layout="constrained")
         axes = figure.subplots()
         fleet = plan["options"][0]["fleet"]
         hours = range(24)
-        if fleet:
-            axes.bar(hours, fleet["by_hour"], color=COLOURS[0], alpha=0.8)
-            axes.axhline(fleet["with_spare"], color=COLOURS[1], linewidth=1)
+        axes.bar(hours, fleet["by_hour"], color=COLOURS[0], alpha=0.8)
+        axes.axhline(fleet["with_spare"], color=COLOURS[1], linewidth=1)
         axes.set(xlabel="hour of the day", ylabel="GPUs", xticks=list(hours)[::3])
         return figure

@@ -23,6 +23,8 @@ WARM_UP_S = 10.0
 CALLS = 2000
 """Counted at each rate: two starved ones are the most that a continuity of 99.9 % allows."""
 PRECISION = 0.05
+LONE_STREAMS = 0.05
+"""So few streams on a server meet each other hardly ever: what does not hold for them holds for nobody."""
 BEFORE_S, AFTER_S = 60.0, 60.0
 """Simulated around the death of a node."""
 BURST_S = 10.0
@@ -108,7 +110,7 @@ class Planner:
             self._said(f"{option.name}: {rate:.2f} calls per s {'miss' if points[-1].misses else 'hold'}")
             return not points[-1].misses
 
-        knee = find_knee(holds, start, PRECISION)
+        knee = find_knee(holds, start, PRECISION, least=LONE_STREAMS / self.traffic.mean_utterance_s)
         best = next((point for point in points if point.rate == knee.holds), None)
         return Holding(option, best, sorted(points, key=lambda point: point.rate))
 

@@ -29,11 +29,10 @@ def answer_in_words(plan: dict[str, Any]) -> str:
     planned, others = plan["options"][0], plan["options"][1:]
     if not planned["fleet"]:
         return f"{planned['label']}: not even a lone caller's objective holds."
-    spares = [option["fleet"]["with_spare"] for option in plan["options"] if option["fleet"]]
-    said = f"{planned['fleet']['with_spare']} GPUs, of which one is a spare"
-    if others:
-        said += f"; {min(spares)} to {max(spares)} over {', '.join(each['name'] for each in plan['options'][1:])}"
-    return f"{said}."
+    said = [f"{planned['fleet']['with_spare']} GPUs, of which one is a spare"]
+    for other in others:
+        said.append(f"{other['name']}: {other['fleet']['with_spare'] if other['fleet'] else 'no number of them'}")
+    return f"{'; '.join(said)}."
 
 
 def traffic_in_words(plan: dict[str, Any]) -> str:
