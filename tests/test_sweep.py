@@ -128,6 +128,15 @@ def test_a_generator_that_did_not_keep_up_makes_a_sweep_invalid() -> None:
     assert all(point["why_invalid"] == ["late"] for point in result["points"])
 
 
+def test_a_generator_that_did_not_keep_up_far_from_the_knee_does_not() -> None:
+    def attempt(load: Load) -> Tried:
+        return replace(heard(load, 0.05 * (load.rate or 0)), faults=["late"] * ((load.rate or 0) > 3.9))
+
+    result = run(attempt)
+    assert any(point["why_invalid"] for point in result["points"])
+    assert result["valid"]
+
+
 @pytest.mark.parametrize(("faults", "code"), [([], 0), (["the loop was late"], 3)])
 def test_the_command_says_every_rate_and_whether_to_believe_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[str], code: int

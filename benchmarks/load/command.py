@@ -105,6 +105,9 @@ def load(
     show_result(result, console)
     typer.echo(write(output, result))
     typer.echo(write_page(output.with_suffix(".html"), (output.stem, result)))
+    if sum(result["overall"]["errors"].values()) == result["overall"]["calls"]:
+        typer.echo("error: every call failed", err=True)
+        raise typer.Exit(1)
     if not result["valid"]:
         raise typer.Exit(3)
 

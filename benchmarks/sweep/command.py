@@ -42,7 +42,7 @@ def sweep(
     from benchmarks.sweep.measure import Sweep, on_server
     from benchmarks.sweep.measure import sweep as run
     from benchmarks.sweep.objective import Objective
-    from benchmarks.sweep.page import faults, write_page
+    from benchmarks.sweep.page import write_page
     from misotts_client.errors import MisoError
 
     objective = Objective(ttfa_p95_ms, continuity)
@@ -68,7 +68,7 @@ def sweep(
     holds = result["knee"]["holds"]
     best = "no rate that was tried holds" if holds is None else f"{holds:.3g} calls per s hold"
     console.print(f"{objective}: {best}", highlight=False)
-    show_faults(faults(result), console)
+    show_faults(result["why_invalid"], console)
     typer.echo(write(output, result))
     typer.echo(write_page(output.with_suffix(".html"), result))
     if not result["valid"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -11,10 +11,14 @@ from benchmarks.load.caller import Answer
 from benchmarks.load.drive import Run
 from benchmarks.load.measure import Target, hear
 from benchmarks.load.plan import Load
+from benchmarks.load.report import figure
 from benchmarks.load.server_share import other_cores
 from benchmarks.load.summary import invalid, pooled
-from benchmarks.sweep.knee import find_knee
+from benchmarks.sweep.knee import Knee, find_knee
 from benchmarks.sweep.objective import Objective
+
+DIGITS = 4
+"""Of a rate in a result."""
 
 Show = Callable[[Run], None]
 
@@ -59,15 +63,28 @@ def sweep(plan: Sweep, attempt: Try, said: Callable[[dict[str, Any]], None]) -> 
     assert plan.load.rate, "a sweep is an open loop"
     # At less than a call in a run, a run is one call alone: slower cannot get any better.
     knee = find_knee(holds, plan.load.rate, plan.precision, least=1 / plan.load.seconds)
+    faults = _faults(points, knee)
     return {
         "objective": asdict(plan.objective),
         "load": asdict(replace(plan.load, rate=None)),
         "repeats": plan.repeats,
         "precision": plan.precision,
-        "valid": not any(point["why_invalid"] for point in points),
+        "valid": not faults,
+        "why_invalid": faults,
         "knee": asdict(knee),
         "points": sorted(points, key=lambda point: point["rate"]),
     }
+
+
+def _faults(points: Sequence[dict[str, Any]], knee: Knee) -> list[str]:
+    """Why the knee may be wrong: what is doubtful about its two ends. What else was tried only led the search there."""
+    ends = {round(rate, DIGITS) for rate in (knee.holds, knee.misses) if rate is not None}
+    return [
+        f"at {figure(point['rate'])} calls per s: {fault}"
+        for point in points
+        if point["rate"] in ends
+        for fault in point["why_invalid"]
+    ]
 
 
 def _point(plan: Sweep, attempt: Try, rate: float) -> dict[str, Any]:
@@ -76,7 +93,7 @@ def _point(plan: Sweep, attempt: Try, rate: float) -> dict[str, Any]:
     others = [each.other_cores for each in tried if each.other_cores is not None]
     figures = pooled([each.answers for each in tried], plan.load.seconds)
     return {
-        "rate": round(rate, 4),
+        "rate": round(rate, DIGITS),
         "misses": plan.objective.misses(figures),
         "why_invalid": [fault for each in tried for fault in each.faults],
         "other_cores": round(fmean(others), 3) if others else None,

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.load.plots import COLOURS, FAILED, STYLE, WAITING, svg
 from benchmarks.load.report import figure as number
 from benchmarks.pages import render
+from benchmarks.sweep.measure import DIGITS
 from benchmarks.sweep.objective import Objective
 
 
@@ -20,7 +21,7 @@ def write_page(path: Path, result: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     plot.savefig(path.with_suffix(".png"), dpi=150, facecolor="white")
     holds = result["knee"]["holds"]
-    best = [point for point in result["points"] if holds is not None and point["rate"] == round(holds, 4)]
+    best = [point for point in result["points"] if holds is not None and point["rate"] == round(holds, DIGITS)]
     return render(
         path,
         "sweep/page.html",
@@ -29,18 +30,8 @@ def write_page(path: Path, result: dict[str, Any]) -> Path:
         objective=Objective(**result["objective"]),
         knee="none" if holds is None else number(holds),
         best=best[0] if best else None,
-        faults=faults(result),
         plot=svg(plot),
     )
-
-
-def faults(result: dict[str, Any]) -> list[str]:
-    """Why a sweep is not valid, rate by rate."""
-    return [
-        f"at {number(point['rate'])} calls per s: {fault}"
-        for point in result["points"]
-        for fault in point["why_invalid"]
-    ]
 
 
 def knee_plot(result: dict[str, Any]) -> Figure:
