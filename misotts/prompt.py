@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from misotts.config import FRAME_MS, ModelConfig
+from misotts.config import FRAME_MS, FRAME_SAMPLES, ModelConfig
 from misotts.generate.embedding import MASKED
 from misotts.limits import DEFAULT_AUDIO_MS, DEFAULT_TEMPERATURE, DEFAULT_TOP_K, check_request
 from misotts.tokenizer import Tokenizer
 from misotts.voices import Voices
-from misotts_client.errors import InvalidArgument
-from misotts_client.request import Segment, SpeechRequest
+from misotts_client.errors import DeadlineExceeded, InvalidArgument
+from misotts_client.request import SpeechRequest
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +53,20 @@ class Prompter:
         self._tokenizer = Tokenizer(folder, config)
         self._voice_frames = lru_cache(maxsize=VOICES_KEPT)(self._encode_voice)
 
-    def build(self, request: SpeechRequest) -> Prompt:
-        """Check a request and build its prompt.
+    def build(self, request: SpeechRequest, arrived: float | None = None) -> Prompt:
+        """Check a request and build its prompt. `arrived`: `time.monotonic()` seconds, from which its time limit runs;
+        left out, now.
 
         Raises:
             InvalidArgument: a field is out of its limits, or the prompt does not fit.
             NotFound: no such voice.
+            DeadlineExceeded: the request has waited for longer than it may take.
         """
-        arrived = time.monotonic()
         check_request(request, self._config)
+        now = time.monotonic()
+        deadline = (now if arrived is None else arrived) + request.timeout_ms / 1000 if request.timeout_ms else None
+        if deadline is not None and now >= deadline:
+            raise DeadlineExceeded("TIMEOUT_MS has passed")
         speaker = request.speaker or 0
         required = [self._text(request.text, speaker)]
         if request.voice is not None:
@@ -76,7 +81,7 @@ class Prompter:
             temperature=DEFAULT_TEMPERATURE if request.temperature is None else request.temperature,
             top_k=DEFAULT_TOP_K if request.top_k is None else request.top_k,
             chunk_frames=request.chunk_frames or 0,
-            deadline=arrived + request.timeout_ms / 1000 if request.timeout_ms else None,
+            deadline=deadline,
         )
 
     def _max_frames(self, max_audio_ms: int | None, positions: int) -> int:
@@ -99,20 +104,19 @@ class Prompter:
         """Frames of the newest context segments that fit in `room` positions."""
         kept: list[np.ndarray] = []
         for segment in reversed(request.context):
-            frames = self._segment(segment)
-            if len(frames) > room:
-                log.warning("dropped %d context segments that do not fit", len(request.context) - len(kept))
+            text = self._text(segment.text, segment.speaker)
+            room -= len(text) + _positions(segment.audio)
+            if room < 0:  # known before its audio is encoded, which may take seconds
+                log.info("dropped %d context segments that do not fit", len(request.context) - len(kept))
                 break
-            kept.insert(0, frames)
-            room -= len(frames)
+            kept.insert(0, np.concatenate([text, self._audio(segment.audio)]))
         return kept
 
-    def _segment(self, segment: Segment) -> np.ndarray:
-        audio = self._encode(segment.audio)
-        frames = np.zeros((len(audio) + 1, self._config.frame_columns), np.int32)
-        frames[:-1, :-1] = audio
+    def _audio(self, audio: np.ndarray) -> np.ndarray:
+        frames = np.zeros((_positions(audio), self._config.frame_columns), np.int32)
+        frames[:-1, :-1] = self._encode(audio)
         frames[:, -1] = MASKED
-        return np.concatenate([self._text(segment.text, segment.speaker), frames])
+        return frames
 
     def _text(self, text: str, speaker: int) -> np.ndarray:
         tokens = self._tokenizer.encode(text, speaker)
@@ -125,4 +129,10 @@ class Prompter:
 
     def _encode_voice(self, name: str, speaker: int, version: tuple[int, ...]) -> np.ndarray:
         """A voice's frames; `version` makes a changed file a new voice."""
-        return self._segment(self._voices.segment(name, speaker))
+        segment = self._voices.segment(name, speaker)
+        return np.concatenate([self._text(segment.text, speaker), self._audio(segment.audio)])
+
+
+def _positions(audio: np.ndarray) -> int:
+    """Positions that a clip takes: its frames and one of zeros."""
+    return -(-len(audio) // FRAME_SAMPLES) + 1

@@ -61,6 +61,8 @@ def test_ready_when_all_four_are_and_dead_when_one_hangs_up(path: str) -> None:
     wait_until(lambda: control.ready)
     stages["generate"].say("beat", idle_s=0.1, streams=3)
     wait_until(lambda: control.streams == 3)
+    stages["prompt"].say("beat", idle_s=0.1, waiting=2)  # a drain waits for these too
+    wait_until(lambda: control.streams == 5)
     while not control.events.empty():
         control.events.get()
     control.command("drain", "decode")  # unread when it dies: the connection is reset, not closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from misotts.limits import MAX_TEXT
 from misotts.prompt import Prompter
 from misotts.tokenizer import Tokenizer
 from misotts.voices import Voices
-from misotts_client.errors import InvalidArgument
+from misotts_client.errors import DeadlineExceeded, InvalidArgument
 from misotts_client.request import Segment, SpeechRequest
 
 
@@ -104,6 +105,14 @@ def test_seeds_are_fresh_or_the_requests_own(prompter: Prompter) -> None:
     assert prompter.build(SpeechRequest("Hello.", seed=-5)).seed == -5
 
 
+def test_the_time_limit_runs_from_the_arrival(prompter: Prompter) -> None:
+    request = SpeechRequest("Hello.", timeout_ms=5_000)
+    arrived = time.monotonic() - 2
+    assert prompter.build(request, arrived).deadline == arrived + 5
+    with pytest.raises(DeadlineExceeded):
+        prompter.build(request, arrived - 3)
+
+
 def positions(tokenizer: Tokenizer, text: str, audio: int, speaker: int = 0) -> int:
     return len(tokenizer.encode(text, speaker)) + audio + 1
 
@@ -119,7 +128,7 @@ def test_context_that_just_fits_stays_and_one_frame_more_is_dropped(
     for audio, kept in ((fitting, 2), (fitting + 1, 1)):
         caplog.clear()
         context = [Segment("Old.", 0, clip(audio)), Segment("New.", 0, clip(30))]
-        with caplog.at_level(logging.WARNING, logger="misotts.prompt"):
+        with caplog.at_level(logging.INFO, logger="misotts.prompt"):
             prompt = prompter.build(SpeechRequest("Speak.", context=context, max_audio_ms=max_frames * FRAME_MS))
         assert prompt.max_frames == max_frames
         spoken = ["Old.", "New.", "Speak."][2 - kept :]
@@ -140,6 +149,19 @@ def test_the_oldest_go_first_and_no_gap_is_left(prompter: Prompter, tokenizer: T
     ]
     prompt = prompter.build(SpeechRequest("Speak.", context=context))
     assert texts(prompt.frames) == [tokenizer.encode(text, 0) for text in ("Middle.", "New.", "Speak.")]
+
+
+def test_what_is_dropped_is_not_encoded_first(demo_folder: Path, config: ModelConfig) -> None:
+    encoded: list[int] = []
+
+    def encode(audio: np.ndarray) -> np.ndarray:
+        encoded.append(len(audio))
+        return canned_codes(audio)
+
+    context = [Segment("Long.", 0, clip(1_500)), Segment("Short.", 0, clip(3))]
+    request = SpeechRequest("Hello.", context=context, max_audio_ms=100_000)
+    Prompter(demo_folder, config, encode, Voices(None)).build(request)
+    assert encoded == [3 * FRAME_SAMPLES]
 
 
 def test_the_voice_is_never_dropped(prompter: Prompter, tokenizer: Tokenizer, config: ModelConfig) -> None:

@@ -83,7 +83,7 @@ class ChunkStage(Stage):
             raise Unavailable(f"the {self.name} stage has too much to do") from None
 
     def idle_s(self) -> float:
-        return time.monotonic() - self._worker.last_pass
+        return time.monotonic() - self._worker.last_sign
 
     def report(self) -> dict[str, float]:
         return {"busy_seconds_total": self._worker.busy_s, "chunks_total": self._chunks}

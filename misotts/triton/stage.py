@@ -76,10 +76,14 @@ class Stage:
                 self.check_secret(request)
                 self.take(request, sender)
             except MisoError as error:
-                refuse(sender, error)
+                self.refuse(sender, error)
             except Exception:
                 log.exception("a request failed")
-                refuse(sender, Internal(f"the {self.name} stage failed"))
+                self.refuse(sender, Internal(f"the {self.name} stage failed"))
+
+    def refuse(self, sender: Any, error: MisoError) -> None:
+        """Answer a request with an ordinary error."""
+        refuse(sender, error)
 
     def check_secret(self, request: Any) -> None:
         """Refuse a caller that is no stage of this server.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+log = logging.getLogger("misotts")
 
 Item = TypeVar("Item")
 
@@ -24,13 +27,20 @@ class Worker(Generic[Item]):
         limit: int,
         idle: Callable[[], None] = lambda: None,
     ) -> None:
-        """`process` gets the batches and must not raise; `limit` bounds the queue; `idle` runs when nothing comes."""
-        self._process, self._key, self._idle = process, key, idle
-        self._queue: queue.Queue[Item] = queue.Queue(maxsize=limit)
-        self._later: deque[Item] = deque()
+        """`process` gets the batches; `limit` bounds the items that wait; `idle` runs when nothing comes."""
+        self._process, self._key, self._idle, self._limit = process, key, idle, limit
+        self._items: deque[Item] = deque()
+        self._arrival = threading.Condition()
+        """Guards the items; notified when one comes."""
         self.busy_s = 0.0
-        self.last_pass = time.monotonic()
+        self.last_sign = time.monotonic()
+        """When the worker last gave a sign of life."""
         threading.Thread(target=self._run, name="worker", daemon=True).start()
+
+    @property
+    def waiting(self) -> int:
+        """Items that no batch has taken yet."""
+        return len(self._items)
 
     def put(self, item: Item) -> None:
         """Queue an item.
@@ -38,37 +48,42 @@ class Worker(Generic[Item]):
         Raises:
             queue.Full: `limit` items wait.
         """
-        self._queue.put_nowait(item)
+        with self._arrival:
+            if len(self._items) >= self._limit:
+                raise queue.Full
+            self._items.append(item)
+            self._arrival.notify()
+
+    def sign_of_life(self) -> None:
+        """To be called between the pieces of a long piece of work."""
+        self.last_sign = time.monotonic()
 
     def _run(self) -> None:
         while True:
-            self.last_pass = time.monotonic()
+            self.sign_of_life()
             batch = self._take()
-            if not batch:
-                self._idle()
-                continue
             began = time.perf_counter()
-            self._process(batch)
-            self.busy_s += time.perf_counter() - began
+            try:
+                if batch:
+                    self._process(batch)
+                else:
+                    self._idle()
+            except Exception:  # without its worker the stage would be dead
+                log.exception("the worker failed")
+            if batch:
+                self.busy_s += time.perf_counter() - began
 
     def _take(self) -> list[Item]:
         """The next batch; what comes second for its key waits for the one after."""
-        if not self._later:
-            try:
-                self._later.append(self._queue.get(timeout=IDLE_S))
-            except queue.Empty:
-                return []
-        while True:
-            try:
-                self._later.append(self._queue.get_nowait())
-            except queue.Empty:
-                break
-        batch: dict[object, Item] = {}
-        rest: deque[Item] = deque()
-        for item in self._later:
-            if self._key(item) in batch:
-                rest.append(item)
-            else:
-                batch[self._key(item)] = item
-        self._later = rest
-        return list(batch.values())
+        with self._arrival:
+            if not self._items:
+                self._arrival.wait(IDLE_S)
+            batch: dict[object, Item] = {}
+            rest: deque[Item] = deque()
+            for item in self._items:
+                if (key := self._key(item)) in batch:
+                    rest.append(item)
+                else:
+                    batch[key] = item
+            self._items = rest
+            return list(batch.values())

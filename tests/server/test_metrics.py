@@ -27,6 +27,7 @@ def test_counts_follow_the_requests(client: Client, server: RunningServer) -> No
     time.sleep(PUBLISHED_S)
     change = {name: value - before.get(name, 0) for name, value in metrics(server).items()}
     assert change["misotts_prompt_prompts_total"] == 2
+    assert change["misotts_prompt_refused_total"] == 1
     assert change["misotts_generate_submitted_total"] == 2
     assert change["misotts_generate_finished_length_total"] == 2
     assert change["misotts_generate_frames_total"] == 20

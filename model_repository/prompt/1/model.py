@@ -12,7 +12,7 @@ from misotts.mimi import encode, load_mimi
 from misotts.prompt import Prompter
 from misotts.triton.request import read_request
 from misotts.triton.stage import Stage, log
-from misotts.triton.tensors import array, refuse, send
+from misotts.triton.tensors import array, send
 from misotts.triton.worker import Worker
 from misotts.voices import Voices
 from misotts_client.errors import Internal, InvalidArgument, MisoError, Unavailable
@@ -29,9 +29,15 @@ class TritonPythonModel(Stage):
         self.link.loading("tokenizer, Mimi encoder")
         mimi = load_mimi(folder, self.config, self.device)
         voices = Voices(self.settings.voices_folder)
-        self.prompter = Prompter(folder, self.config, lambda audio: encode(mimi, audio), voices)
-        self.prompts = 0
-        self.worker = Worker(self.process, key=id, limit=MAX_WAITING)
+        self.prompts = self.refused = 0
+        # One prompt a pass: a long line is no sign that the worker hangs.
+        self.worker = Worker(self.process, key=lambda _: None, limit=MAX_WAITING)
+
+        def encode_clip(audio: np.ndarray) -> np.ndarray:
+            self.worker.sign_of_life()  # a context may be of hundreds of clips
+            return encode(mimi, audio)
+
+        self.prompter = Prompter(folder, self.config, encode_clip, voices)
 
     def check_secret(self, request: Any) -> None:
         if array(request, "TEXT") is None:
@@ -40,20 +46,27 @@ class TritonPythonModel(Stage):
             self.refuse_outsider()
 
     def take(self, request: Any, sender: Any) -> None:
+        arrived = time.monotonic()
         try:
-            self.worker.put((read_request(request), sender))
+            self.worker.put((read_request(request), arrived, sender))
         except queue.Full:
             raise Unavailable("too many prompts wait; try again in 1 s", retry_after_s=1.0) from None
 
     def process(self, batch: list[Any]) -> None:
-        for request, sender in batch:
+        for request, arrived, sender in batch:
             try:
-                self.answer(self.prompter.build(request), sender)
+                prompt = self.prompter.build(request, arrived)
             except MisoError as error:
-                refuse(sender, error)
+                self.refuse(sender, error)
             except Exception:
                 log.exception("a prompt failed")
-                refuse(sender, Internal("the prompt stage failed"))
+                self.refuse(sender, Internal("the prompt stage failed"))
+            else:
+                self.answer(prompt, sender)
+
+    def refuse(self, sender: Any, error: MisoError) -> None:
+        self.refused += 1
+        super().refuse(sender, error)
 
     def answer(self, prompt: Any, sender: Any) -> None:
         self.prompts += 1
@@ -73,7 +86,14 @@ class TritonPythonModel(Stage):
         )
 
     def idle_s(self) -> float:
-        return time.monotonic() - self.worker.last_pass
+        return time.monotonic() - self.worker.last_sign
 
     def report(self) -> dict[str, float]:
-        return {"busy_seconds_total": self.worker.busy_s, "prompts_total": self.prompts}
+        return {
+            "busy_seconds_total": self.worker.busy_s,
+            "prompts_total": self.prompts,
+            "refused_total": self.refused,
+        }
+
+    def state(self) -> dict[str, float]:
+        return {"waiting": self.worker.waiting}
