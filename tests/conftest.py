@@ -1,5 +1,8 @@
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -35,3 +38,16 @@ def demo_folder() -> Path:
 def speech() -> np.ndarray:
     """6 s of speech at 24 kHz, float32 [144000]: whole frames."""
     return soundfile.read(ROOT / "tests" / "speech" / "joe.flac", dtype="float32")[0]
+
+
+@pytest.fixture(scope="module")
+def pretended_triton() -> Iterator[None]:
+    """`misotts.triton` can be imported: Triton's own module exists in name."""
+    pretended = ModuleType("triton_python_backend_utils")
+    pretended.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1  # type: ignore[attr-defined]
+    pretended.get_input_tensor_by_name = lambda request, name: request.get(name)  # type: ignore[attr-defined]
+    sys.modules["triton_python_backend_utils"] = pretended
+    yield
+    del sys.modules["triton_python_backend_utils"]
+    for name in [name for name in sys.modules if name.startswith("misotts.triton")]:
+        del sys.modules[name]

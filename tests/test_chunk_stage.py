@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,30 +14,17 @@ import pytest
 from misotts.generate.utterance import NO_SEAT
 
 
-@pytest.fixture(scope="module")
-def stage_module() -> Iterator[ModuleType]:
-    """`misotts.triton.chunk_stage`, imported where Triton's own module exists only in name."""
-    pretended = ModuleType("triton_python_backend_utils")
-    pretended.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1  # type: ignore[attr-defined]
-    pretended.get_input_tensor_by_name = lambda request, name: request.get(name)  # type: ignore[attr-defined]
-    sys.modules["triton_python_backend_utils"] = pretended
-    from misotts.triton import chunk_stage
-
-    yield chunk_stage
-    del sys.modules["triton_python_backend_utils"]
-    for name in [name for name in sys.modules if name.startswith("misotts.triton")]:
-        del sys.modules[name]
-
-
 @pytest.fixture
-def stage(stage_module: ModuleType) -> Any:
+def stage(pretended_triton: None) -> Any:
     """A stage that doubles numbers, slowly enough that chunks gather, and fails on 13."""
 
-    class Doubler(stage_module.ChunkStage):
+    from misotts.triton.chunk_stage import ChunkStage
+
+    class Doubler(ChunkStage):
         name, input = "decode", "CODES"
 
         def __init__(self) -> None:
-            self.settings = SimpleNamespace(max_streams=4)
+            self.settings, self.device = SimpleNamespace(max_streams=4), "cpu"
             self.answers: list[tuple[int, int, list[float], str]] = []
             self.batches: list[list[int]] = []
             self.firsts: list[tuple[int, bool]] = []

@@ -239,6 +239,8 @@ def test_a_failing_engine_ends_every_stream_and_is_seen() -> None:
         time.sleep(0.01)
     assert [inbox.finish for inbox in inboxes] == ["error: INTERNAL: the generate stage failed"] * 2
     assert isinstance(generator.failure, RuntimeError)
+    with pytest.raises(Unavailable, match="has failed"):
+        submit(generator, utterance(seed=2))
     with pytest.raises(Unavailable):
         generator.submit(utterance(seed=3), Inbox(generator))
     generator.close()

@@ -91,6 +91,7 @@ class Generator:
         """Guards the scheduler and the streams; notified when there may be something to do."""
         self._draining = self._closed = False
         self.failure: Exception | None = None
+        """What has ended the loop; None while it runs."""
         self.last_pass = time.monotonic()
         """When the loop last began a pass: it grows old if the loop hangs or has failed."""
         self._thread = threading.Thread(target=self._run, name="generate", daemon=True)
@@ -116,7 +117,9 @@ class Generator:
             self._wake.notify()
 
     def _admit(self, utterance: Utterance) -> None:
-        if self._draining or self.failure:
+        if self.failure:
+            raise Unavailable("the generate stage has failed")
+        if self._draining:
             raise Unavailable("the server is shutting down")
         try:
             self.scheduler.add(utterance)

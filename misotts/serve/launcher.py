@@ -107,7 +107,8 @@ def _check(options: ServeOptions) -> None:
             try:
                 probe.bind((options.host, port))
             except OSError as error:
-                raise ServeError(f"the {name} port {port} of {options.host} is taken: {error.strerror}") from None
+                where = f"the {name} port {port} of {options.host}"
+                raise ServeError(f"cannot listen on {where}: {error.strerror}") from None
 
 
 class _Launcher:
@@ -197,7 +198,7 @@ class _Launcher:
         if event and event.state == "loading":
             _say(f"{event.stage:<10} {event.what}")
         elif event and event.state == "failed":
-            raise ServeError(f"{event.stage} failed to load: {event.what}")
+            raise ServeError(f"{event.stage} failed{' to load' if self._phase == 'starting' else ''}: {event.what}")
         elif event and event.state == "dead":
             raise ServeError(f"{event.stage} died: {event.what}{self._triton_error()}")
         if silent := self._control.silent():
@@ -244,6 +245,10 @@ class _Launcher:
             return False
 
     def _on_signal(self, number: int, _: object) -> None:
+        if self._phase == "stopping":  # `stop` has more to do than wait for tritonserver
+            if self._process:
+                _kill_group(self._process.pid)
+            return
         if self._stopping.is_set():  # asked twice: no more patience
             self._hurried = True
             raise ServeError("stopped before the streams had ended")
@@ -253,11 +258,13 @@ class _Launcher:
     def _copy_log(self) -> None:
         assert self._process
         assert self._process.stdout
-        with open(self._log, "w", encoding="utf-8") as log:
-            for line in self._process.stdout:
+        log = open(self._log, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closing could fail as writing does)
+        for line in self._process.stdout:
+            # A full disk loses lines; a pipe that nobody reads would stop every stage at its next one.
+            with contextlib.suppress(OSError):
                 log.write(line)
-                log.flush()
-                if line.startswith(STAGE_LINE) and " INFO " not in line:
+            if line.startswith(STAGE_LINE) and " INFO " not in line:
+                with contextlib.suppress(OSError):
                     sys.stderr.write(line)
 
     def _triton_error(self) -> str:

@@ -106,6 +106,7 @@ class ChunkStage(Stage):
             log.exception("a batch of %d chunks failed", len(seated))
             for piece in (piece for number, piece in enumerate(seated) if number not in done):
                 self._answer(piece, np.zeros(0, np.float32), FAILED.format(self.name))
+            self.check_device()
 
     def _answer(self, piece: Piece, data: np.ndarray, finish: str) -> None:
         try:

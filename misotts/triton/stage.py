@@ -22,6 +22,7 @@ class Stage:
     """One stage of the road. Triton calls `initialize`, `execute` and `finalize`; a stage defines the rest."""
 
     name: str
+    _failure: Exception | None = None
 
     def load(self) -> None:
         """Load what the stage needs; `self.settings`, `self.config`, `self.device` and `self.link` are there."""
@@ -51,10 +52,23 @@ class Stage:
         """Single measurements in seconds since the last call, for histograms, `name -> values`."""
         return {}
 
+    def failure(self) -> Exception | None:
+        """What has ended the stage's work for good; None while it goes on."""
+        return self._failure
+
+    def check_device(self) -> None:
+        """To be called when work has failed: some errors (an illegal access, a GPU that is lost) break CUDA for this
+        process, so that everything after them fails too."""
+        if self.device != "cpu":
+            try:
+                torch.cuda.synchronize()
+            except RuntimeError as error:
+                self._failure = error
+
     def initialize(self, _: dict[str, str]) -> None:
-        logging.basicConfig(
-            stream=sys.stdout, level=logging.INFO, format=f"misotts {self.name}: %(levelname)s %(message)s"
-        )
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(_LineFormatter(f"misotts {self.name}: %(levelname)s "))
+        logging.basicConfig(handlers=[handler], level=logging.INFO)
         self.settings = StageSettings.load()
         self.link = LauncherLink(self.settings.control_socket, self.name)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -62,8 +76,8 @@ class Stage:
             self.config = ModelConfig.load(self.settings.model_folder)
             self.load()
         except Exception as error:
-            log.exception("loading failed")
-            self.link.failed(str(error).splitlines()[0] if str(error) else repr(error))
+            log.info("loading failed", exc_info=True)  # for the log file: the launcher says it in one line
+            self.link.failed(_first_line(error))
             raise
         self._metrics = StageMetrics(self.name)
         self.link.beat(self._beat)
@@ -99,6 +113,25 @@ class Stage:
         raise InvalidArgument(None, f"{self.name} is a stage of misotts and answers only to it; call the model misotts")
 
     def _beat(self) -> dict[str, Any]:
+        if failure := self.failure():
+            self.link.failed(_first_line(failure))
         counters, state = self.report(), self.state()
         self._metrics.publish(counters, state, self.observations())
         return {"idle_s": self.idle_s(), **counters, **state}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else repr(error)
+
+
+class _LineFormatter(logging.Formatter):
+    """Begins every line, those of a traceback too, with `prefix`: the launcher knows by it what belongs on stderr."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self._prefix = logging.PercentStyle(prefix)
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        prefix = self._prefix.format(record)
+        return "\n".join(prefix + line for line in text.splitlines())

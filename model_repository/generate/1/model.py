@@ -63,6 +63,9 @@ class TritonPythonModel(Stage):
     def finalize(self) -> None:
         self.generator.close()
 
+    def failure(self) -> Exception | None:
+        return self.generator.failure
+
     def idle_s(self) -> float:
         return time.monotonic() - self.generator.last_pass
 

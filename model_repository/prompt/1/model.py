@@ -60,6 +60,7 @@ class TritonPythonModel(Stage):
                 self.refuse(sender, error)
             except Exception:
                 log.exception("a prompt failed")
+                self.check_device()
                 self.refuse(sender, Internal("the prompt stage failed"))
             else:
                 self.answer(prompt, sender)
