@@ -171,6 +171,17 @@ def test_a_caller_who_left_frees_everything() -> None:
     assert len(inbox.codes) < 5
 
 
+def test_a_failure_of_a_later_stage_is_not_counted_as_a_caller_who_left() -> None:
+    generator = make_generator(never_ends)
+    inbox = submit(generator, utterance(seed=1, max_frames=50))
+    generator.step()
+    generator.hand_on()
+    generator.acknowledge(inbox.chunks[0].stream, 0, failed=True)
+    run(generator)
+    assert inbox.finish == "error: INTERNAL: a later stage failed"
+    assert dict(generator.statistics.finished) == {"internal": 1}
+
+
 def test_an_abandoned_stream_needs_no_acknowledgement() -> None:
     generator = make_generator(never_ends)
     spoken = utterance(seed=1, max_frames=50)

@@ -55,7 +55,7 @@ class Delivery:
         self._pace = Pace(utterance.chunk_frames, now)
         self._unacknowledged: dict[int, float] = {}
         self._last_sent = now
-        self.cancelled = self._abandoned = False
+        self.cancelled = self.failed = self._abandoned = False
 
     @property
     def started(self) -> bool:
@@ -92,11 +92,12 @@ class Delivery:
             self._flush(now)
             self._pending = pending
 
-    def acknowledge(self, index: int, cancelled: bool) -> None:
+    def acknowledge(self, index: int, cancelled: bool, failed: bool = False) -> None:
         """Chunk `index`, and with it every earlier one, has reached the end of the road."""
         for earlier in [chunk for chunk in self._unacknowledged if chunk <= index]:
             del self._unacknowledged[earlier]
         self.cancelled = self.cancelled or cancelled
+        self.failed = self.failed or failed
 
     def abandon(self) -> None:
         """The caller has left, and nobody will acknowledge anything any more."""

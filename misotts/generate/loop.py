@@ -129,10 +129,11 @@ class Generator:
         except TooLongError as error:
             raise Unavailable(f"{error}; ask for a smaller MAX_AUDIO_MS or give the server more KV memory") from None
 
-    def acknowledge(self, stream: int, index: int, cancelled: bool = False) -> None:
-        """A later stage is done with chunk `index` of `stream`; `cancelled`: it saw that the caller has left."""
+    def acknowledge(self, stream: int, index: int, cancelled: bool = False, failed: bool = False) -> None:
+        """A later stage is done with chunk `index` of `stream`; `cancelled`: it saw that the caller has left; `failed`:
+        it, or one before it, has ended the stream with an error."""
         with self._wake:
-            self._streams.acknowledge(stream, index, cancelled)
+            self._streams.acknowledge(stream, index, cancelled, failed)
             self._wake.notify()
 
     def abandon(self, stream: int) -> None:

@@ -59,10 +59,10 @@ class Streams:
         delivery = Delivery(utterance, send, self._codebooks, now)
         self._streams[utterance.stream] = Stream(utterance, receiver, delivery, now)
 
-    def acknowledge(self, stream: int, index: int, cancelled: bool) -> None:
+    def acknowledge(self, stream: int, index: int, cancelled: bool, failed: bool = False) -> None:
         """See `Generator.acknowledge`; a stream that is gone is no error."""
         if known := self._streams.get(stream):
-            known.delivery.acknowledge(index, cancelled)
+            known.delivery.acknowledge(index, cancelled, failed)
 
     def abandon(self, stream: int) -> None:
         """See `Generator.abandon`."""
@@ -79,6 +79,8 @@ class Streams:
             if utterance.finish:
                 if delivery.settled or delivery.silent(now):
                     self._forget(stream)
+            elif delivery.failed:
+                self.fail(stream, Internal("a later stage failed"), now)
             elif delivery.cancelled:
                 self.fail(stream, Cancelled("the caller left"), now)
             elif utterance.deadline is not None and now >= utterance.deadline:

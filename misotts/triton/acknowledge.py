@@ -1,6 +1,7 @@
 """Acknowledgements: `watermark`, the last stage, tells `generate`, the first that batches, how a chunk has fared.
 
-Triton tells the first steps of an ensemble neither that a caller has left nor how fast the later ones are. A chunk's
+Triton tells the first steps of an ensemble neither that a caller has left or a stage has failed, nor how fast the later
+steps are. A chunk's
 acknowledgement covers the stream's earlier chunks too, so a lost datagram costs nothing once the next one arrives.
 """
 
@@ -13,7 +14,7 @@ import struct
 import threading
 from collections.abc import Callable
 
-_FORMAT = struct.Struct("<qi?")  # stream, chunk index, cancelled
+_FORMAT = struct.Struct("<qi??")  # stream, chunk index, cancelled, failed
 
 
 class AcknowledgementSender:
@@ -26,8 +27,8 @@ class AcknowledgementSender:
         self._socket.setblocking(False)
         self._backlog: dict[int, bytes] = {}
 
-    def send(self, stream: int, index: int, cancelled: bool) -> None:
-        self._backlog[stream] = _FORMAT.pack(stream, index, cancelled)
+    def send(self, stream: int, index: int, cancelled: bool, failed: bool) -> None:
+        self._backlog[stream] = _FORMAT.pack(stream, index, cancelled, failed)
         self.flush()
 
     def flush(self) -> None:
@@ -40,9 +41,9 @@ class AcknowledgementSender:
 
 
 class AcknowledgementReceiver:
-    """Calls `received(stream, index, cancelled)` from a thread of its own."""
+    """Calls `received(stream, index, cancelled, failed)` from a thread of its own."""
 
-    def __init__(self, path: str, received: Callable[[int, int, bool], None]) -> None:
+    def __init__(self, path: str, received: Callable[[int, int, bool, bool], None]) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

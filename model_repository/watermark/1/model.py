@@ -44,19 +44,21 @@ class TritonPythonModel(ChunkStage):
         """Send what there is to hear, once, up to the stream's end; acknowledge the chunk in any case."""
         gone = piece.sender.is_cancelled()
         seated = self.has_slot(piece)
-        heard = seated and self.ended[piece.slot]
-        if (len(data) or finish) and not heard:
-            frame = self.frames[piece.slot] if seated else 0
-            outputs = {"AUDIO": data, "FRAME": np.array([frame], np.int32), "SEED_USED": piece.seed, "FINISH": finish}
-            send(piece.sender, outputs, final=True)
-        else:
-            end(piece.sender)
+        ended = seated and self.ended[piece.slot]
+        frame = self.frames[piece.slot] if seated else 0
         if seated:
             self.frames[piece.slot] += len(data) // FRAME_SAMPLES
             self.ended[piece.slot] |= bool(finish)
-        # A stream that an earlier stage ended with an error must end in generate too.
-        failed = finish.startswith(ERROR)
-        self.acknowledgements.send(piece.stream, piece.index, gone or failed)
+        try:
+            if (len(data) or finish) and not ended:
+                outputs = {"AUDIO": data, "FRAME": np.array([frame], np.int32), "SEED_USED": piece.seed}
+                send(piece.sender, {**outputs, "FINISH": finish}, final=True)
+            else:
+                end(piece.sender)
+        finally:
+            # A stream that this stage or decode ended with an error must end in generate too, which sends until then.
+            failed = ended or finish.startswith(ERROR)
+            self.acknowledgements.send(piece.stream, piece.index, gone, failed)
 
     def idle(self) -> None:
         self.acknowledgements.flush()
