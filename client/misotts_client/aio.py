@@ -24,6 +24,7 @@ class AsyncClient:
 
     def __init__(self, url: str = "localhost:8001") -> None:
         self.url = url
+        self._closed = asyncio.Event()
         self._channel = grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
@@ -39,7 +40,7 @@ class AsyncClient:
         """
         asked = as_request(request, fields)
         call = self._stub.ModelStreamInfer(iter([infer_request(asked)]), timeout=call_timeout_s(asked))
-        return AsyncStream(call, self.url)
+        return AsyncStream(call, self.url, self._closed)
 
     async def speak(self, request: SpeechRequest | str, **fields: Any) -> Speech:
         """The whole utterance; arguments as for `stream`.
@@ -55,6 +56,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connection; streams still running are cancelled."""
+        self._closed.set()
         await self._channel.close()
 
     async def __aenter__(self) -> "AsyncClient":
@@ -72,9 +74,11 @@ class AsyncStream(AsyncIterator[Chunk]):
     Used as a context manager, it is cancelled when left before its end; so it is when the iterating task is cancelled.
     """
 
-    def __init__(self, call: Any, url: str) -> None:
+    def __init__(self, call: Any, url: str, closed: asyncio.Event) -> None:
+        """`closed` is set when the client is closed."""
         self._call = call
         self._url = url
+        self._closed = closed
         self._cancelled = False
         self._chunks = _chunks(call, url)
 
@@ -82,8 +86,8 @@ class AsyncStream(AsyncIterator[Chunk]):
         try:
             return await anext(self._chunks)
         except asyncio.CancelledError:
-            # gRPC raises this for our own cancel too, where no task is being cancelled.
-            if self._cancelled:
+            # gRPC raises this for our own cancel and close too, where no task is being cancelled.
+            if self._cancelled or self._closed.is_set():
                 raise Cancelled(f"{self._url}: the stream was cancelled") from None
             raise
 

@@ -341,6 +341,22 @@ def test_cancelling_the_async_stream_is_no_cancelled_task(triton: FakeTriton) ->
     asyncio.run(run())
 
 
+def test_closing_the_async_client_is_no_cancelled_task(triton: FakeTriton) -> None:
+    async def run() -> None:
+        client = AsyncClient(triton.url)
+        task = asyncio.create_task(client.speak("hello"))
+        while not triton.requests:
+            await asyncio.sleep(0.01)
+        await client.close()
+        with pytest.raises(Cancelled):
+            await task
+        assert not task.cancelled()
+        assert await asyncio.to_thread(triton.cancelled.wait, 5)
+
+    triton.script = silent
+    asyncio.run(run())
+
+
 def test_a_dropped_async_stream_is_cancelled(triton: FakeTriton) -> None:
     async def run() -> None:
         async with AsyncClient(triton.url) as client:
