@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 REASONS = ("eos", "length", "cancelled", "deadline_exceeded", "unavailable", "internal")
@@ -11,8 +11,8 @@ REASONS = ("eos", "length", "cancelled", "deadline_exceeded", "unavailable", "in
 KEPT_OBSERVATIONS = 4096
 
 
-def _observations() -> defaultdict[str, deque[float]]:
-    return defaultdict(lambda: deque(maxlen=KEPT_OBSERVATIONS))
+def _observations() -> dict[str, deque[float]]:
+    return {name: deque(maxlen=KEPT_OBSERVATIONS) for name in ("step_seconds", "first_frame_seconds")}
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Statistics:
     """Utterances refused on arrival, because the line was full or the server stops."""
     finished: Counter[str] = field(default_factory=Counter)
     """By reason: one of `REASONS`."""
-    observations: defaultdict[str, deque[float]] = field(default_factory=_observations)
+    observations: dict[str, deque[float]] = field(default_factory=_observations)
 
     def end(self, finish: str) -> None:
         """Count an utterance's end by its FINISH."""
@@ -37,6 +37,6 @@ class Statistics:
         self.finished[reason] += 1
 
     def take_observations(self) -> dict[str, list[float]]:
-        """Measurements since the last call, by name."""
-        taken, self.observations = self.observations, _observations()
-        return {name: list(values) for name, values in taken.items()}
+        """Measurements since the last call, by name. Any thread may call it while the loop goes on measuring: a deque's
+        ends need no lock."""
+        return {name: [values.popleft() for _ in range(len(values))] for name, values in self.observations.items()}
