@@ -32,6 +32,7 @@ def check_request(request: SpeechRequest, config: ModelConfig) -> None:
     _check_range("SPEAKER", request.speaker, 0, MAX_SPEAKER)
     _check_range("TEMPERATURE", request.temperature, 0, MAX_TEMPERATURE)
     _check_range("TOP_K", request.top_k, 1, config.audio_codes)
+    _check_range("SEED", request.seed, -(2**63), 2**63 - 1)
     _check_range("MAX_AUDIO_MS", request.max_audio_ms, MIN_AUDIO_MS, MAX_AUDIO_MS)
     _check_range("CHUNK_FRAMES", request.chunk_frames, 0, MAX_CHUNK_FRAMES)
     _check_range("TIMEOUT_MS", request.timeout_ms, 0, 2**31 - 1)
@@ -47,7 +48,12 @@ def _check_text(field: str, text: str) -> None:
 
 def _check_range(field: str, value: float | None, low: float, high: float) -> None:
     if value is not None and not (math.isfinite(value) and low <= value <= high):
-        raise InvalidArgument(field, f"must be {low:g} to {high:g}, got {value:g}")
+        raise InvalidArgument(field, f"must be {_shown(low)} to {_shown(high)}, got {_shown(value)}")
+
+
+def _shown(value: float) -> str:
+    """An int in full: 1600001 is not 1.6e+06."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _check_context(context: Sequence[Segment], config: ModelConfig) -> None:

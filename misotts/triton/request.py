@@ -50,5 +50,7 @@ def _read_context(request: Any) -> list[Segment]:
         raise InvalidArgument("CONTEXT_SAMPLES", f"must be at least 1 for every segment, got {samples.min()}")
     if total != len(audio):
         raise InvalidArgument("CONTEXT_AUDIO", f"must be the sum of CONTEXT_SAMPLES long, {total}, got {len(audio)}")
+    if not count:  # they were sent, and hold nothing
+        return []
     clips = np.split(audio.copy(), np.cumsum(samples.astype(np.int64))[:-1])
     return [Segment(*row) for row in zip(texts or [], speakers.tolist(), clips, strict=True)]

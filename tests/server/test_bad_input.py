@@ -35,9 +35,10 @@ NAN_CLIP = np.full(2_000, np.nan, np.float32)
         (dict(max_audio_ms=79), "MAX_AUDIO_MS", "80 to 160000, got 79"),
         (dict(max_audio_ms=160_001), "MAX_AUDIO_MS", "80 to 160000, got 160001"),
         (dict(text="word " * 100, max_audio_ms=160_000), "MAX_AUDIO_MS", "at most .* got 160000"),
+        (dict(max_audio_ms=1_600_001), "MAX_AUDIO_MS", "80 to 160000, got 1600001"),
         (dict(chunk_frames=-1), "CHUNK_FRAMES", "0 to 25, got -1"),
         (dict(chunk_frames=26), "CHUNK_FRAMES", "0 to 25, got 26"),
-        (dict(timeout_ms=-1), "TIMEOUT_MS", "got -1"),
+        (dict(timeout_ms=-1), "TIMEOUT_MS", "0 to 2147483647, got -1"),
         (dict(context=[Segment("hi", 100, CLIP)]), "CONTEXT_SPEAKER", "0 to 99, got 100"),
         (dict(context=[Segment(" ", 0, CLIP)]), "CONTEXT_TEXT", "only spaces"),
         (dict(context=[Segment("hi", 0, CLIP[:0])]), "CONTEXT_SAMPLES", "at least 1"),
@@ -102,6 +103,13 @@ def test_malformed_tensors(server: RunningServer, inputs: dict[str, np.ndarray],
     assert error.field == field
     with pytest.raises(MisoError, match=words):
         raise error
+
+
+def test_a_context_of_no_segments_is_none(server: RunningServer) -> None:
+    nothing = {name: value[:0] for name, value in CONTEXT.items()}
+    spoken = infer(server.url, "misotts", TEXT=text(b"a"), MAX_AUDIO_MS=np.array([80], np.int32), **nothing)
+    assert spoken.error_message == ""
+    assert spoken.infer_response.outputs
 
 
 def test_a_refusal_says_nothing_of_code_or_paths(client: Client, server: RunningServer) -> None:
