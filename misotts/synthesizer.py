@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,8 @@ from misotts_client.request import SpeechRequest, as_request
 
 
 class Synthesizer:
-    """Speaks one utterance at a time. Use it as a context manager, or `close` it.
+    """Speaks one utterance at a time, and refuses a second one with a RuntimeError: codec and watermark have one slot.
+    Use it as a context manager, or `close` it.
 
     The codec and the watermark are loaded when audio is first asked for: `frames` needs neither.
     """
@@ -40,6 +42,7 @@ class Synthesizer:
         first_chunk_frames = delay_frames(folder) + 1
         self._generator = load_generator(folder, self._config, Limits(max_streams=1), first_chunk_frames)
         self._generator.start()
+        self._speaking = threading.Lock()
 
     @classmethod
     def load(cls, folder: str | Path, voices: str | Path | None = None, key: bytes = REFERENCE_KEY) -> Synthesizer:
@@ -89,6 +92,14 @@ class Synthesizer:
         return codes[codes.any(axis=1)]
 
     def _frame_chunks(self, request: SpeechRequest) -> Iterator[FrameChunk]:
+        if not self._speaking.acquire(blocking=False):
+            raise RuntimeError("a Synthesizer speaks one utterance at a time; exhaust or close the other stream first")
+        try:
+            yield from self._generate(request)
+        finally:
+            self._speaking.release()
+
+    def _generate(self, request: SpeechRequest) -> Iterator[FrameChunk]:
         prompt = self._prompter.build(request)
         inbox: queue.SimpleQueue[FrameChunk | MisoError] = queue.SimpleQueue()
         utterance = Utterance(

@@ -1,0 +1,21 @@
+"""The road without a server: what a caller can do wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from misotts.config import FRAME_SAMPLES
+from misotts.synthesizer import Synthesizer
+
+
+def test_a_second_utterance_has_to_wait_for_the_first(demo_folder: Path) -> None:
+    """Both would have the codec's one slot."""
+    with Synthesizer.load(demo_folder) as synthesizer:
+        first = synthesizer.stream("Hello.", max_audio_ms=400)
+        next(first)
+        with pytest.raises(RuntimeError, match="one utterance at a time"):
+            synthesizer.speak("Hello.", max_audio_ms=80)
+        first.close()  # type: ignore[attr-defined]
+        assert len(synthesizer.speak("Hello.", max_audio_ms=80)) == FRAME_SAMPLES
