@@ -40,6 +40,10 @@ def check_request(request: SpeechRequest, config: ModelConfig) -> None:
 
 
 def _check_text(field: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # a lone surrogate, which the library's callers can send
+        raise InvalidArgument(field, f"cannot be UTF-8: {error.reason} at code point {error.start}") from None
     if not text.strip():
         raise InvalidArgument(field, "must say something, got " + ("only spaces" if text else "an empty text"))
     if len(text) > MAX_TEXT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +104,20 @@ def test_seeds_are_fresh_or_the_requests_own(prompter: Prompter) -> None:
     assert len(drawn) == 20
     assert all(0 <= seed < 2**63 for seed in drawn)
     assert prompter.build(SpeechRequest("Hello.", seed=-5)).seed == -5
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "words"),
+    [
+        (dict(text="a\ud800"), "TEXT", "cannot be UTF-8: .* at code point 1"),
+        (dict(seed=2**63), "SEED", "-9223372036854775808 to 9223372036854775807, got 9223372036854775808"),
+    ],
+    ids=["surrogate", "seed"],
+)
+def test_what_no_tensor_could_hold(prompter: Prompter, fields: dict[str, Any], field: str, words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words) as caught:
+        prompter.build(SpeechRequest(**{"text": "Hello.", **fields}))
+    assert caught.value.field == field
 
 
 def test_the_time_limit_runs_from_the_arrival(prompter: Prompter) -> None:

@@ -17,10 +17,7 @@ def infer(url: str, model: str, **inputs: np.ndarray) -> Any:
         is_bytes = value.dtype == np.object_
         datatype = "BYTES" if is_bytes else np_to_triton_dtype(value.dtype)
         request.inputs.add(name=name, datatype=datatype, shape=value.shape)
-        if is_bytes and value.size:
-            raw = serialize_byte_tensor(value).item()
-        else:
-            raw = b"" if is_bytes else value.tobytes()
+        raw = serialize_byte_tensor(value).item() if is_bytes and value.size else value.tobytes()
         request.raw_input_contents.append(raw)
     with grpc.insecure_channel(url) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
