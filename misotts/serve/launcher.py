@@ -24,6 +24,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,12 @@ def serve(options: ServeOptions) -> None:
         ServeError: it could not start, or a stage or tritonserver died.
     """
     _check(options)
-    with tempfile.TemporaryDirectory(prefix="misotts-") as run:
-        launcher = _Launcher(options, Path(run))
+    with contextlib.ExitStack() as stack:
+        try:
+            run = stack.enter_context(tempfile.TemporaryDirectory(prefix="misotts-"))
+            launcher = _Launcher(options, Path(run))
+        except OSError as error:  # none can be written, or its path is too long for a socket's name
+            raise ServeError(f"no run folder in {os.environ.get('TMPDIR', '/tmp')} (set TMPDIR): {error}") from None
         try:
             launcher.start()
             launcher.watch()
@@ -156,7 +161,8 @@ class _Launcher:
             start_new_session=True,  # Ctrl-C is ours to handle: a drain, not a stop
             preexec_fn=_die_with_parent,
         )
-        threading.Thread(target=self._copy_log, name="log", daemon=True).start()
+        assert self._process.stdout
+        threading.Thread(target=_copy_log, args=(self._process.stdout, self._log), name="log", daemon=True).start()
         self._wait_until_ready(began + START_LIMIT_S)
         if not self._stopping.is_set():
             self._phase = "serving"
@@ -255,18 +261,6 @@ class _Launcher:
         _say(f"{signal.Signals(number).name}: draining; once more stops at once")
         self._stopping.set()
 
-    def _copy_log(self) -> None:
-        assert self._process
-        assert self._process.stdout
-        log = open(self._log, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closing could fail as writing does)
-        for line in self._process.stdout:
-            # A full disk loses lines; a pipe that nobody reads would stop every stage at its next one.
-            with contextlib.suppress(OSError):
-                log.write(line)
-            if line.startswith(STAGE_LINE) and " INFO " not in line:
-                with contextlib.suppress(OSError):
-                    sys.stderr.write(line)
-
     def _triton_error(self) -> str:
         """What Triton itself last complained of, if it did: a server that gives up takes its stages with it."""
         time.sleep(0.2)  # its last lines are on their way
@@ -275,6 +269,18 @@ class _Launcher:
                 if complaint := TRITON_ERROR.match(line):
                     return f"; Triton says: {complaint[1]}"
         return ""
+
+
+def _copy_log(lines: Iterable[str], file: Path) -> None:
+    """Write Triton's output to `file`, what the stages complain of to stderr too. A full disk loses lines, no more: a
+    pipe that nobody reads would hang every stage at its next line."""
+    with contextlib.suppress(OSError), open(file, "wb", buffering=0) as log:
+        for line in lines:
+            with contextlib.suppress(OSError):
+                log.write(line.encode())
+            if line.startswith(STAGE_LINE) and " INFO " not in line:
+                with contextlib.suppress(OSError):
+                    sys.stderr.write(line)
 
 
 def _die_with_parent() -> None:

@@ -141,6 +141,16 @@ def test_no_watermark_key_is_one_line(demo_folder: Path) -> None:
     assert said.startswith("error: no watermark key: name a file with --watermark-key-file")
 
 
+def test_a_run_folder_that_cannot_be_is_one_line(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    (said,) = serve_fails(demo_folder).splitlines()[-1:]
+    assert said == f"error: no run folder in {folder} (set TMPDIR): AF_UNIX path too long"
+
+
 def test_a_busy_port_is_one_line(demo_folder: Path) -> None:
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
