@@ -117,12 +117,14 @@ def test_long_prompts_are_prefilled_in_pieces_beside_decodes() -> None:
     assert len(first.codes) == 20
 
 
-def test_the_line_is_bounded_and_says_when_to_come_back() -> None:
+@pytest.mark.parametrize("running", [0, 1])
+def test_the_line_is_bounded_and_says_when_to_come_back(running: int) -> None:
+    """One seat and two places in line are three, also for a burst that comes before the first has sat down."""
     generator = make_generator(never_ends, Limits(max_streams=1, max_waiting=2, step_positions=16))
-    generator.submit(utterance(seed=1), Inbox(generator))
-    generator.step()
-    for seed in (2, 3):
+    for seed in (1, 2, 3):
         generator.submit(utterance(seed=seed), Inbox(generator))
+        if seed <= running:
+            generator.step()
     with pytest.raises(Unavailable, match="try again in") as caught:
         generator.submit(utterance(seed=4), Inbox(generator))
     assert caught.value.retry_after_s

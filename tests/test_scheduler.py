@@ -48,7 +48,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             except TooLongError:
                 assert utterance.last_position > 12 * BLOCK
             except LineFullError:
-                assert waiting >= LIMITS.max_waiting
+                assert waiting == LIMITS.max_waiting + self.scheduler.free_seats
             else:
                 self.utterances.append(utterance)
                 self.progress[utterance] = self.steps

@@ -23,7 +23,7 @@ class Limits:
     max_streams: int = 16
     """Seats: utterances that generate at once."""
     max_waiting: int = 64
-    """Utterances that may wait for a seat; the next one is refused."""
+    """Utterances that may wait beside those for whom a seat is free; the next one is refused."""
     step_positions: int = 512
     """Positions of one step; what decodes leave of it goes to prefill, and in any case a quarter of it or one block."""
 
@@ -79,7 +79,8 @@ class Scheduler:
         need = self.pool.blocks_for(utterance.last_position)
         if need > self.pool.capacity:
             raise TooLongError(f"the utterance may need {need} KV blocks, the server has {self.pool.capacity}")
-        if len(self.waiting) >= self.limits.max_waiting:
+        # Those who will sit down at the next step do not wait: a burst on an idle server fills its seats and the line.
+        if len(self.waiting) >= self.limits.max_waiting + self.free_seats:
             raise LineFullError(f"{self.limits.max_streams} utterances may run and {self.limits.max_waiting} wait")
         utterance.keys = block_keys(utterance.prompt, self.pool.block_size)
         self.waiting.append(utterance)
