@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from misotts.generate.delivery import MAX_UNACKNOWLEDGED, Chunk
+from misotts.generate.delivery import MAX_UNACKNOWLEDGED, PROBE_AFTER_S, PROBE_WAITING_AFTER_S, Chunk
 from misotts.generate.loop import Generator
 from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
@@ -216,12 +216,16 @@ def test_a_quiet_stream_is_probed() -> None:
     running = submit(generator, utterance(seed=1, max_frames=50, chunk_frames=25))
     waiting = submit(generator, utterance(seed=2, max_frames=50))
     generator.step()
-    time.sleep(0.11)
+    time.sleep(PROBE_AFTER_S + 0.01)
     generator.step()
     generator.hand_on()
-    for inbox in (running, waiting):
-        assert [len(chunk.codes) for chunk in inbox.chunks] == [0]
-        assert inbox.finish == ""
+    assert [len(chunk.codes) for chunk in running.chunks] == [0]
+    assert not waiting.chunks, "one that waits holds nothing that is in a hurry to be free"
+    time.sleep(PROBE_WAITING_AFTER_S - PROBE_AFTER_S)
+    generator.step()
+    generator.hand_on()
+    assert [len(chunk.codes) for chunk in waiting.chunks] == [0]
+    assert running.finish == waiting.finish == ""
     generator.acknowledge(waiting.chunks[0].stream, 0, cancelled=True)
     generator.acknowledge(running.chunks[0].stream, 0, cancelled=True)
     run(generator)
