@@ -25,7 +25,23 @@ def in_order(done: Iterable[tuple[int, Result]]) -> list[Result]:
     return [result for _, result in sorted(done, key=lambda each: each[0])]
 
 
-def rows_for(highest: int, slots: int) -> int:
-    """Rows of a call that reaches slot `highest`: the next power of two, at most `slots`. Low slots are handed out
-    first, so few streams make small calls; few sizes make few CUDA graphs."""
+PACKED_SHARE = 4
+"""Up to one in so many slots can be packed: a packed call needs as much state again."""
+
+
+def call_rows(members: Sequence[int], slots: int) -> tuple[int, bool]:
+    """Rows of a call over the slots `members`, and whether their states are packed together for it.
+
+    Rows are powers of two, at most `slots`: few sizes make few CUDA graphs. A call in place has a row for every slot up
+    to the highest member; low slots are handed out first. Where the members are few among many, packing at least halves
+    the rows.
+    """
+    in_place, packed = _power(max(members), slots), _power(len(members) - 1, slots)
+    if packed <= min(in_place // 2, slots // PACKED_SHARE):
+        return packed, True
+    return in_place, False
+
+
+def _power(highest: int, slots: int) -> int:
+    """The least power of two above `highest`, or `slots` if that is less."""
     return min(1 << highest.bit_length(), slots)

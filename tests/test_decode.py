@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from moshi.models import MimiModel
 
 from demo.model import CONFIG as DEMO
@@ -23,6 +25,7 @@ from misotts.generate.loop import Generator
 from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import EOS, LENGTH, Utterance
 from misotts.mimi import build_mimi, encode, load_mimi
+from misotts.slots import PACKED_SHARE, call_rows
 from misotts.synthesizer import Synthesizer
 from misotts_client.errors import MisoError
 
@@ -98,16 +101,19 @@ def test_streamed_is_whole_at_the_published_size() -> None:
     assert expected.std() > 0.01
 
 
-def test_streams_of_all_lengths_share_calls(decoder: Decoder, mimi: MimiModel, config: ModelConfig) -> None:
-    """Four streams, started at different times and cut differently, a seat used twice: each as if it were alone."""
+@pytest.mark.parametrize("slots", [SLOTS, 16])
+def test_streams_of_all_lengths_share_calls(decoder: Decoder, mimi: MimiModel, config: ModelConfig, slots: int) -> None:
+    """Streams started at different times and cut differently, a seat used twice, in calls over the first rows and over
+    packed ones: each as if it were alone."""
+    decoder = decoder if slots == SLOTS else Decoder(copy.deepcopy(mimi), slots)
     random = np.random.default_rng(2)
     lengths = [150, 40, 170, 9, 60]
     waiting = [(make_codes(config, length, seed), length) for seed, length in enumerate(lengths)]
     running: dict[int, tuple[np.ndarray, int, list[np.ndarray]]] = {}
     done: list[tuple[np.ndarray, list[np.ndarray]]] = []
     while waiting or running:
-        free = [slot for slot in range(SLOTS) if slot not in running]
-        if waiting and free and random.random() < 0.5:
+        free = [slot for slot in range(slots) if slot not in running]
+        if waiting and len(running) < SLOTS and random.random() < 0.5:
             running[int(random.choice(free))] = (waiting.pop()[0], 0, [])
         pieces = []
         for slot, (codes, start, _) in running.items():
@@ -126,14 +132,31 @@ def test_streams_of_all_lengths_share_calls(decoder: Decoder, mimi: MimiModel, c
     assert len(done) == len(lengths)
     for codes, heard in done:
         assert np.abs(np.concatenate(heard) - whole(mimi, codes)).max() < TOLERANCE
+    assert any(packed for _, packed, _ in decoder._rows._views)
 
 
-def test_a_short_piece_does_not_wait_for_a_long_one(decoder: Decoder, config: ModelConfig) -> None:
+@given(slots=st.integers(1, 300), data=st.data())
+def test_a_call_has_rows_for_its_streams_and_few_more(slots: int, data: st.DataObject) -> None:
+    members = data.draw(st.lists(st.integers(0, slots - 1), min_size=1, unique=True))
+    rows, packed = call_rows(members, slots)
+    assert len(members) <= rows <= slots
+    if packed:
+        assert rows < 2 * len(members)
+        assert rows <= slots // PACKED_SHARE
+    else:
+        assert max(members) < rows
+        assert rows <= max(2 * max(members), 1)
+        assert rows < 4 * len(members) or len(members) > slots // (2 * PACKED_SHARE) or slots < PACKED_SHARE
+
+
+def test_a_short_piece_does_not_wait_for_a_long_one(
+    decoder: Decoder, config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lengths = [30, 1, 0, 8]
     pieces = [Codes(slot, True, make_codes(config, length, slot)) for slot, length in enumerate(lengths)]
     calls = []
-    call = decoder._call
-    decoder._call = lambda codes_of: calls.append(len(codes_of)) or call(codes_of)  # type: ignore[method-assign,func-returns-value]
+    decode = decoder._rows.decode
+    monkeypatch.setattr(decoder._rows, "decode", lambda codes_of: calls.append(len(codes_of)) or decode(codes_of))
     done = [(number, len(calls), len(audio) // FRAME_SAMPLES) for number, audio in decoder.decode_each(pieces)]
     assert done == [(2, 0, 0), (1, 1, 1), (3, 2, 8), (0, 3 + (30 - 8) // MAX_FRAMES, 30)]
 

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -102,23 +103,30 @@ CUTS = [(1, 1, 1)] * 4 + [(2, 2, 0)] * 3 + [(1, 0, 0)] * 3 + [(3, 1, 2), (7, 0, 
 """Frames of three streams in each call."""
 REPLAYS = [7, 2, 3]
 """Of the graphs of three rows and one frame, two rows and two frames, one row and one frame: see `test_slots`."""
+PACKED_REPLAYS = [6, 2, 3]
+"""Packed, the two streams that have a second frame in (3, 1, 2) make a call of two rows, not of three."""
 
 
-def decode_all(decoder: Decoder) -> list[np.ndarray]:
+def decode_all(decoder: Decoder, slots: Sequence[int]) -> list[np.ndarray]:
     codes = np.random.default_rng(1).integers(0, 2048, (3, 40, 32)).astype(np.int32)
     at, audio = [0, 0, 0], [[], [], []]
     for number, cut in enumerate(CUTS):
         pieces = []
-        for slot, count in enumerate(cut):
-            begins = number == 0 or (slot == 1 and number == 5)
-            pieces.append(Codes(slot, begins, codes[slot, at[slot] : at[slot] + count]))
-            at[slot] += count
-        for slot, out in enumerate(decoder.decode(pieces)):
-            audio[slot].append(out)
+        for stream, count in enumerate(cut):
+            begins = number == 0 or (stream == 1 and number == 5)
+            pieces.append(Codes(slots[stream], begins, codes[stream, at[stream] : at[stream] + count]))
+            at[stream] += count
+        for stream, out in enumerate(decoder.decode(pieces)):
+            audio[stream].append(out)
     return [np.concatenate(parts) for parts in audio]
 
 
-def test_decoding_through_graphs_sounds_like_the_cpu(pretend_cuda: PretendCuda) -> None:
+@pytest.mark.parametrize(
+    ("slots", "replays"), [((0, 1, 2), REPLAYS), ((15, 4, 9), PACKED_REPLAYS)], ids=["first rows", "packed"]
+)
+def test_decoding_through_graphs_sounds_like_the_cpu(
+    pretend_cuda: PretendCuda, slots: tuple[int, ...], replays: list[int]
+) -> None:
     config = ModelConfig.from_dict(CONFIG)
     torch.manual_seed(0)
     weights = make_mimi_weights(config)
@@ -128,11 +136,11 @@ def test_decoding_through_graphs_sounds_like_the_cpu(pretend_cuda: PretendCuda) 
         network.load_state_dict(weights)
         return network.eval().requires_grad_(False)
 
-    expected = decode_all(Decoder(mimi(), 3))
-    found = decode_all(Decoder(mimi().to("cuda"), 3))
+    expected = decode_all(Decoder(mimi(), 3), range(3))
+    found = decode_all(Decoder(mimi().to("cuda"), 3 if max(slots) < 3 else 16), slots)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
-    assert [graph.replays for graph in pretend_cuda.graphs] == REPLAYS
+    assert [graph.replays for graph in pretend_cuda.graphs] == replays
 
 
 def test_moshi_compiles_nothing_whichever_module_comes_first() -> None:

@@ -26,7 +26,7 @@ from misotts.generate.scheduler import Limits, LineFullError, Part, Scheduler, T
 from misotts.generate.statistics import Statistics
 from misotts.generate.streams import Streams
 from misotts.generate.utterance import LENGTH, NO_SEAT, Utterance
-from misotts.slots import rounds, rows_for
+from misotts.slots import call_rows, rounds
 from misotts_client.errors import Unavailable
 
 CODES = np.ones(1, np.int32)
@@ -212,7 +212,7 @@ class Decode(ChunkWorker):
     def calls(self, pieces: list[Piece]) -> Iterator[tuple[float, list[Piece]]]:
         yield 0.0, [piece for piece in pieces if not piece.frames]
         for start, end, members in rounds([piece.frames for piece in pieces]):
-            rows = rows_for(max(pieces[member].slot for member in members), self.slots)
+            rows, _ = call_rows([pieces[member].slot for member in members], self.slots)
             total = 0.0
             for begin in range(start, end, decode.MAX_FRAMES):
                 total += self.costs.decode.at(rows, min(decode.MAX_FRAMES, end - begin))

@@ -1,0 +1,193 @@
+"""Mimi's decoder over the streams of one call, out of a streaming state that has a row for every slot.
+
+A call costs what its rows cost, whether they run or not. So it has few: the first rows of the state, as views that copy
+nothing, or, where the call's streams are few among many, their rows packed into a smaller state and back.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from moshi.models import MimiModel
+from moshi.modules.streaming import State, StreamingContainer
+from moshi.modules.transformer import RingKVCache
+
+from misotts.slots import PACKED_SHARE, call_rows
+
+GRAPH_FRAMES = 4
+"""Most frames of a call that becomes a CUDA graph; a longer one keeps the device busy without."""
+
+States = dict[str, State]
+Move = tuple[torch.Tensor, torch.Tensor, int]
+"""A tensor of all slots, the one it is packed into, and the dimension of both that is the rows."""
+
+
+class DecoderRows:
+    """The decoder and a row of its state for every slot."""
+
+    def __init__(self, mimi: MimiModel, slots: int, max_frames: int) -> None:
+        """`max_frames`: most frames of a call."""
+        self._network = _MimiDecoder(mimi)
+        self._slots = slots
+        self._device = next(mimi.parameters()).device
+        self._codebooks = mimi.num_codebooks
+        steps = max_frames * round(mimi.encoder_frame_rate / mimi.frame_rate)
+        # The last row is nobody's: the rows of a packed call that are left over are copies of it.
+        self._state = self._new_state(slots + 1, steps)
+        self._packed = self._new_state(max(slots // PACKED_SHARE, 1), steps)
+        self._views: dict[tuple[int, bool, int], _View] = {}
+        self._graph_pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
+
+    def _new_state(self, rows: int, steps: int) -> States:
+        with self._network.streaming(rows):
+            states = self._network.get_streaming_state()
+        for state in states.values():
+            if cache := getattr(state, "kv_cache", None):
+                state.kv_cache = _larger(cache, steps)
+        return states
+
+    def reset(self, slots: list[int]) -> None:
+        """Start new streams in `slots`."""
+        if slots:
+            mask = torch.zeros(self._slots + 1, dtype=torch.bool)
+            mask[slots] = True
+            mask = mask.to(self._device)
+            for state in self._state.values():
+                state.reset(mask)
+
+    def decode(self, codes_of: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Equally long pieces by slot, int32 [frames, codebooks] → their audio, float32 [frames * 1920]."""
+        rows, packed = call_rows(list(codes_of), self._slots)
+        row_of = {slot: row if packed else slot for row, slot in enumerate(codes_of)}
+        frames = len(next(iter(codes_of.values())))
+        codes = np.zeros((rows, self._codebooks, frames), np.int64)
+        running = np.zeros(rows, bool)
+        slot_of = np.full(rows, self._slots)
+        for slot, piece in codes_of.items():
+            row = row_of[slot]
+            codes[row], running[row], slot_of[row] = piece.T, True, slot
+        view = self._views.get((rows, packed, frames))
+        if view is None:
+            view = self._views[rows, packed, frames] = self._view(rows, packed, frames)
+        audio = view.run(*(torch.from_numpy(each).to(self._device) for each in (codes, running, slot_of)))
+        return {slot: audio[row] for slot, row in row_of.items()}
+
+    def _view(self, rows: int, packed: bool, frames: int) -> _View:
+        state = _first_rows(self._packed if packed else self._state, rows)
+        moves = list(_moves(self._state, state)) if packed else []
+        return _View(self._network, state, moves, self._graph_pool if frames <= GRAPH_FRAMES else None)
+
+
+class _MimiDecoder(StreamingContainer):
+    """The half of Mimi that decodes, so that no streaming state is kept for the half that encodes."""
+
+    def __init__(self, mimi: MimiModel) -> None:
+        super().__init__()
+        assert mimi.decoder_transformer is not None
+        self.quantizer, self.upsample = mimi.quantizer, mimi.upsample
+        self.transformer, self.decoder = mimi.decoder_transformer, mimi.decoder
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        (latent,) = self.transformer(self.upsample(self.quantizer.decode(codes)))
+        return self.decoder(latent)
+
+
+class _View:
+    """The network over some rows, for one number of frames."""
+
+    def __init__(self, network: _MimiDecoder, state: States, moves: list[Move], graph_pool: Any) -> None:
+        """`moves`: what is copied to `state` before a call and back after it. `graph_pool`: memory that the CUDA graphs
+        of all views share; None where the view is to have no graph."""
+        self._network, self._state, self._moves = network, state, moves
+        rows, device = state[""].batch_size, state[""].device
+        self._running = torch.ones(rows, dtype=torch.bool, device=device)
+        self._slot_of = torch.zeros(rows, dtype=torch.int64, device=device)
+        for module_state in self._state.values():
+            module_state.exec_mask = self._running
+        self._forward = self._through if graph_pool is None else _Graphed(self._through, graph_pool)
+
+    def run(self, codes: torch.Tensor, running: torch.Tensor, slot_of: torch.Tensor) -> np.ndarray:
+        """Codes [rows, codebooks, frames] → audio [rows, samples]; `slot_of` is each row's slot."""
+        self._network.set_streaming_state(self._state)
+        self._running.copy_(running)
+        self._slot_of.copy_(slot_of)
+        return self._forward(codes)[:, 0].cpu().numpy()
+
+    def _through(self, codes: torch.Tensor) -> torch.Tensor:
+        for whole, packed, rows in self._moves:
+            packed.copy_(whole.index_select(rows, self._slot_of))
+        audio = self._network(codes)
+        for whole, packed, rows in self._moves:
+            whole.index_copy_(rows, self._slot_of, packed)
+        return audio
+
+
+class _Graphed:
+    """A network as a CUDA graph, for input of one shape.
+
+    moshi has such a class too, but each of its graphs keeps memory of its own: dozens of them would take what the KV
+    pool has left.
+    """
+
+    def __init__(self, network: Callable[[torch.Tensor], torch.Tensor], pool: Any) -> None:
+        self._network, self._pool = network, pool
+        self._codes: torch.Tensor | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, codes: torch.Tensor) -> torch.Tensor:
+        """Run the network; what is returned holds until any graph of the pool runs next."""
+        if self._codes is None:  # libraries load and choose their kernels, which cannot be captured
+            self._codes = codes.clone()
+            return self._network(codes)
+        self._codes.copy_(codes)
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, pool=self._pool, capture_error_mode="thread_local"):
+                self._audio = self._network(self._codes)
+        self._graph.replay()  # a capture runs nothing
+        return self._audio
+
+
+def _first_rows(states: States, rows: int) -> States:
+    """Views of the first `rows` rows."""
+    return {name: _first_rows_of(state, rows) for name, state in states.items()}
+
+
+def _first_rows_of(state: State, rows: int) -> State:
+    view = copy.copy(state)
+    view.batch_size = rows
+    for name, value in vars(state).items():
+        if isinstance(value, torch.Tensor):
+            setattr(view, name, value[:rows])
+        elif isinstance(value, RingKVCache):
+            ring = copy.copy(value)
+            ring.cache, ring.end_offset = value.cache[:, :rows], value.end_offset[:rows]
+            setattr(view, name, ring)
+    return view
+
+
+def _moves(whole: States, packed: States) -> Iterator[Move]:
+    """All that tells one stream from another."""
+    for name, state in whole.items():
+        for part, value in vars(state).items():
+            other = getattr(packed[name], part)
+            if isinstance(value, RingKVCache):
+                yield value.cache, other.cache, 1
+                yield value.end_offset, other.end_offset, 0
+            elif isinstance(value, torch.Tensor) and part != "exec_mask":
+                yield value, other, 0
+
+
+def _larger(ring: RingKVCache, steps: int) -> RingKVCache:
+    """A ring that holds `steps` more than the attention's context.
+
+    moshi's ring holds just the context, so a call of several steps overwrites the oldest keys before its first steps
+    have read them: after 10 s of audio the samples would depend on how the stream was cut (and the write that a
+    masked row makes would eat keys that it still needs).
+    """
+    _, rows, heads, capacity, width = ring.cache.shape
+    return RingKVCache(rows, heads, width, capacity + steps, device=ring.cache.device, dtype=ring.cache.dtype)
