@@ -1,8 +1,8 @@
 """Acknowledgements: `watermark`, the last stage, tells `generate`, the first that batches, how a chunk has fared.
 
 Triton tells the first steps of an ensemble neither that a caller has left or a stage has failed, nor how fast the later
-steps are. A chunk's
-acknowledgement covers the stream's earlier chunks too, so a lost datagram costs nothing once the next one arrives.
+steps are. A chunk's acknowledgement covers the stream's earlier chunks too, so a lost datagram costs nothing once the
+next one arrives.
 """
 
 from __future__ import annotations
