@@ -16,6 +16,7 @@ from moshi.models import MimiModel
 from moshi.modules.streaming import State, StreamingContainer
 from moshi.modules.transformer import RingKVCache
 
+from misotts.mimi import enlarge_rings
 from misotts.slots import PACKED_SHARE, call_rows
 
 GRAPH_FRAMES = 4
@@ -45,9 +46,7 @@ class DecoderRows:
     def _new_state(self, rows: int, steps: int) -> States:
         with self._network.streaming(rows):
             states = self._network.get_streaming_state()
-        for state in states.values():
-            if cache := getattr(state, "kv_cache", None):
-                state.kv_cache = _larger(cache, steps)
+        enlarge_rings(states.values(), steps)
         return states
 
     def reset(self, slots: list[int]) -> None:
@@ -180,14 +179,3 @@ def _moves(whole: States, packed: States) -> Iterator[Move]:
                 yield value.end_offset, other.end_offset, 0
             elif isinstance(value, torch.Tensor) and part != "exec_mask":
                 yield value, other, 0
-
-
-def _larger(ring: RingKVCache, steps: int) -> RingKVCache:
-    """A ring that holds `steps` more than the attention's context.
-
-    moshi's ring holds just the context, so a call of several steps overwrites the oldest keys before its first steps
-    have read them: after 10 s of audio the samples would depend on how the stream was cut (and the write that a
-    masked row makes would eat keys that it still needs).
-    """
-    _, rows, heads, capacity, width = ring.cache.shape
-    return RingKVCache(rows, heads, width, capacity + steps, device=ring.cache.device, dtype=ring.cache.dtype)

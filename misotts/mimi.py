@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from moshi.models import MimiModel
 from moshi.models.loaders import get_mimi
+from moshi.modules.streaming import StreamingContainer
+from moshi.modules.transformer import RingKVCache
 
 from misotts.config import FRAME_SAMPLES, SAMPLE_RATE, ModelConfig
 from misotts.transformers_mimi import is_transformers_mimi, moshi_tensors
@@ -59,6 +61,11 @@ PUBLISHED: Mapping[str, Any] = {
 """Sizes of the published codec (79.3 M parameters). A model folder's `mimi` names what differs."""
 
 
+PIECE_FRAMES = 125
+"""Frames that are encoded in one call, 10 s. The whole of a clip of minutes would take gigabytes, and for longer than a
+stage may give no sign of life."""
+
+
 def build_mimi(config: ModelConfig) -> MimiModel:
     """Mimi at the model's sizes, weights not set."""
     sizes = {
@@ -91,9 +98,56 @@ def read_mimi(path: Path, config: ModelConfig) -> MimiModel:
 
 
 @torch.inference_mode()
-def encode(mimi: MimiModel, audio: np.ndarray) -> np.ndarray:
+def encode(mimi: MimiModel, audio: np.ndarray, pause: Callable[[], None] = lambda: None) -> np.ndarray:
     """Encode a whole clip, float32 [samples] at 24 kHz → codes int32 [frames, codebooks]; the last frame is padded
-    with silence."""
+    with silence. One clip of a codec at a time.
+
+    A clip of more than `PIECE_FRAMES` is encoded piece by piece. `pause` is called in between; what it raises ends the
+    work.
+    """
     wave = torch.from_numpy(audio).to(next(mimi.parameters()).device)
-    wave = F.pad(wave, (0, -len(wave) % FRAME_SAMPLES))
-    return mimi.encode(wave.view(1, 1, -1))[0].T.to("cpu", torch.int32).numpy()
+    wave = F.pad(wave, (0, -len(wave) % FRAME_SAMPLES)).view(1, 1, -1)
+    first, *others = wave.split(PIECE_FRAMES * FRAME_SAMPLES, dim=-1)
+    if not others:
+        return _codes(mimi.encode(first))
+    network = _MimiEncoder(mimi)
+    with network.streaming(1):
+        steps = PIECE_FRAMES * round(mimi.encoder_frame_rate / mimi.frame_rate)
+        enlarge_rings(network.get_streaming_state().values(), steps)
+        codes = [_codes(network(first))]
+        for piece in others:
+            pause()
+            codes.append(_codes(network(piece)))
+    return np.concatenate(codes)
+
+
+def _codes(codes: torch.Tensor) -> np.ndarray:
+    return codes[0].T.to("cpu", torch.int32).numpy()
+
+
+class _MimiEncoder(StreamingContainer):
+    """The half of Mimi that encodes, as `mimi.encode` but without its CUDA graphs."""
+
+    def __init__(self, mimi: MimiModel) -> None:
+        super().__init__()
+        assert mimi.encoder_transformer is not None
+        self.encoder, self.transformer = mimi.encoder, mimi.encoder_transformer
+        self.downsample, self.quantizer = mimi.downsample, mimi.quantizer
+
+    def forward(self, audio: torch.Tensor) -> torch.Tensor:
+        (latent,) = self.transformer(self.encoder(audio))
+        return self.quantizer.encode(self.downsample(latent))
+
+
+def enlarge_rings(states: Iterable[Any], steps: int) -> None:
+    """Make room for `steps` more than the attention's context in the fresh states of a streaming network.
+
+    moshi's ring holds just the context, so a call of several steps overwrites the oldest keys before its first steps
+    have read them: after 10 s of audio the result would depend on how the stream was cut (and the write that a masked
+    row makes would eat keys that it still needs).
+    """
+    for state in states:
+        if ring := getattr(state, "kv_cache", None):
+            _, rows, heads, capacity, width = ring.cache.shape
+            device, dtype = ring.cache.device, ring.cache.dtype
+            state.kv_cache = RingKVCache(rows, heads, width, capacity + steps, device=device, dtype=dtype)

@@ -14,7 +14,7 @@ from transformers import MimiModel
 from misotts.checkpoint import CheckpointError
 from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.decode import Codes, Decoder
-from misotts.mimi import build_mimi, encode, read_mimi
+from misotts.mimi import PIECE_FRAMES, build_mimi, encode, read_mimi
 
 FRAMES = 150
 """12 s: beyond the 10 s that Mimi's attention reaches back."""
@@ -55,6 +55,39 @@ def test_transformers_layout_codes_and_sounds_like_transformers(
     assert same == 1.0
     assert ours.shape == sound.shape
     assert distance < 1e-5
+
+
+@pytest.mark.parametrize("frames", [2 * PIECE_FRAMES, 3 * PIECE_FRAMES - 20])
+def test_a_long_clip_codes_in_pieces_as_at_once(peer_file: Path, config: ModelConfig, frames: int) -> None:
+    mimi = read_mimi(peer_file, config)
+    audio = np.random.default_rng(1).normal(0, 0.1, frames * FRAME_SAMPLES - 700).astype(np.float32)
+    padded = torch.from_numpy(np.pad(audio, (0, 700))).view(1, 1, -1)
+    with torch.inference_mode():
+        expected = mimi.encode(padded)[0].T.numpy()
+    pauses: list[int] = []
+    codes = encode(mimi, audio, lambda: pauses.append(1))
+    same = float((codes == expected).mean())
+    print(f"{frames} frames: {same:.5f} of the codes equal")
+    assert codes.dtype == np.int32
+    assert codes.shape == expected.shape
+    assert same == 1.0
+    assert len(pauses) == -(-frames // PIECE_FRAMES) - 1
+
+
+def test_a_clip_that_is_given_up_leaves_the_codec_as_it_was(peer_file: Path, config: ModelConfig) -> None:
+    mimi = read_mimi(peer_file, config)
+    audio = np.random.default_rng(2).normal(0, 0.1, 2 * PIECE_FRAMES * FRAME_SAMPLES).astype(np.float32)
+
+    def give_up() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        encode(mimi, audio, give_up)
+    short = audio[: 10 * FRAME_SAMPLES]
+    with torch.inference_mode():
+        expected = mimi.encode(torch.from_numpy(short).view(1, 1, -1))[0].T.numpy()
+    assert np.array_equal(encode(mimi, short), expected)
+    assert np.array_equal(encode(mimi, audio)[:10], expected)
 
 
 def test_moshis_published_names_are_read(config: ModelConfig, tmp_path: Path) -> None:
