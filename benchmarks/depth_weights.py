@@ -19,6 +19,7 @@ import json
 import re
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -200,7 +201,7 @@ def spoken_states(model: Path, frames: int) -> torch.Tensor:
     backbone = TorchBackbone(weights, config, num_blocks=1 + config.max_seq_len // 32)
     generator = Generator(config, embedding, backbone, depth, limits)
     mimi = load_mimi(model, config)
-    prompter = Prompter(model, config, lambda audio: encode(mimi, audio), Voices(None))
+    prompter = Prompter(model, config, partial(encode, mimi), Voices(None))
     texts = [line for line in TEXTS.read_text(encoding="utf-8").splitlines() if line.strip()]
     for seed in range(frames):
         if len(depth.heard) >= frames:

@@ -8,6 +8,7 @@ never in memory; the prompts' states are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def real_prompts(model: Path, config: ModelConfig, texts: Iterable[str], voices:
     mimi, known = load_mimi(model, config), Voices(voices)
     if not known.names():
         raise ConfigError(f"no voice at {voices}: a calibration without speech would miss half of what the model reads")
-    prompter = Prompter(model, config, lambda audio: encode(mimi, audio), known)
+    prompter = Prompter(model, config, partial(encode, mimi), known)
     requests = [SpeechRequest(text, voice=name) for name in known.names() for text in texts]
     return [torch.from_numpy(prompter.build(request).frames).long() for request in requests]
 

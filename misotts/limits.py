@@ -22,6 +22,23 @@ DEFAULT_TEMPERATURE = 0.9
 DEFAULT_TOP_K = 50
 
 
+def check_context_size(segments: int, samples: int, config: ModelConfig) -> None:
+    """Hold a context against what a prompt can hold at all; a stage does it before it copies anything.
+
+    Args:
+        samples: of all segments' audio together.
+
+    Raises:
+        InvalidArgument: names the field, the limit and what came.
+    """
+    limit = config.max_seq_len // 2  # a clip of one frame and the frame after it
+    if segments > limit:
+        raise InvalidArgument("CONTEXT_TEXT", f"must be at most {limit} segments, got {segments}")
+    limit = config.max_seq_len * FRAME_SAMPLES
+    if samples > limit:
+        raise InvalidArgument("CONTEXT_AUDIO", f"must be at most {limit} samples in all, got {samples}")
+
+
 def check_request(request: SpeechRequest, config: ModelConfig) -> None:
     """Hold every field of a request against its limits.
 
@@ -61,10 +78,7 @@ def _shown(value: float) -> str:
 
 
 def _check_context(context: Sequence[Segment], config: ModelConfig) -> None:
-    limit = config.max_seq_len * FRAME_SAMPLES
-    total = sum(len(segment.audio) for segment in context)
-    if total > limit:
-        raise InvalidArgument("CONTEXT_AUDIO", f"must be at most {limit} samples in all, got {total}")
+    check_context_size(len(context), sum(len(segment.audio) for segment in context), config)
     for segment in context:
         _check_text("CONTEXT_TEXT", segment.text)
         _check_range("CONTEXT_SPEAKER", segment.speaker, 0, MAX_SPEAKER)

@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from misotts.config import FRAME_MS, FRAME_SAMPLES, ModelConfig
 from misotts.generate.embedding import MASKED
 from misotts.limits import DEFAULT_AUDIO_MS, DEFAULT_TEMPERATURE, DEFAULT_TOP_K, check_request
+from misotts.recent import Recent
 from misotts.tokenizer import Tokenizer
 from misotts.voices import Voices
 from misotts_client.errors import DeadlineExceeded, InvalidArgument
@@ -24,8 +24,34 @@ log = logging.getLogger(__name__)
 
 VOICES_KEPT = 256
 
-Encode = Callable[[np.ndarray], np.ndarray]
+Pause = Callable[[], None]
+"""Is called between pieces of long work; what it raises ends the work."""
+
+Encode = Callable[[np.ndarray, Pause], np.ndarray]
 """A clip, float32 [samples] at 24 kHz → its codes, int32 [frames, codebooks]: see `misotts.mimi.encode`."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A request within its limits; nothing of it has been encoded yet."""
+
+    request: SpeechRequest
+    deadline: float | None
+    """`time.monotonic()` seconds at which the utterance is given up."""
+    voice: np.ndarray | None
+    """Its voice's frames, where it has one that was encoded before."""
+
+    @property
+    def encodes(self) -> bool:
+        """Whether its prompt takes the codec, and so up to seconds; without, it takes less than a millisecond."""
+        return bool(self.request.context) or (self.request.voice is not None and self.voice is None)
+
+    def check_deadline(self) -> None:
+        """Raises:
+        DeadlineExceeded: the request's time is over.
+        """
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise DeadlineExceeded("TIMEOUT_MS has passed")
 
 
 @dataclass(frozen=True)
@@ -42,38 +68,67 @@ class Prompt:
     chunk_frames: int
     deadline: float | None
     """`time.monotonic()` seconds at which the utterance is given up."""
+    dropped: int
+    """Context segments, the oldest, that did not fit."""
 
 
 class Prompter:
     """Builds prompts: segments oldest first, each its text, then its audio's frames and one frame of zeros; at the end
-    the text to speak."""
+    the text to speak.
+
+    One thread may `check` while another one completes a prompt; `complete` is for one thread at a time wherever the
+    prompt `encodes`: the codec keeps the state of one clip.
+    """
 
     def __init__(self, folder: Path, config: ModelConfig, encode: Encode, voices: Voices) -> None:
         self._config, self._encode, self._voices = config, encode, voices
         self._tokenizer = Tokenizer(folder, config)
-        self._voice_frames = lru_cache(maxsize=VOICES_KEPT)(self._encode_voice)
+        self._voice_frames: Recent[tuple[object, ...], np.ndarray] = Recent(VOICES_KEPT)
 
-    def build(self, request: SpeechRequest, arrived: float | None = None) -> Prompt:
-        """Check a request and build its prompt. `arrived`: `time.monotonic()` seconds, from which its time limit runs;
+    def build(self, request: SpeechRequest) -> Prompt:
+        """Check a request and build its prompt; raises what `check` and `complete` do."""
+        return self.complete(self.check(request))
+
+    def check(self, request: SpeechRequest, arrived: float | None = None) -> Checked:
+        """Hold a request against its limits. `arrived`: `time.monotonic()` seconds, from which its time limit runs;
         left out, now.
 
         Raises:
-            InvalidArgument: a field is out of its limits, or the prompt does not fit.
+            InvalidArgument: a field is out of its limits.
             NotFound: no such voice.
             DeadlineExceeded: the request has waited for longer than it may take.
         """
         check_request(request, self._config)
-        now = time.monotonic()
-        deadline = (now if arrived is None else arrived) + request.timeout_ms / 1000 if request.timeout_ms else None
-        if deadline is not None and now >= deadline:
-            raise DeadlineExceeded("TIMEOUT_MS has passed")
-        speaker = request.speaker or 0
-        required = [self._text(request.text, speaker)]
+        arrived = time.monotonic() if arrived is None else arrived
+        checked = Checked(
+            request,
+            deadline=arrived + request.timeout_ms / 1000 if request.timeout_ms else None,
+            voice=None if request.voice is None else self._voice_frames.get(self._voice_key(request)),
+        )
+        checked.check_deadline()
+        return checked
+
+    def complete(self, checked: Checked, alive: Pause = lambda: None) -> Prompt:
+        """Build the prompt of a checked request. `alive` is called between pieces of the work.
+
+        Raises:
+            InvalidArgument: the prompt does not fit, or the voice is not usable.
+            NotFound: the voice is no longer there.
+            DeadlineExceeded: the request's time is over.
+        """
+
+        def pause() -> None:
+            alive()
+            checked.check_deadline()
+
+        pause()
+        request = checked.request
+        required = [self._text(request.text, request.speaker or 0)]
         if request.voice is not None:
-            required.insert(0, self._voice(request.voice, speaker))
+            required.insert(0, self._voice(request, alive) if checked.voice is None else checked.voice)
         positions = sum(map(len, required))
         max_frames = self._max_frames(request.max_audio_ms, positions)
-        context = self._fit(request, self._config.max_seq_len - max_frames - positions)
+        context = self._fit(request, self._config.max_seq_len - max_frames - positions, pause)
         return Prompt(
             frames=np.concatenate([*required[:-1], *context, required[-1]]),
             max_frames=max_frames,
@@ -81,7 +136,8 @@ class Prompter:
             temperature=DEFAULT_TEMPERATURE if request.temperature is None else request.temperature,
             top_k=DEFAULT_TOP_K if request.top_k is None else request.top_k,
             chunk_frames=request.chunk_frames or 0,
-            deadline=deadline,
+            deadline=checked.deadline,
+            dropped=len(request.context) - len(context),
         )
 
     def _max_frames(self, max_audio_ms: int | None, positions: int) -> int:
@@ -100,7 +156,7 @@ class Prompter:
             )
         return max_audio_ms // FRAME_MS
 
-    def _fit(self, request: SpeechRequest, room: int) -> list[np.ndarray]:
+    def _fit(self, request: SpeechRequest, room: int, pause: Pause) -> list[np.ndarray]:
         """Frames of the newest context segments that fit in `room` positions."""
         kept: list[np.ndarray] = []
         for segment in reversed(request.context):
@@ -109,12 +165,13 @@ class Prompter:
             if room < 0:  # known before its audio is encoded, which may take seconds
                 log.info("dropped %d context segments that do not fit", len(request.context) - len(kept))
                 break
-            kept.insert(0, np.concatenate([text, self._audio(segment.audio)]))
+            kept.insert(0, np.concatenate([text, self._audio(segment.audio, pause)]))
         return kept
 
-    def _audio(self, audio: np.ndarray) -> np.ndarray:
+    def _audio(self, audio: np.ndarray, pause: Pause) -> np.ndarray:
+        pause()
         frames = np.zeros((_positions(audio), self._config.frame_columns), np.int32)
-        frames[:-1, :-1] = self._encode(audio)
+        frames[:-1, :-1] = self._encode(audio, pause)
         frames[:, -1] = MASKED
         return frames
 
@@ -124,13 +181,23 @@ class Prompter:
         frames[:, -1] = tokens
         return frames
 
-    def _voice(self, name: str, speaker: int) -> np.ndarray:
-        return self._voice_frames(name, speaker, self._voices.version(name))
+    def _voice(self, request: SpeechRequest, alive: Pause) -> np.ndarray:
+        """The request's voice, encoded unless another request had it encoded while this one waited. Whoever asked for
+        it first may run out of time: it is encoded to its end, for those who ask next."""
+        key = self._voice_key(request)
+        frames = self._voice_frames.get(key)
+        if frames is None:
+            assert request.voice is not None
+            segment = self._voices.segment(request.voice, request.speaker or 0)
+            text = self._text(segment.text, segment.speaker)
+            frames = np.concatenate([text, self._audio(segment.audio, alive)])
+            self._voice_frames.put(key, frames)
+        return frames
 
-    def _encode_voice(self, name: str, speaker: int, version: tuple[int, ...]) -> np.ndarray:
-        """A voice's frames; `version` makes a changed file a new voice."""
-        segment = self._voices.segment(name, speaker)
-        return np.concatenate([self._text(segment.text, speaker), self._audio(segment.audio)])
+    def _voice_key(self, request: SpeechRequest) -> tuple[object, ...]:
+        """What a voice's frames depend on; its version makes a changed file a new voice."""
+        assert request.voice is not None
+        return request.voice, request.speaker or 0, self._voices.version(request.voice)
 
 
 def _positions(audio: np.ndarray) -> int:

@@ -38,7 +38,7 @@ class Synthesizer:
     def __init__(self, folder: Path, voices: Path | None = None, key: bytes = REFERENCE_KEY) -> None:
         """Load the language model; see `load`."""
         self._folder, self._config, self._key = folder, ModelConfig.load(folder), key
-        self._prompter = Prompter(folder, self._config, lambda audio: encode(self._mimi, audio), Voices(voices))
+        self._prompter = Prompter(folder, self._config, lambda *clip: encode(self._mimi, *clip), Voices(voices))
         first_chunk_frames = delay_frames(folder) + 1
         self._generator = load_generator(folder, self._config, Limits(max_streams=1), first_chunk_frames)
         self._generator.start()

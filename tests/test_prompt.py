@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from misotts.tokenizer import Tokenizer
 from misotts.voices import Voices
 from misotts_client.errors import DeadlineExceeded, InvalidArgument
 from misotts_client.request import Segment, SpeechRequest
+from tests.clips import folder_with_ann
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def prompter(demo_folder: Path, config: ModelConfig, tmp_path_factory: pytest.Te
     return Prompter(demo_folder, config, canned_codes, Voices(voices))
 
 
-def canned_codes(audio: np.ndarray) -> np.ndarray:
+def canned_codes(audio: np.ndarray, pause: object = None) -> np.ndarray:
     """A clip's codes, without a codec: its loudness in every column, from 1 on."""
     frames = -(-len(audio) // FRAME_SAMPLES)
     return np.full((frames, 32), round(float(np.abs(audio).max()) * 10), np.int32)
@@ -123,9 +125,26 @@ def test_what_no_tensor_could_hold(prompter: Prompter, fields: dict[str, Any], f
 def test_the_time_limit_runs_from_the_arrival(prompter: Prompter) -> None:
     request = SpeechRequest("Hello.", timeout_ms=5_000)
     arrived = time.monotonic() - 2
-    assert prompter.build(request, arrived).deadline == arrived + 5
+    checked = prompter.check(request, arrived)
+    assert prompter.complete(checked).deadline == arrived + 5
     with pytest.raises(DeadlineExceeded):
-        prompter.build(request, arrived - 3)
+        prompter.check(request, arrived - 3)
+    with pytest.raises(DeadlineExceeded):
+        prompter.complete(replace(checked, deadline=arrived))
+
+
+def test_only_context_and_new_voices_take_the_codec(demo_folder: Path, config: ModelConfig, tmp_path: Path) -> None:
+    prompter = Prompter(demo_folder, config, canned_codes, Voices(folder_with_ann(tmp_path / "voices")))
+    voice = SpeechRequest("Hello.", voice="ann")
+    checked = prompter.check(voice)
+    assert checked.encodes
+    prompter.complete(checked)
+    assert not prompter.check(voice).encodes
+    assert prompter.check(replace(voice, speaker=1)).encodes, "its text's tag is another one"
+    assert prompter.check(replace(voice, context=[Segment("Old.", 0, clip(1))])).encodes
+    assert not prompter.check(SpeechRequest("Hello.")).encodes
+    (tmp_path / "voices" / "ann.txt").write_text("Other words.")
+    assert prompter.check(voice).encodes
 
 
 def positions(tokenizer: Tokenizer, text: str, audio: int, speaker: int = 0) -> int:
@@ -146,6 +165,7 @@ def test_context_that_just_fits_stays_and_one_frame_more_is_dropped(
         with caplog.at_level(logging.INFO, logger="misotts.prompt"):
             prompt = prompter.build(SpeechRequest("Speak.", context=context, max_audio_ms=max_frames * FRAME_MS))
         assert prompt.max_frames == max_frames
+        assert prompt.dropped == 2 - kept
         spoken = ["Old.", "New.", "Speak."][2 - kept :]
         assert texts(prompt.frames) == [tokenizer.encode(text, 0) for text in spoken]
         assert len(prompt.frames) + max_frames == config.max_seq_len or kept == 1
@@ -169,7 +189,7 @@ def test_the_oldest_go_first_and_no_gap_is_left(prompter: Prompter, tokenizer: T
 def test_what_is_dropped_is_not_encoded_first(demo_folder: Path, config: ModelConfig) -> None:
     encoded: list[int] = []
 
-    def encode(audio: np.ndarray) -> np.ndarray:
+    def encode(audio: np.ndarray, pause: object) -> np.ndarray:
         encoded.append(len(audio))
         return canned_codes(audio)
 
@@ -264,3 +284,7 @@ def test_context_is_checked(prompter: Prompter, config: ModelConfig) -> None:
             prompter.build(SpeechRequest("Hello.", context=[segment]))
         assert caught.value.field == field
     prompter.build(SpeechRequest("Hello.", context=[Segment("a", 0, np.zeros(largest, np.float32))]))
+    prompter.build(SpeechRequest("Hello.", context=[Segment("a", 0, clip(1))] * 1024))
+    with pytest.raises(InvalidArgument, match="at most 1024 segments, got 1025") as caught:
+        prompter.build(SpeechRequest("Hello.", context=[Segment("a", 0, clip(1))] * 1025))
+    assert caught.value.field == "CONTEXT_TEXT"

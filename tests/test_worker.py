@@ -47,13 +47,14 @@ def test_what_waits_is_bounded_also_behind_others_of_its_key() -> None:
         worker.put("too many")
     gate.let_go()
     wait_until(lambda: len(gate.batches) == 2)
-    assert worker.waiting == 2
+    assert worker.unfinished == 3, "two wait and one is worked on"
     worker.put("3")
     with pytest.raises(queue.Full):
         worker.put("too many")
     gate.let_go(4)
     wait_until(lambda: len(gate.batches) == 5)
     assert gate.batches == [["first"], ["0"], ["1"], ["2"], ["3"]]
+    wait_until(lambda: worker.unfinished == 0)
 
 
 def test_every_batch_is_a_sign_of_life() -> None:

@@ -203,7 +203,7 @@ class WatermarkCalls:
 def measure_prompt(folder: Path, config: ModelConfig, repeats: int) -> PromptCost:
     """The prompt stage's time for a text, and a line through the lengths of its prompts."""
     mimi = load_mimi(folder, config)
-    prompter = Prompter(folder, config, lambda audio: encode(mimi, audio), Voices(None))
+    prompter = Prompter(folder, config, partial(encode, mimi), Voices(None))
     corpus = " ".join(TEXTS.read_text(encoding="utf-8").split())
     requests = [SpeechRequest(corpus[at : at + chars], max_audio_ms=4000) for at, chars in enumerate(TEXT_CHARS)]
     lengths = [len(prompter.build(request).frames) for request in requests]

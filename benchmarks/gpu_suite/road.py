@@ -11,6 +11,7 @@ import queue
 import statistics
 import time
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -70,7 +71,7 @@ class _Stages:
         self._generator = engines.generator(Limits(most, most), delay_frames(folder) + 1)
         mimi = random_mimi(config, device)
         make_tokenizer(min(config.text_vocab_size, 1024)).save(str(folder / "tokenizer.json"))
-        self._prompter = Prompter(folder, config, lambda audio: encode(mimi, audio), Voices(None))
+        self._prompter = Prompter(folder, config, partial(encode, mimi), Voices(None))
         self._decoder = Decoder(mimi, most)
         self._watermarker = Watermarker(folder, most, device=device)
         self._generator.start()

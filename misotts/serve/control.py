@@ -15,7 +15,7 @@ from misotts.serve.settings import STAGES
 
 SILENT_S = 20.0
 """A stage that says nothing, or whose worker makes no pass, for this long counts as dead. Long, because a stage's
-longest single piece of work (a clip of minutes through Mimi's encoder on a busy CPU) takes several seconds."""
+longest single piece of work (10 s of audio through Mimi's encoder on a busy CPU) takes several seconds."""
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Control:
 
     @property
     def streams(self) -> int:
-        """Requests whose prompt waits to be made and utterances in generate, as of the stages' last beats."""
+        """Requests whose prompt is not made yet and utterances in generate, as of the stages' last beats."""
         return int(self.stages["prompt"].report.get("waiting", 0) + self.stages["generate"].report.get("streams", 0))
 
     def command(self, command: str, *stages: str) -> None:

@@ -6,16 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from misotts.config import ModelConfig
+from misotts.limits import check_context_size
 from misotts.triton.tensors import array, scalar, strings
 from misotts_client.errors import InvalidArgument
 from misotts_client.request import Segment, SpeechRequest
 
 
-def read_request(request: Any) -> SpeechRequest:
-    """Read the contract's tensors; the limits are held against them later, by `misotts.limits`.
+def read_request(request: Any, config: ModelConfig) -> SpeechRequest:
+    """Read the contract's tensors; but for the context's size, the limits are held against them later, by
+    `misotts.limits`.
 
     Raises:
-        InvalidArgument: a text is not UTF-8, or the context's tensors do not fit each other.
+        InvalidArgument: a text is not UTF-8, or the context is too large or its tensors do not fit each other.
     """
     (text,) = strings(request, "TEXT") or [""]
     voice = strings(request, "VOICE")
@@ -23,7 +26,7 @@ def read_request(request: Any) -> SpeechRequest:
         text=text,
         speaker=scalar(request, "SPEAKER"),
         voice=voice[0] if voice else None,
-        context=_read_context(request),
+        context=_read_context(request, config),
         temperature=scalar(request, "TEMPERATURE"),
         top_k=scalar(request, "TOP_K"),
         seed=scalar(request, "SEED"),
@@ -33,9 +36,11 @@ def read_request(request: Any) -> SpeechRequest:
     )
 
 
-def _read_context(request: Any) -> list[Segment]:
-    texts = strings(request, "CONTEXT_TEXT")
+def _read_context(request: Any, config: ModelConfig) -> list[Segment]:
     arrays = {name: array(request, name) for name in ("CONTEXT_SPEAKER", "CONTEXT_SAMPLES", "CONTEXT_AUDIO")}
+    sizes = {name: 0 if value is None else value.size for name, value in arrays.items()}
+    check_context_size(sizes["CONTEXT_SAMPLES"], sizes["CONTEXT_AUDIO"], config)  # before it is decoded and copied
+    texts = strings(request, "CONTEXT_TEXT")
     if texts is None and all(value is None for value in arrays.values()):
         return []
     for name, value in {"CONTEXT_TEXT": texts, **arrays}.items():

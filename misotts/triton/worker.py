@@ -30,17 +30,19 @@ class Worker(Generic[Item]):
         """`process` gets the batches; `limit` bounds the items that wait; `idle` runs when nothing comes."""
         self._process, self._key, self._idle, self._limit = process, key, idle, limit
         self._items: deque[Item] = deque()
+        self._taken = 0
         self._arrival = threading.Condition()
-        """Guards the items; notified when one comes."""
+        """Guards the items and how many of them a batch has taken; notified when one comes."""
         self.busy_s = 0.0
         self.last_sign = time.monotonic()
         """When the worker last gave a sign of life."""
         threading.Thread(target=self._run, name="worker", daemon=True).start()
 
     @property
-    def waiting(self) -> int:
-        """Items that no batch has taken yet."""
-        return len(self._items)
+    def unfinished(self) -> int:
+        """Items that wait or are being worked on."""
+        with self._arrival:
+            return len(self._items) + self._taken
 
     def put(self, item: Item) -> None:
         """Queue an item.
@@ -76,6 +78,7 @@ class Worker(Generic[Item]):
     def _take(self) -> list[Item]:
         """The next batch; what comes second for its key waits for the one after."""
         with self._arrival:
+            self._taken = 0
             if not self._items:
                 self._arrival.wait(IDLE_S)
             batch: dict[object, Item] = {}
@@ -85,5 +88,5 @@ class Worker(Generic[Item]):
                     rest.append(item)
                 else:
                     batch[key] = item
-            self._items = rest
+            self._items, self._taken = rest, len(batch)
             return list(batch.values())

@@ -124,6 +124,12 @@ def test_too_much_context_audio(client: Client) -> None:
         client.speak("Hello.", context=context)
 
 
+def test_too_many_context_segments(client: Client) -> None:
+    with pytest.raises(InvalidArgument, match="at most 1024 segments, got 1025") as caught:
+        client.speak("Hello.", context=[Segment("hi", 0, CLIP[:1])] * 1025)
+    assert caught.value.field == "CONTEXT_TEXT"
+
+
 def test_a_timeout_ends_the_utterance(client: Client) -> None:
     with pytest.raises(DeadlineExceeded, match="TIMEOUT_MS"):
         client.speak("Hello.", max_audio_ms=60_000, timeout_ms=500)

@@ -7,11 +7,13 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.server_state import metrics
 from demo.server import RunningServer
-from misotts_client import Client, InvalidArgument
+from misotts.config import FRAME_SAMPLES
+from misotts_client import Client, InvalidArgument, Segment
 
 PUBLISHED_S = 1.2
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -36,6 +38,18 @@ def test_counts_follow_the_requests(client: Client, server: RunningServer) -> No
     assert 0 < change["misotts_generate_busy_seconds_total"] < 10
     assert change["misotts_watermark_chunks_total"] >= 4
     assert metrics(server)["misotts_generate_blocks_used"] == 0
+
+
+def test_context_that_does_not_fit_is_counted(client: Client, server: RunningServer) -> None:
+    time.sleep(PUBLISHED_S)
+    before = metrics(server)
+    context = [Segment("Too long.", 0, np.zeros(2_040 * FRAME_SAMPLES, np.float32))]
+    client.speak("Hello.", context=context, max_audio_ms=800)
+    time.sleep(PUBLISHED_S)
+    after = metrics(server)
+    assert after["misotts_prompt_dropped_segments_total"] - before["misotts_prompt_dropped_segments_total"] == 1
+    assert after["misotts_prompt_encoding"] == after["misotts_prompt_waiting"] == 0
+    assert after["misotts_prompt_encoding_seconds_total"] <= after["misotts_prompt_busy_seconds_total"]
 
 
 def test_every_metric_is_documented(server: RunningServer) -> None:
