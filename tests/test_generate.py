@@ -231,16 +231,6 @@ def test_a_quiet_stream_is_probed() -> None:
     run(generator)
 
 
-def test_draining_refuses_the_new_and_ends_the_old() -> None:
-    generator = make_generator(never_ends)
-    inbox = submit(generator, utterance(seed=1))
-    generator.drain()
-    with pytest.raises(Unavailable, match="shutting down"):
-        generator.submit(utterance(seed=2), Inbox(generator))
-    run(generator)
-    assert inbox.finish == "length"
-
-
 def test_a_failing_engine_ends_every_stream_and_is_seen() -> None:
     def fails(seed: int, frame: int) -> list[int]:
         if frame == 2:

@@ -89,7 +89,7 @@ class Generator:
         self._launched: deque[_Launched] = deque()
         self._wake = threading.Condition()
         """Guards the scheduler and the streams; notified when there may be something to do."""
-        self._draining = self._closed = False
+        self._closed = False
         self.failure: Exception | None = None
         """What has ended the loop; None while it runs."""
         self.last_pass = time.monotonic()
@@ -119,7 +119,7 @@ class Generator:
     def _admit(self, utterance: Utterance) -> None:
         if self.failure:
             raise Unavailable("the generate stage has failed")
-        if self._draining:
+        if self._closed:
             raise Unavailable("the server is shutting down")
         try:
             self.scheduler.add(utterance)
@@ -142,11 +142,6 @@ class Generator:
             self._streams.abandon(stream)
             self._wake.notify()
 
-    def drain(self) -> None:
-        """Refuse new utterances from now on; running and waiting ones go on to their end."""
-        with self._wake:
-            self._draining = True
-
     @property
     def streams(self) -> int:
         """Utterances that hold something: waiting, running, or not acknowledged to the end."""
@@ -155,7 +150,7 @@ class Generator:
     def close(self) -> None:
         """End every utterance and stop the threads."""
         with self._wake:
-            self._draining = self._closed = True
+            self._closed = True
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join()

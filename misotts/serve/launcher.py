@@ -43,6 +43,8 @@ STOP_LIMIT_S = 10
 """Time that tritonserver gets to stop once its streams have ended."""
 HURRIED_STOP_LIMIT_S = 2
 """The same where it would wait in vain: a stage is dead, or streams were not let end."""
+SETTLED_S = 1.0
+"""Two beats of the stages: if they hold nothing for so long, nothing is on its way between two of them either."""
 WATCH_S = 0.1
 STAGE_LINE = "misotts "
 """Stages begin their log lines with this; the rest of Triton's output goes to the log file alone."""
@@ -184,12 +186,14 @@ class _Launcher:
     def drain(self) -> None:
         """Refuse new requests and wait for the running ones to end."""
         self._phase = "draining"
-        self._control.command("drain", "generate")
+        self._control.command("drain", "prompt")  # what it has taken in goes down the whole road
         limit = time.monotonic() + self._options.drain_s
-        settled = time.monotonic() + 1.0  # a request may be between prompt and generate, or a beat old
-        while self._control.streams or time.monotonic() < settled:
+        settled = time.monotonic() + SETTLED_S
+        while time.monotonic() < settled:
             self._look()
-            if time.monotonic() > limit:
+            if self._control.streams:
+                settled = time.monotonic() + SETTLED_S
+            if self._control.streams and time.monotonic() > limit:
                 _say(f"{self._control.streams} streams did not end within {self._options.drain_s:g} s")
                 self._hurried = True
                 return

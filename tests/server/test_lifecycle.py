@@ -8,18 +8,22 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from demo.server import START_S, RunningServer, is_ready, running_server, start_server
 from misotts.serve.launcher import STOP_LIMIT_S
-from misotts_client import Client
+from misotts_client import Client, Segment
 from misotts_client.errors import MisoError, Unavailable
+from tests.clips import tone
+
+LONG = Segment("A long story.", 0, tone(150).astype("float32"))
+"""It takes the codec about a second."""
 
 
 def stage_process(server: RunningServer, stage: str) -> int:
@@ -82,27 +86,29 @@ def test_a_killed_stage_ends_the_server(demo_folder: Path) -> None:
 
 
 def test_sigterm_lets_streams_end_and_refuses_new_ones(demo_folder: Path) -> None:
-    with running_server(demo_folder) as server, Client(server.url) as client:
+    with running_server(demo_folder) as server, Client(server.url) as client, ThreadPoolExecutor(2) as pool:
         regions = shared_memory(server)
-        spoken = []
-        speaking = threading.Thread(target=lambda: spoken.append(client.speak("Hello.", max_audio_ms=8_000)))
         with client.stream("Hello.", max_audio_ms=400) as warm:
             list(warm)
-        speaking.start()
+        speaking = pool.submit(client.speak, "Hello.", max_audio_ms=8_000)
+        encoded = pool.submit(client.speak, "Hello.", context=[LONG], max_audio_ms=400)
         time.sleep(0.3)
+        while readiness(server)[1]["streams"] != 2:
+            time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         status, told = readiness(server)
         assert (status, told["ready"], told["phase"]) == (503, False, "draining")
         with pytest.raises(Unavailable, match="shutting down"):
             client.speak("Too late.")
-        speaking.join()
+        spoken = speaking.result()
+        assert len(encoded.result().audio) == 5 * 1920, "it had come before the signal"
         while readiness(server)[1]["phase"] == "draining":
             time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)  # nothing is left to hurry: it is no failure
         assert server.process.wait(30) == 0
-        assert len(spoken[0].audio) == 100 * 1920
-        assert spoken[0].finish == "length"
+        assert len(spoken.audio) == 100 * 1920
+        assert spoken.finish == "length"
     assert regions
     assert not any(region.exists() for region in regions), "shared memory was left behind"
 

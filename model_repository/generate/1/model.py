@@ -39,7 +39,6 @@ class TritonPythonModel(Stage):
             device=self.device,
         )
         self.receiver = AcknowledgementReceiver(settings.acknowledge_socket, self.generator.acknowledge)
-        self.link.on("drain", self.generator.drain)
         self.generator.start()
 
     def take(self, request: Any, sender: Any) -> None:
