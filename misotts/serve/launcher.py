@@ -33,8 +33,9 @@ from misotts.config import ConfigError, ModelConfig
 from misotts.serve.control import Control
 from misotts.serve.engines import BackboneEngine, DepthEngine, missing_engine
 from misotts.serve.readiness import Readiness
+from misotts.serve.run_folder import run_folder
 from misotts.serve.settings import STAGES, StageSettings
-from misotts.serve.tritonserver import NoTritonError, Ports, TritonServer, lay_out_repository, shared_memory_prefix
+from misotts.serve.tritonserver import NoTritonError, Ports, TritonServer, lay_out_repository
 from misotts.watermark_key import REFERENCE_KEY
 
 START_LIMIT_S = 1800.0
@@ -84,8 +85,7 @@ def serve(options: ServeOptions) -> None:
     _check(options)
     with contextlib.ExitStack() as stack:
         try:
-            run = stack.enter_context(tempfile.TemporaryDirectory(prefix="misotts-"))
-            launcher = _Launcher(options, Path(run))
+            launcher = _Launcher(options, stack.enter_context(run_folder()))
         except OSError as error:  # none can be written, or its path is too long for a socket's name
             raise ServeError(f"no run folder in {os.environ.get('TMPDIR', '/tmp')} (set TMPDIR): {error}") from None
         try:
@@ -218,7 +218,7 @@ class _Launcher:
             raise ServeError(f"tritonserver ended with status {self._process.returncode}{self._triton_error()}")
 
     def stop(self) -> None:
-        """Stop tritonserver and its stages, whatever state they are in, and leave nothing behind."""
+        """Stop tritonserver and its stages, whatever state they are in."""
         self._phase = "stopping"
         process = self._process
         if process and process.poll() is None:
@@ -230,8 +230,6 @@ class _Launcher:
             _kill_group(process.pid)
             process.wait()
         self._readiness.close()
-        for region in Path("/dev/shm").glob(f"{shared_memory_prefix(self._settings)}*"):
-            region.unlink(missing_ok=True)
 
     def keep_log(self) -> Path:
         """Move Triton's log out of the run folder, which is about to go."""

@@ -11,6 +11,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from misotts.serve.run_folder import shared_memory_prefix
 from misotts.serve.settings import RUN_ENV, StageSettings
 from misotts.watermark_key import KEY_ENV
 
@@ -94,7 +95,7 @@ class TritonServer:
             f"--exit-timeout-secs={exit_timeout_s}",
             f"--grpc-restricted-protocol={private}:misotts={settings.secret}",
             f"--http-restricted-api={private}:misotts={settings.secret}",
-            f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix(settings)}",
+            f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix(Path(settings.run))}",
         ]
 
 
@@ -113,11 +114,6 @@ def _require_libpython(version: str) -> None:
     own = Path(sysconfig.get_config_var("LIBDIR") or "/") / f"libpython{version}.so.1.0"
     if not own.exists() and not ctypes.util.find_library(f"python{version}"):
         raise NoTritonError(f"Triton's stub needs libpython{version}.so.1.0 (Debian: libpython{version})")
-
-
-def shared_memory_prefix(settings: StageSettings) -> str:
-    """Names the stubs' regions in /dev/shm, which a killed server leaves behind."""
-    return f"misotts_{Path(settings.run).name}_"
 
 
 def lay_out_repository(settings: StageSettings) -> None:

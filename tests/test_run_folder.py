@@ -1,0 +1,87 @@
+"""The run folder, and what is found there of launchers that were killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from misotts.serve import run_folder as run_folder_module
+from misotts.serve.run_folder import run_folder, shared_memory_prefix
+
+OTHER = """
+import sys, time
+from pathlib import Path
+from misotts.serve import run_folder as module
+module.SHARED_MEMORY = Path(sys.argv[1])
+with module.run_folder() as run:
+    (run / "settings.json").write_text("keys")
+    (module.SHARED_MEMORY / (module.shared_memory_prefix(run) + "decode")).touch()
+    print(run, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in place of /dev/shm, and a TMPDIR of the test's own."""
+    regions = tmp_path / "shm"
+    regions.mkdir()
+    monkeypatch.setattr(run_folder_module, "SHARED_MEMORY", regions)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return regions
+
+
+@pytest.fixture
+def other(shared_memory: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Another launcher, and its run folder."""
+    command = [sys.executable, "-c", OTHER, str(shared_memory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        yield process, Path(process.stdout.readline().strip())
+        process.kill()
+
+
+def test_a_killed_launcher_s_keys_and_memory_go_at_the_next_start(
+    shared_memory: Path, other: tuple[subprocess.Popen[str], Path]
+) -> None:
+    process, left = other
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (left / "settings.json").exists()
+    assert list(shared_memory.iterdir())
+    with run_folder() as run:
+        assert not left.exists()
+        assert not list(shared_memory.iterdir())
+        assert run.exists()
+
+
+def test_a_living_launcher_keeps_what_is_its_own(
+    shared_memory: Path, other: tuple[subprocess.Popen[str], Path]
+) -> None:
+    _, living = other
+    with run_folder() as run:
+        mine = shared_memory / f"{shared_memory_prefix(run)}decode"
+        mine.touch()
+    assert (living / "settings.json").exists()
+    assert list(shared_memory.iterdir()) == [shared_memory / f"{shared_memory_prefix(living)}decode"]
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("whose", ["nobody knows", "another user"])
+def test_what_may_be_in_use_stays(shared_memory: Path, whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shared_memory.parent / "misotts-abcdefgh"
+    folder.mkdir()
+    if whose == "another user":
+        (folder / "lock").touch()
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    (folder / "settings.json").touch()
+    with run_folder():
+        assert (folder / "settings.json").exists()
