@@ -13,8 +13,6 @@ import contextlib
 import ctypes
 import os
 import queue
-import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +22,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +32,7 @@ from misotts.serve.engines import BackboneEngine, DepthEngine, missing_engine
 from misotts.serve.readiness import Readiness
 from misotts.serve.run_folder import run_folder
 from misotts.serve.settings import STAGES, StageSettings
+from misotts.serve.triton_log import TritonLog, ending
 from misotts.serve.tritonserver import NoTritonError, Ports, TritonServer, lay_out_repository
 from misotts.watermark_key import REFERENCE_KEY
 
@@ -47,12 +45,6 @@ HURRIED_STOP_LIMIT_S = 2
 SETTLED_S = 1.0
 """Two beats of the stages: if they hold nothing for so long, nothing is on its way between two of them either."""
 WATCH_S = 0.1
-STAGE_LINE = "misotts "
-"""Stages begin their log lines with this; the rest of Triton's output goes to the log file alone."""
-
-
-TRITON_ERROR = re.compile(r"E\d{4} \S+ \d+ \S+\] (.*)")
-"""An error line of Triton's own log."""
 
 
 class ServeError(RuntimeError):
@@ -93,7 +85,7 @@ def serve(options: ServeOptions) -> None:
             launcher.watch()
             launcher.drain()
         except ServeError as error:
-            raise ServeError(f"{error} (log: {launcher.keep_log()})") from None
+            raise ServeError(f"{error}{launcher.keep_log()}") from None
         finally:
             launcher.stop()
 
@@ -131,7 +123,7 @@ class _Launcher:
             depth=options.depth,
             watermark_key=options.watermark_key.hex(),
         )
-        self._log = run / "tritonserver.log"
+        self._log = TritonLog(run / "tritonserver.log")
         self._stopping = threading.Event()
         self._hurried = False
         self._phase = "starting"
@@ -164,7 +156,7 @@ class _Launcher:
             preexec_fn=_die_with_parent,
         )
         assert self._process.stdout
-        threading.Thread(target=_copy_log, args=(self._process.stdout, self._log), name="log", daemon=True).start()
+        threading.Thread(target=self._log.copy, args=(self._process.stdout,), name="log", daemon=True).start()
         self._wait_until_ready(began + START_LIMIT_S)
         if not self._stopping.is_set():
             self._phase = "serving"
@@ -210,12 +202,12 @@ class _Launcher:
         elif event and event.state == "failed":
             raise ServeError(f"{event.stage} failed{' to load' if self._phase == 'starting' else ''}: {event.what}")
         elif event and event.state == "dead":
-            raise ServeError(f"{event.stage} died: {event.what}{self._triton_error()}")
+            raise ServeError(self._why_dead(f"{event.stage} died: {event.what}"))
         if silent := self._control.silent():
             raise ServeError(f"{silent} no longer answers")
         assert self._process is not None
         if self._process.poll() is not None:
-            raise ServeError(f"tritonserver ended with status {self._process.returncode}{self._triton_error()}")
+            raise ServeError(self._why_dead("tritonserver ended"))
 
     def stop(self) -> None:
         """Stop tritonserver and its stages, whatever state they are in."""
@@ -231,12 +223,10 @@ class _Launcher:
             process.wait()
         self._readiness.close()
 
-    def keep_log(self) -> Path:
-        """Move Triton's log out of the run folder, which is about to go."""
+    def keep_log(self) -> str:
+        """Move Triton's log out of the run folder, which is about to go; say where, if it could be."""
         kept = Path(tempfile.gettempdir()) / f"misotts-{os.getpid()}.log"
-        if self._log.exists():
-            shutil.copy(self._log, kept)
-        return kept
+        return f" (log: {kept})" if self._log.keep(kept) else ""
 
     def _state(self) -> tuple[bool, dict[str, Any]]:
         """See `Readiness`."""
@@ -263,26 +253,16 @@ class _Launcher:
         _say(f"{signal.Signals(number).name}: draining; once more stops at once")
         self._stopping.set()
 
-    def _triton_error(self) -> str:
-        """What Triton itself last complained of, if it did: a server that gives up takes its stages with it."""
+    def _why_dead(self, news: str) -> str:
+        """Whose end it was: tritonserver takes its stages with it, and a stage's end is often heard of first."""
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.5)
         time.sleep(0.2)  # its last lines are on their way
-        with contextlib.suppress(OSError):
-            for line in reversed(self._log.read_text(encoding="utf-8").splitlines()):
-                if complaint := TRITON_ERROR.match(line):
-                    return f"; Triton says: {complaint[1]}"
-        return ""
-
-
-def _copy_log(lines: Iterable[str], file: Path) -> None:
-    """Write Triton's output to `file`, what the stages complain of to stderr too. A full disk loses lines, no more: a
-    pipe that nobody reads would hang every stage at its next line."""
-    with contextlib.suppress(OSError), open(file, "wb", buffering=0) as log:
-        for line in lines:
-            with contextlib.suppress(OSError):
-                log.write(line.encode())
-            if line.startswith(STAGE_LINE) and " INFO " not in line:
-                with contextlib.suppress(OSError):
-                    sys.stderr.write(line)
+        status = self._process.returncode
+        if status == -signal.SIGKILL:  # nothing that it said before can be the reason
+            return ending(status)
+        return (news if status is None else ending(status)) + self._log.complaint()
 
 
 def _die_with_parent() -> None:

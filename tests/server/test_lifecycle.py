@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from demo.server import START_S, RunningServer, is_ready, running_server, start_server
+from demo.server import START_S, RunningServer, is_ready, running_server, start_server, wait_until_ready
 from misotts.serve.launcher import STOP_LIMIT_S
+from misotts.serve.settings import STAGES
 from misotts_client import Client, Segment
 from misotts_client.errors import MisoError, Unavailable
 from tests.clips import tone
@@ -83,6 +84,38 @@ def test_a_killed_stage_ends_the_server(demo_folder: Path) -> None:
         assert server.process.wait(20) == 1
         assert started
         assert not any(Path(f"/proc/{pid}").exists() for pid in started), "tritonserver was left behind"
+
+
+def test_a_killed_tritonserver_is_one_line_that_says_so(demo_folder: Path) -> None:
+    server = start_server(demo_folder, stderr=subprocess.PIPE)
+    try:
+        wait_until_ready(server)
+        (triton,) = children(server)
+        os.kill(triton, signal.SIGKILL)
+        said = server.process.communicate(timeout=20)[1]
+    finally:
+        server.process.kill()
+    (error,) = [line for line in said.splitlines() if line.startswith("error:")]
+    assert error.startswith("error: tritonserver was killed by signal 9, perhaps")
+    assert "Triton says" not in error
+
+
+def test_a_killed_launcher_takes_all_with_it_and_the_next_cleans_up(demo_folder: Path) -> None:
+    with running_server(demo_folder) as server:
+        regions = shared_memory(server)
+        processes = [*children(server), *(stage_process(server, stage) for stage in STAGES)]
+        run = Path(f"/proc/{processes[0]}/cmdline").read_text().split("--model-repository=")[1].split("\0")[0]
+        settings = Path(run).parent / "settings.json"
+        server.process.kill()
+        limit = time.monotonic() + 10
+        while left := [pid for pid in processes if Path(f"/proc/{pid}/exe").exists()]:
+            assert time.monotonic() < limit, f"left behind: {left}"
+            time.sleep(0.1)
+    assert settings.exists()
+    with running_server(demo_folder):
+        assert not settings.exists()
+        assert regions
+        assert not any(region.exists() for region in regions), "shared memory was left behind"
 
 
 def test_sigterm_lets_streams_end_and_refuses_new_ones(demo_folder: Path) -> None:
