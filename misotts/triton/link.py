@@ -26,13 +26,21 @@ class LauncherLink:
         self._socket.connect(path)
         self._send_lock = threading.Lock()
         self._commands: dict[str, Callable[[], None]] = {}
+        self._early: set[str] = set()
+        """Commands that came before anything was to be done at them, such as a drain while the stage loads."""
+        self._command_lock = threading.Lock()
         self._others_ready = threading.Event()
         self.on("others_ready", self._others_ready.set)
         threading.Thread(target=self._listen, name="launcher-link", daemon=True).start()
 
     def on(self, command: str, do: Callable[[], None]) -> None:
-        """Run `do` when the launcher sends `command`."""
-        self._commands[command] = do
+        """Run `do` when the launcher sends `command`; at once if it has been sent."""
+        with self._command_lock:
+            self._commands[command] = do
+            early = command in self._early
+            self._early.discard(command)
+        if early:
+            do()
 
     def loading(self, what: str) -> None:
         self._send(state="loading", what=what)
@@ -64,6 +72,15 @@ class LauncherLink:
             self._socket.sendall(line.encode())
 
     def _listen(self) -> None:
-        for line in self._socket.makefile(encoding="utf-8"):
-            self._commands[json.loads(line)["command"]]()
+        with contextlib.suppress(ConnectionError):  # it was killed with a report unread
+            for line in self._socket.makefile(encoding="utf-8"):
+                self._obey(json.loads(line)["command"])
         os._exit(1)  # without a launcher nobody would stop or watch this process
+
+    def _obey(self, command: str) -> None:
+        with self._command_lock:
+            do = self._commands.get(command)
+            if do is None:
+                self._early.add(command)
+        if do is not None:
+            do()
