@@ -22,6 +22,7 @@ from misotts.generate.engines.torch_backbone import TorchBackbone
 from misotts.generate.engines.torch_depth import TorchDepth
 from misotts.generate.loop import Generator
 from misotts.generate.scheduler import Limits
+from misotts.sizes import at_least, at_most, check_kv_memory
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +125,12 @@ def pool_blocks(
     allowed = [size // block_bytes for size in (kv_memory, free) if size is not None]
     blocks = min([wanted, *allowed])
     if blocks < 1 + per_utterance:
-        need, got = (1 + per_utterance) * block_bytes, blocks * block_bytes
-        raise ConfigError(f"the KV pool needs at least {need} bytes for one utterance of full length, it has {got}")
+        need = (1 + per_utterance) * block_bytes
+        check_kv_memory(kv_memory, need)
+        raise ConfigError(
+            f"the KV pool needs at least {at_least(need)} for one utterance of full length; {at_most(free or 0)} of "
+            "the GPU's memory are free for it"
+        )
     return blocks
 
 

@@ -9,6 +9,7 @@ from misotts.checkpoint import tensor_shapes
 from misotts.config import ConfigError, ModelConfig, TransformerConfig
 from misotts.generate.engines.cuda.matrix import WeightType
 from misotts.generate.scheduler import Limits
+from misotts.sizes import check_kv_memory
 
 HALF = 2
 """Bytes of a bfloat16."""
@@ -72,9 +73,9 @@ def plan_memory(
     blocks = max(min(most), 0)
     if blocks < 1 + per_utterance:
         pool = (1 + per_utterance) * per_block
-        told = "" if kv_memory is None else f", of which the KV pool may have {_gib(kv_memory)}"
+        check_kv_memory(kv_memory, pool)
         raise ConfigError(
-            f"the GPU is too small: {_gib(free)} are free{told}; {_gib(taken + pool)} are needed: weights "
+            f"the GPU is too small: {_gib(free)} are free; {_gib(taken + pool)} are needed: weights "
             f"{_gib(weights)}, graphs {_gib(graphs * GRAPH)}, activations {_gib(activations)}, libraries "
             f"{_gib(LIBRARIES)}, KV pool for one utterance of full length {_gib(pool)}"
         )
