@@ -17,6 +17,16 @@ from misotts.watermark_key import KEY_ENV
 
 REPOSITORY = "model_repository"
 
+# A peer that vanished is given up after 15 s of silence, which ends its streams; Triton's own default is two hours.
+# Clients may ping every 2 s, idle ones too (ours do every 5 s while a stream runs).
+KEEPALIVE = (
+    "--grpc-keepalive-time=5000",
+    "--grpc-keepalive-timeout=10000",
+    "--grpc-keepalive-permit-without-calls=1",
+    "--grpc-http2-max-pings-without-data=0",
+    "--grpc-http2-min-recv-ping-interval-without-data=2000",
+)
+
 
 class NoTritonError(RuntimeError):
     """There is no tritonserver that this Python can use."""
@@ -92,6 +102,7 @@ class TritonServer:
             f"--http-port={ports.http}",
             f"--grpc-port={ports.grpc}",
             f"--metrics-port={ports.metrics}",
+            *KEEPALIVE,
             f"--exit-timeout-secs={exit_timeout_s}",
             f"--grpc-restricted-protocol={private}:misotts={settings.secret}",
             f"--http-restricted-api={private}:misotts={settings.secret}",

@@ -1,0 +1,52 @@
+"""A client behind a network that goes silent without closing anything."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+from fake_triton import FakeTriton, silent
+
+from misotts_client import AsyncClient, Client, Unavailable, aio, client, transport
+from tests.proxy import proxy
+
+pytestmark = pytest.mark.timeout(20)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that do not wait as long as ours."""
+    short = {"grpc.keepalive_time_ms": 500, "grpc.http2.ping_timeout_ms": 500}
+    options = tuple((name, short.get(name, value)) for name, value in transport.CHANNEL_OPTIONS)
+    for module in (client, aio):
+        monkeypatch.setattr(module, "CHANNEL_OPTIONS", options)
+
+
+def test_a_dead_network_raises_unavailable(triton: FakeTriton, hasty: None) -> None:
+    triton.script = silent
+    swallow = threading.Event()
+    with proxy(triton.url, swallow) as url, Client(url) as speaker, speaker.stream("x") as stream:
+        while not triton.requests:
+            time.sleep(0.01)
+        swallow.set()
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            next(stream)
+        assert time.monotonic() - started < 4
+
+
+def test_a_dead_network_raises_unavailable_in_the_async_client(triton: FakeTriton, hasty: None) -> None:
+    triton.script = silent
+    swallow = threading.Event()
+
+    async def hear(url: str) -> None:
+        async with AsyncClient(url) as speaker, speaker.stream("x") as stream:
+            waiting = asyncio.ensure_future(anext(stream))
+            while not triton.requests:
+                await asyncio.sleep(0.01)
+            swallow.set()
+            with pytest.raises(Unavailable):
+                await asyncio.wait_for(waiting, 4)
+
+    with proxy(triton.url, swallow) as url:
+        asyncio.run(hear(url))
