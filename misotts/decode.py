@@ -64,18 +64,14 @@ class Decoder:
         self._ends_loud[first] = False
         lengths = [len(p.codes) for p in pieces]
         audio = [np.empty(length * FRAME_SAMPLES, np.float32) for length in lengths]
-        for number, length in enumerate(lengths):
-            if not length:
-                yield number, audio[number]
-        for start, end, members in rounds(lengths):
+        for start, end, members, done in rounds(lengths):
             for begin in range(start, end, MAX_FRAMES):
                 stop = min(begin + MAX_FRAMES, end)
                 out = self._rows.decode({pieces[m].slot: pieces[m].codes[begin:stop] for m in members})
                 for member in members:
                     audio[member][begin * FRAME_SAMPLES : stop * FRAME_SAMPLES] = out[pieces[member].slot]
-            for member in members:
-                if lengths[member] == end:
-                    yield member, self._without_silent_end(pieces[member], audio[member])
+            for number in done:
+                yield number, self._without_silent_end(pieces[number], audio[number])
 
     def _without_silent_end(self, piece: Codes, audio: np.ndarray) -> np.ndarray:
         ends = len(piece.codes) > 0 and not piece.codes[-1].any()

@@ -8,15 +8,17 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def rounds(lengths: Sequence[int]) -> Iterator[tuple[int, int, list[int]]]:
+def rounds(lengths: Sequence[int]) -> Iterator[tuple[int, int, list[int], list[int]]]:
     """Cut unequal pieces of work into calls of equal length, as few as possible.
 
-    Yields (start, end, members): the members all have work from `start` to `end`. Lengths 3, 1, 3 make
-    (0, 1, [0, 1, 2]) and (1, 3, [0, 2]); a length of 0 takes part in none. Whose length is `end` has no more to do.
+    Yields (start, end, members, done): the members all have work from `start` to `end`, and those in `done` have no
+    more after it. Lengths 3, 1, 3 make (0, 1, [0, 1, 2], [1]) and (1, 3, [0, 2], [0, 2]). Where there are lengths of 0,
+    which take part in no call, (0, 0, [], ...) comes first.
     """
     start = 0
-    for end in sorted(set(lengths) - {0}):
-        yield start, end, [member for member, length in enumerate(lengths) if length >= end]
+    for end in sorted(set(lengths)):
+        members = [member for member, length in enumerate(lengths) if length >= end > 0]
+        yield start, end, members, [member for member, length in enumerate(lengths) if length == end]
         start = end
 
 

@@ -110,20 +110,17 @@ class Watermarker:
         assert len({p.slot for p in pieces}) == len(pieces), "two pieces of one stream in one call"
         streams = self._push(pieces)
         windows = [stream.take_windows() for stream in streams]
-        lengths = [len(each) for each, _ in windows]
-        for number, length in enumerate(lengths):
-            if not length:
+        for start, end, members, done in rounds([len(each) for each, _ in windows]):
+            if members:
+                marks = self._network.marks(
+                    slots=[pieces[m].slot for m in members],
+                    windows=np.stack([windows[m][0][start:end] for m in members]),
+                    gains=np.stack([windows[m][1][start:end] for m in members]),
+                )
+                for member, mark in zip(members, marks, strict=True):
+                    streams[member].add_marks(mark)
+            for number in done:
                 yield number, streams[number].take(pieces[number].last)
-        for start, end, members in rounds(lengths):
-            marks = self._network.marks(
-                slots=[pieces[m].slot for m in members],
-                windows=np.stack([windows[m][0][start:end] for m in members]),
-                gains=np.stack([windows[m][1][start:end] for m in members]),
-            )
-            for member, mark in zip(members, marks, strict=True):
-                streams[member].add_marks(mark)
-                if lengths[member] == end:
-                    yield member, streams[member].take(pieces[member].last)
 
     def _push(self, pieces: Sequence[Audio]) -> list[_Stream]:
         """Give each piece to its stream, a new one where it is the first."""

@@ -210,13 +210,12 @@ class Decode(ChunkWorker):
     """See `misotts.decode.Decoder.decode`."""
 
     def calls(self, pieces: list[Piece]) -> Iterator[tuple[float, list[Piece]]]:
-        yield 0.0, [piece for piece in pieces if not piece.frames]
-        for start, end, members in rounds([piece.frames for piece in pieces]):
-            rows, _ = call_rows([pieces[member].slot for member in members], self.slots)
+        for start, end, members, done in rounds([piece.frames for piece in pieces]):
             total = 0.0
             for begin in range(start, end, decode.MAX_FRAMES):
+                rows, _ = call_rows([pieces[member].slot for member in members], self.slots)
                 total += self.costs.decode.at(rows, min(decode.MAX_FRAMES, end - begin))
-            yield total / 1000, [pieces[member] for member in members if pieces[member].frames == end]
+            yield total / 1000, [pieces[number] for number in done]
 
     def result(self, piece: Piece) -> int:
         return piece.frames
@@ -232,10 +231,9 @@ class Watermark(ChunkWorker):
     def calls(self, pieces: list[Piece]) -> Iterator[tuple[float, list[Piece]]]:
         flush = self.costs.hold_back_frames + 1
         lengths = [piece.frames + (flush if piece.finish else 0) for piece in pieces]
-        yield 0.0, [piece for piece, length in zip(pieces, lengths, strict=True) if not length]
-        for start, end, members in rounds(lengths):
-            seconds = self.costs.watermark.at(len(members), end - start) / 1000
-            yield seconds, [pieces[member] for member in members if lengths[member] == end]
+        for start, end, members, done in rounds(lengths):
+            ms = self.costs.watermark.at(len(members), end - start) if members else 0.0
+            yield ms / 1000, [pieces[number] for number in done]
 
     def result(self, piece: Piece) -> int:
         held = self._held.pop(piece.stream, 0) + piece.frames
