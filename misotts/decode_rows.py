@@ -72,7 +72,8 @@ class DecoderRows:
         view = self._views.get((rows, packed, frames))
         if view is None:
             view = self._views[rows, packed, frames] = self._view(rows, packed, frames)
-        audio = view.run(*(torch.from_numpy(each).to(self._device) for each in (codes, running, slot_of)))
+        codes_there = torch.from_numpy(codes).to(self._device)
+        audio = view.run(codes_there, torch.from_numpy(running), torch.from_numpy(slot_of))
         return {slot: audio[row] for slot, row in row_of.items()}
 
     def _view(self, rows: int, packed: bool, frames: int) -> _View:
@@ -110,10 +111,12 @@ class _View:
         self._forward = self._through if graph_pool is None else _Graphed(self._through, graph_pool)
 
     def run(self, codes: torch.Tensor, running: torch.Tensor, slot_of: torch.Tensor) -> np.ndarray:
-        """Codes [rows, codebooks, frames] → audio [rows, samples]; `slot_of` is each row's slot."""
+        """Codes [rows, codebooks, frames] → audio [rows, samples]; on the host: which rows are `running`, and the slot
+        of each."""
         self._network.set_streaming_state(self._state)
         self._running.copy_(running)
-        self._slot_of.copy_(slot_of)
+        if self._moves:
+            self._slot_of.copy_(slot_of)
         return self._forward(codes)[:, 0].cpu().numpy()
 
     def _through(self, codes: torch.Tensor) -> torch.Tensor:
