@@ -1,9 +1,9 @@
 """The stages under a virtual clock: what they do is decided by their own code, how long it takes by the cost table.
 
 Real: the scheduler, its KV pool, the streams with their deliveries (the pace of their chunks, the bound on
-unacknowledged chunks, deadlines, cancels, probes), the cutting of batches into calls. Written again here, because the
-original is tied to threads, tensors or Triton: the order of the generate loop's step (`misotts.generate.loop`), the
-worker's batches (`misotts.triton.worker`), and how many frames the watermark lets go.
+unacknowledged chunks, deadlines, cancels, probes), what a worker takes as a batch, the cutting of batches into calls.
+Written again here, because the original is tied to threads, tensors or Triton: the order of the generate loop's step
+(`misotts.generate.loop`), and how many frames the watermark lets go.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from misotts.generate.statistics import Statistics
 from misotts.generate.streams import Streams
 from misotts.generate.utterance import LENGTH, NO_SEAT, Utterance
 from misotts.slots import call_rows, rounds
+from misotts.triton.worker import first_of_each
 from misotts_client.errors import Unavailable
 
 CODES = np.ones(1, np.int32)
@@ -179,7 +180,7 @@ class ChunkWorker:
             if not self._waiting:
                 self._wake = self._environment.event()
                 yield self._wake
-            batch = self._take()
+            batch, self._waiting = first_of_each(self._waiting, lambda piece: piece.stream)
             began = self._environment.now
             yield from self._send([piece for piece in batch if piece.slot == NO_SEAT])
             for seconds, done in self.calls([piece for piece in batch if piece.slot != NO_SEAT]):
@@ -193,17 +194,6 @@ class ChunkWorker:
             piece.forward(piece, self.result(piece) if piece.slot != NO_SEAT else 0)
             if self.costs.send_ms:
                 yield self._environment.timeout(self.costs.send_ms / 1000)
-
-    def _take(self) -> list[Piece]:
-        batch: dict[int, Piece] = {}
-        rest: deque[Piece] = deque()
-        for piece in self._waiting:
-            if piece.stream in batch:
-                rest.append(piece)
-            else:
-                batch[piece.stream] = piece
-        self._waiting = rest
-        return list(batch.values())
 
 
 class Decode(ChunkWorker):

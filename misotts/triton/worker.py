@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 log = logging.getLogger("misotts")
@@ -81,12 +81,18 @@ class Worker(Generic[Item]):
             self._taken = 0
             if not self._items:
                 self._arrival.wait(IDLE_S)
-            batch: dict[object, Item] = {}
-            rest: deque[Item] = deque()
-            for item in self._items:
-                if (key := self._key(item)) in batch:
-                    rest.append(item)
-                else:
-                    batch[key] = item
-            self._items, self._taken = rest, len(batch)
-            return list(batch.values())
+            batch, self._items = first_of_each(self._items, self._key)
+            self._taken = len(batch)
+            return batch
+
+
+def first_of_each(items: Iterable[Item], key: Callable[[Item], object]) -> tuple[list[Item], deque[Item]]:
+    """The first item of every key, and what is left; both in order."""
+    first: dict[object, Item] = {}
+    rest: deque[Item] = deque()
+    for item in items:
+        if (its := key(item)) in first:
+            rest.append(item)
+        else:
+            first[its] = item
+    return list(first.values()), rest
