@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from misotts.generate.utterance import NO_SEAT
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -62,10 +63,7 @@ def send(stage: Any, stream: int, slot: int, index: int, *data: float, finish: s
 
 def wait_for(stage: Any, answers: int) -> None:
     stage.gate.set()
-    limit = time.monotonic() + 5
-    while len(stage.answers) < answers:
-        assert time.monotonic() < limit
-        time.sleep(0.005)
+    wait_until(lambda: len(stage.answers) >= answers)
 
 
 def test_a_streams_chunks_stay_in_order_and_streams_share_batches(stage: Any) -> None:

@@ -7,7 +7,6 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from misotts.serve import control as control_module
 from misotts.serve.control import Control, StageEvent
 from misotts.serve.readiness import Readiness
 from misotts.serve.settings import STAGES
+from tests.waiting import wait_until
 
 
 class FakeStage:
@@ -39,13 +39,6 @@ class FakeStage:
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "control")
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    limit = time.monotonic() + 5
-    while not holds():
-        assert time.monotonic() < limit
-        time.sleep(0.005)
 
 
 def test_ready_when_all_four_are_and_dead_when_one_hangs_up(path: str) -> None:

@@ -18,6 +18,7 @@ from misotts.prompt import Prompter
 from misotts.voices import Voices
 from misotts_client.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from tests.clips import folder_with_ann
+from tests.waiting import wait_until
 
 MODEL = Path(__file__).parents[1] / "model_repository" / "prompt" / "1" / "model.py"
 FRAMES = 3
@@ -90,13 +91,6 @@ def stage(
     yield stage
     codec.let()
     wait_until(lambda: stage.state()["waiting"] == 0)
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    limit = time.monotonic() + 5
-    while not holds():
-        assert time.monotonic() < limit
-        time.sleep(0.002)
 
 
 def answer(request: Request) -> Any:

@@ -5,18 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
 from misotts.triton.worker import Worker
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    limit = time.monotonic() + 5
-    while not holds():
-        assert time.monotonic() < limit
-        time.sleep(0.002)
+from tests.waiting import wait_until
 
 
 class Gate:
