@@ -78,6 +78,6 @@ $(READY): pyproject.toml client/pyproject.toml constraints.txt stale-pins.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement stale-pins.txt
 	touch $@
 
-$(DEMO): demo/model.py demo/text.txt $(wildcard demo/silentcipher/weights/*) misotts/config.py misotts/checkpoint.py misotts/mimi.py | $(READY)
+$(DEMO): demo/model.py demo/text.txt $(wildcard demo/silentcipher/weights/*) misotts/config.py misotts/model/checkpoint.py misotts/mimi.py | $(READY)
 	$(BIN)/python -m demo.model $@
 	touch $@

@@ -18,15 +18,15 @@ import torch
 import typer
 
 from benchmarks.record import save
-from misotts.checkpoint import Checkpoint
-from misotts.config import ModelConfig
-from misotts.generate.embedding import MASKED, Embedding
-from misotts.generate.engines import Batch, Sampling
-from misotts.generate.engines.cuda.backbone import CudaBackbone
-from misotts.generate.engines.cuda.depth import CudaDepth
-from misotts.generate.engines.cuda.matrix import KvType, WeightType
-from misotts.generate.engines.cuda.operations import Operations, operations
-from misotts.generate.sampling import gumbel_noise
+from misotts.config import MASKED, ModelConfig
+from misotts.engines.embedding import Embedding
+from misotts.engines.graph.backbone import GraphBackbone
+from misotts.engines.graph.depth import GraphDepth
+from misotts.engines.graph.matrix import KvType, WeightType
+from misotts.engines.graph.operations import Operations, operations
+from misotts.engines.interface import Batch, Sampling
+from misotts.engines.sampling import gumbel_noise
+from misotts.model.checkpoint import Checkpoint
 
 BLOCK_SIZE = 32
 TEMPERATURE, TOP_K = 0.9, 50
@@ -92,10 +92,10 @@ def record(
     dtype = torch.bfloat16 if on_gpu else torch.float32
     embedding = Embedding(weights, config, device, dtype)
     recorder = Recorder(operations("fused" if on_gpu else "plain"), forced)
-    depth = CudaDepth(weights, config, embedding, recorder, device, dtype, stored)
+    depth = GraphDepth(weights, config, embedding, recorder, device, dtype, stored)
     columns = -(-(length + frames) // BLOCK_SIZE)
     run = recorder.run
-    backbone = CudaBackbone(weights, config, 1 + n * columns, BLOCK_SIZE, run, device, dtype, stored, fp8_kv)
+    backbone = GraphBackbone(weights, config, 1 + n * columns, BLOCK_SIZE, run, device, dtype, stored, fp8_kv)
     blocks = 1 + np.arange(n * columns, dtype=np.int32).reshape(n, columns)
     tables = torch.from_numpy(blocks).to(device)
     ranks = min(TOP_K, config.audio_codes)

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from benchmarks.record import save
-from demo.server import running_server
+from misotts.serve.local import running_server
 from misotts_client import Client, Stream
 
 WARM_UP = 5

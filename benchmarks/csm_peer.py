@@ -1,6 +1,6 @@
 """Transformers' `CsmForConditionalGeneration` with our weights: the peer in tests and benchmarks.
 
-The mapping of names and the permutation here are written apart from the library's own (`misotts.transformers_csm`), so
+The mapping of names and the permutation here are written apart from the library's own (`misotts.model.csm_layout`), so
 that one can be held against the other.
 """
 

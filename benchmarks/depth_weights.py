@@ -35,21 +35,20 @@ from benchmarks.listener import Listener
 from benchmarks.record import save
 from convert.depth import GRAPH, WEIGHTS, convert_depth
 from demo.model import make_weights
-from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
-from misotts.generate.embedding import Embedding
-from misotts.generate.engines import Depth, Sampling
-from misotts.generate.engines.eight_bits import EightBits
-from misotts.generate.engines.torch_backbone import TorchBackbone
-from misotts.generate.engines.torch_depth import TorchDepth
+from misotts.engines.eager.backbone import TorchBackbone
+from misotts.engines.eager.depth import TorchDepth
+from misotts.engines.eight_bits import EightBits
+from misotts.engines.embedding import Embedding
+from misotts.engines.interface import Depth, Limits, Sampling
+from misotts.engines.sampling import gumbel_noise
 from misotts.generate.loop import Generator
-from misotts.generate.sampling import gumbel_noise
-from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
 from misotts.mimi import encode, load_mimi
-from misotts.prompt import Prompter
-from misotts.voices import Voices
-from misotts.weight_files import save_weights
+from misotts.model.checkpoint import Checkpoint
+from misotts.model.weight_files import save_weights
+from misotts.prompt.builder import Prompter
+from misotts.prompt.voices import Voices
 from misotts_client.request import SpeechRequest
 
 TEXTS = Path("demo/text.txt")

@@ -16,11 +16,10 @@ import torch
 
 from benchmarks.listener import Listener
 from benchmarks.record import save
-from misotts.config import ModelConfig, TransformerConfig
-from misotts.generate.embedding import MASKED, Embedding
-from misotts.generate.engines import Batch, Sampling
+from misotts.config import MASKED, ModelConfig, TransformerConfig
+from misotts.engines.embedding import Embedding
+from misotts.engines.interface import Batch, Limits, Sampling
 from misotts.generate.loop import Generator
-from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
 
 UTTERANCES = (1, 64, 256, 512)

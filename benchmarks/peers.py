@@ -29,14 +29,13 @@ from transformers import CompileConfig, CsmForConditionalGeneration
 
 from benchmarks.csm_peer import make_peer
 from benchmarks.record import record, save, write
-from misotts.checkpoint import Checkpoint, CheckpointError
-from misotts.config import ConfigError, ModelConfig
+from misotts.config import MASKED, ConfigError, ModelConfig
+from misotts.engines.interface import Limits
 from misotts.generate.delivery import Chunk
-from misotts.generate.embedding import MASKED
 from misotts.generate.load import load_generator
 from misotts.generate.loop import Generator
-from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
+from misotts.model.checkpoint import Checkpoint, CheckpointError
 from misotts_client.errors import MisoError
 
 TEXT, AUDIO = 40, 60

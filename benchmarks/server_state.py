@@ -8,7 +8,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.server import RunningServer
+from misotts.serve.local import RunningServer
 
 
 def metrics(server: RunningServer) -> dict[str, float]:

@@ -25,8 +25,8 @@ from rich.progress import track
 
 from benchmarks.record import save
 from benchmarks.server_state import Usage, metrics, usage
-from demo.server import RunningServer, is_ready, running_server
 from misotts.config import FRAME_MS, FRAME_SAMPLES
+from misotts.serve.local import RunningServer, is_ready, running_server
 from misotts_client import Client
 from misotts_client.errors import DeadlineExceeded, InvalidArgument, MisoError, Unavailable
 

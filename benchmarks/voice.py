@@ -18,8 +18,8 @@ import soundfile
 
 from benchmarks.record import save
 from benchmarks.server_state import metrics
-from demo.server import running_server
-from misotts.voices import add_voice
+from misotts.prompt.voices import add_voice
+from misotts.serve.local import running_server
 from misotts_client import Client
 
 SECONDS = 10

@@ -29,9 +29,9 @@ from demo.silentcipher.distortions import DISTORTIONS, RATE
 from demo.silentcipher.networks import load_networks
 from demo.silentcipher.speech import speech
 from misotts.config import FRAME_SAMPLES
-from misotts.silentcipher import SPEECH_POWER, symbols_of
-from misotts.watermark import Audio, Watermarker
-from misotts.watermark_check import Detector, Readings, Verdict, judge
+from misotts.watermark.detector import Detector, Readings, Verdict, judge
+from misotts.watermark.silentcipher import SPEECH_POWER, symbols_of
+from misotts.watermark.watermarker import Audio, Watermarker
 
 CLIP_S = 5
 CHUNKS = (1, 1, 2, 4, 8)

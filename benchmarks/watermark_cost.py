@@ -20,7 +20,7 @@ import torch
 from benchmarks.record import save
 from benchmarks.silentcipher_peer import make_published_folder
 from misotts.config import FRAME_SAMPLES
-from misotts.watermark import Audio, Watermarker, delay_frames
+from misotts.watermark.watermarker import Audio, Watermarker, delay_frames
 
 STREAMS = (1, 16)
 FRAMES = (1, 8)

@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from build.preflight import Needs
-from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
-from misotts.draft import draft_folder
-from misotts.generate.engines.manifest import EngineError, Manifest, dtype_name, engine_folder
-from misotts.generate.engines.tensorrt_depth import gpu_here
-from misotts.generate.engines.tensorrt_llm_backbone import (
+from misotts.engines.interface import Limits
+from misotts.engines.load import BLOCK_SIZE
+from misotts.engines.manifest import EngineError, Manifest, dtype_name, engine_folder
+from misotts.engines.tensorrt_depth import gpu_here
+from misotts.engines.tensorrt_llm.backbone import (
     CHECKPOINT,
     ENGINE,
     Variant,
     backbone_hash,
     tensorrt_llm_release,
 )
-from misotts.generate.load import BLOCK_SIZE
-from misotts.generate.scheduler import Limits
+from misotts.model.atomic_folder import draft_folder
+from misotts.model.checkpoint import Checkpoint
 
 
 def build_backbone(model: Path, variant: Variant, limits: Limits, tell: Callable[[Needs], object]) -> Path:

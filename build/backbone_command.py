@@ -10,8 +10,8 @@ import typer
 
 from build.backbone import build_backbone
 from convert.backbone_command import Fp8Parts, Type
-from misotts.generate.engines.tensorrt_llm_backbone import Variant
-from misotts.generate.scheduler import Limits
+from misotts.engines.interface import Limits
+from misotts.engines.tensorrt_llm.backbone import Variant
 
 
 def backbone(

@@ -12,13 +12,13 @@ import torch
 from build.preflight import Needs
 from convert.depth import GRAPH
 from convert.depth_weights import depth_shapes
-from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
-from misotts.draft import draft_folder
-from misotts.generate.engines.eight_bits import EightBits
-from misotts.generate.engines.manifest import EngineError, Manifest, depth_engine, depth_hash, dtype_name, engine_folder
-from misotts.generate.engines.tensorrt_depth import ENGINE, gpu_here, release, tensorrt_library
-from misotts.limits import DEFAULT_TOP_K
+from misotts.engines.eight_bits import EightBits
+from misotts.engines.manifest import EngineError, Manifest, depth_engine, depth_hash, dtype_name, engine_folder
+from misotts.engines.tensorrt_depth import ENGINE, gpu_here, release, tensorrt_library
+from misotts.model.atomic_folder import draft_folder
+from misotts.model.checkpoint import Checkpoint
+from misotts.prompt.limits import DEFAULT_TOP_K
 
 MEMORY_PER_WEIGHT_BYTE, LEAST_MEMORY = 5, 2**30
 """Of TensorRT for RTX at full size 4.8 were measured, of which 1.1 is the graph's file: docs/engines.md."""

@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from build.depth import build_depth, depth_needs
-from misotts.generate.engines.eight_bits import EightBits
+from misotts.engines.eight_bits import EightBits
 
 
 def depth(

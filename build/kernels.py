@@ -22,10 +22,10 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from misotts.config import FLAVORS, TransformerConfig
-from misotts.generate.engines.cuda import fused
-from misotts.generate.engines.cuda.matrix import Matrix, WeightType
-from misotts.generate.engines.cuda.plain import QUANTISED_KV, LayerCache, Tiles
-from misotts.generate.engines.torch_layers import rope_table
+from misotts.engines.eager.layers import rope_table
+from misotts.engines.graph import fused
+from misotts.engines.graph.matrix import Matrix, WeightType
+from misotts.engines.graph.plain import QUANTISED_KV, LayerCache, Tiles
 
 CODES, CODEBOOKS, BLOCK_SIZE = 2048, 32, 32
 

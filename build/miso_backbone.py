@@ -31,7 +31,7 @@ from tensorrt_llm.module import Module
 from tensorrt_llm.plugin import current_all_reduce_helper
 
 from convert.backbone import ARCHITECTURE
-from misotts.generate.engines.tensorrt_llm_tables import INPUT, OUTPUT
+from misotts.engines.tensorrt_llm.tables import INPUT, OUTPUT
 
 CACHE_TABLES = (
     "past_key_value",

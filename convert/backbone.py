@@ -15,12 +15,12 @@ from convert.backbone_weights import RankWeights, Weights
 from convert.disk import check_disk
 from convert.fp8 import Fp8
 from misotts import __version__
-from misotts.checkpoint import Checkpoint, tensor_shapes
 from misotts.config import ModelConfig
-from misotts.draft import draft_folder
-from misotts.generate.engines.manifest import Manifest, dtype_name, engine_folder
-from misotts.generate.engines.tensorrt_llm_backbone import CHECKPOINT, Variant, backbone_hash
-from misotts.weight_files import save_weights
+from misotts.engines.manifest import Manifest, dtype_name, engine_folder
+from misotts.engines.tensorrt_llm.backbone import CHECKPOINT, Variant, backbone_hash
+from misotts.model.atomic_folder import draft_folder
+from misotts.model.checkpoint import Checkpoint, tensor_shapes
+from misotts.model.weight_files import save_weights
 
 ARCHITECTURE = "MisoBackbone"
 """Under this name our model class is made known to TensorRT-LLM: see `build/miso_backbone.py`."""

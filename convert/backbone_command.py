@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from convert.backbone import Target, convert_backbone
 from convert.fp8 import Fp8
-from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
+from misotts.model.checkpoint import Checkpoint
 from misotts_client.errors import MisoError
 
 TEXTS = Path("demo/text.txt")

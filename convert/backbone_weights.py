@@ -16,8 +16,8 @@ import torch
 
 from convert.fp8 import Fp8, quantize, weight_scale
 from misotts.config import ConfigError, TransformerConfig
-from misotts.generate.engines.torch_layers import rotary_halves
-from misotts.weight_files import CheckpointError
+from misotts.engines.eager.layers import rotary_halves
+from misotts.model.weight_files import CheckpointError
 
 Weights = Mapping[str, torch.Tensor]
 

@@ -18,11 +18,11 @@ from torch.overrides import TorchFunctionMode
 
 from convert.fp8 import Fp8
 from misotts.config import ConfigError, ModelConfig, TransformerConfig
-from misotts.generate.embedding import Embedding
-from misotts.generate.engines.torch_layers import Layer, rope_table
+from misotts.engines.eager.layers import Layer, rope_table
+from misotts.engines.embedding import Embedding
 from misotts.mimi import encode, load_mimi
-from misotts.prompt import Prompter
-from misotts.voices import Voices
+from misotts.prompt.builder import Prompter
+from misotts.prompt.voices import Voices
 from misotts_client.request import SpeechRequest
 
 MATRICES = {

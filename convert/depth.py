@@ -17,12 +17,12 @@ from convert.depth_graph import DTYPES, OPSET, depth_graph
 from convert.depth_weights import depth_layout, stored_tensor
 from convert.disk import check_disk
 from misotts import __version__
-from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
-from misotts.draft import draft_folder
-from misotts.generate.engines.eight_bits import EightBits
-from misotts.generate.engines.manifest import Manifest, depth_engine, depth_hash, dtype_name, engine_folder
-from misotts.weight_files import save_weights, tensor_places
+from misotts.engines.eight_bits import EightBits
+from misotts.engines.manifest import Manifest, depth_engine, depth_hash, dtype_name, engine_folder
+from misotts.model.atomic_folder import draft_folder
+from misotts.model.checkpoint import Checkpoint
+from misotts.model.weight_files import save_weights, tensor_places
 
 GRAPH, WEIGHTS = "graph.onnx", "weights.safetensors"
 

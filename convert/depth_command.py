@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from convert.depth import convert_depth
-from misotts.generate.engines.eight_bits import EightBits
+from misotts.engines.eight_bits import EightBits
 
 
 def depth(

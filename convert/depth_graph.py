@@ -19,7 +19,7 @@ import torch
 from convert.depth_weights import SCALES
 from convert.operators import Operators
 from misotts.config import ModelConfig
-from misotts.generate.engines.torch_layers import rope_table
+from misotts.engines.eager.layers import rope_table
 
 OPSET = 20
 """Below 23, whose RMSNormalization is newer than the TensorRT in today's TensorRT-LLM containers."""
@@ -61,7 +61,7 @@ def _value(name: str, dtype: ir.DataType, *shape: int | str) -> ir.Value:
 
 
 class _Draw:
-    """`misotts.generate.sampling.sample`, codebook by codebook."""
+    """`misotts.engines.sampling.sample`, codebook by codebook."""
 
     def __init__(self, ops: Operators, temperature: ir.Value, top_k: ir.Value, noise: ir.Value) -> None:
         self._ops, op = ops, ops.op

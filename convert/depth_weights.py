@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from convert.weight_only import column_scales, round_columns
 from misotts.config import ModelConfig
-from misotts.generate.engines.eight_bits import TYPES, EightBits
-from misotts.generate.engines.torch_layers import rotary_halves
+from misotts.engines.eager.layers import rotary_halves
+from misotts.engines.eight_bits import TYPES, EightBits
 
 Shape = tuple[int, ...]
 

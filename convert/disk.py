@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from misotts.generate.engines.manifest import EngineError
+from misotts.engines.manifest import EngineError
 
 
 def check_disk(folder: Path, size: int) -> None:

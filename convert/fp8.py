@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from misotts.generate.engines.eight_bits import LARGEST, round_to
+from misotts.engines.eight_bits import LARGEST, round_to
 
 
 @dataclass(frozen=True)

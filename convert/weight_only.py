@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from misotts.generate.engines.eight_bits import LARGEST, EightBits, round_to
+from misotts.engines.eight_bits import LARGEST, EightBits, round_to
 
 
 def column_scales(matrix: torch.Tensor, stored: EightBits, dtype: torch.dtype) -> torch.Tensor:

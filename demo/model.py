@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from demo.silentcipher.networks import PUBLISHED, Networks
-from misotts.checkpoint import tensor_shapes
 from misotts.config import ModelConfig
-from misotts.meta_tokenizer import LLAMA_3_SPLIT
+from misotts.model.checkpoint import tensor_shapes
+from misotts.model.meta_tokenizer import LLAMA_3_SPLIT
 
 TEXT = Path(__file__).with_name("text.txt")
 

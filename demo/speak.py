@@ -12,7 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from demo.server import running_server
+from misotts.serve.local import running_server
 from misotts.serve.settings import STAGES
 from misotts_client import Client, Speech
 from misotts_client.errors import MisoError

@@ -1,4 +1,4 @@
-"""What a model folder's `config.json` says: dimensions and limits, nothing else."""
+"""What a model folder's `config.json` says, and the constants that several stages share."""
 
 from __future__ import annotations
 
@@ -18,6 +18,18 @@ FRAME_MS = 80
 
 RESERVED_CODES = 3
 """The last codes of every codebook (2048, 2049, 2050 at full size) have no entry in Mimi and are never sampled."""
+
+MASKED = -1
+"""Marks the columns of a prompt position that are not used."""
+
+NO_SEAT = -1
+"""Slot of an utterance that has none: it waits."""
+
+MAX_CHUNK_FRAMES = 25
+"""Frames of the largest chunk."""
+
+MAX_UNACKNOWLEDGED = 8
+"""Chunks that may be under way between `generate` and the end of the road; beyond it the utterance pauses."""
 
 
 class ConfigError(ValueError):

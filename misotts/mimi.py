@@ -15,8 +15,8 @@ from moshi.modules.streaming import StreamingContainer
 from moshi.modules.transformer import RingKVCache
 
 from misotts.config import FRAME_SAMPLES, SAMPLE_RATE, ModelConfig
-from misotts.transformers_mimi import is_transformers_mimi, moshi_tensors
-from misotts.weight_files import CheckpointError, open_weights
+from misotts.model.mimi_layout import is_transformers_mimi, moshi_tensors
+from misotts.model.weight_files import CheckpointError, open_weights
 
 PUBLISHED: Mapping[str, Any] = {
     "sample_rate": SAMPLE_RATE,

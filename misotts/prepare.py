@@ -1,42 +1,133 @@
-"""The command `misotts prepare`."""
+"""Downloaded files → a model folder, checked, whole or not at all."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Optional
 
-import typer
+import numpy as np
+from safetensors.torch import save_file
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+from misotts.config import FRAME_SAMPLES, ConfigError, ModelConfig
+from misotts.decode.decoder import Codes, Decoder
+from misotts.mimi import encode, load_mimi, read_mimi
+from misotts.model.atomic_folder import draft_folder
+from misotts.model.checkpoint import Checkpoint, CheckpointError
+from misotts.model.csm_layout import config_from_csm
+from misotts.model.meta_tokenizer import frame_with_bos_and_eos, tokenizer_from_meta
+from misotts.model.weight_files import save_weights
+from misotts.prompt.tokenizer import Tokenizer
+from misotts.watermark.silentcipher import SilentCipherError
+from misotts.watermark.watermarker import Audio, Watermarker
+
+SILENTCIPHER_FILES = ("hparams.yaml", "enc_c.ckpt", "dec_c.ckpt", "dec_m_0.ckpt")
+
+Progress = Callable[[str, int, int], object]
+"""Told what is being written, how many of its bytes are, and how many there are in all."""
 
 
-def prepare(
-    folder: Annotated[Path, typer.Argument(help="Model folder to make.")],
-    weights: Annotated[
-        Path, typer.Option(exists=True, help="Folder, file or shards' index of MisoTTS's or CSM's weights.")
-    ],
-    tokenizer: Annotated[Path, typer.Option(exists=True, help="tokenizer.json, or Meta's tokenizer.model of Llama 3.")],
-    mimi: Annotated[
-        Path, typer.Option(exists=True, help="Mimi's safetensors file: moshi's, or Transformers' kyutai/mimi.")
-    ],
-    silentcipher: Annotated[Path, typer.Option(exists=True, help="Folder of SilentCipher's 44.1 kHz model.")],
-    config: Annotated[Optional[Path], typer.Option(help="By default config.json beside the weights.")] = None,  # noqa: UP045
-) -> None:
-    """Make a model folder from downloaded files. It appears whole, or not at all."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+@dataclass(frozen=True)
+class Downloads:
+    """Where the downloaded files lie."""
 
-    from misotts.model_folder import Downloads, make_model_folder
+    weights: Path
+    """Whatever `open_weights` takes: MisoTTS's or CSM-1B's, in either layout."""
+    tokenizer: Path
+    """`tokenizer.json`, or Meta's `tokenizer.model`."""
+    mimi: Path
+    """moshi's or Transformers' safetensors file."""
+    silentcipher: Path
+    """The folder of the 44.1 kHz model."""
+    config: Path
+    """`config.json` that came with the weights: the reference's words, ours, or Transformers'."""
 
-    beside = weights if weights.is_dir() else weights.parent
-    downloads = Downloads(weights, tokenizer, mimi, silentcipher, config or beside / "config.json")
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bars:
-        bar = bars.add_task("reading", total=None)
 
-        def show(name: str, written: int, total: int) -> None:
-            bars.update(bar, description=name, completed=written, total=total)
+def make_model_folder(folder: Path, downloads: Downloads, progress: Progress) -> None:
+    """Write `folder`; on any failure nothing is left of it.
 
+    Raises:
+        FileExistsError: `folder` is there already.
+        ConfigError, CheckpointError, SilentCipherError: a file is missing, damaged, or does not fit the others.
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already")
+    with draft_folder(folder) as draft:
+        config = _write_config(draft, downloads.config)
+        _write_weights(draft, downloads.weights, config, progress)
+        _write_tokenizer(draft, downloads.tokenizer)
+        save_file(read_mimi(downloads.mimi, config).state_dict(), draft / "mimi.safetensors")
+        _copy_silentcipher(draft, downloads.silentcipher)
+        _check(draft, config)
+
+
+def _write_config(draft: Path, source: Path) -> ModelConfig:
+    try:
+        raw = json.loads(source.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no config at {source}: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{source} must hold a JSON object")
+    try:
+        config = config_from_csm(raw) if "depth_decoder_config" in raw else ModelConfig.from_dict(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    (draft / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+    return config
+
+
+def _write_weights(draft: Path, source: Path, config: ModelConfig, progress: Progress) -> None:
+    weights = Checkpoint(source, config)
+    total = sum(weights[name].nbytes for name in weights)
+    written = 0
+
+    def wrote(size: int) -> None:
+        nonlocal written
+        written += size
+        progress("model.safetensors", written, total)
+
+    save_weights(draft / "model.safetensors", weights, wrote)
+
+
+def _write_tokenizer(draft: Path, source: Path) -> None:
+    if not source.is_file():
+        raise ConfigError(f"no tokenizer at {source}")
+    if source.suffix == ".json":
         try:
-            make_model_folder(folder, downloads, show)
-        except (OSError, ValueError) as error:  # ValueError: what is wrong with the files
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from None
-    typer.echo(f"{folder} is ready")
+            tokenizer = HuggingFaceTokenizer.from_file(str(source))
+        except Exception as error:  # the library raises bare Exception
+            raise ConfigError(f"{source} is no tokenizer.json: {error}") from None
+    else:
+        tokenizer = tokenizer_from_meta(source)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    frame_with_bos_and_eos(tokenizer)
+    tokenizer.save(str(draft / "tokenizer.json"))
+
+
+def _copy_silentcipher(draft: Path, source: Path) -> None:
+    missing = [name for name in SILENTCIPHER_FILES if not (source / name).is_file()]
+    if missing:
+        raise SilentCipherError(f"no SilentCipher at {source}: {', '.join(missing)} missing")
+    (draft / "silentcipher").mkdir()
+    for name in SILENTCIPHER_FILES:
+        shutil.copyfile(source / name, draft / "silentcipher" / name)
+
+
+def _check(folder: Path, config: ModelConfig) -> None:
+    """Read everything back as the stages will, and take one frame down the road."""
+    if ModelConfig.load(folder) != config:
+        raise ConfigError(f"{folder}: config.json reads back as something else")
+    weights = Checkpoint(folder, config)
+    for name in ("backbone.norm.scale", "decoder.norm.scale"):
+        if not weights[name].isfinite().all():
+            raise CheckpointError(f"{name} holds NaN or infinity")
+    if len(Tokenizer(folder, config).encode("Hello.", speaker=0)) < 3:
+        raise ConfigError(f"{folder}: tokenizer.json makes nothing of a word")
+    mimi = load_mimi(folder, config)
+    codes = encode(mimi, np.zeros(FRAME_SAMPLES, np.float32))
+    (audio,) = Decoder(mimi, slots=1).decode([Codes(0, True, codes)])
+    Watermarker(folder, slots=1).mark([Audio(0, True, audio, last=True)])

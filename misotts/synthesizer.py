@@ -13,16 +13,16 @@ import numpy as np
 from moshi.models import MimiModel
 
 from misotts.config import FRAME_SAMPLES, ModelConfig
-from misotts.decode import Codes, Decoder
+from misotts.decode.decoder import Codes, Decoder
+from misotts.engines.interface import Limits
 from misotts.generate.delivery import Chunk as FrameChunk
 from misotts.generate.load import load_generator
-from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
 from misotts.mimi import encode, load_mimi
-from misotts.prompt import Prompter
-from misotts.voices import Voices
-from misotts.watermark import Audio, Watermarker, delay_frames
-from misotts.watermark_key import REFERENCE_KEY
+from misotts.prompt.builder import Prompter
+from misotts.prompt.voices import Voices
+from misotts.watermark.key import REFERENCE_KEY
+from misotts.watermark.watermarker import Audio, Watermarker, delay_frames
 from misotts_client.chunk import Chunk
 from misotts_client.errors import MisoError, error_from_text
 from misotts_client.request import SpeechRequest, as_request

@@ -1,6 +1,5 @@
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +11,13 @@ from hypothesis import settings
 
 if not torch.cuda.is_available():  # Triton reads it when it is first imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+if "triton_python_backend_utils" not in sys.modules:
+    # Triton's own module exists only inside its Python stub; the stages' code can be imported without it.
+    pretended = ModuleType("triton_python_backend_utils")
+    pretended.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1  # type: ignore[attr-defined]
+    pretended.get_input_tensor_by_name = lambda request, name: request.get(name)  # type: ignore[attr-defined]
+    sys.modules["triton_python_backend_utils"] = pretended
 
 from demo.model import make_model
 
@@ -38,16 +44,3 @@ def demo_folder() -> Path:
 def speech() -> np.ndarray:
     """6 s of speech at 24 kHz, float32 [144000]: whole frames."""
     return soundfile.read(ROOT / "tests" / "speech" / "joe.flac", dtype="float32")[0]
-
-
-@pytest.fixture(scope="module")
-def pretended_triton() -> Iterator[None]:
-    """`misotts.triton` can be imported: Triton's own module exists in name."""
-    pretended = ModuleType("triton_python_backend_utils")
-    pretended.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1  # type: ignore[attr-defined]
-    pretended.get_input_tensor_by_name = lambda request, name: request.get(name)  # type: ignore[attr-defined]
-    sys.modules["triton_python_backend_utils"] = pretended
-    yield
-    del sys.modules["triton_python_backend_utils"]
-    for name in [name for name in sys.modules if name.startswith("misotts.triton")]:
-        del sys.modules[name]

@@ -16,19 +16,19 @@ import numpy as np
 import pytest
 import torch
 from llama_models.llama3 import tokenizer as meta
-from tiny import tiny_config
 
 from demo.model import CONFIG as DEMO
-from misotts.checkpoint import tensor_shapes
-from misotts.config import FRAME_SAMPLES, ModelConfig
-from misotts.decode import Codes, Decoder
-from misotts.generate.embedding import MASKED, Embedding
-from misotts.generate.engines import Batch, Sampling
-from misotts.generate.engines.torch_backbone import TorchBackbone
-from misotts.generate.engines.torch_depth import TorchDepth
-from misotts.generate.sampling import gumbel_noise
-from misotts.meta_tokenizer import frame_with_bos_and_eos, tokenizer_from_meta
+from misotts.config import FRAME_SAMPLES, MASKED, ModelConfig
+from misotts.decode.decoder import Codes, Decoder
+from misotts.engines.eager.backbone import TorchBackbone
+from misotts.engines.eager.depth import TorchDepth
+from misotts.engines.embedding import Embedding
+from misotts.engines.interface import Batch, Sampling
+from misotts.engines.sampling import gumbel_noise
 from misotts.mimi import build_mimi, encode
+from misotts.model.checkpoint import tensor_shapes
+from misotts.model.meta_tokenizer import frame_with_bos_and_eos, tokenizer_from_meta
+from tests.support.tiny import tiny_config
 
 FOLDER = Path(__file__).with_name("golden")
 TOLERANCE = 1e-5

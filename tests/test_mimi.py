@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mimi_peer import make_mimi_peer
 from safetensors.torch import load_file, save_file
 from transformers import MimiModel
 
-from misotts.checkpoint import CheckpointError
 from misotts.config import FRAME_SAMPLES, ModelConfig
-from misotts.decode import Codes, Decoder
+from misotts.decode.decoder import Codes, Decoder
 from misotts.mimi import PIECE_FRAMES, build_mimi, encode, read_mimi
+from misotts.model.checkpoint import CheckpointError
+from tests.support.mimi_peer import make_mimi_peer
 
 FRAMES = 150
 """12 s: beyond the 10 s that Mimi's attention reaches back."""

@@ -15,19 +15,19 @@ import pytest
 import torch
 import typer
 from llama_models.llama3 import tokenizer as meta
-from mimi_peer import make_mimi_peer
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from benchmarks.csm_peer import make_peer, peer_config
 from demo.model import CONFIG as DEMO
 from demo.model import make_weights
-from misotts.checkpoint import Checkpoint, CheckpointError, tensor_shapes
+from misotts.cli.prepare import prepare
 from misotts.config import ConfigError, ModelConfig
-from misotts.model_folder import Downloads, make_model_folder
-from misotts.prepare import prepare
-from misotts.silentcipher import SilentCipherError
+from misotts.model.checkpoint import Checkpoint, CheckpointError, tensor_shapes
+from misotts.prepare import Downloads, make_model_folder
 from misotts.synthesizer import Synthesizer
+from misotts.watermark.silentcipher import SilentCipherError
+from tests.support.mimi_peer import make_mimi_peer
 
 
 def ignore(*_: object) -> None:
@@ -169,8 +169,8 @@ MEASURE = """
 import sys, threading
 from pathlib import Path
 from misotts.config import ModelConfig
-from misotts.checkpoint import Checkpoint
-from misotts.weight_files import save_weights
+from misotts.model.checkpoint import Checkpoint
+from misotts.model.weight_files import save_weights
 
 def anonymous():
     status = Path("/proc/self/status").read_text()

@@ -19,7 +19,7 @@ from benchmarks.capacity.simulate import Simulated, simulate
 from benchmarks.load.measure import Target, hear
 from benchmarks.load.plan import Load
 from benchmarks.load.summary import overall
-from misotts.generate.scheduler import Limits
+from misotts.engines.interface import Limits
 
 CALLERS = (1, 3, 8)
 SECONDS = 10.0

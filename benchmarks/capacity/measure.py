@@ -31,20 +31,20 @@ from benchmarks.listener import Listener
 from benchmarks.load.measure import Target
 from benchmarks.load.plan import TEXTS
 from benchmarks.record import machine, save
-from demo.server import running_server
-from misotts.checkpoint import Checkpoint
 from misotts.config import ModelConfig
-from misotts.decode import Codes, Decoder
-from misotts.generate.embedding import Embedding
-from misotts.generate.engines import Batch
-from misotts.generate.engines.torch_backbone import TorchBackbone
-from misotts.generate.load import BLOCK_SIZE, load_generator
-from misotts.generate.scheduler import Limits
+from misotts.decode.decoder import Codes, Decoder
+from misotts.engines.eager.backbone import TorchBackbone
+from misotts.engines.embedding import Embedding
+from misotts.engines.interface import Batch, Limits
+from misotts.engines.load import BLOCK_SIZE
+from misotts.generate.load import load_generator
 from misotts.generate.utterance import Utterance
 from misotts.mimi import encode, load_mimi
-from misotts.prompt import Prompter
-from misotts.voices import Voices
-from misotts.watermark import Audio, Watermarker, delay_frames
+from misotts.model.checkpoint import Checkpoint
+from misotts.prompt.builder import Prompter
+from misotts.prompt.voices import Voices
+from misotts.serve.local import running_server
+from misotts.watermark.watermarker import Audio, Watermarker, delay_frames
 from misotts_client import AsyncClient
 from misotts_client.errors import MisoError, NotFound
 from misotts_client.request import SpeechRequest

@@ -16,7 +16,7 @@ from benchmarks.load.plan import Call, calls
 from benchmarks.load.summary import overall
 from benchmarks.sweep.knee import find_knee
 from benchmarks.sweep.objective import Objective
-from misotts.generate.scheduler import Limits
+from misotts.engines.interface import Limits
 
 WARM_UP_S = 10.0
 """Calls that are due earlier meet a server that fills up: simulated, not counted."""

@@ -21,8 +21,8 @@ from benchmarks.load.caller import Answer
 from benchmarks.load.plan import Call, Load, calls
 from benchmarks.load.playback import Arrival
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
+from misotts.engines.interface import Limits
 from misotts.generate.delivery import Chunk
-from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
 from misotts_client.errors import MisoError
 

@@ -17,17 +17,18 @@ import simpy
 
 from benchmarks.capacity.cost import CostTable
 from benchmarks.capacity.device import Device
-from misotts import decode
+from misotts.config import MAX_UNACKNOWLEDGED, NO_SEAT
+from misotts.decode.decoder import MAX_FRAMES
+from misotts.engines.interface import Limits
 from misotts.generate.blocks import BlockPool
-from misotts.generate.delivery import MAX_UNACKNOWLEDGED
 from misotts.generate.loop import WATCH_WAIT_S
 from misotts.generate.outbox import Outbox, Receiver
-from misotts.generate.scheduler import Limits, LineFullError, Part, Scheduler, TooLongError
+from misotts.generate.scheduler import LineFullError, Part, Scheduler, TooLongError
 from misotts.generate.statistics import Statistics
 from misotts.generate.streams import Streams
-from misotts.generate.utterance import LENGTH, NO_SEAT, Utterance
+from misotts.generate.utterance import LENGTH, Utterance
+from misotts.serve.stage.worker import first_of_each
 from misotts.slots import call_rows, rounds
-from misotts.triton.worker import first_of_each
 from misotts_client.errors import Unavailable
 
 CODES = np.ones(1, np.int32)
@@ -197,14 +198,14 @@ class ChunkWorker:
 
 
 class Decode(ChunkWorker):
-    """See `misotts.decode.Decoder.decode`."""
+    """See `misotts.decode.decoder.Decoder.decode`."""
 
     def calls(self, pieces: list[Piece]) -> Iterator[tuple[float, list[Piece]]]:
         for start, end, members, done in rounds([piece.frames for piece in pieces]):
             total = 0.0
-            for begin in range(start, end, decode.MAX_FRAMES):
+            for begin in range(start, end, MAX_FRAMES):
                 rows, _ = call_rows([pieces[member].slot for member in members], self.slots)
-                total += self.costs.decode.at(rows, min(decode.MAX_FRAMES, end - begin))
+                total += self.costs.decode.at(rows, min(MAX_FRAMES, end - begin))
             yield total / 1000, [pieces[number] for number in done]
 
     def result(self, piece: Piece) -> int:
@@ -212,7 +213,7 @@ class Decode(ChunkWorker):
 
 
 class Watermark(ChunkWorker):
-    """See `misotts.watermark.Watermarker.mark`: it holds frames back until a stream's last piece."""
+    """See `misotts.watermark.watermarker.Watermarker.mark`: it holds frames back until a stream's last piece."""
 
     def __init__(self, environment: simpy.Environment, device: Device, costs: CostTable, slots: int) -> None:
         super().__init__(environment, device, costs, slots)

@@ -30,8 +30,8 @@ from benchmarks.load.summary import invalid, pooled
 from benchmarks.record import save
 from benchmarks.sweep.measure import Sweep, Tried, Try, on_server, sweep
 from benchmarks.sweep.objective import Objective
-from demo.server import running_server
-from misotts.generate.scheduler import Limits
+from misotts.engines.interface import Limits
+from misotts.serve.local import running_server
 
 CALIBRATION_S = 5.0
 """Of each closed loop."""

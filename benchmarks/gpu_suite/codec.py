@@ -19,9 +19,9 @@ from benchmarks.gpu_suite.sizes import TOY
 from benchmarks.gpu_suite.timing import memory
 from demo.model import make_mimi_weights, make_silentcipher
 from misotts.config import FRAME_SAMPLES, ModelConfig
-from misotts.decode import Codes, Decoder
+from misotts.decode.decoder import Codes, Decoder
 from misotts.mimi import build_mimi
-from misotts.watermark import Audio, Watermarker
+from misotts.watermark.watermarker import Audio, Watermarker
 
 CUTS = ((1, 1, 1), (1, 1, 1), (1, 1, 1), (2, 1, 3), (4, 0, 2), (1, 2, 1), (1, 1, 1))
 """Frames of three streams in each call. One shape comes often enough for its graph to be captured and replayed."""

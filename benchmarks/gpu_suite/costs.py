@@ -11,7 +11,7 @@ from benchmarks.capacity.cost import FORMAT
 from benchmarks.capacity.floor import FIXED_POSITIONS, HOP_MS, POSITIONS_PER_CHAR, SEND_MS
 from benchmarks.gpu_suite.engines import ENGINES
 from benchmarks.gpu_suite.suite import Suite
-from misotts.generate.load import BLOCK_SIZE
+from misotts.engines.load import BLOCK_SIZE
 
 SHARED_GPU = [1.0, 0.5, 0.3333]
 """Speed of each of one, two and three stages that share the device, as if it did one thing at a time."""

@@ -13,20 +13,19 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from misotts.checkpoint import tensor_shapes
 from misotts.config import ModelConfig
-from misotts.generate.embedding import Embedding
-from misotts.generate.engines import Backbone, Batch, Depth
-from misotts.generate.engines.cuda.backbone import CudaBackbone
-from misotts.generate.engines.cuda.decoder import FrameDecoder
-from misotts.generate.engines.cuda.depth import CudaDepth
-from misotts.generate.engines.cuda.operations import operations_on
-from misotts.generate.engines.torch_backbone import TorchBackbone
-from misotts.generate.engines.torch_depth import TorchDepth
-from misotts.generate.load import BLOCK_SIZE
+from misotts.engines.eager.backbone import TorchBackbone
+from misotts.engines.eager.depth import TorchDepth
+from misotts.engines.embedding import Embedding
+from misotts.engines.graph.backbone import GraphBackbone
+from misotts.engines.graph.decoder import FrameDecoder
+from misotts.engines.graph.depth import GraphDepth
+from misotts.engines.graph.operations import operations_on
+from misotts.engines.interface import Backbone, Batch, Depth, Limits
+from misotts.engines.load import BLOCK_SIZE
 from misotts.generate.loop import Generator
-from misotts.generate.scheduler import Limits
 from misotts.generate.seats import SeatState
+from misotts.model.checkpoint import tensor_shapes
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,8 @@ def graph_engines(needs: Needs) -> Engines:
     run, where = operations_on(needs.device), (needs.device, needs.dtype)
     config = needs.config
     embedding = Embedding(needs.weights, config, *where)
-    depth = CudaDepth(needs.weights, config, embedding, run, *where)
-    backbone = CudaBackbone(needs.weights, config, needs.num_blocks, BLOCK_SIZE, run, *where)
+    depth = GraphDepth(needs.weights, config, embedding, run, *where)
+    backbone = GraphBackbone(needs.weights, config, needs.num_blocks, BLOCK_SIZE, run, *where)
     decoder = FrameDecoder(backbone, depth, embedding, needs.max_streams, config.max_seq_len, config.audio_codes)
     return GraphEngines(config, embedding, backbone, depth, decoder)
 

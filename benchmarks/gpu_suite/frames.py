@@ -18,11 +18,10 @@ from benchmarks.gpu_suite.section import Section
 from benchmarks.gpu_suite.sizes import TOY
 from benchmarks.listener import CodesListener
 from demo.model import make_weights
-from misotts.generate.embedding import MASKED
-from misotts.generate.engines import Batch, Sampling
-from misotts.generate.load import BLOCK_SIZE
-from misotts.generate.sampling import gumbel_noise
-from misotts.generate.scheduler import Limits
+from misotts.config import MASKED
+from misotts.engines.interface import Batch, Limits, Sampling
+from misotts.engines.load import BLOCK_SIZE
+from misotts.engines.sampling import gumbel_noise
 from misotts.generate.utterance import Utterance
 
 STREAMS, FRAMES, NUM_BLOCKS = 5, 12, 64

@@ -12,9 +12,9 @@ from benchmarks.gpu_suite import floors
 from benchmarks.gpu_suite.engines import ENGINES, Engines, Needs, RandomWeights
 from benchmarks.gpu_suite.section import Section
 from benchmarks.gpu_suite.timing import memory, synchronize
-from misotts.generate.embedding import MASKED
-from misotts.generate.engines import Batch
-from misotts.generate.load import BLOCK_SIZE
+from misotts.config import MASKED
+from misotts.engines.interface import Batch
+from misotts.engines.load import BLOCK_SIZE
 from misotts.generate.seats import SeatState
 from misotts.generate.utterance import Utterance
 

@@ -23,15 +23,15 @@ from benchmarks.gpu_suite.section import Section
 from benchmarks.gpu_suite.timing import memory, synchronize
 from demo.model import make_tokenizer
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
-from misotts.decode import Codes, Decoder
+from misotts.decode.decoder import Codes, Decoder
+from misotts.engines.interface import Limits
+from misotts.engines.load import BLOCK_SIZE
 from misotts.generate.delivery import Chunk
-from misotts.generate.load import BLOCK_SIZE
-from misotts.generate.scheduler import Limits
 from misotts.generate.utterance import Utterance
 from misotts.mimi import encode
-from misotts.prompt import Prompter
-from misotts.voices import Voices
-from misotts.watermark import Audio, Watermarker, delay_frames
+from misotts.prompt.builder import Prompter
+from misotts.prompt.voices import Voices
+from misotts.watermark.watermarker import Audio, Watermarker, delay_frames
 from misotts_client.errors import MisoError
 from misotts_client.request import SpeechRequest
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.load.heard import Heard
-from benchmarks.load.marked import KEPT
 from benchmarks.load.plan import Call
 from benchmarks.load.playback import Arrival
 from misotts.config import SAMPLE_RATE
 from misotts_client import AsyncClient
 from misotts_client.errors import MisoError
+
+KEPT = 10
+"""So many first calls keep their audio."""
 
 SLOWNESS = 1.5
 """Seconds for which a slow caller sits over each second of audio before taking more."""

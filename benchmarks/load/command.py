@@ -62,8 +62,8 @@ def load(
     from benchmarks.load.plan import Load
     from benchmarks.load.report import progress, show_result
     from benchmarks.record import record, write
-    from misotts.silentcipher import SilentCipherError
-    from misotts.watermark_key import WatermarkKeyError
+    from misotts.watermark.key import WatermarkKeyError
+    from misotts.watermark.silentcipher import SilentCipherError
     from misotts_client.errors import MisoError
 
     if (streams is None) == (rate is None):
@@ -141,9 +141,9 @@ def target(
 ) -> Iterator[Target]:
     """The server at `url`, or one of our own."""
     from benchmarks.load.measure import Target
-    from demo.server import running_server
-    from misotts.watermark_check import Detector
-    from misotts.watermark_key import read_key
+    from misotts.serve.local import running_server
+    from misotts.watermark.detector import Detector
+    from misotts.watermark.key import read_key
 
     if url:
         metrics_url = f"http://{url.rpartition(':')[0]}:{metrics_port}/metrics"

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.load.drive import Run, drive
-from benchmarks.load.marked import check_marks
+from benchmarks.load.marks import check_marks
 from benchmarks.load.plan import Load
 from benchmarks.load.server_share import Snapshot, processes, snapshot, stages
 from benchmarks.load.summary import summarise
-from demo.server import RunningServer
-from misotts.watermark_check import Detector
-from misotts.watermark_key import REFERENCE_KEY
+from misotts.serve.local import RunningServer
+from misotts.watermark.detector import Detector
+from misotts.watermark.key import REFERENCE_KEY
 
 
 @dataclass(frozen=True)

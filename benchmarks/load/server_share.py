@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.server_state import Usage, read_metrics, usage
-from demo.server import RunningServer
+from misotts.serve.local import RunningServer
 from misotts.serve.settings import STAGES
 
 PUBLISH_S = 0.6

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
-from misotts.silentcipher import SPEECH_POWER
+from misotts.watermark.silentcipher import SPEECH_POWER
 
 PUBLISHED: dict[str, Any] = {
     "SR": 44100,

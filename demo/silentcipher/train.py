@@ -23,7 +23,7 @@ from demo.silentcipher import distortions
 from demo.silentcipher.networks import PUBLISHED, Networks
 from demo.silentcipher.speech import speech
 from misotts.config import FRAME_SAMPLES
-from misotts.silentcipher import SPEECH_POWER
+from misotts.watermark.silentcipher import SPEECH_POWER
 
 HPARAMS: dict[str, Any] = PUBLISHED | {
     "SR": 24_000,

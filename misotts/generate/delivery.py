@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from misotts.config import MAX_UNACKNOWLEDGED, NO_SEAT
 from misotts.generate.pace import Pace
-from misotts.generate.utterance import NO_SEAT, Utterance
-
-MAX_UNACKNOWLEDGED = 8
-"""Chunks that may be under way between `generate` and the end of the road; beyond it the utterance pauses."""
+from misotts.generate.utterance import Utterance
 
 PROBE_AFTER_S = 0.1
 """A stream quiet for this long gets an empty chunk: its acknowledgement tells whether the caller is still there."""

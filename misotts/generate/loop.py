@@ -22,17 +22,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from misotts.config import ModelConfig
+from misotts.config import MASKED, MAX_UNACKNOWLEDGED, ModelConfig
+from misotts.engines.embedding import Embedding
+from misotts.engines.interface import Backbone, Batch, Depth, FrameEngine, Limits
+from misotts.engines.transfer import to_device
 from misotts.generate.blocks import BlockPool
-from misotts.generate.delivery import MAX_UNACKNOWLEDGED
-from misotts.generate.embedding import MASKED, Embedding
-from misotts.generate.engines import Backbone, Batch, Depth, FrameEngine
 from misotts.generate.outbox import Outbox, Receiver
-from misotts.generate.scheduler import Limits, LineFullError, Part, Scheduler, TooLongError
+from misotts.generate.scheduler import LineFullError, Part, Scheduler, TooLongError
 from misotts.generate.seats import SeatState
 from misotts.generate.statistics import Statistics
 from misotts.generate.streams import Streams
-from misotts.generate.transfer import to_device
 from misotts.generate.utterance import EOS, LENGTH, Utterance
 from misotts_client.errors import Internal, MisoError, Unavailable
 

@@ -8,9 +8,7 @@ play; the faster they come, the sooner the chunks are full ones.
 
 from __future__ import annotations
 
-from misotts.config import FRAME_MS
-
-MAX_CHUNK_FRAMES = 25
+from misotts.config import FRAME_MS, MAX_CHUNK_FRAMES
 
 FULL_FRAMES = 8
 """A chunk of this many goes out however much its caller has: what is held back helps nobody in a hiccup."""

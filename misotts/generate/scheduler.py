@@ -12,25 +12,10 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from misotts.config import NO_SEAT
+from misotts.engines.interface import Limits
 from misotts.generate.blocks import BlockPool, block_keys
-from misotts.generate.utterance import NO_SEAT, Utterance
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much the stage takes on."""
-
-    max_streams: int = 16
-    """Seats: utterances that generate at once."""
-    max_waiting: int = 64
-    """Utterances that may wait beside those for whom a seat is free; the next one is refused."""
-    step_positions: int = 512
-    """Positions of one step; what decodes leave of it goes to prefill, and in any case a quarter of it or one block."""
-
-    def largest_step(self, block_size: int) -> int:
-        """The most positions that a step can have."""
-        speaking = self.max_streams - 1  # beside one that reads its prompt
-        return max(self.step_positions, self.max_streams, speaking + max(self.step_positions // 4, block_size))
+from misotts.generate.utterance import Utterance
 
 
 class LineFullError(RuntimeError):

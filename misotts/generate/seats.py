@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from misotts.generate.embedding import Embedding
-from misotts.generate.engines import Frames, Sampling
-from misotts.generate.sampling import gumbel_noise
-from misotts.generate.transfer import to_device
+from misotts.engines.embedding import Embedding
+from misotts.engines.interface import Frames, Sampling
+from misotts.engines.sampling import gumbel_noise
+from misotts.engines.transfer import to_device
 from misotts.generate.utterance import Utterance
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from misotts.config import NO_SEAT
+
 EOS = "eos"
 LENGTH = "length"
-
-NO_SEAT = -1
 
 _streams = itertools.count(1)
 

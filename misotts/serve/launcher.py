@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from misotts.config import ConfigError, ModelConfig
+from misotts.engines.available import BackboneEngine, DepthEngine, missing_engine
 from misotts.serve.control import Control
-from misotts.serve.engines import BackboneEngine, DepthEngine, missing_engine
 from misotts.serve.readiness import Readiness
 from misotts.serve.run_folder import run_folder
 from misotts.serve.settings import STAGES, StageSettings
 from misotts.serve.triton_log import TritonLog, ending
 from misotts.serve.tritonserver import NoTritonError, Ports, TritonServer, lay_out_repository
-from misotts.watermark_key import REFERENCE_KEY
+from misotts.watermark.key import REFERENCE_KEY
 
 START_LIMIT_S = 1800.0
 """Longest time to load: an 8B model from a cold network disk takes many minutes."""

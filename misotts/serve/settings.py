@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from secrets import token_hex
 
-from misotts.serve.engines import BackboneEngine, DepthEngine
+from misotts.engines.available import BackboneEngine, DepthEngine
 
 RUN_ENV = "MISOTTS_RUN"
 """Environment variable that names the run folder: settings, sockets, log."""

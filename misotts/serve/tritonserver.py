@@ -13,7 +13,7 @@ from pathlib import Path
 
 from misotts.serve.run_folder import shared_memory_prefix
 from misotts.serve.settings import RUN_ENV, StageSettings
-from misotts.watermark_key import KEY_ENV
+from misotts.watermark.key import KEY_ENV
 
 REPOSITORY = "model_repository"
 

@@ -1,7 +1,8 @@
 from collections.abc import Iterator
 
 import pytest
-from fake_triton import FakeTriton, running
+
+from tests.support.fake_triton import FakeTriton, running
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import threading
 import time
 
 import pytest
-from fake_triton import FakeTriton, silent
 
 from misotts_client import AsyncClient, Client, Unavailable, aio, client, transport
-from tests.proxy import proxy
+from tests.support.fake_triton import FakeTriton, silent
+from tests.support.proxy import proxy
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from fake_triton import FakeTriton, answer, endless, refusal, utterance
 from typer.testing import CliRunner, Result
 
 from misotts_client.say import say
+from tests.support.fake_triton import FakeTriton, answer, endless, refusal, utterance
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from fake_triton import FakeTriton, answer, endless, last_flag, refusal, silent, utterance
 from tritonclient.grpc import service_pb2
 
 from misotts_client import (
@@ -27,6 +26,7 @@ from misotts_client import (
     Speech,
     Unavailable,
 )
+from tests.support.fake_triton import FakeTriton, answer, endless, last_flag, refusal, silent, utterance
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from demo.server import RunningServer, running_server
+from misotts.serve.local import RunningServer, running_server
 from misotts.synthesizer import Synthesizer
 from misotts_client import Client
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from demo.server import RunningServer
+from misotts.serve.local import RunningServer
 from misotts_client import Client, InvalidArgument, NotFound, Segment
 from misotts_client.errors import DeadlineExceeded, MisoError, Unavailable, error_from_text
-from tests.server.raw import infer, text
+from tests.support.raw import infer, text
 
 CLIP = np.zeros(24_000, np.float32)
 NAN_CLIP = np.full(2_000, np.nan, np.float32)

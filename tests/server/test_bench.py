@@ -18,7 +18,7 @@ from benchmarks.record import record, write
 from benchmarks.sweep import knee
 from benchmarks.sweep.measure import Sweep, on_server, sweep
 from benchmarks.sweep.objective import Objective
-from demo.server import RunningServer
+from misotts.serve.local import RunningServer
 from misotts.serve.settings import STAGES
 
 LOAD = Load(

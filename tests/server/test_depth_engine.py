@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from depth_folders import copy_of
 
 from convert.depth import convert_depth
-from demo.server import running_server, start_server
+from misotts.serve.local import running_server, start_server
 from misotts.synthesizer import Synthesizer
 from misotts_client import Client, SpeechRequest
+from tests.support.depth_folders import copy_of
 
 
 @pytest.fixture(scope="module")

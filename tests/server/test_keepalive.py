@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from demo.server import RunningServer
+from misotts.serve.local import RunningServer
 from misotts_client import Client
 from misotts_client.request import SpeechRequest, infer_request
 from misotts_client.transport import CHANNEL_OPTIONS
-from tests.proxy import proxy
+from tests.support.proxy import proxy
 
 NOTICED_S = 15
 """As README says: a ping after 5 s of silence, and 10 s for its answer."""

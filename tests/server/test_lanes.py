@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from benchmarks.server_state import metrics
-from demo.server import RunningServer
+from misotts.serve.local import RunningServer
 from misotts_client import Client, Segment
-from tests.clips import tone
+from tests.support.clips import tone
 
 MINUTE = tone(60).astype(np.float32)
 LONG = [Segment("A long story.", 0, MINUTE), Segment("It goes on.", 1, MINUTE), Segment("To its end.", 0, MINUTE[::2])]

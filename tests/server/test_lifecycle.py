@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from demo.server import START_S, RunningServer, is_ready, running_server, start_server, wait_until_ready
 from misotts.serve.launcher import STOP_LIMIT_S
+from misotts.serve.local import START_S, RunningServer, is_ready, running_server, start_server, wait_until_ready
 from misotts.serve.settings import STAGES
 from misotts_client import Client, Segment
 from misotts_client.errors import MisoError, Unavailable
-from tests.clips import tone
+from tests.support.clips import tone
 
 LONG = Segment("A long story.", 0, tone(150).astype("float32"))
 """It takes the codec about a second."""

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks.server_state import metrics
-from demo.server import RunningServer
 from misotts.config import FRAME_SAMPLES
+from misotts.serve.local import RunningServer
 from misotts_client import Client, InvalidArgument, Segment
 
 PUBLISHED_S = 1.2

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.server_state import metrics
-from demo.server import running_server
 from misotts.config import ModelConfig
-from misotts.generate.load import BLOCK_SIZE
+from misotts.engines.load import BLOCK_SIZE
+from misotts.serve.local import running_server
 from misotts_client import Client, SpeechRequest
 
 CALLERS = 8

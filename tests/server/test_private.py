@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from demo.server import RunningServer
+from misotts.serve.local import RunningServer
 from misotts_client.errors import InvalidArgument, error_from_text
-from tests.server.raw import infer, text
+from tests.support.raw import infer, text
 
 ONE = np.ones(1, np.int32)
 FRAMES = np.zeros((3, 33), np.int32)

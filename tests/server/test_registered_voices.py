@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from misotts.voices import Voices, add_voice, remove_voice
+from misotts.prompt.voices import Voices, add_voice, remove_voice
 from misotts_client import Client, InvalidArgument, NotFound
-from tests.clips import tone, write
+from tests.support.clips import tone, write
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.server_state import usage
 from benchmarks.soak import growth, soak
-from demo.server import RunningServer
+from misotts.serve.local import RunningServer
 
 
 def test_rude_callers_leave_nothing_behind(server: RunningServer) -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from demo.server import RunningServer, running_server
 from misotts.config import FRAME_SAMPLES
+from misotts.serve.local import RunningServer, running_server
 from misotts.serve.settings import RUN_ENV, StageSettings
-from misotts.watermark import delay_frames
-from misotts.watermark_check import Detector, judge
+from misotts.watermark.detector import Detector, judge
+from misotts.watermark.watermarker import delay_frames
 from misotts_client import Client
 from tests.server.conftest import KEY
-from tests.server.raw import infer, text
+from tests.support.raw import infer, text
 
 CHUNKS = (1, 1, 2, 4, 8, 8, 8)
 STREAM = 1_000_000

@@ -1,35 +1,5 @@
-"""decode: chunks of frames → chunks of audio, all streams in one batch. See `misotts.decode`."""
+"""The decode stage as Triton loads it; its code is `misotts.serve.stage.decode`."""
 
-from __future__ import annotations
+from misotts.serve.stage.decode import DecodeStage as TritonPythonModel
 
-from collections.abc import Iterator, Sequence
-
-import numpy as np
-
-from misotts.decode import Codes, Decoder
-from misotts.mimi import load_mimi
-from misotts.triton.chunk_stage import ChunkStage, Piece
-from misotts.triton.tensors import send
-
-
-class TritonPythonModel(ChunkStage):
-    name = "decode"
-    input = "CODES"
-
-    def load(self) -> None:
-        self.link.loading("Mimi decoder")
-        mimi = load_mimi(self.settings.model_folder, self.config, self.device)
-        self.decoder = Decoder(mimi, self.settings.max_streams)
-        self.start_worker()
-
-    def process(self, pieces: Sequence[Piece], first: Sequence[bool]) -> Iterator[tuple[int, np.ndarray]]:
-        return self.decoder.decode_each([Codes(p.slot, new, p.data) for p, new in zip(pieces, first, strict=True)])
-
-    def answer(self, piece: Piece, data: np.ndarray, finish: str) -> None:
-        outputs = {
-            "SECRET": self.settings.secret,
-            "HEADER": piece.header,
-            "AUDIO": data.astype(np.float32, copy=False).ravel(),
-            "FINISH": finish,
-        }
-        send(piece.sender, outputs, final=True)
+__all__ = ["TritonPythonModel"]

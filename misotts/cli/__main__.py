@@ -1,0 +1,3 @@
+from misotts.cli.main import main
+
+main()

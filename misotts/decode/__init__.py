@@ -1,0 +1,1 @@
+"""The decode stage: frames of codes become audio, with one slot of Mimi's streaming state per stream."""

@@ -1,0 +1,1 @@
+"""Backbone and depth decoder as one CUDA graph a frame: docs/graph-engine.md."""

@@ -1,0 +1,118 @@
+"""The backbone by fused operations: one position of each sequence inside the graph, pieces of prompts beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from misotts.config import ModelConfig
+from misotts.engines.eager.layers import rope_table
+from misotts.engines.graph.layers import load_layers
+from misotts.engines.graph.matrix import WeightType
+from misotts.engines.graph.operations import Operations
+from misotts.engines.graph.plain import QUANTISED_KV, LayerCache, Tiles
+from misotts.engines.interface import Batch
+from misotts.engines.transfer import to_device
+
+PREFILL_RUN = 16
+"""Positions of a prompt whose queries share what is read: with four query heads to a key head, 64 rows of a product."""
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where a step's packed rows lie, on the device."""
+
+    position: torch.Tensor
+    """int64 [rows]."""
+    slot: torch.Tensor
+    """int64 [rows]: block * block_size + offset, where the row's key and value go."""
+    tables: torch.Tensor
+    """int32 [sequences, columns]."""
+    tiles: Tiles
+
+
+class GraphBackbone:
+    """See `Backbone`. Weights in one of `WeightType`; keys and values in `dtype` or FP8."""
+
+    def __init__(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        config: ModelConfig,
+        num_blocks: int,
+        block_size: int,
+        run: Operations,
+        device: str = "cuda",
+        dtype: torch.dtype = torch.bfloat16,
+        stored: WeightType = "full",
+        fp8_kv: bool = False,
+    ) -> None:
+        """Read the weights and take the pool: `num_blocks` x layers x 2 x KV heads x block x head size, zeroed."""
+        self.config = c = config.backbone
+        self.num_blocks, self.block_size = num_blocks, block_size
+        self._run = run
+        self.layers = load_layers(weights, "backbone", c, device, dtype, stored)
+        self._norm = weights["backbone.norm.scale"].to(device=device, dtype=dtype)
+        self._cos, self._sin = (t.to(device) for t in rope_table(c, config.max_seq_len))
+        shape = (c.num_layers, 2, num_blocks, c.num_kv_heads, block_size)
+        kept = QUANTISED_KV if fp8_kv else dtype
+        self._pool = torch.zeros(*shape, c.head_dim, device=device, dtype=kept)
+        self._scales = torch.zeros(shape, device=device) if fp8_kv else None
+
+    @property
+    def pool_bytes(self) -> int:
+        return self._pool.nbytes + (self._scales.nbytes if self._scales is not None else 0)
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """See `Backbone.forward`."""
+        lengths = batch.lengths.astype(np.int64)
+        last = torch.from_numpy(lengths.cumsum() - 1)
+        x = self.transform(batch.inputs, self._place(batch))
+        return self._run.rms_norm(x[to_device(last, x.device)], self._norm, self.config.norm_eps)
+
+    def decode(self, x: torch.Tensor, starts: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
+        """One position of each sequence, x [n, width] at positions `starts` int64 [n] → hidden [n, width], after the
+        final norm. tables: int32 [n, columns]. Nothing here reads a value on the host."""
+        column = (starts // self.block_size).unsqueeze(1)
+        block = tables.gather(1, column).squeeze(1).long()
+        rows = torch.arange(len(x), device=x.device, dtype=torch.int32)
+        tiles = Tiles(rows, rows, starts.int(), torch.ones_like(rows), longest=1)
+        where = Positions(starts, block * self.block_size + starts % self.block_size, tables, tiles)
+        return self._run.rms_norm(self.transform(x, where), self._norm, self.config.norm_eps)
+
+    def transform(self, x: torch.Tensor, where: Positions) -> torch.Tensor:
+        """All layers over packed rows x [rows, width], keys and values into the pool."""
+        run, eps = self._run, self.config.norm_eps
+        for n, layer in enumerate(self.layers):
+            keys, values = self._pool[n]
+            cache = LayerCache(keys, values, None if self._scales is None else self._scales[n])
+            qkv = run.linear(x, layer.qkv, eps)
+            q = run.rope_and_cache(qkv, self._cos, self._sin, where.position, where.slot, cache)
+            x = layer.merge(run, x, run.paged_attention(q, cache, where.tables, where.tiles), eps)
+        return x
+
+    def _place(self, batch: Batch) -> Positions:
+        """Work out on the host where a batch's rows lie, and send it over in one copy."""
+        runs, position, slot = [], [], []
+        first_row = 0
+        for sequence, (start, length) in enumerate(zip(batch.starts.tolist(), batch.lengths.tolist(), strict=True)):
+            steps = np.arange(start, start + length)
+            position.append(steps)
+            block = batch.blocks[sequence, steps // self.block_size].astype(np.int64)
+            slot.append(block * self.block_size + steps % self.block_size)
+            for offset in range(0, length, PREFILL_RUN):
+                count = min(PREFILL_RUN, length - offset)
+                runs.append((sequence, first_row + offset, start + offset, count))
+            first_row += length
+        rows, tables = np.array(runs, np.int32).T, np.ascontiguousarray(batch.blocks, np.int32)
+        packed = np.concatenate([*position, *slot, rows.ravel(), tables.ravel()]).astype(np.int64)
+        there = to_device(torch.from_numpy(packed), batch.inputs.device)
+        sizes = [first_row, first_row, rows.size, tables.size]
+        position_there, slot_there, runs_there, tables_there = there.split(sizes)
+        longest = 1 if len(runs) == len(batch.lengths) == first_row else PREFILL_RUN
+        of, first_row_there, first_position, count = runs_there.int().view(4, -1)
+        tiles = Tiles(of, first_row_there, first_position, count, longest)
+        return Positions(position_there, slot_there, tables_there.int().view(tables.shape), tiles)

@@ -1,0 +1,155 @@
+"""One frame for every drawing utterance as one CUDA graph: from block tables to codes and the backbone's next input.
+
+A graph is captured for each bucket of rows and, within it, of ranks (how many of the likeliest codes can be drawn). A
+step takes the smallest that fits; rows too many lie in the scratch block and on the scratch seat. The host sends one
+small buffer before a replay and reads the codes after it, one step late (`misotts.generate.loop`).
+
+Prompts are prefilled beside the graph, by `GraphBackbone.forward`, up to their last position: that one is a row of the
+graph like any other, whose input is the embedding of a prompt's position in place of a frame's. So the first frame is
+drawn by the same code as every other, and the depth decoder runs nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from misotts.engines.embedding import Embedding
+from misotts.engines.graph.backbone import GraphBackbone
+from misotts.engines.graph.capture import capture
+from misotts.engines.graph.depth import GraphDepth
+from misotts.engines.interface import Batch, Frames, Sampling
+from misotts.engines.sampling import gumbel_noise
+from misotts.engines.transfer import to_device
+
+USUAL_RANKS = 64
+"""Ranks of the graphs for what nearly everybody asks for; the others have as many as there are codes."""
+
+_COLUMNS = ("seat", "start", "frame", "top_k", "temperature", "seed")
+
+
+def row_buckets(max_streams: int) -> list[int]:
+    """Rows of the graphs: powers of two up to 64, then multiples of 64; the last holds `max_streams`."""
+    small = [1 << n for n in range(7) if 1 << n < max_streams]
+    return [*small, *range(128, max_streams, 64), max_streams] if max_streams > 64 else [*small, max_streams]
+
+
+def bucket_shapes(max_streams: int, audio_codes: int) -> list[tuple[int, int]]:
+    """(rows, ranks) of every graph, smallest first."""
+    ranks = sorted({min(USUAL_RANKS, audio_codes), audio_codes})
+    return [(rows, n) for rows in row_buckets(max_streams) for n in ranks]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One captured shape and its static buffers."""
+
+    rows: int
+    ranks: int
+    inputs: torch.Tensor
+    """int64 [rows, 6 + columns]: `_COLUMNS`, the temperature as the bits of a float32, then the block table."""
+    codes: torch.Tensor
+    """int64 [rows, codebooks]."""
+
+
+class FrameDecoder:
+    """Backbone and depth decoder in one: see `FrameEngine`."""
+
+    def __init__(
+        self,
+        backbone: GraphBackbone,
+        depth: GraphDepth,
+        embedding: Embedding,
+        max_streams: int,
+        max_positions: int,
+        audio_codes: int,
+    ) -> None:
+        """Make the buffers of every bucket and, on a GPU, capture them all."""
+        self.backbone, self.embedding, self._depth = backbone, embedding, depth
+        device = embedding.text_table.device
+        self._scratch_seat = max_streams
+        self.next_input = embedding.text_table.new_zeros(max_streams + 1, embedding.width)
+        columns = -(-max_positions // backbone.block_size)
+        self._columns = columns
+        self.buckets = [
+            Bucket(
+                rows,
+                ranks,
+                torch.from_numpy(self._padding(rows)).to(device),
+                torch.zeros(rows, depth.codebooks, dtype=torch.int64, device=device),
+            )
+            for rows, ranks in bucket_shapes(max_streams, audio_codes)
+        ]
+        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        if device.type == "cuda":
+            self._read_scratch()
+            pool = torch.cuda.graph_pool_handle()
+            for bucket in reversed(self.buckets):  # the largest first: the others fit into its memory
+                self._graphs[bucket.rows, bucket.ranks] = capture(partial(self._frame, bucket), pool)
+
+    def _read_scratch(self) -> None:
+        """Read prompts of every size of tiles into the scratch block: Triton compiles now what prefill takes."""
+        for length in (2, 17, 33, 65):
+            inputs = self.next_input.new_zeros(length, self.embedding.width)
+            blocks = np.zeros((1, self._columns), np.int32)
+            self.backbone.forward(Batch(inputs, np.array([length], np.int32), np.zeros(1, np.int32), blocks))
+
+    @torch.inference_mode()
+    def draw(self, frames: Frames) -> torch.Tensor:
+        """See `FrameEngine.draw`."""
+        n = len(frames.seats)
+        bucket = self._bucket(n, int(frames.top_k.max()))
+        inputs = torch.from_numpy(self._fill(frames, bucket.rows))
+        bucket.inputs.copy_(to_device(inputs, bucket.inputs.device))
+        if graph := self._graphs.get((bucket.rows, bucket.ranks)):
+            graph.replay()
+        else:
+            self._frame(bucket)
+        return bucket.codes[:n]
+
+    def _bucket(self, rows: int, ranks: int) -> Bucket:
+        return next(b for b in self.buckets if b.rows >= rows and b.ranks >= ranks)
+
+    def _padding(self, rows: int) -> np.ndarray:
+        inputs = np.zeros((rows, len(_COLUMNS) + self._columns), np.int64)
+        inputs[:, _COLUMNS.index("seat")] = self._scratch_seat
+        inputs[:, _COLUMNS.index("top_k")] = 1
+        inputs[:, _COLUMNS.index("temperature")] = _bits(np.ones(rows))
+        return inputs
+
+    def _fill(self, frames: Frames, rows: int) -> np.ndarray:
+        inputs = self._padding(rows)
+        n = len(frames.seats)
+        values: Sequence[np.ndarray] = (
+            frames.seats,
+            frames.starts,
+            frames.numbers,
+            frames.top_k,
+            _bits(frames.temperature),
+            frames.seeds,
+        )
+        for column, value in enumerate(values):
+            inputs[:n, column] = value
+        inputs[:n, len(_COLUMNS) : len(_COLUMNS) + frames.blocks.shape[1]] = frames.blocks
+        return inputs
+
+    @torch.inference_mode()
+    def _frame(self, bucket: Bucket) -> None:
+        """What is captured: reads and writes the bucket's buffers, `next_input` and the pool of blocks."""
+        seat, start, number, top_k, temperature, seed = bucket.inputs[:, : len(_COLUMNS)].T.contiguous()
+        tables = bucket.inputs[:, len(_COLUMNS) :].int()
+        hidden = self.backbone.decode(self.next_input.index_select(0, seat), start, tables)
+        noise = gumbel_noise(seed, number, self._depth.codebooks, bucket.ranks)
+        sampling = Sampling(temperature.int().view(torch.float32), top_k, noise)
+        codes, following = self._depth.forward(hidden, sampling)
+        bucket.codes.copy_(codes)
+        self.next_input.index_copy_(0, seat, following)
+
+
+def _bits(values: np.ndarray) -> np.ndarray:
+    """float32 values as the integers of their bits."""
+    return values.astype(np.float32).view(np.int32)

@@ -1,0 +1,81 @@
+"""The depth decoder by fused operations: a hidden state in, one frame and the backbone's next input out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+
+from misotts.config import ModelConfig
+from misotts.engines.eager.layers import rope_table
+from misotts.engines.embedding import Embedding
+from misotts.engines.graph.layers import load_layers
+from misotts.engines.graph.matrix import Matrix, WeightType
+from misotts.engines.graph.operations import Operations
+from misotts.engines.interface import Sampling
+
+
+class GraphDepth:
+    """See `Depth`."""
+
+    def __init__(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        config: ModelConfig,
+        embedding: Embedding,
+        run: Operations,
+        device: str = "cuda",
+        dtype: torch.dtype = torch.bfloat16,
+        stored: WeightType = "full",
+    ) -> None:
+        """Read the weights. The heads keep only the rows of codes that are audio, and stay in `dtype`: they are a tenth
+        of what a frame reads, and decide the codes."""
+        self.config = config.decoder
+        self.codebooks, self._vocabulary = config.audio_num_codebooks, config.audio_vocab_size
+        self._embedding, self._run = embedding, run
+        self.layers = load_layers(weights, "decoder", self.config, device, dtype, stored)
+        self._head0 = Matrix.make(weights["codebook0_head.weight"][: config.audio_codes].to(device), dtype)
+        norm = weights["decoder.norm.scale"].to(device)
+        heads = weights["audio_head"][:, :, : config.audio_codes].transpose(1, 2)
+        self._heads = [Matrix.make(head.to(device), dtype, norm=norm) for head in heads]
+        self._projection = Matrix.make(weights["projection.weight"].to(device), dtype)
+        tables = embedding.audio_table.split(config.audio_vocab_size)[:-1]
+        self._inputs = [F.linear(table, self._projection.weight) for table in tables]
+        self._cos, self._sin = (t.to(device) for t in rope_table(self.config, self.codebooks))
+
+    @torch.inference_mode()
+    def forward(self, hidden: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Depth.forward`. Nothing here reads a value on the host."""
+        run, n = self._run, len(hidden)
+        code, following = self._draw(run.linear(hidden, self._head0), sampling, 0)
+        drawn = [code]
+        assert following is not None
+        x = torch.stack([run.linear(hidden, self._projection), following], dim=1).flatten(0, 1)
+        c = self.config
+        caches = hidden.new_empty(c.num_layers, 2, n, c.num_kv_heads, self.codebooks, c.head_dim)
+        for codebook in range(1, self.codebooks):
+            x = self._transform(x, caches, first=codebook + 1 - len(x) // n)
+            logits = run.linear(x.view(n, -1, x.shape[1])[:, -1].contiguous(), self._heads[codebook - 1], c.norm_eps)
+            code, following = self._draw(logits, sampling, codebook)
+            drawn.append(code)
+            if following is not None:
+                x = following
+        codes = torch.stack(drawn, dim=1)
+        return codes, run.embed_frames(codes, self._embedding.audio_table, self._vocabulary)
+
+    def _draw(
+        self, logits: torch.Tensor, sampling: Sampling, codebook: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Codes [n] of a codebook and their projected embeddings, if another codebook follows."""
+        table = self._inputs[codebook] if codebook < self.codebooks - 1 else None
+        return self._run.draw(logits, sampling.temperature, sampling.top_k, sampling.noise[:, codebook], table)
+
+    def _transform(self, x: torch.Tensor, caches: torch.Tensor, first: int) -> torch.Tensor:
+        """All layers over x [n * positions, width], the positions from `first` on."""
+        run, eps = self._run, self.config.norm_eps
+        for layer, (keys, values) in zip(self.layers, caches, strict=True):
+            qkv = run.linear(x, layer.qkv, eps)
+            attended = run.depth_attention(qkv, keys, values, self._cos, self._sin, first)
+            x = layer.merge(run, x, attended, eps)
+        return x

@@ -1,0 +1,181 @@
+"""Paged attention, for decode and for pieces of prompts alike (flash attention's running softmax over the blocks).
+
+A program has a run of neighbouring positions of one sequence and one key head: the query heads that share it are rows
+of one product, so a block is read once for all of them. Decode is a run of one position. Where there are few programs
+the keys are split among several, and a second kernel puts their parts together; each works out from the sequence's
+length which blocks are its own, so that a captured launch fits any length.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from misotts.engines.graph.kernels.launch import dot_type, tile
+from misotts.engines.graph.plain import LayerCache, Tiles
+
+PROGRAMS = 264
+"""Programs that keep an H100 busy: two for each of its 132 multiprocessors."""
+MAX_SPLITS = 16
+
+
+@triton.jit
+def paged_attention_kernel(
+    q,
+    keys,
+    values,
+    scales,
+    tables,
+    sequences,
+    first_rows,
+    first_positions,
+    counts,
+    out,
+    part_out,
+    part_largest,
+    part_total,
+    columns,
+    scales_each,
+    softmax_scale,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    KEYS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    QUANTISED: tl.constexpr,
+    DOT: tl.constexpr,
+):
+    run, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    shared: tl.constexpr = HEADS // KV_HEADS
+    count = tl.load(counts + run)
+    first_position = tl.load(first_positions + run)
+    table = tables + tl.load(sequences + run) * columns
+    r = tl.arange(0, ROWS)
+    step, head = r // shared, kv_head * shared + r % shared
+    is_row = step < count
+    position = first_position + step
+    d = tl.arange(0, WIDTH)
+    is_d = d < HEAD_DIM
+    place = ((tl.load(first_rows + run) + step) * HEADS + head)[:, None] * HEAD_DIM + d[None, :]
+    inside = is_row[:, None] & is_d[None, :]
+    query = tl.load(q + place, mask=inside, other=0.0).to(DOT)
+
+    largest = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    attended = tl.zeros((ROWS, WIDTH), tl.float32)
+    blocks = tl.cdiv(first_position + count, BLOCK_SIZE)
+    share = tl.cdiv(blocks, SPLITS)
+    for column in range(split * share, tl.minimum(blocks, (split + 1) * share)):
+        block = tl.load(table + column).to(tl.int64)
+        t = tl.arange(0, KEYS)
+        is_key = t < BLOCK_SIZE
+        slot = (block * KV_HEADS + kv_head) * BLOCK_SIZE + t
+        key = tl.load(keys + slot[None, :] * HEAD_DIM + d[:, None], mask=is_key[None, :] & is_d[:, None], other=0.0)
+        score = tl.dot(query, key.to(DOT), input_precision="ieee") * softmax_scale
+        if QUANTISED:
+            score *= tl.load(scales + slot, mask=is_key, other=0.0)[None, :]
+        seen = is_key[None, :] & (column * BLOCK_SIZE + t[None, :] <= position[:, None])
+        score = tl.where(seen, score, float("-inf"))
+        now = tl.maximum(largest, tl.max(score, axis=1))
+        # A row that has seen no key yet has no largest score; any number does in its place.
+        base = tl.where(now == float("-inf"), 0.0, now)
+        weight = tl.exp(score - base[:, None])
+        fade = tl.exp(largest - base)
+        total = total * fade + tl.sum(weight, axis=1)
+        value = tl.load(values + slot[:, None] * HEAD_DIM + d[None, :], mask=is_key[:, None] & is_d[None, :], other=0.0)
+        if QUANTISED:
+            weight *= tl.load(scales + scales_each + slot, mask=is_key, other=0.0)[None, :]
+        attended = attended * fade[:, None] + tl.dot(weight.to(DOT), value.to(DOT), input_precision="ieee")
+        largest = now
+    if SPLITS == 1:
+        attended = attended / tl.where(total == 0.0, 1.0, total)[:, None]
+        tl.store(out + place, attended.to(out.dtype.element_ty), mask=inside)
+    else:
+        part = (run * HEADS + head) * SPLITS + split
+        tl.store(part_out + part[:, None] * HEAD_DIM + d[None, :], attended, mask=inside)
+        tl.store(part_largest + part, largest, mask=is_row)
+        tl.store(part_total + part, total, mask=is_row)
+
+
+@triton.jit
+def combine_kernel(
+    part_out,
+    part_largest,
+    part_total,
+    out,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SPLITS: tl.constexpr,
+):
+    head = tl.program_id(0)
+    split, d = tl.arange(0, SPLITS), tl.arange(0, WIDTH)
+    is_d = d < HEAD_DIM
+    largest = tl.load(part_largest + head * SPLITS + split)
+    weight = tl.exp(largest - tl.max(largest))
+    total = tl.sum(weight * tl.load(part_total + head * SPLITS + split))
+    parts = tl.load(part_out + (head * SPLITS + split)[:, None] * HEAD_DIM + d[None, :], mask=is_d[None, :], other=0.0)
+    attended = tl.sum(parts * weight[:, None], axis=0) / total
+    tl.store(out + head * HEAD_DIM + d, attended.to(out.dtype.element_ty), mask=is_d)
+
+
+def splits_for(runs: int, kv_heads: int) -> int:
+    """Into how many parts the keys of a run of one position are split: enough programs for the GPU, a power of 2."""
+    return min(MAX_SPLITS, triton.next_power_of_2(triton.cdiv(PROGRAMS, runs * kv_heads)))
+
+
+def paged_attention(q: torch.Tensor, cache: LayerCache, tables: torch.Tensor, tiles: Tiles) -> torch.Tensor:
+    """See `plain.paged_attention`; rows of no tile are left as they are. A run of one position is row `run` of q."""
+    rows, heads, head_dim = q.shape
+    _, kv_heads, block_size, _ = cache.keys.shape
+    runs = len(tiles.sequence)
+    splits = splits_for(runs, kv_heads) if tiles.longest == 1 else 1
+    out = q.new_empty(rows, heads * head_dim)
+    part_out = q.new_empty(runs, heads, splits, head_dim, dtype=torch.float32) if splits > 1 else out
+    part_largest, part_total = q.new_empty(2, runs, heads, splits, dtype=torch.float32) if splits > 1 else (out, out)
+    scales = cache.scales
+    paged_attention_kernel[(runs, kv_heads, splits)](
+        q,
+        cache.keys,
+        cache.values,
+        scales if scales is not None else q,
+        tables,
+        tiles.sequence,
+        tiles.first_row,
+        tiles.first_position,
+        tiles.count,
+        out,
+        part_out,
+        part_largest,
+        part_total,
+        tables.shape[1],
+        scales[0].numel() if scales is not None else 0,
+        head_dim**-0.5,
+        HEADS=heads,
+        KV_HEADS=kv_heads,
+        HEAD_DIM=head_dim,
+        BLOCK_SIZE=block_size,
+        ROWS=tile(tiles.longest * (heads // kv_heads)),
+        WIDTH=tile(head_dim),
+        KEYS=tile(block_size),
+        SPLITS=splits,
+        QUANTISED=scales is not None,
+        DOT=dot_type(q.dtype),
+        num_warps=4,
+        num_stages=3,
+    )
+    if splits > 1:
+        combine_kernel[(runs * heads,)](
+            part_out,
+            part_largest,
+            part_total,
+            out,
+            HEAD_DIM=head_dim,
+            WIDTH=triton.next_power_of_2(head_dim),
+            SPLITS=splits,
+            num_warps=1,
+        )
+    return out

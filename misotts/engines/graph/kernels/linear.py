@@ -1,0 +1,140 @@
+"""Matrix products of few rows, where reading the weights is what takes the time: each weight is read once, and what
+comes before and after the product costs no launch of its own.
+
+RMSNorm needs no pass before it. Its scale is in the weights (`matrix.py`), and dividing a row by its length can be done
+after the product as well as before; the length is summed up while the row passes by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from misotts.engines.graph import plain
+from misotts.engines.graph.kernels.launch import dot_type, tile
+from misotts.engines.graph.matrix import Matrix
+
+MANY_ROWS = 64
+"""From here on the weights are no longer what takes the time, and unless they are quantised cuBLAS multiplies."""
+
+
+@triton.jit(do_not_specialize=["rows"])  # or a prompt of a new length would wait for Triton to compile
+def linear_kernel(
+    x,
+    weight,
+    scale,
+    residual,
+    out,
+    rows,
+    outputs,
+    inputs,
+    eps,
+    NORM: tl.constexpr,
+    SWIGLU: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    QUANTISED: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    INPUTS: tl.constexpr,
+    DOT: tl.constexpr,
+):
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    is_row, is_column = row < rows, column < outputs
+    product = tl.zeros((ROWS, OUTPUTS), tl.float32)
+    up = tl.zeros((ROWS, OUTPUTS), tl.float32)
+    squares = tl.zeros((ROWS,), tl.float32)
+    for first in range(0, inputs, INPUTS):
+        i = first + tl.arange(0, INPUTS)
+        is_input = i < inputs
+        a = tl.load(x + row[:, None] * inputs + i[None, :], mask=is_row[:, None] & is_input[None, :], other=0.0)
+        if NORM:
+            squares += tl.sum(a.to(tl.float32) * a.to(tl.float32), axis=1)
+        places = weight + column[None, :] * inputs + i[:, None]
+        inside = is_column[None, :] & is_input[:, None]
+        product = tl.dot(a.to(DOT), tl.load(places, mask=inside, other=0.0).to(DOT), product, input_precision="ieee")
+        if SWIGLU:
+            second = tl.load(places + outputs * inputs, mask=inside, other=0.0)
+            up = tl.dot(a.to(DOT), second.to(DOT), up, input_precision="ieee")
+    if QUANTISED:
+        product *= tl.load(scale + column, mask=is_column, other=0.0)[None, :]
+        if SWIGLU:
+            up *= tl.load(scale + outputs + column, mask=is_column, other=0.0)[None, :]
+    if NORM:
+        shrink = tl.rsqrt(squares / inputs + eps)[:, None]
+        product *= shrink
+        up *= shrink
+    if SWIGLU:
+        product = product * tl.sigmoid(product) * up
+    place = row[:, None] * outputs + column[None, :]
+    inside = is_row[:, None] & is_column[None, :]
+    if RESIDUAL:
+        product += tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + place, product.to(out.dtype.element_ty), mask=inside)
+
+
+@dataclass(frozen=True)
+class LinearTiles:
+    """How a product is cut: each program makes `rows` x `outputs` of it, `inputs` at a time."""
+
+    rows: int
+    outputs: int
+    inputs: int
+    warps: int
+    stages: int
+
+    @property
+    def constants(self) -> dict[str, int]:
+        return dict(
+            ROWS=self.rows, OUTPUTS=self.outputs, INPUTS=self.inputs, num_warps=self.warps, num_stages=self.stages
+        )
+
+
+def linear_tiles(rows: int) -> LinearTiles:
+    """Few rows: narrow tiles, so that even the narrowest matrix (1536 outputs) keeps 96 programs busy, and deep
+    prefetch: 16 x 256 x 2 bytes x 3 stages under way are 24 KiB a program, where 16 KiB an SM hide 0.7 us at 3 TB/s."""
+    if rows <= 16:
+        return LinearTiles(rows=16, outputs=16, inputs=256, warps=4, stages=4)
+    if rows <= 32:
+        return LinearTiles(rows=32, outputs=32, inputs=128, warps=4, stages=4)
+    return LinearTiles(rows=64, outputs=64, inputs=64, warps=4, stages=4)
+
+
+def linear(
+    x: torch.Tensor,
+    matrix: Matrix,
+    norm_eps: float | None = None,
+    swiglu: bool = False,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """See `plain.linear`."""
+    rows, inputs = x.shape
+    if rows > MANY_ROWS and matrix.scale is None:
+        return plain.linear(x, matrix, norm_eps, swiglu, residual)
+    outputs = matrix.weight.shape[0] // (2 if swiglu else 1)
+    out = x.new_empty(rows, outputs)
+    tiles = linear_tiles(rows)
+    grid = (triton.cdiv(outputs, tiles.outputs), triton.cdiv(rows, tiles.rows))
+    options: dict[str, Any] = dict(tiles.constants, DOT=dot_type(x.dtype))
+    options["INPUTS"] = min(tiles.inputs, tile(inputs))
+    linear_kernel[grid](
+        x,
+        matrix.weight,
+        matrix.scale if matrix.scale is not None else x,
+        residual if residual is not None else x,
+        out,
+        rows,
+        outputs,
+        inputs,
+        norm_eps or 0.0,
+        NORM=norm_eps is not None,
+        SWIGLU=swiglu,
+        RESIDUAL=residual is not None,
+        QUANTISED=matrix.scale is not None,
+        **options,
+    )
+    return out

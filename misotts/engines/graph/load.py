@@ -1,0 +1,67 @@
+"""Weights → the engine that does a frame in one graph."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import torch
+
+from misotts.config import ModelConfig
+from misotts.engines.embedding import Embedding
+from misotts.engines.graph.backbone import GraphBackbone
+from misotts.engines.graph.decoder import FrameDecoder, bucket_shapes
+from misotts.engines.graph.depth import GraphDepth
+from misotts.engines.graph.matrix import WeightType
+from misotts.engines.graph.memory import plan_memory
+from misotts.engines.graph.operations import operations_on
+from misotts.engines.interface import Limits
+from misotts.engines.manifest import EngineError
+
+log = logging.getLogger(__name__)
+
+FP8_CAPABILITY = (8, 9)
+"""The first GPUs that have conversions to and from FP8: Ada."""
+
+
+def load_frame_decoder(
+    weights: Mapping[str, torch.Tensor],
+    config: ModelConfig,
+    limits: Limits,
+    block_size: int,
+    device: str = "cuda",
+    stored: WeightType = "full",
+    fp8_kv: bool = False,
+    kv_memory: int | None = None,
+    num_blocks: int | None = None,
+) -> tuple[Embedding, FrameDecoder]:
+    """On CUDA: plan the memory, load in bfloat16, capture the graphs; the pool takes what is left, or at most
+    `kv_memory` bytes. On the CPU: the same code in float32, plain and uncaptured, with `num_blocks` blocks.
+
+    Raises:
+        ConfigError: the GPU is too small; see `plan_memory`.
+        EngineError: the GPU does not know FP8.
+    """
+    on_gpu = device != "cpu"
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    if on_gpu:
+        _check_capability(stored, fp8_kv)
+        graphs = len(bucket_shapes(limits.max_streams, config.audio_codes))
+        free = torch.cuda.mem_get_info()[0]
+        plan = plan_memory(config, limits, free, graphs, block_size, stored, fp8_kv, kv_memory)
+        log.info("%s", plan)
+        num_blocks = plan.blocks
+    assert num_blocks is not None
+    run = operations_on(device)
+    embedding = Embedding(weights, config, device, dtype)
+    depth = GraphDepth(weights, config, embedding, run, device, dtype, stored)
+    backbone = GraphBackbone(weights, config, num_blocks, block_size, run, device, dtype, stored, fp8_kv)
+    return embedding, FrameDecoder(
+        backbone, depth, embedding, limits.max_streams, config.max_seq_len, config.audio_codes
+    )
+
+
+def _check_capability(stored: WeightType, fp8_kv: bool) -> None:
+    here = torch.cuda.get_device_capability()
+    if (stored == "fp8" or fp8_kv) and here < FP8_CAPABILITY:
+        raise EngineError(f"FP8 needs a GPU of compute capability 8.9 or above, this one has {here[0]}.{here[1]}")

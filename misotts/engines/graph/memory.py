@@ -1,0 +1,127 @@
+"""What goes where in a GPU's memory, worked out before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from misotts.config import ConfigError, ModelConfig, TransformerConfig
+from misotts.engines.graph.matrix import WeightType
+from misotts.engines.interface import Limits
+from misotts.engines.sizes import check_kv_memory
+from misotts.model.checkpoint import tensor_shapes
+
+HALF = 2
+"""Bytes of a bfloat16."""
+LIBRARIES = 1 << 30
+"""Left for CUDA's context, cuBLAS's workspace and compiled kernels: an estimate, not measured."""
+GRAPH = 48 << 20
+"""A captured graph of some 1,500 launches: an estimate, not measured."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of each share."""
+
+    free: int
+    """Before anything is loaded."""
+    weights: int
+    activations: int
+    """The largest step's: a piece of prompt, or the largest graph."""
+    graphs: int
+    libraries: int
+    pool: int
+    """Keys and values, from what is left."""
+    blocks: int
+    """Blocks of the pool, the scratch block among them."""
+
+    def __str__(self) -> str:
+        return (
+            f"GPU memory: {_gib(self.free)} free = weights {_gib(self.weights)} + graphs {_gib(self.graphs)} + "
+            f"activations {_gib(self.activations)} + libraries {_gib(self.libraries)} + KV pool {_gib(self.pool)} "
+            f"({self.blocks} blocks) + {_gib(self.unused)} unused"
+        )
+
+    @property
+    def unused(self) -> int:
+        return self.free - self.weights - self.graphs - self.activations - self.libraries - self.pool
+
+
+def plan_memory(
+    config: ModelConfig,
+    limits: Limits,
+    free: int,
+    graphs: int,
+    block_size: int,
+    stored: WeightType = "full",
+    fp8_kv: bool = False,
+    kv_memory: int | None = None,
+) -> MemoryPlan:
+    """Share out `free` bytes. The pool takes what the others leave, at most what `limits.max_streams` utterances of
+    full length need, or `kv_memory` bytes.
+
+    Raises:
+        ConfigError: not one utterance of full length would fit; says what is there and what is needed.
+    """
+    weights, activations = weight_bytes(config, stored), activation_bytes(config, limits, block_size)
+    taken = weights + activations + graphs * GRAPH + LIBRARIES
+    per_block = block_bytes(config.backbone, block_size, fp8_kv)
+    per_utterance = -(-config.max_seq_len // block_size)
+    most = [(free - taken) // per_block, 1 + limits.max_streams * per_utterance]
+    if kv_memory is not None:
+        most.append(kv_memory // per_block)
+    blocks = max(min(most), 0)
+    if blocks < 1 + per_utterance:
+        pool = (1 + per_utterance) * per_block
+        check_kv_memory(kv_memory, pool)
+        raise ConfigError(
+            f"the GPU is too small: {_gib(free)} are free; {_gib(taken + pool)} are needed: weights "
+            f"{_gib(weights)}, graphs {_gib(graphs * GRAPH)}, activations {_gib(activations)}, libraries "
+            f"{_gib(LIBRARIES)}, KV pool for one utterance of full length {_gib(pool)}"
+        )
+    return MemoryPlan(free, weights, activations, graphs * GRAPH, LIBRARIES, blocks * per_block, blocks)
+
+
+def weight_bytes(config: ModelConfig, stored: WeightType, width: int = HALF) -> int:
+    """Bytes of what `Embedding`, `GraphBackbone` and `GraphDepth` keep of the weights; `width`: of an activation."""
+    shapes = tensor_shapes(config)
+    tables = sum(math.prod(shapes[f"{name}_embeddings.weight"]) for name in ("text", "audio"))
+    later = (config.audio_num_codebooks - 1) * config.decoder.embed_dim
+    heads = config.audio_codes * (config.backbone.embed_dim + later)
+    inputs = config.audio_vocab_size * later
+    projection = math.prod(shapes["projection.weight"])
+    plain = (tables + heads + inputs + projection + config.backbone.embed_dim) * width
+    return plain + sum(_layer_bytes(c, stored, width) * c.num_layers for c in (config.backbone, config.decoder))
+
+
+def _layer_bytes(c: TransformerConfig, stored: WeightType, width: int) -> int:
+    qkv = c.embed_dim + 2 * c.num_kv_heads * c.head_dim
+    matrices = [
+        (qkv, c.embed_dim),
+        (c.embed_dim, c.embed_dim),
+        (2 * c.intermediate_dim, c.embed_dim),
+        (c.embed_dim, c.intermediate_dim),
+    ]
+    if stored == "full":
+        return sum(outputs * inputs * width for outputs, inputs in matrices)
+    return sum(outputs * inputs + 4 * outputs for outputs, inputs in matrices)
+
+
+def activation_bytes(config: ModelConfig, limits: Limits, block_size: int) -> int:
+    """An upper estimate, not measured: everything that one layer makes of the largest step's rows, twice; and the noise
+    of the largest graph, whose making holds four int64 tensors of its shape at a time."""
+    c = config.backbone
+    wide = 4 * c.embed_dim + 2 * c.num_kv_heads * c.head_dim + 3 * c.intermediate_dim
+    step = limits.largest_step(block_size) * wide * HALF * 2
+    noise = limits.max_streams * config.audio_num_codebooks * config.audio_codes * 8 * 4
+    return step + noise
+
+
+def block_bytes(c: TransformerConfig, block_size: int, fp8_kv: bool) -> int:
+    """Bytes of a block in all layers; FP8 has a float32 scale for each key and each value of each head."""
+    vector = c.head_dim + 4 if fp8_kv else c.head_dim * HALF
+    return c.num_layers * 2 * c.num_kv_heads * block_size * vector
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -1,0 +1,195 @@
+"""What the kernels compute, in plain PyTorch: their reference, and what the graph's code path runs on the CPU.
+
+Every function allocates its result: during capture from the graph's own memory, which is the graph's for good.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from misotts.engines.eager.layers import rotate
+from misotts.engines.eight_bits import LARGEST
+from misotts.engines.graph.matrix import Matrix
+
+QUANTISED_KV = torch.float8_e4m3fn
+LARGEST_KV = LARGEST["fp8"]
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """One layer's keys and values in the pool."""
+
+    keys: torch.Tensor
+    """[blocks, kv_heads, block_size, head_dim], the activations' type or float8_e4m3fn; rotated."""
+    values: torch.Tensor
+    scales: torch.Tensor | None
+    """float32 [2, blocks, kv_heads, block_size] where they are FP8: of each key, then of each value; real = stored x
+    scale."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Runs of neighbouring positions of one sequence, whose queries share the keys that are read. int32 [tiles] each,
+    on the device."""
+
+    sequence: torch.Tensor
+    """Row of the block tables."""
+    first_row: torch.Tensor
+    """The run's first packed row."""
+    first_position: torch.Tensor
+    count: torch.Tensor
+    """Positions of the run."""
+    longest: int
+    """None has more positions than this."""
+
+
+def linear(
+    x: torch.Tensor,
+    matrix: Matrix,
+    norm_eps: float | None = None,
+    swiglu: bool = False,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """x [rows, inputs] times the matrix → [rows, outputs].
+
+    `norm_eps`: x is divided by the root of its mean square plus this, first. `swiglu`: the matrix is gate and up, one
+    above the other; silu(gate) * up comes out, half as wide. `residual`: is added.
+    """
+    if norm_eps is not None:
+        x = F.rms_norm(x, x.shape[-1:], None, norm_eps)
+    if matrix.scale is None:
+        x = F.linear(x, matrix.weight)
+    else:
+        x = (F.linear(x, matrix.weight.to(x.dtype)).float() * matrix.scale).to(x.dtype)
+    if swiglu:
+        gate, up = x.chunk(2, dim=-1)
+        x = F.silu(gate) * up
+    return x if residual is None else x + residual
+
+
+def rms_norm(x: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
+    """x [rows, width] / sqrt(mean(x²) + eps) * scale."""
+    return F.rms_norm(x, x.shape[-1:], scale, eps)
+
+
+def rope_and_cache(
+    qkv: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    positions: torch.Tensor,
+    slots: torch.Tensor,
+    cache: LayerCache,
+) -> torch.Tensor:
+    """Rotate q and k of qkv [rows, (heads + 2 kv_heads) * head_dim], put k and v into the pool, return q [rows, heads,
+    head_dim].
+
+    cos, sin: `rope_table`'s, float32 [all positions, head_dim]. positions int64 [rows]. slots int64 [rows]: block *
+    block_size + offset.
+    """
+    _, kv_heads, block_size, head_dim = cache.keys.shape
+    x = qkv.view(len(qkv), -1, head_dim)
+    qk, v = x.split([x.shape[1] - kv_heads, kv_heads], dim=1)
+    qk = rotate(qk.float(), cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)).to(qkv.dtype)
+    q, k = qk.split([x.shape[1] - 2 * kv_heads, kv_heads], dim=1)
+    blocks, offsets = slots // block_size, slots % block_size
+    for n, (pool, new) in enumerate(((cache.keys, k), (cache.values, v))):
+        if cache.scales is None:
+            pool[blocks, :, offsets] = new
+            continue
+        scale = new.float().abs().amax(dim=-1).clamp(min=1e-12) / LARGEST_KV
+        # By way of bytes: PyTorch has no indexed writes of FP8 on the CPU.
+        pool.view(torch.uint8)[blocks, :, offsets] = (
+            (new.float() / scale.unsqueeze(-1)).to(QUANTISED_KV).view(torch.uint8)
+        )
+        cache.scales[n][blocks, :, offsets] = scale
+    return q.contiguous()
+
+
+def paged_attention(q: torch.Tensor, cache: LayerCache, tables: torch.Tensor, tiles: Tiles) -> torch.Tensor:
+    """Causal attention of q [rows, heads, head_dim] over the sequences' blocks, the rows' own keys among them → [rows,
+    heads * head_dim]. tables: int32 [sequences, columns]. Rows of no tile stay zero."""
+    rows, heads, head_dim = q.shape
+    kv_heads = cache.keys.shape[1]
+    steps = torch.arange(tiles.longest, device=q.device)
+    row = tiles.first_row.unsqueeze(1) + steps  # [tiles, longest]
+    outside = steps >= tiles.count.unsqueeze(1)
+    position = tiles.first_position.unsqueeze(1) + steps
+    blocks = tables[tiles.sequence.long()].long()  # [tiles, columns]
+    keys, values = (_gather(cache, n, blocks, q.dtype) for n in range(2))  # [tiles, kv_heads, positions, head_dim]
+    queries = q[row.clamp(max=rows - 1)].transpose(1, 2)  # [tiles, heads, longest, head_dim]
+    key = torch.arange(keys.shape[2], device=q.device)
+    seen = key <= position.unsqueeze(-1)
+    attended = F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=seen.unsqueeze(1), enable_gqa=heads != kv_heads
+    )
+    # One row more than there are: where the queries beyond a run's end are put.
+    out = q.new_zeros(rows + 1, heads * head_dim)
+    out[row.masked_fill(outside, rows)] = attended.transpose(1, 2).flatten(2)
+    return out[:rows]
+
+
+def _gather(cache: LayerCache, n: int, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    pool = (cache.keys, cache.values)[n]
+    if cache.scales is None:
+        found = pool[blocks]
+    else:
+        stored = pool.view(torch.uint8)[blocks].view(QUANTISED_KV).float()
+        found = (stored * cache.scales[n][blocks].unsqueeze(-1)).to(dtype)
+    return found.transpose(1, 2).flatten(2, 3)
+
+
+def depth_attention(
+    qkv: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    first: int,
+) -> torch.Tensor:
+    """The depth decoder's attention: rotate q and k, keep k and v, attend.
+
+    qkv [rows * new, (heads + 2 kv_heads) * head_dim]: positions `first` and after of each row. keys, values [rows,
+    kv_heads, codebooks, head_dim]: what came before; the new ones are written. → [rows * new, heads * head_dim].
+    """
+    rows, kv_heads, _, head_dim = keys.shape
+    new = len(qkv) // rows
+    last = first + new
+    x = qkv.view(rows, new, -1, head_dim)
+    qk, v = x.split([x.shape[2] - kv_heads, kv_heads], dim=2)
+    qk = rotate(qk.float(), cos[first:last].unsqueeze(1), sin[first:last].unsqueeze(1)).to(qkv.dtype)
+    q, k = qk.split([x.shape[2] - 2 * kv_heads, kv_heads], dim=2)
+    keys[:, :, first:last] = k.transpose(1, 2)
+    values[:, :, first:last] = v.transpose(1, 2)
+    attended = F.scaled_dot_product_attention(
+        q.transpose(1, 2), keys[:, :, :last], values[:, :, :last], is_causal=new > 1, enable_gqa=True
+    )
+    return attended.transpose(1, 2).reshape(len(qkv), -1)
+
+
+def draw(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    noise: torch.Tensor,
+    table: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Draw a code for each row of logits → codes int64 [n], and their rows of table [codes, width], if there is one.
+
+    As `misotts.engines.sampling.sample` has it; of codes that are equally likely, the lower one comes first. noise [n,
+    ranks] may be a slice of a larger tensor.
+    """
+    values, codes = logits.float().sort(dim=-1, descending=True, stable=True)
+    ranks = noise.shape[1]
+    score = values[:, :ranks] / temperature.unsqueeze(1) + noise
+    dropped = torch.arange(ranks, device=logits.device) >= top_k.unsqueeze(1)
+    winner = score.masked_fill(dropped, -torch.inf).argmax(dim=-1, keepdim=True)
+    drawn = codes.gather(1, winner).squeeze(1)
+    return drawn, None if table is None else table.index_select(0, drawn)
+
+
+def embed_frames(codes: torch.Tensor, table: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """The sum over codebooks of the embeddings of codes [n, codebooks]; table [codebooks * vocabulary, width]."""
+    return F.embedding_bag(codes + torch.arange(codes.shape[1], device=codes.device) * vocabulary, table, mode="sum")

@@ -1,0 +1,60 @@
+"""The depth graph in ONNX Runtime, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from misotts.config import ModelConfig
+from misotts.engines.interface import Sampling
+from misotts.engines.manifest import EngineError, Manifest, depth_engine, depth_hash, dtype_name, engine_folder
+
+MIN_ROWS = 2
+"""ONNX Runtime multiplies a single row by another routine, whose last bits differ: an utterance alone is given company,
+so that it gets the frames that it would get in a crowd."""
+
+
+class OnnxDepth:
+    """Runs what `python -m convert depth MODEL` has written."""
+
+    def __init__(
+        self, model: Path, weights: Mapping[str, torch.Tensor], config: ModelConfig, stored: str | None = None
+    ) -> None:
+        """Open the engine of a model folder, whose weights are `weights` and `stored` as the manifest's `matrices`. It
+        takes as many threads as torch has.
+
+        Raises:
+            EngineError: onnxruntime is not installed, or the engine is missing or of other weights.
+        """
+        how = f"python -m convert depth {model}" + (f" --weights {stored}" if stored else "")
+        folder = engine_folder(model, depth_engine("onnx", stored), torch.float32)
+        Manifest.load(folder, how).check(
+            folder, how, weights=depth_hash(weights, config), dtype=dtype_name(torch.float32), matrices=stored
+        )
+        try:
+            import onnxruntime
+        except ImportError:
+            raise EngineError("the depth engine needs ONNX Runtime: pip install 'misotts-serving[onnx]'") from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that wait in a loop keep the cores from the other stages.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # It would pack a weight once for each of the 31 products that read it.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        self._session = onnxruntime.InferenceSession(folder / "graph.onnx", options, providers=["CPUExecutionProvider"])
+
+    def forward(self, hidden: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Depth.forward`."""
+        n = len(hidden)
+        missing = max(MIN_ROWS - n, 0)
+        inputs = {
+            "hidden": F.pad(hidden, (0, 0, 0, missing)),
+            "temperature": F.pad(sampling.temperature, (0, missing), value=1.0),
+            "top_k": F.pad(sampling.top_k, (0, missing), value=1),
+            "noise": F.pad(sampling.noise, (0, 0, 0, 0, 0, missing)),
+        }
+        codes, embedding = self._session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+        return torch.from_numpy(codes[:n]), torch.from_numpy(embedding[:n])

@@ -1,0 +1,99 @@
+"""The depth graph in TensorRT, on the GPU it was built for. Thin, and never run: no machine so far had both the library
+and a GPU that it builds for. What is known is that the graph compiles (docs/engines.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from misotts.config import ModelConfig
+from misotts.engines.interface import Sampling
+from misotts.engines.manifest import EngineError, Manifest, depth_engine, depth_hash, dtype_name, engine_folder
+
+ENGINE = "engine.plan"
+
+
+class TensorrtDepth:
+    """Runs what `python -m build depth MODEL` has written, on torch's current stream."""
+
+    def __init__(
+        self,
+        model: Path,
+        weights: Mapping[str, torch.Tensor],
+        config: ModelConfig,
+        dtype: torch.dtype,
+        max_streams: int,
+        stored: str | None = None,
+    ) -> None:
+        """Load the engine of a model folder, whose weights are `weights` and `stored` as the manifest's `matrices`.
+
+        Raises:
+            EngineError: TensorRT is not installed, or the engine is missing, of other weights, built by another release
+                or for another GPU, or too small for `max_streams`.
+        """
+        how = f"python -m build depth {model} --dtype {dtype_name(dtype)} --max-streams {max_streams}"
+        how += f" --weights {stored}" if stored else ""
+        folder = engine_folder(model, depth_engine("tensorrt", stored), dtype)
+        library = tensorrt_library()
+        manifest = Manifest.load(folder, how)
+        manifest.check(folder, how, made_with=release(library), gpu=gpu_here(), matrices=stored)
+        manifest.check(folder, how, weights=depth_hash(weights, config))
+        if manifest.limits["streams"] < max_streams:
+            limit = manifest.limits["streams"]
+            raise EngineError(f"the engine at {folder} takes {limit} streams, {max_streams} are asked for; run: {how}")
+        self._runtime = library.Runtime(library.Logger(library.Logger.WARNING))
+        self._engine = self._runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes())
+        if self._engine is None:
+            raise EngineError(f"the engine at {folder} cannot be loaded: TensorRT says why above")
+        self._context = self._engine.create_execution_context()
+        self._codebooks = config.audio_num_codebooks
+
+    def forward(self, hidden: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Depth.forward`."""
+        inputs = {
+            "hidden": hidden.contiguous(),
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "noise": sampling.noise.contiguous(),
+        }
+        codes = sampling.top_k.new_empty(len(hidden), self._codebooks)
+        embedding = torch.empty_like(inputs["hidden"])
+        for name, tensor in inputs.items():
+            self._context.set_input_shape(name, tuple(tensor.shape))
+        for name, tensor in {**inputs, "codes": codes, "embedding": embedding}.items():
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        # Inputs may be freed on return: torch hands their memory only to later work on the same stream.
+        if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise RuntimeError("TensorRT could not run the depth engine")
+        return codes, embedding
+
+
+def tensorrt_library() -> Any:
+    """TensorRT, or TensorRT for RTX where that is what is installed.
+
+    Raises:
+        EngineError: neither is.
+    """
+    for name in ("tensorrt", "tensorrt_rtx_bindings"):
+        try:
+            return import_module(name)
+        except ImportError:
+            continue
+    raise EngineError("the depth engine needs TensorRT (NVIDIA's container has it) or TensorRT for RTX (the extra rtx)")
+
+
+def release(library: Any) -> dict[str, str]:
+    """Name and release of what `tensorrt_library` returns: an engine runs in the release that built it."""
+    return {library.__name__.removesuffix("_bindings"): library.__version__}
+
+
+def gpu_here() -> str | None:
+    """Compute capability of the current GPU, such as 9.0; None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return f"{major}.{minor}"

@@ -1,0 +1,223 @@
+"""The backbone in TensorRT-LLM, on the GPU it was built for.
+
+`_Session` was never run: TensorRT-LLM cannot be installed on the machines so far. The rest is tested with a session
+that does what the attention plugin is documented to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from misotts.config import ModelConfig
+from misotts.engines.interface import Batch, Limits
+from misotts.engines.manifest import EngineError, Manifest, dtype_name, engine_folder, weights_hash
+from misotts.engines.tensorrt_depth import gpu_here
+from misotts.engines.tensorrt_llm.tables import INPUT, OUTPUT, constant_tables, pool_shape, step_tables
+
+CHECKPOINT, ENGINE = "backbone-checkpoint", "backbone-tensorrt-llm"
+"""Names of the folders under `engines/`."""
+
+PIECES_AGREE = 0.2
+"""How far a prompt read in pieces may be from the same prompt read whole, of the RMS: roundings, and no more."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which of a model's backbone engines."""
+
+    dtype: torch.dtype = torch.bfloat16
+    """bfloat16 or float16: of activations, norms, and matrices that are not FP8."""
+    ranks: int = 1
+    """GPUs that share every layer: tensor parallelism."""
+    fp8: bool = False
+    """Whether the matrices are FP8."""
+    fp8_kv: bool = False
+    """Whether keys and values are FP8 as well."""
+
+    @classmethod
+    def named(cls, engine: str, dtype: torch.dtype) -> Variant:
+        """The variant that `misotts serve --backbone` calls `engine`: see `misotts.engines.available`."""
+        return cls(dtype, fp8="-fp8" in engine, fp8_kv=engine.endswith("-kv8"))
+
+    def engine_bytes(self, model: Path) -> int:
+        """Size of a rank's engine in a model folder; 0 if there is none."""
+        engine = engine_folder(model, ENGINE + self.suffix, self.dtype) / "rank0.engine"
+        return engine.stat().st_size if engine.is_file() else 0
+
+    @property
+    def suffix(self) -> str:
+        """What its folders' names say besides the type."""
+        stored = "-fp8-kv8" if self.fp8_kv else "-fp8" if self.fp8 else ""
+        return f"{stored}-tp{self.ranks}"
+
+    @property
+    def kv_dtype(self) -> torch.dtype:
+        return torch.float8_e4m3fn if self.fp8_kv else self.dtype
+
+    def convert_command(self, model: Path) -> str:
+        return f"python -m convert backbone {model} {self._options}"
+
+    def build_command(self, model: Path) -> str:
+        return f"python -m build backbone {model} {self._options}"
+
+    @property
+    def _options(self) -> str:
+        stored = "weights-and-kv" if self.fp8_kv else "weights" if self.fp8 else "no"
+        return f"--dtype {dtype_name(self.dtype)} --ranks {self.ranks} --fp8 {stored}"
+
+
+class TensorrtLlmBackbone:
+    """Runs what `python -m build backbone MODEL` has written, on torch's current stream."""
+
+    def __init__(
+        self,
+        model: Path,
+        weights: Mapping[str, torch.Tensor],
+        config: ModelConfig,
+        variant: Variant,
+        limits: Limits,
+        num_blocks: int,
+        device: str = "cuda",
+    ) -> None:
+        """Load the engine of a model folder, whose weights are `weights`, and take the pool.
+
+        Raises:
+            EngineError: TensorRT-LLM is not installed, or the engine is missing, of other weights, built by another
+                release or for another GPU, too small for `limits`, split over several GPUs, or cannot read a prompt in
+                pieces on this GPU.
+        """
+        folder = engine_folder(model, ENGINE + variant.suffix, variant.dtype)
+        manifest = checked_manifest(folder, variant.build_command(model), weights, config, limits)
+        self.num_blocks, self.block_size = num_blocks, manifest.limits["block_size"]
+        self._columns = -(-config.max_seq_len // self.block_size)
+        c = self._config = config.backbone
+        shape = pool_shape(num_blocks, c.num_layers, c.num_kv_heads, self.block_size, c.head_dim)
+        self._pool = torch.zeros(shape, dtype=variant.kv_dtype, device=device)
+        max_sequences, address = manifest.limits["sequences"], self._pool.data_ptr()
+        self._constants = _tensors(constant_tables(c.num_layers, config.max_seq_len, max_sequences, address), device)
+        self._session = _Session(folder / "rank0.engine")
+        rows = min(2 * self.block_size, manifest.limits["positions"], config.max_seq_len)
+        if rows > self.block_size + 1:  # else no prompt of two pieces can be read whole
+            embeddings = weights["text_embeddings.weight"]
+            prompt = embeddings[:: max(len(embeddings) // rows, 1)][:rows]
+            self._check_pieces(prompt.to(device, variant.dtype), folder)
+
+    def _check_pieces(self, prompt: torch.Tensor, folder: Path) -> None:
+        """See that a prompt [positions, width] that is read in two pieces comes out as it does whole.
+
+        Where TensorRT-LLM has no fused kernel for a head size on a GPU, its plugin takes one that knows nothing of
+        earlier pieces, and says no more than a line in its log, "Fall back to unfused MHA".
+
+        Raises:
+            EngineError: it does not.
+        """
+        first = self.block_size
+        whole = self._read(prompt, 0)
+        self._pool.zero_()  # the pieces have to write what they read
+        self._read(prompt[:first], 0)
+        pieces = self._read(prompt[first:], first)
+        self._pool.zero_()
+        off = float((pieces - whole).square().mean().sqrt() / whole.square().mean().sqrt())
+        if not off < PIECES_AGREE:  # nor NaN
+            raise EngineError(
+                f"the engine at {folder} reads a prompt in pieces otherwise than whole: the last position's state is "
+                f"off by {off:.0%}, at most {PIECES_AGREE:.0%} are roundings. Does TensorRT-LLM's log say "
+                '"Fall back to unfused MHA"? Then it has no kernel for this head size on this GPU'
+            )
+
+    def _read(self, inputs: torch.Tensor, start: int) -> torch.Tensor:
+        """Read one sequence's positions from `start` on into blocks 1 and 2; its last position's state, float32."""
+        lengths, starts = np.array([len(inputs)], np.int32), np.array([start], np.int32)
+        blocks = np.zeros((1, self._columns), np.int32)  # as wide as in serving
+        blocks[0, :2] = 1, 2
+        return self.forward(Batch(inputs, lengths, starts, blocks)).float()
+
+    @property
+    def pool_bytes(self) -> int:
+        return self._pool.nbytes
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """See `Backbone.forward`."""
+        device = batch.inputs.device
+        step = step_tables(batch, self._config.num_layers)
+        order = _tensors({"positions": step.positions, "sequences": step.sequences}, device)
+        inputs = {INPUT: batch.inputs[order["positions"]], **self._constants, **_tensors(step.tables, device)}
+        output = batch.inputs.new_empty(len(batch.lengths), self._config.embed_dim)
+        self._session.run(inputs, {OUTPUT: output})
+        return output[order["sequences"]]
+
+
+class _Session:
+    """TensorRT-LLM's `Session`, given whole tensors."""
+
+    def __init__(self, engine: Path) -> None:
+        import tensorrt_llm  # noqa: F401 (loads the plugins, without which the engine cannot be read)
+        from tensorrt_llm.runtime.session import Session
+
+        self._session: Any = Session.from_serialized_engine(engine.read_bytes())
+        self._inputs: Mapping[str, torch.Tensor] = {}
+
+    def run(self, inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> None:
+        from tensorrt_llm._utils import torch_dtype_to_trt
+        from tensorrt_llm.runtime.session import TensorInfo
+
+        shapes = [TensorInfo(name, torch_dtype_to_trt(t.dtype), tuple(t.shape)) for name, t in inputs.items()]
+        self._session.infer_shapes(shapes)  # sets them
+        if not self._session.run(inputs, outputs, torch.cuda.current_stream().cuda_stream):
+            raise RuntimeError("TensorRT-LLM could not run the backbone engine")
+        # Tables on the host are kept until the next step. Those on the device need not be: torch hands their memory
+        # only to later work on the same stream.
+        self._inputs = inputs
+
+
+def checked_manifest(
+    folder: Path, how: str, weights: Mapping[str, torch.Tensor], config: ModelConfig, limits: Limits
+) -> Manifest:
+    """The manifest of an engine that may be used here; `how`: the command that builds it.
+
+    Raises:
+        EngineError: see `TensorrtLlmBackbone`.
+    """
+    manifest = Manifest.load(folder, how)
+    manifest.check(folder, how, made_with=tensorrt_llm_release(), gpu=gpu_here())
+    manifest.check(folder, how, limits={"ranks": 1, "max_seq_len": config.max_seq_len})
+    manifest.check(folder, how, weights=backbone_hash(weights, config))
+    asked = {"sequences": limits.max_streams, "positions": limits.largest_step(manifest.limits["block_size"])}
+    for name, number in asked.items():
+        if manifest.limits[name] < number:
+            raise EngineError(
+                f"the engine at {folder} takes {manifest.limits[name]} {name}, {number} are asked for; run: {how} "
+                f"--max-streams {limits.max_streams}"
+            )
+    return manifest
+
+
+def backbone_hash(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> str:
+    """`weights_hash` of what a backbone engine is made of."""
+    return weights_hash(weights, [name for name in weights if name.startswith("backbone.")], config.backbone)
+
+
+def tensorrt_llm_release() -> dict[str, str]:
+    """Name and release of TensorRT-LLM: an engine runs in the release that built it.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    try:
+        return {"tensorrt_llm": version("tensorrt_llm")}
+    except PackageNotFoundError:
+        raise EngineError("the backbone engine needs TensorRT-LLM 1.2, which comes with NVIDIA's container") from None
+
+
+def _tensors(tables: Mapping[str, np.ndarray], device: str | torch.device) -> dict[str, torch.Tensor]:
+    """Tables as contiguous tensors, each where it is read: on the host if its name says so, else on the device."""
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(table)) for name, table in tables.items()}
+    return {name: t if name.startswith("host_") else t.to(device) for name, t in tensors.items()}

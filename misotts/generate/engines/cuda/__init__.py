@@ -1,1 +1,0 @@
-"""Backbone and depth decoder as one CUDA graph a frame: docs/cuda.md."""

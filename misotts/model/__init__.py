@@ -1,0 +1,1 @@
+"""A model folder's files: checkpoints, the published layouts of their weights, the tokenizer's source."""

@@ -1,0 +1,104 @@
+"""The weights of a model, by their canonical (torchtune) names, from every published layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from misotts.config import ModelConfig, TransformerConfig
+from misotts.model.csm_layout import AUDIO_EMBEDDINGS, CODEC, canonical_names, interleaved_rows, is_csm
+from misotts.model.weight_files import CheckpointError, Tensors, open_weights
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def tensor_shapes(config: ModelConfig) -> Shapes:
+    """Name and shape of every tensor of a model (367 of them at 8B)."""
+    backbone, decoder = config.backbone, config.decoder
+    shapes: Shapes = {
+        "text_embeddings.weight": (config.text_vocab_size, backbone.embed_dim),
+        "audio_embeddings.weight": (config.audio_num_codebooks * config.audio_vocab_size, backbone.embed_dim),
+        "projection.weight": (decoder.embed_dim, backbone.embed_dim),
+        "codebook0_head.weight": (config.audio_vocab_size, backbone.embed_dim),
+        "audio_head": (config.audio_num_codebooks - 1, decoder.embed_dim, config.audio_vocab_size),
+    }
+    shapes.update(_transformer_shapes("backbone", backbone))
+    shapes.update(_transformer_shapes("decoder", decoder))
+    return shapes
+
+
+def _transformer_shapes(prefix: str, config: TransformerConfig) -> Shapes:
+    width, kv_width, inner = config.embed_dim, config.num_kv_heads * config.head_dim, config.intermediate_dim
+    layer: Shapes = {
+        "attn.q_proj.weight": (width, width),
+        "attn.k_proj.weight": (kv_width, width),
+        "attn.v_proj.weight": (kv_width, width),
+        "attn.output_proj.weight": (width, width),
+        "mlp.w1.weight": (inner, width),
+        "mlp.w2.weight": (width, inner),
+        "mlp.w3.weight": (inner, width),
+        "sa_norm.scale": (width,),
+        "mlp_norm.scale": (width,),
+    }
+    shapes = {f"{prefix}.layers.{n}.{name}": shape for n in range(config.num_layers) for name, shape in layer.items()}
+    shapes[f"{prefix}.norm.scale"] = (width,)
+    return shapes
+
+
+class Checkpoint(Mapping[str, torch.Tensor]):
+    """The weights of a model, in any published layout: a mapping from canonical name to tensor.
+
+    Tensors are memory-mapped; what a caller changes or converts is the caller's own.
+    """
+
+    def __init__(self, path: Path, config: ModelConfig) -> None:
+        """Open what `open_weights` takes and hold every name, shape and type against `config`.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or tensors are missing, unexpected, wrongly shaped or of a
+                type other than F32, BF16 and F16.
+        """
+        tensors = open_weights(path)
+        self._half_split = is_csm(tensors)
+        self._head_dims = {"backbone": config.backbone.head_dim, "decoder": config.decoder.head_dim}
+        self._tensors = _from_csm(tensors, config) if self._half_split else tensors
+        _compare(tensor_shapes(config), self._tensors, path)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor = self._tensors[name]
+        if self._half_split and name.endswith(("q_proj.weight", "k_proj.weight")):
+            return interleaved_rows(tensor, self._head_dims[name.split(".")[0]])
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _from_csm(tensors: Tensors, config: ModelConfig) -> Tensors:
+    """Canonical names; a tensor that has none keeps its own, and so is found to be unexpected."""
+    tables = [tensors[name] for name in AUDIO_EMBEDDINGS if name in tensors]
+    if len(tables) == 2 and not torch.equal(*tables):
+        raise CheckpointError(f"{' and '.join(AUDIO_EMBEDDINGS)} must be one table: they differ")
+    names = canonical_names(config)
+    return {names.get(name, name): tensor for name, tensor in tensors.items() if not name.startswith(CODEC)}
+
+
+def _compare(expected: Shapes, found: Tensors, path: Path) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    faults = [f"missing: {name} {list(expected[name])}" for name in expected.keys() - found.keys()]
+    faults += [f"unexpected: {name} {list(shapes[name])}" for name in found.keys() - expected.keys()]
+    for name in expected.keys() & found.keys():
+        if shapes[name] != expected[name]:
+            faults.append(f"wrong shape: {name} is {list(shapes[name])}, config.json asks for {list(expected[name])}")
+        if found[name].dtype not in TYPES:
+            faults.append(f"wrong type: {name} is {found[name].dtype}, known are {', '.join(map(str, TYPES))}")
+    if faults:
+        raise CheckpointError(f"the weights at {path} do not make the model:\n  " + "\n  ".join(sorted(faults)))

@@ -1,0 +1,1 @@
+"""The prompt stage: a request becomes a checked prompt."""

@@ -1,0 +1,122 @@
+"""generate: prompts → chunks of frames, all utterances in one batch. See `misotts.generate.loop`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from misotts.config import NO_SEAT
+from misotts.engines.interface import Limits
+from misotts.generate.delivery import Chunk
+from misotts.generate.load import load_generator
+from misotts.generate.statistics import REASONS
+from misotts.generate.utterance import Utterance
+from misotts.serve.stage.acknowledge import AcknowledgementReceiver
+from misotts.serve.stage.stage import Stage
+from misotts.serve.stage.tensors import array, scalar, send
+from misotts.watermark.watermarker import delay_frames
+from misotts_client.errors import MisoError
+
+
+class GenerateStage(Stage):
+    name = "generate"
+
+    def load(self) -> None:
+        settings = self.settings
+        if self.device != "cpu":  # the KV pool takes what GPU memory the other stages leave
+            self.link.loading("waiting for the other stages")
+            self.link.wait_for_others()
+        self.link.loading("backbone, depth decoder, KV pool")
+        self.generator = load_generator(
+            settings.model_folder,
+            self.config,
+            Limits(max_streams=settings.max_streams),
+            first_chunk_frames=delay_frames(settings.model_folder) + 1,
+            kv_memory=settings.kv_memory,
+            backbone=settings.backbone,
+            depth=settings.depth,
+            device=self.device,
+        )
+        self.receiver = AcknowledgementReceiver(settings.acknowledge_socket, self.generator.acknowledge)
+        self.generator.start()
+
+    def take(self, request: Any, sender: Any) -> None:
+        frames = array(request, "FRAMES")
+        assert frames is not None
+        utterance = Utterance(
+            prompt=frames.copy(),
+            max_frames=scalar(request, "MAX_FRAMES"),
+            seed=scalar(request, "SEED"),
+            temperature=scalar(request, "TEMPERATURE"),
+            top_k=scalar(request, "TOP_K"),
+            chunk_frames=scalar(request, "CHUNK_FRAMES"),
+            deadline=scalar(request, "DEADLINE") or None,
+        )
+        receiver = NextStage(sender, self.settings.secret, utterance)
+        try:
+            self.generator.submit(utterance, receiver)
+        except MisoError as error:
+            receiver.refuse(error)
+
+    def finalize(self) -> None:
+        self.generator.close()
+
+    def failure(self) -> Exception | None:
+        return self.generator.failure
+
+    def idle_s(self) -> float:
+        return time.monotonic() - self.generator.last_pass
+
+    def report(self) -> dict[str, float]:
+        counts, scheduler = self.generator.statistics, self.generator.scheduler
+        return {
+            "busy_seconds_total": counts.busy_s,
+            "steps_total": counts.steps,
+            "frames_total": counts.frames,
+            "prefilled_positions_total": counts.prefilled,
+            "submitted_total": counts.submitted,
+            "rejected_total": counts.rejected,
+            "preempted_total": scheduler.preempted,
+            "prefix_blocks_shared_total": scheduler.pool.shared,
+            **{f"finished_{reason}_total": counts.finished[reason] for reason in REASONS},
+        }
+
+    def state(self) -> dict[str, float]:
+        scheduler = self.generator.scheduler
+        pool = scheduler.pool
+        return {
+            "streams": self.generator.streams,
+            "running": len(scheduler.running),
+            "waiting": len(scheduler.waiting),
+            "blocks_used": pool.capacity - pool.available,
+            "blocks_cached": pool.idle,
+            "blocks_free": pool.free,
+        }
+
+    def observations(self) -> dict[str, list[float]]:
+        return self.generator.statistics.take_observations()
+
+
+class NextStage:
+    """Hands an utterance's chunks to decode."""
+
+    def __init__(self, sender: Any, secret: str, utterance: Utterance) -> None:
+        self.sender, self.secret, self.utterance = sender, secret, utterance
+
+    def chunk(self, chunk: Chunk) -> None:
+        outputs = {
+            "SECRET": self.secret,
+            "HEADER": np.array([chunk.stream, chunk.slot, chunk.index, chunk.seed], np.int64),
+            "CODES": chunk.codes,
+            "FINISH": chunk.finish,
+        }
+        send(self.sender, outputs, final=bool(chunk.finish))
+
+    def refuse(self, error: MisoError) -> None:
+        """Send a last chunk without frames. An ordinary Triton error from a stage behind the first leaks the request in
+        Triton 2.51, so an overloaded server would grow, and its stop would last the whole exit timeout."""
+        asked = self.utterance
+        codebooks = asked.prompt.shape[1] - 1
+        self.chunk(Chunk(asked.stream, NO_SEAT, 0, [], codebooks, asked.seed, f"error: {error}"))

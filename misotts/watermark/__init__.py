@@ -1,0 +1,1 @@
+"""The watermark stage and the detector of its mark."""

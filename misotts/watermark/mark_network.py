@@ -1,0 +1,163 @@
+"""SilentCipher's embedding network, run column by column with state kept between calls.
+
+The arithmetic is the published one, rearranged where that saves work and changes nothing: batch normalisation becomes
+a scale and a shift, a layer's convolution and gate are one convolution, the carrier and the message enter the decoder
+once instead of as 32 equal channels each, and only the bins that the message can touch are computed, with the margin
+that the kernels see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from misotts.watermark.silentcipher import (
+    SPEECH_POWER,
+    GatedLayer,
+    SilentCipherConfig,
+    read_carrier_decoder,
+    read_encoder,
+    symbols_of,
+)
+
+ATTENUATION = 10 ** (-36 / 20)
+"""MisoTTS embeds at 36 dB below the carrier."""
+
+
+class MarkNetwork:
+    """Windows of audio in, windows of mark out, `config.columns_ahead` columns later; a slot of state per stream."""
+
+    def __init__(self, folder: Path, key: bytes, slots: int, device: str = "cpu") -> None:
+        self.config = config = SilentCipherConfig.load(folder)
+        encoder, decoder = read_encoder(folder, config), read_carrier_decoder(folder, config)
+        decoder = _fold_repeats(decoder, config.enc_conv_dim)
+        self._device, self._slots = device, slots
+        self._encoder = [GatedLayer.load(encoder, f"main.{n}", device) for n in range(config.enc_n_layers)]
+        self._decoder = [GatedLayer.load(decoder, f"main.{n}", device) for n in range(config.dec_c_n_layers)]
+        self._band = config.message_band_size
+        self._bins = min(self._band + config.wide_layers, config.bins)
+        symbols = symbols_of(key)
+        message = encoder["linear.weight"].T[symbols] + encoder["linear.bias"]  # [message length, band]
+        self._message = F.pad(message, (0, self._bins - self._band)).to(device)
+        self._window = torch.hann_window(config.N_FFT, device=device)
+        squared = self._window**2
+        self._synthesis = self._window / (squared + squared.roll(config.HOP_LENGTH))
+        self._carrier_rms = float((squared.sum() * SPEECH_POWER).sqrt())
+        self._state = self._empty_state()
+
+    def _empty_state(self) -> _State:
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return torch.zeros(self._slots, *shape, device=self._device, dtype=dtype)
+
+        ahead = self.config.columns_ahead
+        layers = (*self._encoder, *self._decoder[:-1])
+        return _State(
+            columns=zeros(dtype=torch.int64),
+            inputs=[zeros(layer.channels, 2, self._bins) for layer in layers],
+            spectra=zeros(ahead, self._band, dtype=torch.complex64),
+            carriers=zeros(min(ahead, len(self._encoder)), self._bins),
+            gains=zeros(ahead),
+        )
+
+    def reset(self, slots: list[int]) -> None:
+        """Start new streams in `slots`."""
+        for tensor in self._state.tensors():
+            tensor[slots] = 0
+
+    def marks(self, slots: list[int], windows: np.ndarray, gains: np.ndarray) -> np.ndarray:
+        """Run the next columns of some streams.
+
+        windows float32 [n, columns, N_FFT], the audio at the network's rate; gains float32 [n, columns], what brings it
+        to the loudness the network knows. Returns the marks of the columns `columns_ahead` before, to be overlap-added
+        at the windows' places, float32 [n, columns, N_FFT]; a stream's first `columns_ahead` marks belong to no column.
+        """
+        rows = torch.tensor(slots, device=self._device)
+        state = self._state.rows(rows)
+        spectra = torch.fft.rfft(torch.from_numpy(windows).to(self._device) * self._window)[..., : self._bins]
+        gain = torch.from_numpy(gains).to(self._device)
+        info = self._run_layers(spectra.abs() * gain.unsqueeze(-1), state)
+        spectra, state.spectra = _delay(spectra[..., : self._band], state.spectra)
+        gain, state.gains = _delay(gain, state.gains)
+        # The message is taken out of the carrier, never more of it than there is.
+        magnitude = torch.minimum(info * (self._carrier_rms / gain.clamp(min=1e-12)).unsqueeze(-1), spectra.abs())
+        mark = F.pad(-magnitude * torch.sgn(spectra), (0, self.config.bins - self._band))
+        state.columns += windows.shape[1]
+        self._state.store(rows, state)
+        return (torch.fft.irfft(mark, n=self.config.N_FFT) * self._synthesis).cpu().numpy()
+
+    def _run_layers(self, carrier: torch.Tensor, state: _State) -> torch.Tensor:
+        """Magnitudes [n, columns, bins] → the message's magnitudes [n, columns, band], relative to the carrier's RMS,
+        for the columns `columns_ahead` before."""
+        time = state.columns.unsqueeze(1) + torch.arange(carrier.shape[1], device=carrier.device)
+        x = carrier.unsqueeze(1)
+        for number, layer in enumerate(self._encoder):
+            x = self._run_layer(layer, x, state, number, time)
+        late, state.carriers = _delay(carrier, state.carriers)
+        message_time = time - self._columns_behind(len(self._encoder) - 1)
+        message = self._message[message_time % len(self._message)] * (message_time >= 0).unsqueeze(-1)
+        x = torch.cat([x, late.unsqueeze(1), message.unsqueeze(1)], dim=1)
+        for number, layer in enumerate(self._decoder[:-1], start=len(self._encoder)):
+            x = self._run_layer(layer, x, state, number, time)
+        info = self._decoder[-1](x)[:, 0, :, : self._band].abs()
+        power = info.square().sum(dim=-1, keepdim=True) / self.config.bins
+        return info * power.clamp(min=1e-24).rsqrt() * ATTENUATION
+
+    def _run_layer(
+        self, layer: GatedLayer, x: torch.Tensor, state: _State, number: int, time: torch.Tensor
+    ) -> torch.Tensor:
+        """One 3 x 3 layer. Columns before the stream's start are the zeros of the published network's padding, not what
+        the layer makes of zeros."""
+        x = torch.cat([state.inputs[number], x], dim=2)
+        state.inputs[number] = x[:, :, -2:]
+        return layer(x) * (time >= self._columns_behind(number)).view(len(x), 1, -1, 1)
+
+    def _columns_behind(self, number: int) -> int:
+        """How far layer `number`'s output stands behind the newest column: one for each layer that looks ahead."""
+        return min(number + 1, self.config.columns_ahead)
+
+
+@dataclass
+class _State:
+    """What the network keeps of each stream, one row per slot."""
+
+    columns: torch.Tensor
+    """int64 [slots]: columns seen."""
+    inputs: list[torch.Tensor]
+    """Of each 3 x 3 layer [slots, channels, 2, bins]: the last two input columns."""
+    spectra: torch.Tensor
+    """complex64 [slots, columns ahead, band]: columns whose mark is not known yet."""
+    carriers: torch.Tensor
+    """[slots, columns ahead of the encoder, bins]: network inputs that the decoder has not seen yet."""
+    gains: torch.Tensor
+    """[slots, columns ahead]."""
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [self.columns, *self.inputs, self.spectra, self.carriers, self.gains]
+
+    def rows(self, slots: torch.Tensor) -> _State:
+        columns, *inputs, spectra, carriers, gains = (t[slots] for t in self.tensors())
+        return _State(columns, inputs, spectra, carriers, gains)
+
+    def store(self, slots: torch.Tensor, rows: _State) -> None:
+        for mine, theirs in zip(self.tensors(), rows.tensors(), strict=True):
+            mine[slots] = theirs
+
+
+def _delay(x: torch.Tensor, queue: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put x [n, columns, ...] behind queue [n, delay, ...]; return what comes out and the new queue."""
+    both = torch.cat([queue, x], dim=1)
+    return both[:, : x.shape[1]], both[:, x.shape[1] :]
+
+
+def _fold_repeats(state: dict[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:
+    """The published network feeds its decoder `width` channels of encoding, then the carrier `width` times, then the
+    message `width` times: equal channels are one channel with the sum of their weights."""
+    folded = dict(state)
+    for name in ("main.0.conv.weight", "main.0.gate.weight"):
+        encoding, carrier, message = state[name].split(width, dim=1)
+        folded[name] = torch.cat([encoding, carrier.sum(1, keepdim=True), message.sum(1, keepdim=True)], dim=1)
+    return folded

@@ -1,0 +1,30 @@
+"""This machine's cost table, in a small mode: every part of it is there and makes sense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.capacity import measure
+from benchmarks.capacity.cost import from_json
+from misotts.watermark.watermarker import delay_frames
+
+
+def test_the_stages_alone(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"BATCHES": (1, 4), "CONTEXTS": (16, 64), "FRAMES": (1, 8), "PIECES": (1, 256)}.items():
+        monkeypatch.setattr(measure, name, value)
+    monkeypatch.setattr(measure, "WORK", {stage: measure.WORK[stage] for stage in ("decode", "watermark")})
+    threads = torch.get_num_threads()
+    table = measure.measure_alone(demo_folder, repeats=2, rounds=1)
+    torch.set_num_threads(threads)
+    assert from_json(table.to_json()) == table
+    assert table.source == "measured"
+    assert table.max_batch == 4
+    assert table.hold_back_frames == delay_frames(demo_folder)
+    assert all(0.1 < ms < 5000 for grid in (table.step, table.decode, table.watermark) for row in grid.ms for ms in row)
+    assert table.watermark.ms[1][1] > table.watermark.ms[0][0]  # 32 frames and one
+    assert table.prefill.ms[1] > table.prefill.ms[0]
+    assert 0.1 < table.prompt.positions_per_char < 1
+    assert table.speed_when_busy[0] == 1 >= table.speed_when_busy[1] > 0

@@ -1,0 +1,385 @@
+"""The load generator's own judgement: what it sends, how it simulates playback, what it takes for an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import math
+import re
+import subprocess
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, replace
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from typer.testing import CliRunner
+
+from benchmarks.load import compare, page, report, server_share
+from benchmarks.load.caller import Answer, make
+from benchmarks.load.drive import Run
+from benchmarks.load.heard import Heard
+from benchmarks.load.plan import MAX_CHARS, MIN_CHARS, Call, Load, calls
+from benchmarks.load.playback import Arrival, buffered, gaps, play
+from benchmarks.load.report import progress, show_result
+from benchmarks.load.summary import invalid, overall, percentiles, summarise
+from benchmarks.record import write
+from misotts.cli.main import app
+from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
+from misotts.serve.local import RunningServer, free_ports
+from misotts_client import Chunk, SpeechRequest, Unavailable
+
+FRAME_S = FRAME_MS / 1000
+
+# Times in whole milliseconds, as far as the simulation is asked to tell them apart.
+arrivals = st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 25)), min_size=1, max_size=30).map(
+    lambda steps: [
+        Arrival(at / 1000, frames * FRAME_SAMPLES)
+        for at, frames in zip(np.cumsum([wait for wait, _ in steps]), (frames for _, frames in steps), strict=True)
+    ]
+)
+
+
+def silent_ms(chunks: list[Arrival]) -> int:
+    """Silent milliseconds within the utterance, of a player that looks at its buffer every millisecond."""
+    coming: Counter[int] = Counter()
+    for each in chunks:
+        coming[round(each.at_s * 1000)] += each.samples * 1000 // SAMPLE_RATE
+    silent = buffer = 0
+    for now in range(min(coming), max(coming)):
+        buffer += coming[now]
+        silent += buffer == 0
+        buffer = max(buffer - 1, 0)
+    return silent
+
+
+@given(arrivals)
+def test_playback_is_that_of_a_plain_player(chunks: list[Arrival]) -> None:
+    assert play(chunks).underrun_s == pytest.approx(silent_ms(chunks) / 1000, abs=1e-5)
+
+
+@given(arrivals)
+def test_a_head_start_as_long_as_the_underrun_is_just_enough(chunks: list[Arrival]) -> None:
+    def starves(head_start_s: float) -> bool:
+        begun = chunks[0].at_s + head_start_s
+        due = begun + np.cumsum([0, *(chunk.samples / SAMPLE_RATE for chunk in chunks[:-1])])
+        return any(chunk.at_s > at + 1e-5 for chunk, at in zip(chunks, due, strict=True))
+
+    underrun_s = play(chunks).underrun_s
+    assert not starves(underrun_s)
+    assert not underrun_s or starves(underrun_s - 1e-3)
+
+
+@given(arrivals, st.integers(0, 29), st.integers(1, 500))
+def test_a_later_chunk_never_helps(chunks: list[Arrival], which: int, late_ms: int) -> None:
+    which %= len(chunks)
+    later = [replace(each, at_s=each.at_s + (late_ms / 1000 if n >= which > 0 else 0)) for n, each in enumerate(chunks)]
+    assert play(later).underrun_s >= play(chunks).underrun_s - 1e-5
+
+
+@given(arrivals)
+def test_the_buffer_holds_what_has_come_and_is_not_played(chunks: list[Arrival]) -> None:
+    times, levels = buffered(chunks)
+    assert (levels >= -1e-5).all()
+    assert (np.diff(times) >= 0).all()
+    np.testing.assert_allclose(levels[1::2] - levels[0::2], [chunk.samples / SAMPLE_RATE for chunk in chunks])
+
+
+def test_playback_of_a_known_case() -> None:
+    chunks = [Arrival(1.0, FRAME_SAMPLES), Arrival(1.05, FRAME_SAMPLES), Arrival(1.4, FRAME_SAMPLES)]
+    playback = play(chunks)
+    assert (playback.underrun_s, playback.stalls, playback.longest_s) == pytest.approx((0.24, 1, 0.24))
+    assert gaps(chunks) == pytest.approx([0.05, 0.35])
+    assert play([]).stalls == 0
+    assert buffered([])[0].size == 0
+
+
+@given(st.lists(st.floats(0, 1e3), max_size=50), st.integers(0, 50))
+def test_percentiles_are_values_that_came_and_failures_are_the_worst(values: list[float], failed: int) -> None:
+    found = percentiles(values, failed)
+    ranked = [*sorted(values), *[None] * failed]
+    for point in (50, 90, 95, 99):
+        assert found[f"p{point}"] == (ranked[math.ceil(len(ranked) * point / 100) - 1] if ranked else None)
+    assert found["max"] == (ranked[-1] if ranked else None)
+
+
+LOAD = Load(
+    streams=None,
+    rate=5.0,
+    arrivals="poisson",
+    seconds=200.0,
+    chars=60,
+    max_ms_per_char=70.0,
+    voices=("ann", "bob"),
+    voice_share=0.5,
+    cancel_share=0.2,
+    slow_share=0.1,
+    chunk_frames=0,
+    seed=3,
+)
+
+
+def test_a_load_is_what_it_says() -> None:
+    made = list(calls(LOAD))
+    assert made == list(calls(LOAD))
+    assert made != list(calls(replace(LOAD, seed=4)))
+    lengths = [len(call.request.text) for call in made]
+    assert min(lengths) >= MIN_CHARS - 1
+    assert max(lengths) <= MAX_CHARS
+    assert np.median(lengths) == pytest.approx(60, abs=5)
+    assert len(made) == pytest.approx(1000, abs=100)
+    waits = np.diff([call.at_s or 0.0 for call in made])
+    assert (waits.mean(), waits.std()) == pytest.approx((0.2, 0.2), abs=0.02)
+    listeners = [call.listener for call in made]
+    assert listeners.count("cancels") / len(made) == pytest.approx(0.2, abs=0.04)
+    assert listeners.count("slow") / len(made) == pytest.approx(0.1, abs=0.03)
+    assert sum(call.request.voice is None for call in made) / len(made) == pytest.approx(0.5, abs=0.05)
+    assert {call.request.voice for call in made} == {None, "ann", "bob"}
+
+
+def test_rates_shares_and_loops_do_not_change_the_texts() -> None:
+    def texts(load: Load) -> list[tuple[str, int | None]]:
+        return [(call.request.text, call.request.seed) for call in islice(calls(load), 50)]
+
+    assert texts(LOAD) == texts(replace(LOAD, rate=50.0, arrivals="constant")) == texts(replace(LOAD, cancel_share=0.0))
+    assert texts(LOAD) == texts(replace(LOAD, rate=None, streams=4))
+
+
+def test_constant_arrivals() -> None:
+    times = [call.at_s for call in calls(replace(LOAD, arrivals="constant", seconds=1.0))]
+    assert times == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+
+
+REQUEST = SpeechRequest("Hello.", seed=7, max_audio_ms=3 * FRAME_MS, chunk_frames=1)
+
+
+def chunk(frame: int, finish: str = "", level: float = 0.1, samples: int = FRAME_SAMPLES, seed: int = 7) -> Chunk:
+    return Chunk(np.full(samples, level, np.float32), frame, seed, finish)
+
+
+RIGHT = [chunk(0), chunk(1), chunk(2, "length")]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "fault"),
+    [
+        (RIGHT, ""),
+        ([chunk(0), chunk(1, "eos")], ""),
+        ([chunk(0), chunk(1, "length")], "WRONG_LENGTH"),
+        ([chunk(0), chunk(1), chunk(2), chunk(3, "eos")], "WRONG_LENGTH"),
+        ([chunk(0), chunk(1, "eos", samples=100)], "WRONG_LENGTH"),
+        ([chunk(0, "eos", samples=0)], "WRONG_LENGTH"),
+        ([chunk(0), chunk(2, "eos")], "WRONG_FRAME"),
+        ([chunk(1), chunk(2, "eos")], "WRONG_FRAME"),
+        ([chunk(0, level=0), chunk(1, "eos", level=0)], "SILENT"),
+        ([chunk(0, level=math.nan), chunk(1, "eos")], "NOT_AUDIO"),
+        ([chunk(0, level=2.0), chunk(1, "eos")], "NOT_AUDIO"),
+        ([chunk(0, seed=8), chunk(1, "eos")], "WRONG_SEED"),
+    ],
+)
+def test_what_counts_as_an_answer(chunks: list[Chunk], fault: str) -> None:
+    heard = Heard(REQUEST)
+    for each in chunks:
+        heard.add(each)
+    heard.end()
+    assert heard.fault == fault
+
+
+class Scripted:
+    """A client whose streams bring what they are told to: chunks, or an error."""
+
+    def __init__(self, *script: Chunk | Exception) -> None:
+        self.script = script
+        self.taken = 0
+
+    def stream(self, request: SpeechRequest) -> Scripted:
+        return self
+
+    async def __aenter__(self) -> AsyncIterator[Chunk]:
+        return self._chunks()
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+    async def _chunks(self) -> AsyncIterator[Chunk]:
+        for each in self.script:
+            self.taken += 1
+            if isinstance(each, Exception):
+                raise each
+            yield each
+
+
+def answer_of(client: Scripted, call: Call) -> Answer:
+    ticks: Iterator[int] = count()
+    return asyncio.run(make(call, client, lambda: next(ticks)))  # type: ignore[arg-type]
+
+
+LISTENS = Call(0, -2.0, REQUEST, "listens", math.inf)
+
+
+def test_time_to_first_audio_runs_from_when_the_call_was_due() -> None:
+    answer = answer_of(Scripted(*RIGHT), LISTENS)
+    assert (answer.sent_s, answer.ttfa_s, answer.ended_s) == (0, 3, 4)
+    assert answer.rtf == pytest.approx(6 / (3 * FRAME_S))
+
+
+def test_a_chunk_without_samples_is_not_first_audio() -> None:
+    answer = answer_of(Scripted(chunk(0, samples=0), *RIGHT), replace(LISTENS, at_s=None))
+    assert (answer.ttfa_s, len(answer.arrivals)) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "script", [[chunk(0), chunk(2, "eos")], [chunk(0), Unavailable("gone")], [Unavailable("full")]]
+)
+def test_a_wrong_or_missing_answer_is_never_a_fast_one(script: list[Chunk | Exception]) -> None:
+    wrong, right = answer_of(Scripted(*script), LISTENS), answer_of(Scripted(*RIGHT), LISTENS)
+    assert (wrong.ttfa_s, wrong.rtf) == (None, None)
+    figures = overall([wrong, right], 10.0)
+    assert figures["ttfa_ms"]["p50"] == 3000
+    assert figures["ttfa_ms"]["p90"] is figures["underrun_s"]["p90"] is figures["rtf"]["p90"] is None
+    assert figures["errors"] == {wrong.error: 1}
+    assert figures["continuity"] == 0  # the right one came a frame a second
+    assert figures["audio_s_per_s"] == pytest.approx(3 * FRAME_S / 10)
+
+
+def test_a_caller_hangs_up_within_the_audio() -> None:
+    client = Scripted(*RIGHT)
+    answer = answer_of(client, Call(0, 0.0, REQUEST, "cancels", 1.5 * FRAME_S))
+    assert (client.taken, answer.finish, answer.error) == (2, "", "")
+    figures = overall([answer], 10.0)
+    assert (figures["hung_up"], figures["heard_to_the_end"]) == (1, 0)
+    assert figures["rtf"]["p50"] is None
+
+
+def test_a_generator_that_was_late_or_busy_makes_no_valid_run() -> None:
+    assert invalid(Run(seconds=10, cpu_s=1, lags_s=[0.001] * 100)) == []
+    assert "lag" in invalid(Run(seconds=10, cpu_s=1, lags_s=[0.001] * 50 + [0.03] * 2))[0]
+    assert "core" in invalid(Run(seconds=10, cpu_s=8, lags_s=[0.001] * 100))[0]
+    assert "unknown" in invalid(Run(seconds=10))[0]
+
+
+def result_of(load: Load, *answers: Answer) -> dict[str, Any]:
+    run = Run(answers=list(answers), seconds=10, lags_s=[0.001] * 100)
+    machine = {"cpu": "a <fast> one", "cores": 2}
+    told = {"date": "2026-11-23", "command": "bench", "machine": machine, "stages": None, "processes": []}
+    return {**told, "load": asdict(load), **summarise(run, load.seconds)}
+
+
+@pytest.fixture
+def two_results() -> tuple[dict[str, Any], dict[str, Any]]:
+    right = answer_of(Scripted(*RIGHT), LISTENS)
+    failed = answer_of(Scripted(Unavailable("full")), LISTENS)
+    return result_of(LOAD, right, right), result_of(replace(LOAD, rate=9.0), right, failed, failed)
+
+
+def test_a_page_needs_nothing_else(tmp_path: Path, two_results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    one, two = two_results
+    text = page.write_page(tmp_path / "new" / "page.html", ("before & after", one), ("after", two)).read_text()
+    assert "before &amp; after" in text
+    assert "a &lt;fast&gt; one" in text
+    assert text.count("<svg") == 6
+    assert not re.search(r"""<(script|link|img|iframe)|@import|src=|(href|url)\W*(?!#)https?:""", text)
+
+
+def test_a_page_of_calls_that_all_failed(tmp_path: Path) -> None:
+    result = result_of(LOAD, answer_of(Scripted(Unavailable("full")), LISTENS))
+    assert "failed" in page.write_page(tmp_path / "page.html", ("none", result)).read_text()
+
+
+def test_two_results_side_by_side(two_results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    rows = {row.name: row for row in compare.rows(*two_results)}
+    assert rows["calls"] == compare.Row("calls", "2", "3", "+50%")
+    assert rows["failed"].second == "2 UNAVAILABLE"
+    assert rows["time to first audio, ms, p50"] == compare.Row("time to first audio, ms, p50", "3,000", "failed")
+    assert compare.differences(*two_results) == ["rate: 5.0 and 9.0"]
+
+
+def test_the_terminal_says_what_was_found(two_results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    spent = {"busy_share": 0.25, "busy_ms_per_audio_s": 2.0, "mean_batch": 1.0}
+    result = {**two_results[1], "watermarks_checked": 3, "stages": {"generate": spent, "watermark": spent}}
+    console = Console(file=io.StringIO(), width=200)
+    show_result({**result, "why_invalid": ["late"]}, console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    for words in ("looked for in 3 answers", "watermark                busy 25%", "UNAVAILABLE: full", "NOT VALID"):
+        assert said.count(words) == 1
+
+
+def test_a_server_that_dies_under_load_leaves_the_calls_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_share, "PUBLISH_S", 0.0)
+    nobody = f"http://127.0.0.1:{free_ports(1)[0]}/metrics"
+    server = RunningServer(subprocess.Popen(["sleep", "60"], text=True), 1, 2, 3, 4)
+    before = server_share.snapshot(nobody, server)
+    assert [each.name for each in before.usage] == ["launcher"]
+    server.process.kill()
+    server.process.wait()
+    after = server_share.snapshot(nobody, server)
+    assert server_share.stages(before, after, 1.0, 1.0) is None
+    assert server_share.processes(before, after, 1.0, 0.1) == []
+
+
+def test_what_nobody_did_is_not_called_failed(tmp_path: Path) -> None:
+    hangs_up = answer_of(Scripted(*RIGHT), Call(0, 0.0, REQUEST, "cancels", 0.5 * FRAME_S))
+    result = result_of(LOAD, hangs_up)
+    assert [report.percentile(result["overall"], key, "p95") for key in ("ttfa_ms", "gap_ms", "rtf")] == [
+        "1,000",
+        "-",
+        "-",
+    ]
+    assert {row.name: row.first for row in compare.rows(result, result)}["real-time factor, p95"] == "-"
+    whole_page = page.write_page(tmp_path / "page.html", ("hung up", result)).read_text()
+    assert "<td>failed</td>" not in whole_page
+    failed = result_of(LOAD, answer_of(Scripted(Unavailable("full")), LISTENS))["overall"]
+    assert [report.percentile(failed, key, "p95") for key in ("rtf", "gap_ms")] == ["failed", "-"]
+
+
+def test_the_progress_begins_anew_with_every_run() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with progress(0.02, console) as show:
+        show(Run())
+        time.sleep(0.05)
+        second = Run()
+        console.file = io.StringIO()
+        show(second)
+        assert "\u2501" * 40 not in console.file.getvalue().split("load")[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "--streams"),
+        (["--streams=1", "--rate=1"], "--streams"),
+        (["--rate=nan"], "--rate"),
+        (["--rate=1", "--cancel-share=0.7", "--slow-share=0.4"], "add up to 1.1"),
+        (["--rate=1", "--voice=ann"], "--voices"),
+        (["--rate=1", "--voices=v", "--url=h:1"], "--voices"),
+        (["--rate=1", "--watermark-key-file=k"], "--watermark-key-file"),
+        (["--rate=1", "--output=found.html"], ".json"),
+        (["--rate=1", "--output=/proc/none/found.json"], "cannot write"),
+    ],
+)
+def test_what_load_cannot_do_is_said_before_a_server_starts(options: list[str], words: str) -> None:
+    found = CliRunner().invoke(app, ["bench", "load", *options], env={"COLUMNS": "300"})
+    assert found.exit_code == 2
+    assert words in found.output
+
+
+def test_compare_writes_no_page_over_a_result(tmp_path: Path, two_results: tuple[dict[str, Any], Any]) -> None:
+    path = write(tmp_path / "one.json", two_results[0])
+    page_path = tmp_path / "page.html"
+    assert CliRunner().invoke(app, ["bench", "compare", str(path), str(path), f"-o{path}"]).exit_code == 2
+    assert compare.read(path)["overall"] == two_results[0]["overall"]
+    assert CliRunner().invoke(app, ["bench", "compare", str(path), str(path), f"-o{page_path}"]).exit_code == 0
+    assert page_path.exists()
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "no JSON"])
+def test_what_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(ValueError, match=r"other\.json"):
+        compare.read(tmp_path / "other.json")

@@ -1,0 +1,184 @@
+"""The search for a knee, and what counts as holding."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from benchmarks import peers
+from benchmarks.load import command as load_command
+from benchmarks.load.caller import Answer
+from benchmarks.load.plan import Load, calls
+from benchmarks.load.playback import Arrival
+from benchmarks.record import record
+from benchmarks.sweep import measure
+from benchmarks.sweep.knee import MOST_STEPS, Knee, find_knee
+from benchmarks.sweep.measure import Sweep, Tried, sweep
+from benchmarks.sweep.objective import Objective
+from benchmarks.sweep.page import write_page
+from misotts.cli.main import app
+from misotts.config import FRAME_SAMPLES
+
+
+@given(threshold=st.floats(0.01, 1000), start=st.floats(0.5, 20), precision=st.sampled_from([0.03, 0.1, 0.5]))
+def test_the_knee_is_found_as_closely_as_asked(threshold: float, start: float, precision: float) -> None:
+    tried = []
+
+    def holds(rate: float) -> bool:
+        tried.append(rate)
+        return rate <= threshold
+
+    knee = find_knee(holds, start, precision)
+    assert knee.holds is not None
+    assert knee.misses is not None
+    assert knee.holds <= threshold < knee.misses
+    assert knee.misses / knee.holds <= 1 + precision
+    assert len(set(tried)) == len(tried) <= MOST_STEPS + 6
+
+
+def test_a_search_ends_where_nothing_or_all_holds() -> None:
+    assert find_knee(lambda rate: False, 1.0, 0.1) == Knee(None, 2.0 ** (1 - MOST_STEPS))
+    assert find_knee(lambda rate: True, 1.0, 0.1) == Knee(2.0 ** (MOST_STEPS - 1), None)
+
+
+def test_no_rate_below_the_least_is_tried() -> None:
+    assert find_knee(lambda rate: False, 1.0, 0.1, least=0.2) == Knee(None, 0.25)
+    assert find_knee(lambda rate: False, 0.1, 0.1, least=0.2) == Knee(None, 0.1)
+    knee = find_knee(lambda rate: rate < 0.3, 1.0, 0.1, least=0.25)
+    assert (knee.holds or 0) < 0.3 <= (knee.misses or 0)
+
+
+@pytest.mark.parametrize(
+    ("p95", "continuity", "missed"),
+    [
+        (200.0, 0.999, []),
+        (200.1, 0.999, ["TTFA p95 200.1 ms"]),
+        (None, 0.999, ["TTFA p95 failed"]),
+        (100.0, 0.9989, ["continuity 99.89 %"]),
+        (100.0, None, ["continuity -"]),
+        (300.0, 0.5, ["TTFA p95 300 ms", "continuity 50.00 %"]),
+    ],
+)
+def test_what_misses_an_objective(p95: float | None, continuity: float | None, missed: list[str]) -> None:
+    figures = {"ttfa_ms": {"p95": p95}, "continuity": continuity}
+    found = Objective(200, 0.999).misses(figures)
+    assert found == missed
+
+
+def heard(load: Load, wait_s: float) -> Tried:
+    """Everybody hears one frame after `wait_s`."""
+    answers = []
+    for call in calls(load):
+        due = call.at_s or 0.0
+        answers.append(Answer(call, due, due, [Arrival(due + wait_s, FRAME_SAMPLES)], due + wait_s, "length"))
+    return Tried(answers)
+
+
+def run(attempt: Any, **changes: Any) -> dict[str, Any]:
+    plan = Sweep(Objective(150, 1.0), Load.plain(rate=1.0, seconds=20), repeats=3, precision=0.2)
+    return sweep(replace(plan, **changes), attempt, lambda point: None)
+
+
+def test_a_sweep_judges_the_runs_of_a_rate_together(tmp_path: Path) -> None:
+    seeds = set()
+
+    def attempt(load: Load) -> Tried:
+        seeds.add(load.seed)
+        return heard(load, 0.05 * (load.rate or 0))
+
+    result = run(attempt)
+    assert seeds == {0, 1, 2}
+    assert result["valid"]
+    assert result["knee"]["holds"] <= 3.0 < result["knee"]["misses"]
+    rates = [point["rate"] for point in result["points"]]
+    assert rates == sorted(rates)
+    for point in result["points"]:
+        assert point["calls"] == sum(
+            len(list(calls(Load.plain(rate=point["rate"], seconds=20, seed=n)))) for n in seeds
+        )
+        assert point["audio_s_per_s"] == pytest.approx(point["calls"] / 3 * 0.08 / 20, rel=0.05)
+        assert bool(point["misses"]) == (point["rate"] > 3.0)
+    page = write_page(tmp_path / "sweep.html", record(result))
+    assert "TTFA p95 &lt;= 150 ms, continuity &gt;= 100 %" in page.read_text()
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_bad_run_of_three_misses() -> None:
+    result = run(lambda load: heard(load, 0.2 if load.seed == 1 else 0.01))
+    assert result["knee"]["holds"] is None
+
+
+def test_an_objective_that_a_lone_call_misses_ends_the_search(tmp_path: Path) -> None:
+    result = run(lambda load: heard(load, 0.2))
+    assert [point["rate"] for point in result["points"]] == [0.0625, 0.125, 0.25, 0.5, 1.0]  # in runs of 20 s
+    assert "none" in write_page(tmp_path / "sweep.html", record(result)).read_text()
+
+
+def test_a_generator_that_did_not_keep_up_makes_a_sweep_invalid() -> None:
+    result = run(lambda load: replace(heard(load, 0.05 * (load.rate or 0)), faults=["late"] * (load.seed == 2)))
+    assert not result["valid"]
+    assert all(point["why_invalid"] == ["late"] for point in result["points"])
+
+
+def test_a_generator_that_did_not_keep_up_far_from_the_knee_does_not() -> None:
+    def attempt(load: Load) -> Tried:
+        return replace(heard(load, 0.05 * (load.rate or 0)), faults=["late"] * ((load.rate or 0) > 3.9))
+
+    result = run(attempt)
+    assert any(point["why_invalid"] for point in result["points"])
+    assert result["valid"]
+
+
+@pytest.mark.parametrize(("faults", "code"), [([], 0), (["the loop was late"], 3)])
+def test_the_command_says_every_rate_and_whether_to_believe_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[str], code: int
+) -> None:
+    monkeypatch.setattr(load_command, "target", lambda *server: nullcontext())
+    monkeypatch.setattr(
+        measure,
+        "on_server",
+        lambda target, show: lambda load: replace(heard(load, (load.rate or 0) / 10), faults=faults),
+    )
+    options = ["--ttfa-p95-ms=150", "--rate=1", "--precision=1", "--repeats=1", f"--output={tmp_path / 'sweep.json'}"]
+    found = CliRunner().invoke(app, ["bench", "sweep", *options])
+    assert found.exit_code == code
+    doubt = ", not valid" if faults else ""
+    lines = [line.strip() for line in found.output.splitlines()]
+    assert f"1 calls per s: holds{doubt}" in lines
+    assert f"2 calls per s: TTFA p95 200 ms{doubt}" in lines
+    assert "TTFA p95 <= 150 ms, continuity >= 99.9 %: 1 calls per s hold" in lines
+    assert ("NOT VALID" in found.output) == bool(faults)
+    page = (tmp_path / "sweep.html").read_text()
+    assert ("at 1 calls per s: the loop was late" in page) == bool(faults)
+    assert "Runs of 30 s, texts of 60 code points" in page
+    assert (tmp_path / "sweep.json").exists()
+    assert (tmp_path / "sweep.png").exists()
+
+
+def test_peers_are_raced_in_a_process_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+
+    def run_command(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        commands.append(command[1:])
+        return subprocess.CompletedProcess(command, 7)
+
+    monkeypatch.setattr(subprocess, "run", run_command)
+    output = [f"--output={tmp_path / 'peers.json'}"]
+    assert CliRunner().invoke(app, ["bench", "peers", "--threads=2", "--rounds=3", "--model=m", *output]).exit_code == 7
+    assert commands == [["-m", "benchmarks.peers", "--model=m", "--threads=2", "--rounds=3", *output]]
+
+
+def test_a_peer_race_in_words() -> None:
+    assert peers.in_words({"ours": 30.0, "theirs": 20.0, "ours / theirs": [1.5, 1.4, 1.6]}).splitlines() == [
+        "  ours           30.0 frames/s",
+        "  theirs         20.0 frames/s",
+        "  ours / theirs  1.5 (1.4 to 1.6)",
+    ]

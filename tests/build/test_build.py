@@ -1,0 +1,177 @@
+"""Around TensorRT-LLM's builder: what is refused before it, what is checked after it, and which engines are used."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from build.__main__ import app
+from build.backbone import build_backbone, check_built
+from convert.backbone import Target, convert_backbone
+from convert.backbone_weights import MATRICES
+from convert.fp8 import Fp8
+from misotts.engines.interface import Limits
+from misotts.engines.manifest import EngineError, Manifest
+from misotts.engines.tensorrt_llm.backbone import Variant, checked_manifest
+from misotts.model.checkpoint import Checkpoint
+from tests.support.machine import BUILT, Machine
+from tests.support.tiny import TINY, tiny_config, tiny_weights
+
+LIMITS = Limits(max_streams=8)
+
+
+def ignore(written: int, total: int) -> None:
+    pass
+
+
+def build(model: Path, variant: Variant | None = None, limits: Limits = LIMITS) -> Path:
+    return build_backbone(model, variant or Variant(), limits, lambda needs: None)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(TINY))
+    save_file(tiny_weights(), folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+def test_an_engine_is_built_once_and_again_when_anything_changes(model: Path, machine: Machine) -> None:
+    convert_backbone(model, Target(ranks=2), ignore)
+    variant = Variant(ranks=2)
+    folder = build(model, variant)
+    assert folder == model / "engines" / "backbone-tensorrt-llm-tp2-bfloat16"
+    assert {path.name for path in folder.iterdir()} == {"rank0.engine", "rank1.engine", "config.json", "manifest.json"}
+    assert machine.built == [0, 1]
+    build(model, variant)
+    assert machine.built == [0, 1]
+
+    def build_again() -> None:
+        machine.built.clear()
+        build(model, variant)
+        assert machine.built == [0, 1]
+
+    machine.gpu = "8.9"
+    build_again()
+    machine.release = "1.2.2"
+    build_again()
+    save_file(tiny_weights(seed=1), model / "model.safetensors")
+    with pytest.raises(EngineError, match=r"make it with: python -m convert backbone .* --dtype bfloat16 --ranks 2"):
+        build(model, variant)
+    convert_backbone(model, Target(ranks=2), ignore)
+    build_again()
+    machine.built.clear()
+    build(model, variant, replace(LIMITS, max_streams=9))
+    assert machine.built == [0, 1]
+
+
+def test_a_new_calibration_is_a_new_engine(model: Path, machine: Machine) -> None:
+    variant = Variant(fp8=True)
+    for largest in (1.0, 2.0):
+        fp8 = Fp8([dict.fromkeys(MATRICES, largest)] * 2, [largest] * 2, kv=False)
+        for _ in range(2):
+            convert_backbone(model, Target(fp8=fp8), ignore)
+            build(model, variant)
+    assert machine.built == [0, 0]
+
+
+def test_what_is_missing_is_said_before_work_begins(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EngineError, match=r"no engine at .*; make it with: python -m convert backbone"):
+        build(model)
+    convert_backbone(model, Target(), ignore)
+    with pytest.raises(EngineError, match=r"needs TensorRT-LLM 1.2, which comes with NVIDIA's container"):
+        build(model)
+    machine = Machine(monkeypatch)
+    machine.gpu = None
+    with pytest.raises(EngineError, match="builds for the GPU at hand, and there is none"):
+        build(model)
+    machine.gpu = "7.5"
+    with pytest.raises(EngineError, match=r"bfloat16 needs compute capability 8.0, the GPU here has 7.5"):
+        build(model)
+    machine.gpu = "8.0"
+    monkeypatch.setattr("build.preflight.available_memory", lambda: 1000)
+    with pytest.raises(EngineError, match="the build takes about"):
+        build(model)
+    assert not machine.built
+    assert [path.name for path in (model / "engines").iterdir()] == ["backbone-checkpoint-tp1-bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("use_paged_context_fmha", False),
+        ("remove_input_padding", False),
+        ("tokens_per_block", 64),
+        ("paged_kv_cache", False),
+        ("gpt_attention_plugin", None),
+    ],
+)
+def test_an_engine_that_reads_the_tables_otherwise_is_thrown_away(
+    model: Path, machine: Machine, setting: str, value: object
+) -> None:
+    convert_backbone(model, Target(), ignore)
+    machine.config = {"build_config": {"plugin_config": {**BUILT["plugin_config"], setting: value}}}
+    with pytest.raises(EngineError, match=r"TensorRT-LLM has built the backbone with(out)? "):
+        build(model)
+    assert not (model / "engines" / "backbone-tensorrt-llm-tp1-bfloat16").exists()
+    check_built({"build_config": BUILT})
+
+
+def test_an_engine_that_does_not_match_is_refused_with_the_reason(model: Path, machine: Machine) -> None:
+    config = tiny_config()
+    convert_backbone(model, Target(), ignore)
+    folder = build(model)
+
+    def check(limits: Limits = LIMITS) -> Manifest:
+        return checked_manifest(folder, "make it", Checkpoint(model, config), config, limits)
+
+    assert check().limits == {"sequences": 8, "positions": 512, "max_seq_len": 64, "block_size": 32, "ranks": 1}
+    with pytest.raises(EngineError, match="takes 8 sequences, 9 are asked for; run: make it --max-streams 9"):
+        check(Limits(max_streams=9))
+    with pytest.raises(EngineError, match="takes 512 positions, 600 are asked for"):
+        check(Limits(max_streams=8, step_positions=600))
+    machine.gpu = "8.9"
+    with pytest.raises(EngineError, match=r"has gpu 9.0, here it is 8.9"):
+        check()
+    machine.gpu, machine.release = "9.0", "1.2.2"
+    with pytest.raises(EngineError, match=r"has made_with {'tensorrt_llm': '1.2.1'}, here it is"):
+        check()
+    machine.release = "1.2.1"
+    weights = tiny_weights()
+    weights["decoder.norm.scale"] += 1  # another model's depth decoder makes no other backbone
+    save_file(weights, model / "model.safetensors")
+    check()
+    with pytest.raises(EngineError, match=r"has limits {'ranks': 1, 'max_seq_len': 64}, here it is {.*128}"):
+        checked_manifest(folder, "make it", weights, tiny_config(max_seq_len=128), LIMITS)
+    with pytest.raises(EngineError, match="has weights"):  # which do not show RoPE
+        checked_manifest(folder, "make it", weights, tiny_config(rope_scale_factor=16.0), LIMITS)
+    weights["backbone.norm.scale"] += 1
+    save_file(weights, model / "model.safetensors")
+    with pytest.raises(EngineError, match=r"has weights [0-9a-f]{64}, here it is [0-9a-f]{64}; make it with: make it"):
+        check()
+
+
+def test_the_command_says_what_is_missing(model: Path) -> None:
+    convert_backbone(model, Target(), ignore)
+    run = CliRunner().invoke(app, ["backbone", str(model)])
+    assert run.exit_code == 1
+    assert "error: the backbone engine needs TensorRT-LLM 1.2" in run.output
+
+
+def test_an_engine_over_several_gpus_is_not_served(model: Path, machine: Machine) -> None:
+    convert_backbone(model, Target(torch.float16, ranks=2), ignore)
+    folder = build(model, Variant(torch.float16, ranks=2))
+    with pytest.raises(EngineError, match=r"has limits {'ranks': 2, 'max_seq_len': 64}, here it is {'ranks': 1"):
+        checked_manifest(folder, "make it", Checkpoint(model, tiny_config()), tiny_config(), LIMITS)

@@ -1,0 +1,100 @@
+"""`misotts voices add`, `list` and `remove`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from misotts.cli.main import app
+from misotts.prompt.voices import Voices
+from tests.support.clips import WORDS, folder_with_ann, tone, write
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return folder_with_ann(tmp_path / "voices")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write(tmp_path / "new.wav", tone(2, level=0.1))
+
+
+def run(*words: object, **env: str) -> Result:
+    return CliRunner().invoke(app, ["voices", *map(str, words)], env=env)
+
+
+def test_add_list_remove(folder: Path, clip: Path) -> None:
+    added = run("add", "new", clip, "--text", "A long story. " * 10, "--voices", folder)
+    assert (added.exit_code, added.output) == (0, "added new, 2.00 s\n")
+    listed = run("list", MISOTTS_VOICES=str(folder))
+    assert listed.exit_code == 0
+    rows = [line.split(maxsplit=3) for line in listed.stdout.splitlines()]
+    assert rows[0] == ["ann", "1.50", "s", WORDS]
+    assert rows[1][:3] == ["new", "2.00", "s"]
+    assert rows[1][3].endswith("story. A long ...")
+    removed = run("remove", "new", "--voices", folder)
+    assert (removed.exit_code, removed.output) == (0, "removed new\n")
+    assert Voices(folder).names() == ["ann"]
+    assert run("remove", "ann", "--voices", folder).exit_code == 0
+    empty = run("list", "--voices", folder)
+    assert (empty.exit_code, empty.stdout, empty.stderr) == (0, "", f"no voices in {folder}\n")
+
+
+def test_the_list_shows_what_is_wrong(folder: Path) -> None:
+    write(folder / "ann.flac", tone())
+    (folder / "Bob \udcff\x1b[31m.wav").write_bytes(b"")
+    (folder / "._ann.wav").write_bytes(b"")
+    (folder / "notes.md").write_text("")
+    listed = run("list", "--voices", folder)
+    assert listed.exit_code == 1
+    first, second = listed.stdout.splitlines()
+    assert first.startswith(r"'Bob \udcff\x1b[31m'")
+    assert "error: must match [a-z0-9_-]{1,64}, got" in first
+    assert second.startswith("'ann'  ")
+    assert second.endswith("error: the voice 'ann' is not usable: it has more than one clip: ann.wav, ann.flac")
+
+
+def test_words_from_a_file_or_from_standard_input(folder: Path, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "words").write_bytes(b"\xef\xbb\xbfCaf\xc3\xa9\r\n")
+    assert run("add", "new", clip, "--text-file", tmp_path / "words", "--voices", folder).exit_code == 0
+    assert Voices(folder).segment("new", 0).text == "Café"
+    piped = ["voices", "add", "piped", str(clip), "--text-file", "-", "--voices", str(folder)]
+    assert CliRunner().invoke(app, piped, input="From a pipe.").exit_code == 0
+    assert Voices(folder).segment("piped", 0).text == "From a pipe."
+
+
+@pytest.mark.parametrize("given_", [[], ["--text", "a", "--text-file", "-"]])
+def test_words_come_one_way(folder: Path, clip: Path, given_: list[str]) -> None:
+    result = run("add", "new", clip, *given_, "--voices", folder)
+    assert result.exit_code == 2
+    assert "--text-file" in result.stderr
+    assert Voices(folder).names() == ["ann"]
+
+
+def test_a_refusal_is_one_line(folder: Path, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    short = write(tmp_path / "short.wav", tone(0.25))
+    for words, said in [
+        (["add", "ann", clip, "--text", "a"], "INVALID_ARGUMENT: VOICE: the voice 'ann' is there already"),
+        (["add", "new", clip, "--text", " "], "the text must hold the words of the clip, is empty"),
+        (["add", "new", clip, "--text-file", tmp_path / "latin"], "the text must be UTF-8, byte 3 is not"),
+        (["add", "new", short, "--text", "a"], "the clip's length must be 1 to 30 s, is 0.25 s"),
+        (["add", "../new", clip, "--text", "a"], "INVALID_ARGUMENT: VOICE: must match"),
+        (["remove", "bob"], "NOT_FOUND: VOICE: no voice named 'bob' is registered"),
+    ]:
+        result = run(*words, "--voices", folder)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert said in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_argument_that_is_not_utf_8(folder: Path, clip: Path) -> None:
+    command = [sys.executable, "-m", "misotts.cli.main", "voices", "add", "new", clip, "--text", b"caf\xe9"]
+    result = subprocess.run([*command, "--voices", folder], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "the text must be UTF-8, byte 3 is not" in result.stderr

@@ -1,0 +1,166 @@
+"""The backbone as a TensorRT-LLM checkpoint: names and shapes are the documented ones, and what is read back, put
+together again and permuted back is the source."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from convert.backbone import Target, checkpoint_layout, convert_backbone
+from misotts.config import ConfigError, ModelConfig
+from misotts.model.checkpoint import tensor_shapes
+from misotts.model.csm_layout import interleaved_rows
+from misotts.model.weight_files import CheckpointError
+from tests.support.tiny import TINY, tiny_config, tiny_weights
+
+Weights = dict[str, torch.Tensor]
+
+MISO_8B = ModelConfig.from_dict(
+    dict(
+        text_vocab_size=128256,
+        audio_vocab_size=2051,
+        audio_num_codebooks=32,
+        backbone="llama-8B",
+        decoder="llama-300M",
+    )
+)
+
+
+def ignore(written: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(TINY))
+    save_file(tiny_weights(), folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("ranks", "qkv", "dense", "inner"),
+    [(1, 6144, 4096, 14336), (2, 3072, 2048, 7168), (4, 1536, 1024, 3584)],
+)
+def test_names_and_shapes_of_the_8b_model(ranks: int, qkv: int, dense: int, inner: int) -> None:
+    """As in TensorRT-LLM's Llama: see docs/engines-backbone.md. Nothing is allocated for it."""
+    layer = {
+        "attention.qkv.weight": (qkv, 4096),
+        "attention.dense.weight": (4096, dense),
+        "mlp.fc.weight": (inner, 4096),
+        "mlp.gate.weight": (inner, 4096),
+        "mlp.proj.weight": (4096, inner),
+        "input_layernorm.weight": (4096,),
+        "post_layernorm.weight": (4096,),
+    }
+    wanted = {f"transformer.layers.{n}.{name}": shape for n in range(32) for name, shape in layer.items()}
+    wanted["transformer.ln_f.weight"] = (4096,)
+    layouts = checkpoint_layout(MISO_8B, Target(ranks=ranks))
+    assert len(layouts) == ranks
+    for layout in layouts:
+        assert {name: tuple(tensor.shape) for name, tensor in layout.items()} == wanted
+        assert {(tensor.dtype, tensor.device.type) for tensor in layout.values()} == {(torch.bfloat16, "meta")}
+
+
+def put_together(shards: list[Weights], config: ModelConfig) -> Weights:
+    """What the ranks hold, as one checkpoint under the source's names."""
+    sizes = config.backbone
+    ranks = len(shards)
+    copies = max(ranks // sizes.num_kv_heads, 1)  # ranks that hold the same key head
+    heads = [max(count // ranks, 1) * sizes.head_dim for count in (sizes.num_heads, *2 * [sizes.num_kv_heads])]
+    whole = {"backbone.norm.scale": shards[0]["transformer.ln_f.weight"]}
+    for n in range(sizes.num_layers):
+
+        def read(name: str, n: int = n) -> list[torch.Tensor]:
+            return [shard[f"transformer.layers.{n}.{name}.weight"] for shard in shards]
+
+        q, k, v = zip(*(part.split(heads) for part in read("attention.qkv")), strict=True)
+        layer = {
+            "attn.q_proj.weight": interleaved_rows(torch.cat(q), sizes.head_dim),
+            "attn.k_proj.weight": interleaved_rows(torch.cat(k[::copies]), sizes.head_dim),
+            "attn.v_proj.weight": torch.cat(v[::copies]),
+            "attn.output_proj.weight": torch.cat(read("attention.dense"), dim=1),
+            "mlp.w1.weight": torch.cat(read("mlp.fc")),
+            "mlp.w3.weight": torch.cat(read("mlp.gate")),
+            "mlp.w2.weight": torch.cat(read("mlp.proj"), dim=1),
+            "sa_norm.scale": read("input_layernorm")[-1],
+            "mlp_norm.scale": read("post_layernorm")[-1],
+        }
+        whole.update({f"backbone.layers.{n}.{name}": tensor for name, tensor in layer.items()})
+        assert all(torch.equal(k[0], other) for other in k[:copies])
+    return whole
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("ranks", "num_kv_heads"), [(1, 2), (2, 2), (4, 2), (4, 4)])
+def test_read_back_it_is_the_source(tmp_path: Path, dtype: torch.dtype, ranks: int, num_kv_heads: int) -> None:
+    sizes = dict(num_layers=2, embed_dim=48, num_heads=4, num_kv_heads=num_kv_heads, intermediate_dim=40)
+    config = tiny_config(backbone=sizes)
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "backbone": sizes}))
+    torch.manual_seed(2)
+    source = {name: torch.randn(shape) for name, shape in tensor_shapes(config).items()}
+    save_file(source, tmp_path / "model.safetensors")
+    told: list[tuple[int, int]] = []
+    folder = convert_backbone(tmp_path, Target(dtype, ranks), lambda *news: told.append(news))
+    names = {f"rank{rank}.safetensors" for rank in range(ranks)}
+    assert {path.name for path in folder.iterdir()} == {"config.json", "manifest.json", *names}
+    shards = [load_file(folder / f"rank{rank}.safetensors") for rank in range(ranks)]
+    whole = put_together(shards, config)
+    wanted = {name: tensor.to(dtype) for name, tensor in source.items() if name.startswith("backbone.")}
+    assert whole.keys() == wanted.keys()
+    assert [name for name in wanted if not torch.equal(whole[name], wanted[name])] == []
+    assert told[-1][0] == told[-1][1] == sum(tensor.nbytes for shard in shards for tensor in shard.values())
+
+
+def test_the_config_says_what_the_engine_cannot_know(model: Path) -> None:
+    config = json.loads((convert_backbone(model, Target(torch.float16, 2), ignore) / "config.json").read_text())
+    assert config["architecture"] == "MisoBackbone"
+    assert config["dtype"] == "float16"
+    assert (config["num_attention_heads"], config["num_key_value_heads"], config["head_size"]) == (6, 2, 8)
+    assert (config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]) == (48, 40, 2)
+    assert config["position_embedding_type"] == "rope_gpt_neox"
+    assert config["rotary_base"] == 500_000
+    assert config["rotary_scaling"] == {
+        "type": "llama3",
+        "factor": 32,
+        "low_freq_factor": 1,
+        "high_freq_factor": 4,
+        "original_max_position_embeddings": 8192,
+    }
+    assert config["max_position_embeddings"] == 64
+    assert config["mapping"] == {"world_size": 2, "tp_size": 2, "pp_size": 1}
+    assert config["quantization"] == {"quant_algo": None, "kv_cache_quant_algo": None}
+
+
+def test_a_checkpoint_that_is_up_to_date_is_left_alone(model: Path) -> None:
+    told: list[int] = []
+    folder = convert_backbone(model, Target(), ignore)
+    assert convert_backbone(model, Target(), lambda written, total: told.append(written)) == folder
+    assert not told
+    save_file(tiny_weights(seed=1), model / "model.safetensors")
+    convert_backbone(model, Target(), lambda written, total: told.append(written))
+    assert told
+    again = load_file(folder / "rank0.safetensors")["transformer.layers.0.mlp.fc.weight"]
+    assert torch.equal(again, tiny_weights(seed=1)["backbone.layers.0.mlp.w1.weight"].bfloat16())
+
+
+@pytest.mark.parametrize("value", [1e5, float("nan")])
+def test_what_the_type_cannot_hold_is_refused_and_nothing_is_left(model: Path, value: float) -> None:
+    weights = tiny_weights()
+    weights["backbone.layers.1.mlp.w2.weight"][3, 3] = value
+    save_file(weights, model / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"backbone.layers.1.mlp.w2.weight holds NaN, infinity, or more than"):
+        convert_backbone(model, Target(torch.float16), ignore)
+    assert not any((model / "engines").iterdir())
+
+
+def test_heads_that_cannot_be_split_are_refused(model: Path) -> None:
+    with pytest.raises(ConfigError, match="num_heads 6 cannot be split over 4 ranks"):
+        convert_backbone(model, Target(ranks=4), ignore)
+    with pytest.raises(ConfigError, match="num_kv_heads 2 can neither be split over nor repeated on 3 ranks"):
+        checkpoint_layout(tiny_config(backbone={**TINY["backbone"], "intermediate_dim": 42}), Target(ranks=3))

@@ -1,0 +1,321 @@
+"""Mimi in slots: streamed equals whole, slots are independent, and the end of speech is not chopped."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from moshi.models import MimiModel
+
+from demo.model import CONFIG as DEMO
+from demo.model import make_mimi_weights
+from misotts.config import FRAME_SAMPLES, MASKED, ModelConfig
+from misotts.decode.decoder import MAX_FRAMES, TAIL_LOUDNESS, TAIL_SAMPLES, Codes, Decoder
+from misotts.engines.embedding import Embedding
+from misotts.engines.interface import Batch, Limits, Sampling
+from misotts.generate.delivery import Chunk
+from misotts.generate.loop import Generator
+from misotts.generate.utterance import EOS, LENGTH, Utterance
+from misotts.mimi import build_mimi, encode, load_mimi
+from misotts.slots import PACKED_SHARE, call_rows
+from misotts.synthesizer import Synthesizer
+from misotts_client.errors import MisoError
+
+SLOTS = 4
+LONG = 190
+"""Frames: 15.2 s, beyond the 10 s that Mimi's attention reaches back."""
+
+TOLERANCE = 1e-6
+
+
+@pytest.fixture(scope="module")
+def config(demo_folder: Path) -> ModelConfig:
+    return ModelConfig.load(demo_folder)
+
+
+@pytest.fixture(scope="module")
+def mimi(demo_folder: Path, config: ModelConfig) -> MimiModel:
+    return load_mimi(demo_folder, config)
+
+
+@pytest.fixture(scope="module")
+def decoder(mimi: MimiModel) -> Decoder:
+    return Decoder(copy.deepcopy(mimi), SLOTS)  # whose parts stream from now on: `mimi` stays the reference
+
+
+def make_codes(config: ModelConfig, frames: int, seed: int) -> np.ndarray:
+    codes = np.random.default_rng(seed).integers(0, config.audio_codes, (frames, config.audio_num_codebooks))
+    return codes.astype(np.int32)
+
+
+def whole(mimi: MimiModel, codes: np.ndarray) -> np.ndarray:
+    """moshi's own decode of a whole utterance."""
+    with torch.inference_mode():
+        return mimi.decode(torch.from_numpy(codes.T.astype(np.int64))[None])[0, 0].numpy()
+
+
+def stream(decoder: Decoder, codes: np.ndarray, sizes: list[int], slot: int = 0) -> np.ndarray:
+    """Decode in pieces of `sizes`, over and over."""
+    audio, start = [], 0
+    while start < len(codes) or not audio:
+        size = sizes[len(audio) % len(sizes)]
+        (samples,) = decoder.decode([Codes(slot, start == 0, codes[start : start + size])])
+        audio.append(samples)
+        start += size
+    return np.concatenate(audio)
+
+
+@pytest.mark.parametrize("sizes", [[1], [3], [MAX_FRAMES], [60], [1, 2, 4, 8], [7, 1, 25, 2]], ids=str)
+def test_streamed_is_whole_beyond_the_attentions_reach(
+    decoder: Decoder, mimi: MimiModel, config: ModelConfig, sizes: list[int]
+) -> None:
+    codes = make_codes(config, LONG, seed=1)
+    audio = stream(decoder, codes, sizes)
+    assert len(audio) == LONG * FRAME_SAMPLES
+    expected = whole(mimi, codes)
+    assert np.abs(audio - expected).max() < TOLERANCE
+    assert expected.std() > 1e4 * TOLERANCE
+
+
+@pytest.mark.slow
+def test_streamed_is_whole_at_the_published_size() -> None:
+    config = ModelConfig.from_dict({**DEMO, "mimi": {}})
+    torch.manual_seed(0)
+    state = make_mimi_weights(config)
+    mimi = build_mimi(config).eval().requires_grad_(False)
+    mimi.load_state_dict(state)
+    codes = make_codes(config, LONG, seed=1)
+    expected = whole(mimi, codes)
+    audio = stream(Decoder(mimi, slots=1), codes, [1, 2, 4, 8])
+    distance = float(np.abs(audio - expected).max())
+    print(f"{LONG} frames: streamed within {distance:.1e} of whole, RMS {expected.std():.3f}")
+    assert distance < TOLERANCE
+    assert expected.std() > 0.01
+
+
+@pytest.mark.parametrize("slots", [SLOTS, 16])
+def test_streams_of_all_lengths_share_calls(decoder: Decoder, mimi: MimiModel, config: ModelConfig, slots: int) -> None:
+    """Streams started at different times and cut differently, a seat used twice, in calls over the first rows and over
+    packed ones: each as if it were alone."""
+    decoder = decoder if slots == SLOTS else Decoder(copy.deepcopy(mimi), slots)
+    random = np.random.default_rng(2)
+    lengths = [150, 40, 170, 9, 60]
+    waiting = [(make_codes(config, length, seed), length) for seed, length in enumerate(lengths)]
+    running: dict[int, tuple[np.ndarray, int, list[np.ndarray]]] = {}
+    done: list[tuple[np.ndarray, list[np.ndarray]]] = []
+    while waiting or running:
+        free = [slot for slot in range(slots) if slot not in running]
+        if waiting and len(running) < SLOTS and random.random() < 0.5:
+            running[int(random.choice(free))] = (waiting.pop()[0], 0, [])
+        pieces = []
+        for slot, (codes, start, _) in running.items():
+            if random.random() < 0.8:
+                pieces.append(
+                    Codes(slot, start == 0, codes[start : start + int(random.integers(0 if start else 1, 12))])
+                )
+        for piece, audio in zip(pieces, decoder.decode(pieces), strict=True):
+            codes, start, heard = running[piece.slot]
+            assert len(audio) == len(piece.codes) * FRAME_SAMPLES
+            heard.append(audio)
+            running[piece.slot] = (codes, start + len(piece.codes), heard)
+            if start + len(piece.codes) == len(codes):
+                done.append((codes, heard))
+                del running[piece.slot]
+    assert len(done) == len(lengths)
+    for codes, heard in done:
+        assert np.abs(np.concatenate(heard) - whole(mimi, codes)).max() < TOLERANCE
+    assert any(packed for _, packed, _ in decoder._rows._views)
+
+
+@given(slots=st.integers(1, 300), data=st.data())
+def test_a_call_has_rows_for_its_streams_and_few_more(slots: int, data: st.DataObject) -> None:
+    members = data.draw(st.lists(st.integers(0, slots - 1), min_size=1, unique=True))
+    rows, packed = call_rows(members, slots)
+    assert len(members) <= rows <= slots
+    if packed:
+        assert rows < 2 * len(members)
+        assert rows <= slots // PACKED_SHARE
+    else:
+        assert max(members) < rows
+        assert rows <= max(2 * max(members), 1)
+        assert rows < 4 * len(members) or len(members) > slots // (2 * PACKED_SHARE) or slots < PACKED_SHARE
+
+
+def test_a_short_piece_does_not_wait_for_a_long_one(
+    decoder: Decoder, config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = [30, 1, 0, 8]
+    pieces = [Codes(slot, True, make_codes(config, length, slot)) for slot, length in enumerate(lengths)]
+    calls = []
+    decode = decoder._rows.decode
+    monkeypatch.setattr(decoder._rows, "decode", lambda codes_of: calls.append(len(codes_of)) or decode(codes_of))
+    done = [(number, len(calls), len(audio) // FRAME_SAMPLES) for number, audio in decoder.decode_each(pieces)]
+    assert done == [(2, 0, 0), (1, 1, 1), (3, 2, 8), (0, 3 + (30 - 8) // MAX_FRAMES, 30)]
+
+
+def test_a_reset_leaves_the_other_slots_samples_alone_to_the_bit(decoder: Decoder, config: ModelConfig) -> None:
+    codes = [make_codes(config, 40, seed) for seed in range(SLOTS)]
+
+    def run(restart: bool) -> list[np.ndarray]:
+        heard: list[list[np.ndarray]] = [[] for _ in range(SLOTS)]
+        for start in range(0, 40, 4):
+            first = [start == 0 or (restart and start == 20 and slot == 1) for slot in range(SLOTS)]
+            pieces = [Codes(slot, first[slot], codes[slot][start : start + 4]) for slot in range(SLOTS)]
+            for slot, audio in enumerate(decoder.decode(pieces)):
+                heard[slot].append(audio)
+        return [np.concatenate(parts) for parts in heard]
+
+    plain, restarted = run(restart=False), run(restart=True)
+    assert [np.array_equal(a, b) for a, b in zip(plain, restarted, strict=True)] == [True, False, True, True]
+
+
+def test_a_clip_encodes_to_moshis_codes(mimi: MimiModel, config: ModelConfig) -> None:
+    """The clip is padded to whole frames with silence, nothing else."""
+    audio = np.random.default_rng(3).normal(0, 0.1, 10 * FRAME_SAMPLES - 700).astype(np.float32)
+    padded = torch.from_numpy(np.pad(audio, (0, 700))).view(1, 1, -1)
+    with torch.inference_mode():
+        expected = mimi.encode(padded)[0].T.numpy()
+    codes = encode(mimi, audio)
+    assert codes.dtype == np.int32
+    assert codes.shape == (10, config.audio_num_codebooks)
+    assert np.array_equal(codes, expected)
+
+
+def test_a_loud_end_gets_the_end_frame_however_it_is_cut(
+    decoder: Decoder, mimi: MimiModel, config: ModelConfig
+) -> None:
+    speech = make_codes(config, 30, seed=4)
+    ended = np.concatenate([speech, np.zeros_like(speech[:1])])
+    expected = whole(mimi, ended)
+    chopped = expected[: len(speech) * FRAME_SAMPLES]
+    assert loudness(chopped[-TAIL_SAMPLES:]) > TAIL_LOUDNESS
+    for sizes in ([1], [4], [30, 1], [31], [15, 16]):
+        audio = stream(decoder, ended, sizes)
+        assert len(audio) == 31 * FRAME_SAMPLES
+        assert np.abs(audio - expected).max() < TOLERANCE
+
+
+def test_a_quiet_end_gets_none(mimi: MimiModel, config: ModelConfig) -> None:
+    decoder = Decoder(quieter(mimi), slots=1)
+    speech = make_codes(config, 30, seed=4)
+    ended = np.concatenate([speech, np.zeros_like(speech[:1])])
+    for sizes in ([1], [4], [30, 1], [31], [15, 16]):
+        audio = stream(decoder, ended, sizes)
+        assert len(audio) == len(speech) * FRAME_SAMPLES
+        assert 0 < loudness(audio) < TAIL_LOUDNESS
+        assert np.abs(audio - stream(decoder, speech, sizes)).max() < TOLERANCE
+
+
+def test_an_utterance_that_only_ends_is_silent(decoder: Decoder, config: ModelConfig) -> None:
+    stream(decoder, make_codes(config, 5, seed=5), [5])  # the seat's last utterance ended loud
+    end = np.zeros((1, config.audio_num_codebooks), np.int32)
+    assert len(stream(decoder, end, [1])) == 0
+
+
+def loudness(audio: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(audio**2)))
+
+
+def quieter(mimi: MimiModel) -> MimiModel:
+    """The same codec 40 dB down: its last layer is linear."""
+    quiet = copy.deepcopy(mimi)
+    last = [module for module in quiet.decoder.modules() if isinstance(module, torch.nn.Conv1d)][-1]
+    last.weight.mul_(0.01)
+    assert last.bias is not None
+    last.bias.mul_(0.01)
+    return quiet
+
+
+class CannedBackbone:
+    block_size, num_blocks = 32, 64
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return torch.zeros(len(batch.lengths), batch.inputs.shape[1])
+
+
+@dataclass
+class CannedDepth:
+    """Draws the frames of one utterance, whatever it is fed."""
+
+    frames: np.ndarray
+    drawn: int = 0
+
+    def forward(self, hidden: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+        codes = torch.from_numpy(self.frames[self.drawn].astype(np.int64))[None]
+        self.drawn += 1
+        return codes, torch.zeros_like(hidden)
+
+
+@dataclass
+class Player:
+    """Decodes an utterance's chunks as they come, as the decode stage does."""
+
+    generator: Generator
+    decoder: Decoder
+    audio: list[np.ndarray] = field(default_factory=list)
+    finish: str = ""
+
+    def chunk(self, chunk: Chunk) -> None:
+        self.audio += self.decoder.decode([Codes(0, chunk.index == 0, chunk.codes)])
+        self.finish = chunk.finish
+        self.generator.acknowledge(chunk.stream, chunk.index)
+
+    def refuse(self, error: MisoError) -> None:
+        raise error
+
+
+@pytest.mark.parametrize(("max_frames", "finish", "frames"), [(50, EOS, 21), (21, EOS, 21), (20, LENGTH, 20)])
+@pytest.mark.parametrize("chunk_frames", [0, 1, 3, 20, 25])
+def test_the_tail_from_the_loop_to_the_audio(
+    decoder: Decoder,
+    mimi: MimiModel,
+    config: ModelConfig,
+    chunk_frames: int,
+    max_frames: int,
+    finish: str,
+    frames: int,
+) -> None:
+    """20 frames, then the end of speech: with the tail 21. One that is cut at its length gets none."""
+    speech = make_codes(config, 20, seed=6)
+    ended = np.concatenate([speech, np.zeros_like(speech[:1])])
+    tables = {
+        "text_embeddings.weight": torch.zeros(config.text_vocab_size, 8),
+        "audio_embeddings.weight": torch.zeros(config.audio_num_codebooks * config.audio_vocab_size, 8),
+    }
+    generator = Generator(config, Embedding(tables, config), CannedBackbone(), CannedDepth(ended), Limits())
+    player = Player(generator, decoder)
+    prompt = np.full((3, config.frame_columns), MASKED, np.int32)
+    prompt[:, -1] = 5
+    generator.submit(Utterance(prompt, max_frames, seed=0, chunk_frames=chunk_frames), player)
+    generator.start()
+    while generator.streams:
+        time.sleep(0.002)
+    generator.close()
+    assert player.finish == finish
+    audio = np.concatenate(player.audio)
+    assert len(audio) == frames * FRAME_SAMPLES
+    assert np.abs(audio - whole(mimi, ended[:frames])).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("chunk_frames", [0, 1, 6])
+def test_the_synthesizers_utterance_has_the_tail_and_its_frames_do_not(
+    demo_folder: Path, config: ModelConfig, chunk_frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = np.concatenate([make_codes(config, 12, seed=7), np.zeros((1, config.audio_num_codebooks), np.int32)])
+    with Synthesizer.load(demo_folder) as synthesizer:
+        monkeypatch.setattr(synthesizer._generator, "_depth", CannedDepth(ended))
+        chunks = list(synthesizer.stream("Hello.", chunk_frames=chunk_frames))
+        monkeypatch.setattr(synthesizer._generator, "_depth", CannedDepth(ended))
+        frames = synthesizer.frames("Hello.", chunk_frames=chunk_frames)
+    assert chunks[-1].finish == EOS
+    starts = np.cumsum([0, *(len(chunk.audio) for chunk in chunks)])
+    assert [chunk.frame * FRAME_SAMPLES for chunk in chunks] == list(starts[:-1])
+    assert starts[-1] == 13 * FRAME_SAMPLES
+    assert np.array_equal(frames, ended[:-1])

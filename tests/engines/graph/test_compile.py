@@ -1,0 +1,52 @@
+"""Every kernel that a full-size frame launches, compiled for an H100 by Triton and assembled, without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton")
+
+LARGEST_SHARED = 227 * 1024
+"""Bytes of shared memory that a program on an H100 can have."""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("kernels")
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder / "cache")}
+    command = [sys.executable, "-m", "build", "kernels", "--gpu", "9.0", "--json"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr[-2000:]
+    return json.loads(said.stdout)  # type: ignore[no-any-return]
+
+
+def test_every_kernel_is_compiled(compiled: list[dict[str, Any]]) -> None:
+    here = Path(__file__).resolve().parents[3] / "misotts/engines/graph/kernels"
+    written = {
+        line.removeprefix("def ").split("_kernel(")[0]
+        for file in here.glob("*.py")
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if line.startswith("def ") and "_kernel(" in line
+    }
+    assert {kernel["kernel"] for kernel in compiled} == written
+    assert len(compiled) > 40
+
+
+def test_nothing_spills_and_all_fits(compiled: list[dict[str, Any]]) -> None:
+    for kernel in compiled:
+        assert kernel["local"] == 0, f"spills: {kernel}"
+        assert kernel["shared"] <= LARGEST_SHARED, kernel
+
+
+def test_what_reads_the_bytes_reads_16_at_a_time_and_multiplies_in_tensor_cores(compiled: list[dict[str, Any]]) -> None:
+    for kernel in compiled:
+        if kernel["kernel"] in ("linear", "paged_attention", "depth_attention"):
+            assert kernel["tensor_cores"], kernel
+            assert kernel["loads"] == 16, kernel

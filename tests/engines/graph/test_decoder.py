@@ -1,0 +1,177 @@
+# ruff: noqa: F401, F811 (fixtures come from test_exactness)
+"""The graph's code path, uncaptured on the CPU: the frames of the torch engines, exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.utils._pytree as pytree
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from misotts.engines.embedding import Embedding
+from misotts.engines.graph.backbone import GraphBackbone
+from misotts.engines.graph.decoder import FrameDecoder, row_buckets
+from misotts.engines.graph.depth import GraphDepth
+from misotts.engines.graph.matrix import WeightType
+from misotts.engines.graph.operations import operations
+from misotts.engines.interface import Batch, Frames, Limits
+from misotts.generate.loop import Generator
+from misotts.model.checkpoint import Checkpoint
+from tests.engines.test_exactness import PROMPTS, Parts, alone, parts, run
+from tests.support.tiny import tiny_config, tiny_weights
+
+
+def make_decoder(folder: Path, parts: Parts, limits: Limits, num_blocks: int = 200) -> FrameDecoder:
+    config, weights = parts.config, Checkpoint(folder, parts.config)
+    plain = operations("plain")
+    backbone = GraphBackbone(weights, config, num_blocks, 32, plain, "cpu", torch.float32)
+    depth = GraphDepth(weights, config, parts.embedding, plain, "cpu", torch.float32)
+    return FrameDecoder(backbone, depth, parts.embedding, limits.max_streams, config.max_seq_len, config.audio_codes)
+
+
+def speak(parts: Parts, decoder: FrameDecoder, limits: Limits, numbers: range | list[int]) -> list[np.ndarray]:
+    return run(Generator(parts.config, parts.embedding, decoder.backbone, decoder, limits), parts, numbers)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        pytest.param(Limits(max_streams=11), id="all at once"),
+        pytest.param(Limits(max_streams=3, step_positions=100), id="three seats, prompts in pieces"),
+    ],
+)
+def test_frames_are_the_torch_engines(
+    parts: Parts,
+    alone: list[np.ndarray],
+    demo_folder: Path,
+    limits: Limits,
+) -> None:
+    """Batches of every size on the way, so that rows are padded; then once more with shared prefixes; then alone."""
+    decoder = make_decoder(demo_folder, parts, limits)
+    for numbers in (range(len(PROMPTS)), [0, 5, 6]):
+        frames = speak(parts, decoder, limits, numbers)
+        assert [np.array_equal(alone[n], f) for n, f in zip(numbers, frames, strict=True)] == [True] * len(numbers)
+    assert np.array_equal(speak(parts, decoder, limits, [7])[0], alone[7])
+
+
+def test_preemption_changes_no_frame(parts: Parts, alone: list[np.ndarray], demo_folder: Path) -> None:
+    decoder = make_decoder(demo_folder, parts, Limits(), num_blocks=4)  # 3 of 32 positions; both grow to 2
+    generator = Generator(parts.config, parts.embedding, decoder.backbone, decoder, Limits())
+    numbers = [1, 7]
+    frames = run(generator, parts, numbers)
+    assert generator.scheduler.preempted
+    assert [np.array_equal(alone[n], f) for n, f in zip(numbers, frames, strict=True)] == [True, True]
+
+
+def test_rows_too_many_touch_no_block_and_no_seat(parts: Parts, demo_folder: Path) -> None:
+    decoder = make_decoder(demo_folder, parts, Limits(max_streams=4), num_blocks=9)
+    decoder._read_scratch()
+    decoder.next_input.normal_()
+    before = decoder.next_input.clone()
+    columns = parts.config.max_seq_len // 32
+    blocks = np.zeros((3, columns), np.int32)
+    blocks[:, 0] = [2, 4, 6]
+    decoder.draw(
+        Frames(
+            seats=np.array([3, 0, 2]),
+            starts=np.array([0, 5, 31]),
+            blocks=blocks,
+            numbers=np.zeros(3, np.int64),
+            seeds=np.arange(3),
+            temperature=np.ones(3, np.float32),
+            top_k=np.full(3, 50),
+        )
+    )
+    written = (decoder.next_input != before).any(dim=1)
+    assert written.tolist() == [True, False, True, True, True]  # the last is the scratch seat
+    full = decoder.backbone._pool.flatten(0, 1).transpose(0, 1).flatten(1).any(dim=1)
+    assert full.tolist() == [n in (0, 2, 4, 6) for n in range(9)]
+
+
+class NoWaiting(TorchDispatchMode):
+    """Lists the operations of the captured code; refuses those that a capture does not allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.names.append(str(func))
+        for tensor in pytree.tree_leaves((args, kwargs, out)):
+            if isinstance(tensor, torch.Tensor):
+                assert tensor.device.type != "cpu", f"{func} has a tensor of the host"
+        return out
+
+
+@pytest.mark.parametrize(("stored", "fp8_kv"), [("full", False), ("fp8", True), ("int8", False)])
+def test_the_captured_code_reads_no_value(stored: WeightType, fp8_kv: bool) -> None:
+    """On fake tensors of another device than the host's: reading a value, a shape that depends on one, and mixing of
+    devices are errors. (Fake CUDA tensors cannot be indexed by a PyTorch without CUDA; `meta` ones can.)"""
+    config, plain, dtype = tiny_config(), operations("plain"), torch.bfloat16
+    mode = FakeTensorMode()
+    weights = {name: mode.from_tensor(tensor) for name, tensor in tiny_weights().items()}
+    with mode:
+        embedding = Embedding(weights, config, "meta", dtype)
+        backbone = GraphBackbone(weights, config, 20, 16, plain, "meta", dtype, stored, fp8_kv)
+        depth = GraphDepth(weights, config, embedding, plain, "meta", dtype, stored)
+        decoder = FrameDecoder(backbone, depth, embedding, 3, config.max_seq_len, config.audio_codes)
+        for bucket in (decoder.buckets[0], decoder.buckets[-1]):
+            with NoWaiting() as seen:
+                decoder._frame(bucket)
+            assert len(seen.names) > 100
+            with pytest.raises(AssertionError, match="tensor of the host"), NoWaiting():
+                bucket.codes.add(torch.ones(1))
+
+
+def test_buckets_hold_every_number_of_streams() -> None:
+    assert row_buckets(1) == [1]
+    assert row_buckets(3) == [1, 2, 3]
+    assert row_buckets(64) == [1, 2, 4, 8, 16, 32, 64]
+    assert row_buckets(65) == [1, 2, 4, 8, 16, 32, 64, 65]
+    assert row_buckets(300) == [1, 2, 4, 8, 16, 32, 64, 128, 192, 256, 300]
+    for streams in range(1, 400):
+        buckets = row_buckets(streams)
+        assert buckets == sorted(set(buckets))
+        assert buckets[-1] == streams
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are not interpreted here")
+@pytest.mark.parametrize("stored", ["full", "int8"])
+def test_frames_by_the_kernels(stored: WeightType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of two sequences, then frames, by Triton's interpreter and plainly: all kernels together. (Not with FP8
+    KV: the interpreter rounds to FP8 wrongly.)"""
+    pytest.importorskip("triton")
+    monkeypatch.setattr("misotts.engines.graph.kernels.attention.MAX_SPLITS", 2)
+    config, weights = tiny_config(), tiny_weights()
+    embedding = Embedding(weights, config)
+    prompts = torch.randn(5, embedding.width, generator=torch.Generator().manual_seed(0))
+    blocks = np.array([[3, 1, 0, 0], [2, 4, 0, 0]], np.int32)
+    drawn = []
+    for path in ("plain", "fused"):
+        run = operations(path)
+        backbone = GraphBackbone(weights, config, 6, 16, run, "cpu", torch.float32, stored)
+        depth = GraphDepth(weights, config, embedding, run, "cpu", torch.float32, stored)
+        decoder = FrameDecoder(backbone, depth, embedding, 3, config.max_seq_len, config.audio_codes)
+        lengths, starts = np.array([3, 2], np.int32), np.zeros(2, np.int32)
+        decoder.next_input[:2] = backbone.forward(Batch(prompts, lengths, starts, blocks))
+        for number in range(2):
+            codes = decoder.draw(
+                Frames(
+                    seats=np.array([1, 0]),
+                    starts=lengths + number,
+                    blocks=blocks,
+                    numbers=np.full(2, number),
+                    seeds=np.array([7, -8]),
+                    temperature=np.array([0.9, 2.0], np.float32),
+                    top_k=np.array([5, 16]),
+                )
+            )
+            drawn.append(codes.tolist())
+    assert drawn[:2] == drawn[2:]
+    assert len({str(codes) for codes in drawn}) == 2

@@ -1,0 +1,55 @@
+"""The captured graphs on a GPU: never run so far. First that they draw the right frames; speed comes after."""
+
+# ruff: noqa: F401, F811 (fixtures come from test_exactness)
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from misotts.config import ModelConfig
+from misotts.engines.embedding import Embedding
+from misotts.engines.graph.backbone import GraphBackbone
+from misotts.engines.graph.decoder import FrameDecoder
+from misotts.engines.graph.depth import GraphDepth
+from misotts.engines.graph.operations import operations
+from misotts.engines.interface import Limits
+from misotts.generate.load import load_generator
+from misotts.generate.loop import Generator
+from misotts.model.checkpoint import Checkpoint
+from tests.engines.test_exactness import PROMPTS, Parts, alone, parts, run
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+
+def test_captured_float32_frames_are_the_cpus(parts: Parts, alone: list[np.ndarray], demo_folder: Path) -> None:
+    """Kernels, capture and replay at once. The last bits differ from the CPU's, so a draw may fall otherwise: then the
+    rest of that utterance does."""
+    config, weights = parts.config, Checkpoint(demo_folder, parts.config)
+    run_by, limits = operations("fused"), Limits(max_streams=8)
+    embedding = Embedding(weights, config, "cuda")
+    backbone = GraphBackbone(weights, config, 200, 32, run_by, "cuda", torch.float32)
+    depth = GraphDepth(weights, config, embedding, run_by, "cuda", torch.float32)
+    decoder = FrameDecoder(backbone, depth, embedding, limits.max_streams, config.max_seq_len, config.audio_codes)
+    frames = run(Generator(config, embedding, backbone, decoder, limits), parts, range(len(PROMPTS)))
+    assert [np.array_equal(a[0], b[0]) for a, b in zip(alone, frames, strict=True)] == [True] * len(PROMPTS)
+    assert np.mean([np.array_equal(a, b) for a, b in zip(alone, frames, strict=True)]) >= 0.75
+
+
+@pytest.mark.parametrize("backbone", ["graph", "graph-int8", "graph-fp8-kv8"])
+def test_as_it_is_served(demo_folder: Path, parts: Parts, backbone: str) -> None:
+    """bfloat16, planned memory, every graph captured: utterances alone and in a crowd end, and greedy ones repeat."""
+    config = ModelConfig.load(demo_folder)
+    spoken = []
+    for _ in range(2):
+        generator = load_generator(demo_folder, config, Limits(max_streams=8), device="cuda", backbone=backbone)
+        spoken.append(run(generator, parts, range(len(PROMPTS))))
+        generator.close()
+    assert [len(frames) for frames in spoken[0]] == [len(frames) for frames in spoken[1]]
+    assert np.array_equal(spoken[0][1], spoken[1][1])  # greedy

@@ -1,0 +1,94 @@
+"""A GPU's memory, shared out before anything is loaded: sums that hold, and numbers in what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from misotts.config import ConfigError, ModelConfig
+from misotts.engines.graph.decoder import bucket_shapes
+from misotts.engines.graph.load import load_frame_decoder
+from misotts.engines.graph.matrix import WeightType
+from misotts.engines.graph.memory import block_bytes, plan_memory, weight_bytes
+from misotts.engines.interface import Limits
+from tests.support.tiny import tiny_config, tiny_weights
+
+MISO = ModelConfig.from_dict(
+    dict(
+        text_vocab_size=128256,
+        audio_vocab_size=2051,
+        audio_num_codebooks=32,
+        backbone="llama-8B",
+        decoder="llama-300M",
+    )
+)
+GIB = 2**30
+
+
+@pytest.mark.parametrize("fp8_kv", [False, True])
+@pytest.mark.parametrize("stored", ["full", "fp8", "int8"])
+def test_the_sums_are_what_is_loaded(stored: WeightType, fp8_kv: bool) -> None:
+    """Float32 on the CPU: 4 bytes an activation where a GPU has 2."""
+    config = tiny_config()
+    embedding, engine = load_frame_decoder(tiny_weights(), config, Limits(), 16, "cpu", stored, fp8_kv, num_blocks=7)
+    backbone, depth = engine.backbone, engine._depth
+    heads = [depth._head0, *depth._heads, depth._projection]
+    loaded = embedding.text_table.nbytes + embedding.audio_table.nbytes + backbone._norm.nbytes
+    loaded += sum(layer.nbytes for layer in [*backbone.layers, *depth.layers]) + sum(head.nbytes for head in heads)
+    loaded += sum(table.nbytes for table in depth._inputs)
+    assert weight_bytes(config, stored, width=4) == loaded
+    elements = backbone._pool.numel()
+    scales = backbone._scales.numel() * 4 if backbone._scales is not None else 0
+    assert 7 * block_bytes(config.backbone, 16, fp8_kv) == elements * (1 if fp8_kv else 2) + scales
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    free=st.integers(0, 200 * GIB),
+    streams=st.integers(1, 300),
+    stored=st.sampled_from(["full", "fp8", "int8"]),
+    fp8_kv=st.booleans(),
+    kv_memory=st.none() | st.integers(0, 100 * GIB),
+)
+def test_a_plan_fits_and_holds_an_utterance_or_is_refused(
+    free: int, streams: int, stored: WeightType, fp8_kv: bool, kv_memory: int | None
+) -> None:
+    limits = Limits(max_streams=streams)
+    graphs = len(bucket_shapes(streams, MISO.audio_codes))
+    try:
+        plan = plan_memory(MISO, limits, free, graphs, 32, stored, fp8_kv, kv_memory)
+    except ConfigError:
+        if kv_memory is None:  # then what is missing is memory: with 300 GiB there is enough
+            assert plan_memory(MISO, limits, free + 300 * GIB, graphs, 32, stored, fp8_kv, kv_memory).blocks > 64
+        return
+    assert plan.unused >= 0
+    assert plan.pool == plan.blocks * block_bytes(MISO.backbone, 32, fp8_kv)
+    assert 1 + 64 <= plan.blocks <= 1 + 64 * streams
+    assert kv_memory is None or plan.pool <= kv_memory
+
+
+def test_the_8b_on_an_80_gb_gpu() -> None:
+    plan = plan_memory(MISO, Limits(max_streams=64), 78 * GIB, 14, 32)
+    assert 15.9 < plan.weights / 1e9 < 18.5  # 13.96 GB of backbone, 0.62 of decoder, tables and heads
+    assert plan.pool == (1 + 64 * 64) * 32 * 131072  # all that 64 utterances of 2048 positions can need
+    line = str(plan)
+    assert "\n" not in line
+    assert "78.00 GiB free = weights 15.43 GiB" in line
+    assert f"({plan.blocks} blocks)" in line
+    assert plan_memory(MISO, Limits(max_streams=64), 24 * GIB, 14, 32).blocks < plan.blocks
+
+
+def test_too_small_a_gpu_is_refused_with_the_numbers() -> None:
+    with pytest.raises(ConfigError, match=r"16\.00 GiB are free; 17\.30 GiB are needed: weights 15\.43 GiB, .*"):
+        plan_memory(MISO, Limits(max_streams=16), 16 * GIB, 10, 32)
+    assert plan_memory(MISO, Limits(max_streams=16), 16 * GIB, 10, 32, "int8").blocks > 64
+    with pytest.raises(ConfigError, match=r"--kv-memory is 102\.39 MiB; at least 260\.00 MiB are needed"):
+        plan_memory(MISO, Limits(), 78 * GIB, 10, 32, kv_memory=GIB // 10)
+
+
+def test_fp8_kv_is_half_and_a_scale() -> None:
+    assert block_bytes(MISO.backbone, 32, False) == 32 * 131072
+    assert block_bytes(MISO.backbone, 32, True) == 32 * 131072 * (128 + 4) // 256
+    assert torch.float8_e4m3fn.itemsize == 1

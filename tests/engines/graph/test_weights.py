@@ -1,0 +1,75 @@
+"""Weights of one byte: what rounding costs each, that the engine and the server take them, and who refuses them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+from benchmarks.agreement import Agreement, compare, random_prompts, record
+from misotts.config import ModelConfig
+from misotts.engines.available import BackboneEngine, missing_engine
+from misotts.engines.graph.matrix import Matrix, WeightType, stored_types
+from misotts.engines.interface import Limits
+from misotts.generate.load import load_generator
+from misotts.model.checkpoint import Checkpoint
+from misotts.serve.launcher import ServeError, ServeOptions, serve
+
+
+@pytest.mark.parametrize(("stored", "error"), [("full", 2e-3), ("int8", 1.6e-2), ("fp8", 3.2e-2)])
+def test_rounding_stays_within_what_the_type_can(stored: WeightType, error: float) -> None:
+    """Relative to the row's size, whatever that is; a row of zeros stays one."""
+    weight = torch.randn(64, 512, generator=torch.Generator().manual_seed(0))
+    weight *= torch.logspace(-6, 3, 64).unsqueeze(1)
+    weight[3] = 0
+    norm = torch.rand(512, generator=torch.Generator().manual_seed(1)) + 0.5
+    matrix = Matrix.make(weight, torch.bfloat16, stored, norm)
+    real = matrix.weight.float() * (1 if matrix.scale is None else matrix.scale.unsqueeze(1))
+    wanted = weight * norm
+    assert real[3].eq(0).all()
+    kept = wanted.norm(dim=1) > 0
+    off = ((real - wanted).norm(dim=1) / wanted.norm(dim=1))[kept]
+    assert error / 4 < float(off.max()) < error
+
+
+@pytest.fixture(scope="module")
+def agreements(demo_folder: Path) -> dict[tuple[str, bool], Agreement]:
+    config = ModelConfig.load(demo_folder)
+    weights, prompts = Checkpoint(demo_folder, config), random_prompts(config, 8, 60)
+    reference = record(weights, config, prompts, frames=4)
+    found = {}
+    kinds: list[tuple[WeightType, bool]] = [("full", False), ("int8", False), ("fp8", False), ("full", True)]
+    for stored, fp8_kv in kinds:
+        other = record(weights, config, prompts, 4, "cpu", stored, fp8_kv, reference.drawn)
+        found[stored, fp8_kv] = compare(reference, other, config.audio_num_codebooks)
+    return found
+
+
+def test_codes_agree_as_far_as_the_type_allows(agreements: dict[tuple[str, bool], Agreement]) -> None:
+    for kind, agreement in agreements.items():
+        print(kind, agreement)
+    same = agreements["full", False]
+    assert same.likeliest == 1.0
+    assert same.overlap > 0.99999
+    int8, fp8, fp8_kv = agreements["int8", False], agreements["fp8", False], agreements["full", True]
+    assert (int8.overlap > 0.96, fp8.overlap > 0.85, fp8_kv.overlap > 0.97) == (True, True, True)
+    assert int8.likeliest > fp8.likeliest > 0.8
+    assert fp8_kv.likeliest > 0.95
+
+
+def test_every_name_that_can_be_served_is_loaded(demo_folder: Path) -> None:
+    config = ModelConfig.load(demo_folder)
+    found = set()
+    for name in get_args(BackboneEngine):
+        if name.startswith("graph"):
+            assert missing_engine(demo_folder, name, "torch", 2) is None
+            load_generator(demo_folder, config, Limits(max_streams=2), backbone=name).close()
+            found.add(stored_types(name))
+    assert found == {(stored, kv) for stored in get_args(WeightType) for kv in (False, True)}
+
+
+def test_the_depth_decoder_is_part_of_it(demo_folder: Path) -> None:
+    with pytest.raises(ServeError, match="--backbone graph-int8 runs the depth decoder too: leave out --depth"):
+        serve(ServeOptions(demo_folder, backbone="graph-int8", depth="onnx"))

@@ -1,0 +1,116 @@
+"""The TensorRT-LLM backbone engine from folder to frames, with the plugin's program in the place of TensorRT-LLM."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from build.backbone import build_backbone
+from convert.backbone import Target, convert_backbone
+from misotts.config import MASKED, ModelConfig
+from misotts.engines.eager.backbone import TorchBackbone
+from misotts.engines.eager.depth import TorchDepth
+from misotts.engines.embedding import Embedding
+from misotts.engines.interface import Backbone, Limits
+from misotts.engines.manifest import EngineError
+from misotts.engines.tensorrt_llm import backbone as tensorrt_llm_backbone
+from misotts.engines.tensorrt_llm.backbone import TensorrtLlmBackbone, Variant
+from misotts.engines.tensorrt_llm.tables import INPUT, OUTPUT
+from misotts.generate.loop import Generator
+from misotts.generate.utterance import Utterance
+from misotts.model.checkpoint import Checkpoint
+from tests.support.machine import Machine
+from tests.support.plugin import PluginEngine
+from tests.support.scripted import Inbox
+
+BLOCKS = 40
+POOL = BLOCKS * 4 * 2 * 2 * 32 * 32
+"""Numbers in the pool: blocks, layers, keys and values, heads, positions, size of a head."""
+LIMITS = Limits(max_streams=3, step_positions=70)
+VARIANT = Variant(torch.float32)
+
+
+class Session:
+    """Stands for `_Session`: the engine's file says where its checkpoint is."""
+
+    def __init__(self, engine: Path) -> None:
+        self.checkpoint = Path(engine.read_text())
+
+    def run(self, inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> None:
+        assert all(tensor.is_contiguous() for tensor in inputs.values())
+        tables = {name: tensor.numpy() for name, tensor in inputs.items() if name != INPUT}
+        outputs[OUTPUT].copy_(PluginEngine(self.checkpoint, self.pool(tables), 32).run(inputs[INPUT], tables))
+
+    def pool(self, tables: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The memory that the tables point to, float32, as the plugin sees it."""
+        address = int(tables["host_kv_cache_pool_pointers"][0, 0])
+        return np.ctypeslib.as_array((ctypes.c_float * POOL).from_address(address))
+
+
+class Forgetful(Session):
+    """An engine without a fused kernel: a piece of a prompt sees only itself."""
+
+    def run(self, inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> None:
+        lengths = torch.where(
+            inputs["host_request_types"] == 0, inputs["host_context_lengths"], inputs["sequence_length"]
+        )
+        past = torch.where(inputs["host_request_types"] == 0, lengths, inputs["host_past_key_value_lengths"])
+        super().run({**inputs, "sequence_length": lengths, "host_past_key_value_lengths": past}, outputs)
+
+
+def speak(model: Path, backbone: Backbone) -> list[list[list[int]]]:
+    config = ModelConfig.load(model)
+    weights = Checkpoint(model, config)
+    embedding = Embedding(weights, config)
+    generator = Generator(config, embedding, backbone, TorchDepth(weights, config, embedding), LIMITS)
+    random = np.random.default_rng(3)
+    inboxes = []
+    for seed, length in enumerate((40, 3, 100, 64)):
+        prompt = np.full((length, config.frame_columns), MASKED, np.int32)
+        prompt[:, -1] = random.integers(0, config.text_vocab_size, length)
+        inboxes.append(Inbox(generator))
+        generator.submit(Utterance(prompt, 6, seed), inboxes[-1])
+    while generator.streams:
+        generator.step()
+        generator.hand_on()
+    return [inbox.codes for inbox in inboxes]
+
+
+@pytest.fixture
+def model(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The demo model with an engine, on a machine that seems to have TensorRT-LLM."""
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (model / name).symlink_to(demo_folder / name)
+    Machine(monkeypatch)
+    monkeypatch.setattr(tensorrt_llm_backbone, "_Session", Session)
+    checkpoint = convert_backbone(model, Target(torch.float32), lambda written, total: None)
+    folder = build_backbone(model, VARIANT, LIMITS, lambda needs: None)
+    (folder / "rank0.engine").write_text(str(checkpoint))
+    return model
+
+
+def load(model: Path) -> TensorrtLlmBackbone:
+    config = ModelConfig.load(model)
+    return TensorrtLlmBackbone(model, Checkpoint(model, config), config, VARIANT, LIMITS, BLOCKS, device="cpu")
+
+
+def test_the_same_frames_as_the_torch_engine(model: Path) -> None:
+    engine = load(model)
+    assert engine.block_size == 32
+    assert engine.pool_bytes == POOL * 4
+    assert not engine._pool.any(), "the check at its start leaves nothing behind"
+    config = ModelConfig.load(model)
+    assert speak(model, engine) == speak(model, TorchBackbone(Checkpoint(model, config), config, BLOCKS))
+
+
+def test_an_engine_that_forgets_the_pieces_before_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_llm_backbone, "_Session", Forgetful)
+    with pytest.raises(EngineError, match=r"in pieces otherwise than whole: .* off by \d+%, .*unfused MHA"):
+        load(model)

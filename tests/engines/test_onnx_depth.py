@@ -1,0 +1,218 @@
+"""The depth graph in ONNX Runtime draws what the torch engine draws; its folder is whole, up to date, or refused."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from convert.depth import GRAPH, WEIGHTS, convert_depth
+from convert.depth_weights import depth_shapes
+from misotts.config import ModelConfig
+from misotts.engines.eager.backbone import TorchBackbone
+from misotts.engines.eager.depth import TorchDepth
+from misotts.engines.embedding import Embedding
+from misotts.engines.interface import Limits, Sampling
+from misotts.engines.manifest import EngineError
+from misotts.engines.onnx_depth import OnnxDepth
+from misotts.engines.sampling import gumbel_noise
+from misotts.generate.load import load_generator
+from misotts.model.checkpoint import Checkpoint
+from tests.engines.test_exactness import PROMPTS, Parts, speak
+from tests.support.depth_folders import bare_folder, copy_of
+from tests.support.tiny import tiny_config
+
+ROUNDING = 5e-6
+
+SHAPES = {
+    "one key head": {},
+    "as many key heads as heads": dict(
+        decoder=dict(num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=4, intermediate_dim=24)
+    ),
+    "decoder wider than backbone, three to a key head": dict(
+        decoder=dict(num_layers=2, embed_dim=96, num_heads=6, num_kv_heads=2, intermediate_dim=40)
+    ),
+    "two codebooks": dict(audio_num_codebooks=2),
+    "eps that is felt": dict(norm_eps=0.3),
+}
+
+
+def convert(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    return convert_depth(folder, dtype, lambda written, total: None)
+
+
+def both_engines(folder: Path) -> tuple[TorchDepth, OnnxDepth]:
+    config = ModelConfig.load(folder)
+    weights = Checkpoint(folder, config)
+    return TorchDepth(weights, config, Embedding(weights, config)), OnnxDepth(folder, weights, config)
+
+
+def rows(n: int, config: ModelConfig, seed: int = 0) -> tuple[torch.Tensor, Sampling]:
+    """Hidden states of the size that a norm leaves, with temperatures and top-k of all sizes."""
+    random = torch.Generator().manual_seed(seed)
+    top_k = torch.randint(1, config.audio_codes + 1, (n,), generator=random)
+    top_k[n // 2] = 1
+    noise = gumbel_noise(torch.arange(n) + seed, torch.arange(n), config.audio_num_codebooks, int(top_k.max()))
+    temperature = torch.rand(n, generator=random) * 2 + 0.01
+    return torch.randn(n, config.backbone.embed_dim, generator=random), Sampling(temperature, top_k, noise)
+
+
+@pytest.fixture(scope="module")
+def converted(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model with its depth graph."""
+    folder = copy_of(demo_folder, tmp_path_factory.mktemp("onnx") / "demo")
+    convert(folder)
+    return folder
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 17])
+def test_the_graph_draws_what_torch_draws(converted: Path, n: int) -> None:
+    torch_depth, onnx_depth = both_engines(converted)
+    inputs = rows(n, ModelConfig.load(converted), seed=n)
+    codes, embedding = torch_depth.forward(*inputs)
+    found, found_embedding = onnx_depth.forward(*inputs)
+    assert torch.equal(found, codes)
+    assert len(codes.unique()) > 10 * n, "the draws must be worth comparing"
+    torch.testing.assert_close(found_embedding, embedding, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
+def test_any_shape(tmp_path: Path, changes: dict[str, object]) -> None:
+    config = tiny_config(**changes)
+    convert(bare_folder(tmp_path, config))
+    torch_depth, onnx_depth = both_engines(tmp_path)
+    for seed in range(20):
+        inputs = rows(5, config, seed)
+        codes, embedding = torch_depth.forward(*inputs)
+        found, found_embedding = onnx_depth.forward(*inputs)
+        assert torch.equal(found, codes)
+        torch.testing.assert_close(found_embedding, embedding, rtol=0, atol=ROUNDING)
+
+
+def test_a_row_has_the_same_bits_in_any_crowd(converted: Path, tmp_path: Path) -> None:
+    """Codes alone would hide a last bit: the graph is made to give its logits away too."""
+    folder = copy_of(converted, tmp_path / "demo")
+    graph = convert(folder) / GRAPH
+    model = onnx.load(graph, load_external_data=False)
+    config = ModelConfig.load(folder)
+    names = [f"logits.{i}" for i in range(config.audio_num_codebooks)]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    onnx.save(model, graph)
+    session = both_engines(folder)[1]._session
+    hidden, sampling = rows(40, config)
+    crowd = {"hidden": hidden, "temperature": sampling.temperature, "top_k": sampling.top_k, "noise": sampling.noise}
+    whole = session.run(names, {name: tensor.numpy() for name, tensor in crowd.items()})
+    for n in (2, 3, 5, 8, 16, 31):
+        part = session.run(names, {name: tensor[:n].numpy() for name, tensor in crowd.items()})
+        assert all(np.array_equal(a, b[:n]) for a, b in zip(part, whole, strict=True)), n
+
+
+def test_the_whole_loop_gives_the_frames_of_the_torch_engine(converted: Path) -> None:
+    config = ModelConfig.load(converted)
+    weights = Checkpoint(converted, config)
+    embedding = Embedding(weights, config)
+    backbone = TorchBackbone(weights, config, num_blocks=200)
+    torch_depth, onnx_depth = both_engines(converted)
+    numbers = range(len(PROMPTS))
+    expected = speak(Parts(config, embedding, backbone, torch_depth), numbers, Limits())
+    parts = Parts(config, embedding, backbone, onnx_depth)  # type: ignore[arg-type]
+    crowd, alone = speak(parts, numbers, Limits()), [speak(parts, [number], Limits())[0] for number in numbers]
+    for frames in (crowd, alone):
+        assert [np.array_equal(a, b) for a, b in zip(frames, expected, strict=True)] == [True] * len(PROMPTS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_each_weight_is_on_disk_once(converted: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    folder = convert(copy_of(converted, tmp_path / "demo"), dtype)
+    shapes = depth_shapes(ModelConfig.load(converted))
+    size = sum(int(np.prod(shape)) for shape in shapes.values()) * dtype.itemsize
+    assert size <= (folder / WEIGHTS).stat().st_size < size + 20_000
+    assert (folder / GRAPH).stat().st_size < 300_000
+    onnx.checker.check_model(folder / GRAPH)
+    stored = onnx.load(folder / GRAPH, load_external_data=False).graph.initializer
+    external = [each.name for each in stored if each.data_location == onnx.TensorProto.EXTERNAL]
+    assert sorted(external) == sorted(shapes)
+
+
+def test_half_precision_is_as_close_to_float32_as_torchs(converted: Path, tmp_path: Path) -> None:
+    """ONNX Runtime has float16 on the CPU, and no bfloat16: one stands for both, whose graphs are cast at the same
+    places."""
+    folder = convert(copy_of(converted, tmp_path / "demo"), torch.float16)
+    config = ModelConfig.load(converted)
+    weights = Checkpoint(converted, config)
+    hidden, sampling = rows(64, config)
+    expected, _ = both_engines(converted)[0].forward(hidden, sampling)
+    half = TorchDepth(weights, config, Embedding(weights, config, dtype=torch.float16), dtype=torch.float16)
+    peer, _ = half.forward(hidden.half(), sampling)
+    session = onnxruntime.InferenceSession(folder / GRAPH, providers=["CPUExecutionProvider"])
+    inputs = {"hidden": hidden.half(), "temperature": sampling.temperature}
+    inputs |= {"top_k": sampling.top_k, "noise": sampling.noise}
+    codes, embedding = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    assert embedding.dtype == np.float16
+    # A code that falls otherwise takes the later ones of its frame along: the first ones tell.
+    ours, theirs = ((found[:, :4] == expected[:, :4].numpy()).mean() for found in (codes, peer.numpy()))
+    assert ours > theirs - 0.05
+
+
+def test_a_graph_that_is_up_to_date_is_left_alone(converted: Path, tmp_path: Path) -> None:
+    folder = bare_folder(tmp_path, tiny_config(), seed=0)
+    graph = convert(folder) / GRAPH
+    first = graph.stat()
+    assert convert(folder) / GRAPH == graph
+    assert graph.stat().st_mtime_ns == first.st_mtime_ns
+    bare_folder(tmp_path, tiny_config(), seed=1)
+    convert(folder)
+    assert graph.stat().st_mtime_ns > first.st_mtime_ns
+    both_engines(folder)
+
+
+def test_a_conversion_that_fails_leaves_the_old_graph(tmp_path: Path) -> None:
+    folder = convert(bare_folder(tmp_path, tiny_config(), seed=0))
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    bare_folder(tmp_path, tiny_config(), seed=1)
+
+    def full(written: int, total: int) -> None:
+        if written > total // 2:
+            raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        convert_depth(tmp_path, torch.float32, full)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert [file.name for file in folder.parent.iterdir()] == [folder.name]
+
+
+def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    convert_depth(bare_folder(tmp_path, tiny_config()), torch.float32, lambda *step: told.append(step))
+    assert [written for written, _ in told] == sorted(written for written, _ in told)
+    assert told[-1][0] == told[-1][1]
+
+
+def test_an_engine_that_does_not_match_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config()
+    folder = bare_folder(tmp_path, config)
+
+    def load() -> None:
+        load_generator(folder, config, Limits(), depth="onnx")
+
+    with pytest.raises(EngineError, match=r"no engine at .* python -m convert depth"):
+        load()
+    manifest = convert(folder) / "manifest.json"
+    load()
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(EngineError, match=r"needs ONNX Runtime: pip install"):
+            load()
+    bare_folder(tmp_path, config, seed=1)
+    with pytest.raises(EngineError, match=r"has weights [0-9a-f]{64}, here it is [0-9a-f]{64}"):
+        load()
+    manifest.write_text("{")
+    with pytest.raises(EngineError, match=r"manifest.json cannot be read"):
+        load()
+    with pytest.raises(EngineError, match="the tensorrt depth engine does not run on cpu"):
+        load_generator(folder, config, Limits(), depth="tensorrt")

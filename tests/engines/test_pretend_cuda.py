@@ -1,0 +1,221 @@
+"""The CUDA paths, on a pretended GPU (`pretend_cuda`): devices, dtypes, waits, late codes, captured graphs."""
+
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.gpu_suite.codec import decode, watermark
+from benchmarks.gpu_suite.engines import ENGINES
+from benchmarks.gpu_suite.floors import Rates
+from benchmarks.gpu_suite.frames import frames
+from benchmarks.gpu_suite.generate import generate
+from benchmarks.gpu_suite.rates import rates
+from benchmarks.gpu_suite.section import Section
+from benchmarks.gpu_suite.sizes import SMALL
+from benchmarks.listener import CodesListener
+from demo.model import CONFIG, make_mimi_weights, make_silentcipher, make_weights
+from misotts.config import FRAME_SAMPLES, MASKED, ModelConfig
+from misotts.decode.decoder import Codes, Decoder
+from misotts.engines.eager.backbone import TorchBackbone
+from misotts.engines.eager.depth import TorchDepth
+from misotts.engines.embedding import Embedding
+from misotts.engines.interface import Limits
+from misotts.generate.loop import Generator
+from misotts.generate.utterance import Utterance
+from misotts.mimi import build_mimi
+from misotts.watermark.watermarker import Audio, Watermarker
+from tests.support.pretend_cuda import OnGpu, PretendCuda, pretend_cuda
+
+__all__ = ["pretend_cuda"]
+
+TINY = ModelConfig.from_dict(
+    CONFIG
+    | {
+        "text_vocab_size": 64,
+        "audio_vocab_size": 35,
+        "audio_num_codebooks": 4,
+        "backbone": dict(num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=2, intermediate_dim=48),
+        "decoder": dict(num_layers=2, embed_dim=16, num_heads=2, num_kv_heads=1, intermediate_dim=24),
+        "max_seq_len": 256,
+    }
+)
+FRAMES = 9
+
+
+def make_generator(device: str, dtype: torch.dtype) -> Generator:
+    torch.manual_seed(0)
+    weights = make_weights(TINY)
+    embedding = Embedding(weights, TINY, device, dtype)
+    depth = TorchDepth(weights, TINY, embedding, device, dtype)
+    backbone = TorchBackbone(weights, TINY, 40, 32, device, dtype)
+    return Generator(TINY, embedding, backbone, depth, Limits(max_streams=3, step_positions=64))
+
+
+def speak(generator: Generator) -> list[np.ndarray]:
+    """Text and audio prompts, some read in pieces beside frames of others, greedy and not."""
+    dice = np.random.default_rng(0)
+    heard = []
+    for seed, length in enumerate((3, 70, 100, 40)):
+        prompt = np.full((length, TINY.frame_columns), MASKED, np.int32)
+        prompt[: length // 2, -1] = dice.integers(0, 64, length // 2)
+        prompt[length // 2 :, :-1] = dice.integers(0, 32, (length - length // 2, 4))
+        heard.append(CodesListener(generator))
+        generator.submit(Utterance(prompt, FRAMES, seed, temperature=0.9 if seed % 2 else 0.0, top_k=20), heard[-1])
+        generator.step()
+    for _ in range(100):
+        generator.step()
+        generator.hand_on()
+        if all(listener.finish for listener in heard):
+            return [np.concatenate(listener.codes) for listener in heard]
+    raise AssertionError("they did not come to their end")
+
+
+def test_frames_are_those_of_the_cpu(pretend_cuda: PretendCuda) -> None:
+    expected = speak(make_generator("cpu", torch.float32))
+    found = speak(make_generator("cuda", torch.float32))
+    assert [len(codes) for codes in found] == [FRAMES] * 4
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_bfloat16_runs_to_the_end(pretend_cuda: PretendCuda) -> None:
+    found = speak(make_generator("cuda", torch.bfloat16))
+    assert all(codes.shape == (FRAMES, 4) and (codes >= 0).all() and (codes < 32).all() for codes in found)
+
+
+def test_no_step_waits_for_the_device(pretend_cuda: PretendCuda) -> None:
+    """Neither frames nor pieces of prompts: the host launches a step while the device works on the one before."""
+    generator = make_generator("cuda", torch.float32)
+    pretend_cuda.waits.clear()
+    speak(generator)
+    assert pretend_cuda.waits == []
+
+
+CUTS = [(1, 1, 1)] * 4 + [(2, 2, 0)] * 3 + [(1, 0, 0)] * 3 + [(3, 1, 2), (7, 0, 0)] + [(1, 1, 1)] * 2
+"""Frames of three streams in each call."""
+REPLAYS = [7, 2, 3]
+"""Of the graphs of three rows and one frame, two rows and two frames, one row and one frame: see `test_slots`."""
+PACKED_REPLAYS = [6, 2, 3]
+"""Packed, the two streams that have a second frame in (3, 1, 2) make a call of two rows, not of three."""
+
+
+def decode_all(decoder: Decoder, slots: Sequence[int]) -> list[np.ndarray]:
+    codes = np.random.default_rng(1).integers(0, 2048, (3, 40, 32)).astype(np.int32)
+    at, audio = [0, 0, 0], [[], [], []]
+    for number, cut in enumerate(CUTS):
+        pieces = []
+        for stream, count in enumerate(cut):
+            begins = number == 0 or (stream == 1 and number == 5)
+            pieces.append(Codes(slots[stream], begins, codes[stream, at[stream] : at[stream] + count]))
+            at[stream] += count
+        for stream, out in enumerate(decoder.decode(pieces)):
+            audio[stream].append(out)
+    return [np.concatenate(parts) for parts in audio]
+
+
+@pytest.mark.parametrize(
+    ("slots", "replays"), [((0, 1, 2), REPLAYS), ((15, 4, 9), PACKED_REPLAYS)], ids=["first rows", "packed"]
+)
+def test_decoding_through_graphs_sounds_like_the_cpu(
+    pretend_cuda: PretendCuda, slots: tuple[int, ...], replays: list[int]
+) -> None:
+    config = ModelConfig.from_dict(CONFIG)
+    torch.manual_seed(0)
+    weights = make_mimi_weights(config)
+
+    def mimi() -> torch.nn.Module:
+        network = build_mimi(config)
+        network.load_state_dict(weights)
+        return network.eval().requires_grad_(False)
+
+    expected = decode_all(Decoder(mimi(), 3), range(3))
+    found = decode_all(Decoder(mimi().to("cuda"), 3 if max(slots) < 3 else 16), slots)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert [graph.replays for graph in pretend_cuda.graphs] == replays
+
+
+def test_moshi_compiles_nothing_whichever_module_comes_first() -> None:
+    program = (
+        "import misotts.decode.decoder, moshi.modules.rope as rope; print(hasattr(rope.apply_rope, '__wrapped__'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_marks_are_those_of_the_cpu(pretend_cuda: PretendCuda, tmp_path: Path) -> None:
+    make_silentcipher(tmp_path / "silentcipher")
+    audio = np.random.default_rng(2).normal(0, 0.1, (3, 20 * FRAME_SAMPLES)).astype(np.float32)
+
+    def mark_all(watermarker: Watermarker) -> np.ndarray:
+        marked: list[list[np.ndarray]] = [[], [], []]
+        for first, last in ((0, 1), (1, 4), (4, 9), (9, 20)):
+            cut = audio[:, first * FRAME_SAMPLES : last * FRAME_SAMPLES]
+            pieces = [Audio(slot, first == 0, cut[slot], last == 20) for slot in (2, 0, 1)]
+            for piece, out in zip(pieces, watermarker.mark(pieces), strict=True):
+                marked[piece.slot].append(out)
+        return np.stack([np.concatenate(parts) for parts in marked])
+
+    expected = mark_all(Watermarker(tmp_path, 3))
+    found = mark_all(Watermarker(tmp_path, 3, device="cuda"))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "run", [frames, rates, *(partial(generate, engine=name) for name in ENGINES), decode, watermark]
+)
+def test_the_gpu_suite_runs_on_it(pretend_cuda: PretendCuda, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the suite does on a GPU alone: bfloat16, memory, graphs. Once each: nothing here is worth timing."""
+    for name, value in {"timing.WARM_UP": 0, "timing.FEWEST": 1, "frames.STREAMS": 2, "frames.FRAMES": 2}.items():
+        monkeypatch.setattr(f"benchmarks.gpu_suite.{name}", value)
+    sizes = replace(SMALL, repeats=1)
+    sent: list[tuple[str, str, Any]] = []
+    section = Section("cuda", sizes, Rates(1e9, {"bfloat16": 1e9}), math.inf, lambda *what: sent.append(what))
+    run(section)
+    assert [what for what in sent if what[0] == "check" and not what[2]["ok"]] == []
+    assert any(kind == "row" for kind, _, _ in sent) != (run is frames)
+
+
+def test_the_pretended_gpu_has_its_rules(pretend_cuda: PretendCuda) -> None:
+    x = torch.arange(6.0, device="cuda")
+    assert isinstance(x, OnGpu)
+    assert x.view(2, 3).device.type == "cuda"
+    with pytest.raises(RuntimeError, match="on the CPU"):
+        x + torch.ones(6)
+    with pytest.raises(TypeError, match="numpy"):
+        x.numpy()
+    assert not pretend_cuda.waits
+    late = (2 * x).to("cpu", non_blocking=True)
+    done = torch.cuda.Event()
+    done.record()
+    assert late[1] == 77
+    done.synchronize()
+    assert late.tolist() == [0, 2, 4, 6, 8, 10]
+    x[[1, 2]] = 0
+    bool(x[0] == 0)
+    torch.ones(2).to("cuda")
+    assert pretend_cuda.waits == ["__setitem__ by an index on the host", "__bool__", "a copy to the device"]
+
+
+def test_a_pretended_graph_replays_in_the_same_memory(pretend_cuda: PretendCuda) -> None:
+    state, step = torch.zeros(3, device="cuda"), torch.ones(3, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        state += step
+        doubled = state * 2
+    assert state.tolist() == [0, 0, 0]
+    graph.replay()
+    step.fill_(10)
+    graph.replay()
+    assert state.tolist() == [11, 11, 11]
+    assert doubled.tolist() == [22, 22, 22]
+    with pytest.raises(RuntimeError, match="capturing"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        state.sum().item()

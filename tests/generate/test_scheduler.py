@@ -1,0 +1,253 @@
+"""The scheduler and the pool under random histories: a block always holds what its utterances need there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from misotts.config import NO_SEAT
+from misotts.engines.interface import Limits
+from misotts.generate.blocks import SCRATCH, BlockPool, block_keys
+from misotts.generate.scheduler import LineFullError, Part, Scheduler, TooLongError
+from misotts.generate.utterance import Utterance
+
+BLOCK = 4
+LIMITS = Limits(max_streams=3, max_waiting=4, step_positions=10)
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Carries out the scheduler's steps on a memory that remembers what every position was computed from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = Scheduler(BlockPool(num_blocks=13, block_size=BLOCK), LIMITS)
+        self.memory: dict[tuple[int, int], tuple[object, ...]] = {}
+        self.utterances: list[Utterance] = []
+        self.late: list[Utterance] = []  # frames drawn that have not been read back
+        self.steps = 0
+        self.progress: dict[Utterance, int] = {}
+
+    def content(self, utterance: Utterance, position: int) -> tuple[object, ...]:
+        """What a position's keys and values depend on: everything up to it."""
+        length = len(utterance.prompt)
+        if position < length:
+            return ("prompt", utterance.prompt[: position + 1].tobytes())
+        return ("frame", utterance.seed, utterance.prompt.tobytes(), position - length)
+
+    # Prompts of two symbols often begin alike.
+    @rule(
+        prompt=st.lists(st.integers(0, 1), min_size=1, max_size=30), max_frames=st.integers(1, 20), twice=st.booleans()
+    )
+    def submit(self, prompt: list[int], max_frames: int, twice: bool) -> None:
+        for _ in range(1 + twice):
+            utterance = Utterance(np.array(prompt, np.int32)[:, None], max_frames, seed=len(self.progress))
+            waiting = len(self.scheduler.waiting)
+            try:
+                self.scheduler.add(utterance)
+            except TooLongError:
+                assert utterance.last_position > 12 * BLOCK
+            except LineFullError:
+                assert waiting == LIMITS.max_waiting + self.scheduler.free_seats
+            else:
+                self.utterances.append(utterance)
+                self.progress[utterance] = self.steps
+
+    @rule(data=st.data())
+    def step(self, data: st.DataObject) -> None:
+        paused = set(data.draw(st.lists(st.sampled_from(self.utterances), max_size=1))) if self.utterances else set()
+        parts = self.scheduler.schedule(paused)
+        self.check_parts(parts, paused)
+        for part in parts:
+            self.compute(part)
+        self.scheduler.advance(parts)
+        self.steps += 1
+        read_late = data.draw(st.booleans())
+        for part in parts:
+            if part.draws:
+                self.late.append(part.utterance)
+        if not read_late:
+            self.read_back()
+
+    def check_parts(self, parts: list[Part], paused: set[Utterance]) -> None:
+        assert len({part.utterance for part in parts}) == len(parts)
+        assert not paused.intersection(part.utterance for part in parts)
+        decodes = sum(part.decodes for part in parts)
+        assert [part.decodes for part in parts] == [True] * decodes + [False] * (len(parts) - decodes)
+        assert sum(part.length for part in parts) <= LIMITS.largest_step(BLOCK)
+        assert all(part.draws or part.length % BLOCK == 0 for part in parts)
+        # Somebody always gets on, unless all that run are paused or wait for their last codes.
+        if self.scheduler.running and not parts:
+            stuck = [u for u in self.scheduler.running if u not in paused and u.drawn < u.max_frames]
+            assert not stuck
+
+    def compute(self, part: Part) -> None:
+        utterance = part.utterance
+        end = utterance.cached + part.length
+        for position in range(utterance.cached, end):
+            block = utterance.blocks[position // BLOCK]
+            assert block != SCRATCH
+            holders = sum(block in other.blocks for other in self.scheduler.running)
+            assert holders == 1, "a block is written that two hold"
+            self.memory[block, position % BLOCK] = self.content(utterance, position)
+        for position in range(end):
+            held = self.memory[utterance.blocks[position // BLOCK], position % BLOCK]
+            assert held == self.content(utterance, position)
+
+    @rule()
+    def read_back(self) -> None:
+        for utterance in self.late:
+            if not utterance.finish:
+                utterance.frames.append(np.array([1]))
+                self.progress[utterance] = self.steps
+                if len(utterance.frames) == utterance.max_frames:
+                    self.end(utterance)
+        self.late = []
+
+    @precondition(lambda self: self.utterances)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.end(data.draw(st.sampled_from(self.utterances)))
+
+    def end(self, utterance: Utterance) -> None:
+        utterance.finish = "ended"
+        self.scheduler.remove(utterance)
+        self.scheduler.release_seat(utterance)
+        self.utterances.remove(utterance)
+
+    @invariant()
+    def pool_is_whole(self) -> None:
+        self.scheduler.check()
+
+    @invariant()
+    def seats_are_whole(self) -> None:
+        seats = [u.seat for u in self.utterances if u.seat != NO_SEAT]
+        assert len(set(seats)) == len(seats)
+        assert len(seats) + self.scheduler.free_seats == LIMITS.max_streams
+        assert all(u.seat != NO_SEAT for u in self.scheduler.running)
+
+    def teardown(self) -> None:
+        """Left alone, everybody gets to the end."""
+        self.read_back()
+        for _ in range(2_000):
+            if not self.utterances:
+                break
+            parts = self.scheduler.schedule()
+            for part in parts:
+                self.compute(part)
+            self.scheduler.advance(parts)
+            self.late += [part.utterance for part in parts if part.draws]
+            self.read_back()
+        assert not self.utterances
+        self.scheduler.check()
+        assert self.scheduler.pool.available == self.scheduler.pool.capacity
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+
+
+def utterance(prompt: list[int], max_frames: int = 4) -> Utterance:
+    return Utterance(np.array(prompt, np.int32)[:, None], max_frames, seed=0)
+
+
+def drive(scheduler: Scheduler, steps: int) -> list[list[Part]]:
+    done = []
+    for _ in range(steps):
+        done.append(scheduler.schedule())
+        scheduler.advance(done[-1])
+        for part in done[-1]:
+            if part.draws:
+                part.utterance.frames.append(np.array([1]))
+            if len(part.utterance.frames) == part.utterance.max_frames:
+                scheduler.remove(part.utterance)
+                scheduler.release_seat(part.utterance)
+    return done
+
+
+def test_a_prompt_is_computed_once() -> None:
+    scheduler = Scheduler(BlockPool(50, BLOCK), Limits(max_streams=4, max_waiting=9, step_positions=100))
+    voice = list(range(2 * BLOCK + 1))
+    scheduler.add(utterance([*voice, 90, 91]))
+    (first,) = drive(scheduler, 1)
+    scheduler.add(utterance([*voice, 80, 81, 82]))
+    second = next(part for part in drive(scheduler, 1)[0] if not part.decodes)
+    assert (first[0].length, second.length) == (11, 12 - 2 * BLOCK)
+    assert scheduler.pool.shared == 2
+
+
+def test_a_whole_known_prompt_still_computes_its_last_position() -> None:
+    scheduler = Scheduler(BlockPool(50, BLOCK), Limits(max_streams=4, max_waiting=9, step_positions=100))
+    for _ in range(2):
+        scheduler.add(utterance(list(range(2 * BLOCK)), max_frames=1))
+        (parts,) = drive(scheduler, 1)
+    assert [(part.length, part.draws) for part in parts] == [(BLOCK, True)]
+
+
+def test_idle_prefixes_are_forgotten_oldest_first_and_tail_first() -> None:
+    pool = BlockPool(num_blocks=7, block_size=1)
+    keys = {name: block_keys(np.array(name, np.int32)[:, None], 1) for name in ((1, 2), (3, 4), (5, 6))}
+    for chain in keys.values():
+        blocks = pool.take(2)
+        for block, key in zip(blocks, chain, strict=True):
+            pool.publish(block, key)
+        pool.give_back(blocks)
+    assert (pool.free, pool.idle) == (0, 6)
+    taken = pool.take(3)
+    known = {name: len(pool.share(chain)) for name, chain in keys.items()}
+    assert known == {(1, 2): 0, (3, 4): 1, (5, 6): 2}
+    assert len(set(taken)) == 3
+
+
+def test_a_long_prompt_does_not_hold_up_who_speaks() -> None:
+    scheduler = Scheduler(BlockPool(200, BLOCK), Limits(max_streams=4, max_waiting=9, step_positions=16))
+    speaking = utterance([1], max_frames=60)
+    scheduler.add(speaking)
+    drive(scheduler, 1)
+    scheduler.add(utterance(list(range(2, 302)), max_frames=2))
+    for parts in drive(scheduler, 15):
+        assert parts[0].utterance is speaking
+        assert sum(part.length for part in parts) <= 16
+    assert len(speaking.frames) == 16
+
+
+@pytest.mark.parametrize("step_positions", [1, 6, 11])
+def test_only_the_end_of_a_prompt_is_a_broken_block(step_positions: int) -> None:
+    limits = Limits(max_streams=3, max_waiting=9, step_positions=step_positions)
+    scheduler = Scheduler(BlockPool(50, BLOCK), limits)
+    for first, length in ((0, 1), (100, 23), (200, 9)):
+        scheduler.add(utterance(list(range(first, first + length)), max_frames=20))
+    steps = drive(scheduler, 15)
+    pieces = [part for parts in steps for part in parts if not part.decodes]
+    assert {part.length % BLOCK for part in pieces if not part.draws} == {0}
+    assert [sum(p.length for p in pieces if len(p.utterance.prompt) == n) for n in (1, 23, 9)] == [1, 23, 9]
+    assert max(sum(part.length for part in parts) for parts in steps) <= limits.largest_step(BLOCK)
+
+
+def test_the_youngest_makes_room_and_comes_back() -> None:
+    scheduler = Scheduler(BlockPool(7, BLOCK), Limits(max_streams=2, max_waiting=9, step_positions=16))
+    old, young = utterance([1, 2, 3], max_frames=18), utterance([4, 5, 6], max_frames=18)
+    scheduler.add(old)
+    scheduler.add(young)
+    drive(scheduler, 12)
+    assert scheduler.preempted
+    assert len(old.frames) > len(young.frames) > 0
+    assert young.seat != NO_SEAT, "its stream goes on later: the seat stays"
+    drive(scheduler, 40)
+    assert (len(old.frames), len(young.frames)) == (18, 18)
+
+
+def test_what_can_never_fit_is_refused() -> None:
+    scheduler = Scheduler(BlockPool(4, BLOCK), LIMITS)
+    with pytest.raises(TooLongError, match="4 KV blocks, the server has 3"):
+        scheduler.add(utterance([1] * 10, max_frames=5))
+
+
+def test_keys_name_everything_before_them() -> None:
+    first = block_keys(np.array([[1], [2], [3], [4]], np.int32), 2)
+    other = block_keys(np.array([[9], [2], [3], [4], [5]], np.int32), 2)
+    assert len(first) == len(other) == 2
+    assert not set(first).intersection(other)
+    assert block_keys(np.array([[1], [2], [3]], np.int32), 2) == first[:1]

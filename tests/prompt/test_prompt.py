@@ -1,0 +1,289 @@
+"""What the model reads: segments, tags, the frame of zeros, what is dropped, and every limit at its very edge."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from misotts.config import FRAME_MS, FRAME_SAMPLES, MASKED, SAMPLE_RATE, ModelConfig
+from misotts.prompt.builder import Prompter
+from misotts.prompt.limits import MAX_TEXT
+from misotts.prompt.tokenizer import Tokenizer
+from misotts.prompt.voices import Voices
+from misotts_client.errors import DeadlineExceeded, InvalidArgument
+from misotts_client.request import Segment, SpeechRequest
+from tests.support.clips import folder_with_ann
+
+
+@pytest.fixture(scope="module")
+def config(demo_folder: Path) -> ModelConfig:
+    return ModelConfig.load(demo_folder)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(demo_folder: Path, config: ModelConfig) -> Tokenizer:
+    return Tokenizer(demo_folder, config)
+
+
+@pytest.fixture(scope="module")
+def prompter(demo_folder: Path, config: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Prompter:
+    voices = tmp_path_factory.mktemp("voices")
+    square = np.tile(np.repeat([0.5, -0.5], 60), 400)  # 2 s: 25 frames
+    soundfile.write(voices / "anna.wav", square, SAMPLE_RATE)
+    (voices / "anna.txt").write_text("My voice.\n")
+    return Prompter(demo_folder, config, canned_codes, Voices(voices))
+
+
+def canned_codes(audio: np.ndarray, pause: object = None) -> np.ndarray:
+    """A clip's codes, without a codec: its loudness in every column, from 1 on."""
+    frames = -(-len(audio) // FRAME_SAMPLES)
+    return np.full((frames, 32), round(float(np.abs(audio).max()) * 10), np.int32)
+
+
+def clip(frames: int, code: int = 1) -> np.ndarray:
+    return np.full(frames * FRAME_SAMPLES, code / 10, np.float32)
+
+
+def texts(frames: np.ndarray) -> list[list[int]]:
+    """Runs of text tokens."""
+    runs: list[list[int]] = []
+    for n, token in enumerate(frames[:, -1]):
+        if token != MASKED:
+            if n == 0 or frames[n - 1, -1] == MASKED or token == 0:  # 0 is BOS
+                runs.append([])
+            runs[-1].append(int(token))
+    return runs
+
+
+def text_frames(tokenizer: Tokenizer, text: str, speaker: int) -> np.ndarray:
+    tokens = tokenizer.encode(text, speaker)
+    frames = np.full((len(tokens), 33), MASKED, np.int32)
+    frames[:, -1] = tokens
+    return frames
+
+
+def audio_frames(frames: int, code: int) -> np.ndarray:
+    """The clip's frames and the frame of zeros."""
+    out = np.full((frames + 1, 33), code, np.int32)
+    out[-1] = 0
+    out[:, -1] = MASKED
+    return out
+
+
+def test_text_alone(prompter: Prompter, tokenizer: Tokenizer) -> None:
+    prompt = prompter.build(SpeechRequest("  Hello there.", speaker=3))
+    assert prompt.frames.dtype == np.int32
+    assert np.array_equal(prompt.frames, text_frames(tokenizer, "Hello there.", 3))
+    assert (prompt.temperature, prompt.top_k, prompt.chunk_frames, prompt.deadline) == (0.9, 50, 0, None)
+    assert prompt.max_frames == 90_000 // FRAME_MS
+
+
+def test_segments_then_the_text_and_the_voice_before_all(prompter: Prompter, tokenizer: Tokenizer) -> None:
+    context = [Segment("First.", 1, clip(4, 2)), Segment("Second.", 2, clip(3, 3)[:-100])]
+    prompt = prompter.build(SpeechRequest("Third.", speaker=5, voice="anna", context=context))
+    expected = [
+        text_frames(tokenizer, "My voice.", 5),
+        audio_frames(25, 5),
+        text_frames(tokenizer, "First.", 1),
+        audio_frames(4, 2),
+        text_frames(tokenizer, "Second.", 2),
+        audio_frames(3, 3),
+        text_frames(tokenizer, "Third.", 5),
+    ]
+    assert np.array_equal(prompt.frames, np.concatenate(expected))
+
+
+def test_seeds_are_fresh_or_the_requests_own(prompter: Prompter) -> None:
+    drawn = {prompter.build(SpeechRequest("Hello.")).seed for _ in range(20)}
+    assert len(drawn) == 20
+    assert all(0 <= seed < 2**63 for seed in drawn)
+    assert prompter.build(SpeechRequest("Hello.", seed=-5)).seed == -5
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "words"),
+    [
+        (dict(text="a\ud800"), "TEXT", "cannot be UTF-8: .* at code point 1"),
+        (dict(seed=2**63), "SEED", "-9223372036854775808 to 9223372036854775807, got 9223372036854775808"),
+    ],
+    ids=["surrogate", "seed"],
+)
+def test_what_no_tensor_could_hold(prompter: Prompter, fields: dict[str, Any], field: str, words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words) as caught:
+        prompter.build(SpeechRequest(**{"text": "Hello.", **fields}))
+    assert caught.value.field == field
+
+
+def test_the_time_limit_runs_from_the_arrival(prompter: Prompter) -> None:
+    request = SpeechRequest("Hello.", timeout_ms=5_000)
+    arrived = time.monotonic() - 2
+    checked = prompter.check(request, arrived)
+    assert prompter.complete(checked).deadline == arrived + 5
+    with pytest.raises(DeadlineExceeded):
+        prompter.check(request, arrived - 3)
+    with pytest.raises(DeadlineExceeded):
+        prompter.complete(replace(checked, deadline=arrived))
+
+
+def test_only_context_and_new_voices_take_the_codec(demo_folder: Path, config: ModelConfig, tmp_path: Path) -> None:
+    prompter = Prompter(demo_folder, config, canned_codes, Voices(folder_with_ann(tmp_path / "voices")))
+    voice = SpeechRequest("Hello.", voice="ann")
+    checked = prompter.check(voice)
+    assert checked.encodes
+    prompter.complete(checked)
+    assert not prompter.check(voice).encodes
+    assert prompter.check(replace(voice, speaker=1)).encodes, "its text's tag is another one"
+    assert prompter.check(replace(voice, context=[Segment("Old.", 0, clip(1))])).encodes
+    assert not prompter.check(SpeechRequest("Hello.")).encodes
+    (tmp_path / "voices" / "ann.txt").write_text("Other words.")
+    assert prompter.check(voice).encodes
+
+
+def positions(tokenizer: Tokenizer, text: str, audio: int, speaker: int = 0) -> int:
+    return len(tokenizer.encode(text, speaker)) + audio + 1
+
+
+def test_context_that_just_fits_stays_and_one_frame_more_is_dropped(
+    prompter: Prompter, tokenizer: Tokenizer, config: ModelConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = len(tokenizer.encode("Speak.", 0))
+    newer = positions(tokenizer, "New.", 30)
+    max_frames = 1000
+    room = config.max_seq_len - max_frames - own - newer
+    fitting = room - positions(tokenizer, "Old.", 0)
+    for audio, kept in ((fitting, 2), (fitting + 1, 1)):
+        caplog.clear()
+        context = [Segment("Old.", 0, clip(audio)), Segment("New.", 0, clip(30))]
+        with caplog.at_level(logging.INFO, logger="misotts.prompt.builder"):
+            prompt = prompter.build(SpeechRequest("Speak.", context=context, max_audio_ms=max_frames * FRAME_MS))
+        assert prompt.max_frames == max_frames
+        assert prompt.dropped == 2 - kept
+        spoken = ["Old.", "New.", "Speak."][2 - kept :]
+        assert texts(prompt.frames) == [tokenizer.encode(text, 0) for text in spoken]
+        assert len(prompt.frames) + max_frames == config.max_seq_len or kept == 1
+        assert [record.message for record in caplog.records] == (
+            [] if kept == 2 else ["dropped 1 context segments that do not fit"]
+        )
+
+
+def test_the_oldest_go_first_and_no_gap_is_left(prompter: Prompter, tokenizer: Tokenizer) -> None:
+    """A small old segment does not slip in behind a large one that is dropped."""
+    context = [
+        Segment("Small.", 0, clip(2)),
+        Segment("Large.", 0, clip(1100)),
+        Segment("Middle.", 0, clip(20)),
+        Segment("New.", 0, clip(10)),
+    ]
+    prompt = prompter.build(SpeechRequest("Speak.", context=context))
+    assert texts(prompt.frames) == [tokenizer.encode(text, 0) for text in ("Middle.", "New.", "Speak.")]
+
+
+def test_what_is_dropped_is_not_encoded_first(demo_folder: Path, config: ModelConfig) -> None:
+    encoded: list[int] = []
+
+    def encode(audio: np.ndarray, pause: object) -> np.ndarray:
+        encoded.append(len(audio))
+        return canned_codes(audio)
+
+    context = [Segment("Long.", 0, clip(1_500)), Segment("Short.", 0, clip(3))]
+    request = SpeechRequest("Hello.", context=context, max_audio_ms=100_000)
+    Prompter(demo_folder, config, encode, Voices(None)).build(request)
+    assert encoded == [3 * FRAME_SAMPLES]
+
+
+def test_the_voice_is_never_dropped(prompter: Prompter, tokenizer: Tokenizer, config: ModelConfig) -> None:
+    needed = positions(tokenizer, "My voice.", 25) + len(tokenizer.encode("Speak.", 0))
+    room = config.max_seq_len - needed
+    request = SpeechRequest("Speak.", voice="anna", context=[Segment("Old.", 0, clip(5))], max_audio_ms=room * FRAME_MS)
+    prompt = prompter.build(request)
+    assert len(prompt.frames) == needed
+    assert prompt.max_frames == room
+    with pytest.raises(InvalidArgument, match=f"must be at most {room * FRAME_MS} beside a text and voice of {needed}"):
+        prompter.build(SpeechRequest("Speak.", voice="anna", max_audio_ms=(room + 1) * FRAME_MS))
+
+
+def text_of(tokenizer: Tokenizer, tokens: int) -> str:
+    """A text that takes exactly `tokens` positions."""
+    text = "a" + " 7" * MAX_TEXT
+    text = text[: 1 + 2 * (tokens - len(tokenizer.encode("a", 0)))]
+    while len(tokenizer.encode(text, 0)) > tokens:
+        text = text[:-1]
+    assert len(tokenizer.encode(text, 0)) == tokens
+    return text
+
+
+def test_a_text_at_the_very_limit(demo_folder: Path, tokenizer: Tokenizer) -> None:
+    """Room for one frame is room enough; none is an error with the numbers."""
+    raw = dict(ModelConfig.load(demo_folder).__dict__, max_seq_len=100)
+    prompter = Prompter(demo_folder, ModelConfig(**raw), canned_codes, Voices(None))
+    assert prompter.build(SpeechRequest(text_of(tokenizer, 60))).max_frames == 40
+    assert prompter.build(SpeechRequest(text_of(tokenizer, 99))).max_frames == 1
+    assert prompter.build(SpeechRequest(text_of(tokenizer, 60), max_audio_ms=40 * FRAME_MS)).max_frames == 40
+    with pytest.raises(InvalidArgument, match=r"^MAX_AUDIO_MS|must be at most 3200 beside") as caught:
+        prompter.build(SpeechRequest(text_of(tokenizer, 60), max_audio_ms=41 * FRAME_MS))
+    assert caught.value.field == "MAX_AUDIO_MS"
+    with pytest.raises(InvalidArgument, match="must be below 100 positions, got 100") as caught:
+        prompter.build(SpeechRequest(text_of(tokenizer, 100)))
+    assert caught.value.field == "TEXT"
+
+
+def test_published_limits_of_the_full_context(prompter: Prompter, tokenizer: Tokenizer) -> None:
+    """90 s leave 923 positions, 160 s leave 48."""
+    for ms, left in ((90_000, 923), (160_000, 48)):
+        fitting = prompter.build(SpeechRequest(text_of(tokenizer, left), max_audio_ms=ms))
+        assert len(fitting.frames) == left
+        with pytest.raises(InvalidArgument):
+            prompter.build(SpeechRequest(text_of(tokenizer, left + 1), max_audio_ms=ms))
+
+
+@pytest.mark.parametrize(
+    ("field", "inside", "outside"),
+    [
+        ("speaker", [0, 99], [-1, 100]),
+        ("temperature", [0.0, 2.0], [-0.01, 2.01, float("nan"), float("inf")]),
+        ("top_k", [1, 2048], [0, 2049]),
+        ("max_audio_ms", [80, 160_000], [0, 79, 160_001]),
+        ("chunk_frames", [0, 1, 25], [-1, 26]),
+        ("timeout_ms", [0, 1], [-1]),
+        ("text", ["a", "é" * MAX_TEXT], ["", "   \n", "a" * (MAX_TEXT + 1)]),
+    ],
+)
+def test_every_field_at_its_edges(
+    demo_folder: Path, config: ModelConfig, field: str, inside: list[object], outside: list[object]
+) -> None:
+    raw = dict(config.__dict__, max_seq_len=2**15)  # so that no length is in the way
+    prompter = Prompter(demo_folder, ModelConfig(**raw), canned_codes, Voices(None))
+    for value in inside:
+        prompter.build(SpeechRequest(**{"text": "Hello.", field: value}))
+    for value in outside:
+        with pytest.raises(InvalidArgument) as caught:
+            prompter.build(SpeechRequest(**{"text": "Hello.", field: value}))
+        assert caught.value.field == field.upper()
+
+
+def test_context_is_checked(prompter: Prompter, config: ModelConfig) -> None:
+    largest = config.max_seq_len * FRAME_SAMPLES
+    broken = clip(2)
+    broken[7] = np.nan
+    for segment, field in (
+        (Segment(" ", 0, clip(1)), "CONTEXT_TEXT"),
+        (Segment("a", 100, clip(1)), "CONTEXT_SPEAKER"),
+        (Segment("a", 0, clip(0)), "CONTEXT_SAMPLES"),
+        (Segment("a", 0, broken), "CONTEXT_AUDIO"),
+        (Segment("a", 0, np.zeros(largest + 1, np.float32)), "CONTEXT_AUDIO"),
+    ):
+        with pytest.raises(InvalidArgument) as caught:
+            prompter.build(SpeechRequest("Hello.", context=[segment]))
+        assert caught.value.field == field
+    prompter.build(SpeechRequest("Hello.", context=[Segment("a", 0, np.zeros(largest, np.float32))]))
+    prompter.build(SpeechRequest("Hello.", context=[Segment("a", 0, clip(1))] * 1024))
+    with pytest.raises(InvalidArgument, match="at most 1024 segments, got 1025") as caught:
+        prompter.build(SpeechRequest("Hello.", context=[Segment("a", 0, clip(1))] * 1025))
+    assert caught.value.field == "CONTEXT_TEXT"

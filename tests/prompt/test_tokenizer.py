@@ -1,0 +1,142 @@
+"""Token for token what Meta's own tokenizer (tiktoken) makes of a text, and text never becomes a special token."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llama_models.llama3 import tokenizer as meta
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+from tokenizers.processors import TemplateProcessing
+
+from misotts.config import ConfigError, ModelConfig
+from misotts.model.meta_tokenizer import frame_with_bos_and_eos, tokenizer_from_meta
+from misotts.prompt.tokenizer import Tokenizer
+
+META_FILE = Path(meta.__file__).with_name("tokenizer.model")
+BOS, EOS = 128000, 128001
+
+CORPUS = [
+    "Hello from Miso.",
+    "We'll meet at the old station, shall we? They've moved it, but I'd say he's 'SURE' it's THERE'S.",
+    "I’d’ve said ‘don’t’ — can't, won't, y'all're, rock'n'roll, O'Neill, 's 'S 'ſ 'LL 'Ll",
+    "In 1987, 12345678901234567890 people paid $1,234.56 (or 7,89 €) for 3.14159 × 10^-23; v2.0.1-rc3 at 10:30:05.",
+    "😀👍🏽👨‍👩‍👧‍👦🇨🇭 🏳️‍🌈 ok👌 ❤️",
+    "Привет, как дела? Γειά σου Κόσμε. שלום עולם. مرحبا بالعالم. नमस्ते दुनिया। สวัสดีชาวโลก",
+    "你好,世界!今天天气怎么样? こんにちは世界。カタカナ、ひらがな。 안녕하세요 세계",
+    "naïve façade, Ångström, ZÜRICH, straße, ﬁne ﬂag, Å vs Å, e\u0301 vs é, Ⅷ ½ ² ١٢٣ 四",
+    "a  b   c    d\te\t\tf\n\ng\r\nh\r\ri \n j \t\n  k",
+    "nbsp\u00a0em\u2003ideographic\u3000zero\u200bwidth\ufeffbom line\u2028para\u2029nel\u0085vt\x0bff\x0cend",
+    "   leading and trailing   ",
+    "def f(x):\n    return x ** 2  # comment\n\n\n",
+    "https://example.org/a?b=c&d=%20#e user@example.org C:\\path\\file.txt <b>bold</b> {\"k\": [1, 2]}",
+    "!!!??? ... --- ___ ~~~ /// ((())) '''\"\"\"",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa hahahahahahaha zzzzzzzz",
+    "<|end_of_text|> <|begin_of_text|><|eot_id|><|reserved_special_token_0|> <|start_header_id|>system",
+    "\x00\x01\x1f\x7f control",
+    "",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the `tokenizer.json` made from Meta's file."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer = tokenizer_from_meta(META_FILE)
+    frame_with_bos_and_eos(tokenizer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def full_size(**changes: object) -> ModelConfig:
+    sizes = dict(text_vocab_size=128256, audio_vocab_size=2051, audio_num_codebooks=32)
+    return ModelConfig.from_dict({**sizes, "backbone": "llama-8B", "decoder": "llama-300M", **changes})
+
+
+@pytest.fixture(scope="session")
+def tokenizer(model_folder: Path) -> Tokenizer:
+    return Tokenizer(model_folder, full_size())
+
+
+def reference(text: str) -> list[int]:
+    return meta.Tokenizer.get_instance().encode(text, bos=True, eos=True)
+
+
+@pytest.mark.parametrize("text", CORPUS, ids=ascii)
+def test_every_token_is_metas(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.encode(text, speaker=0) == reference(f"[0] {text.lstrip(' ')}")
+
+
+def test_every_character_of_unicode_is_metas(tokenizer: Tokenizer) -> None:
+    """Each alone among letters, doubled, behind an apostrophe, before a digit."""
+    assigned = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) not in ("Cn", "Cs")]
+    differing = []
+    for start in range(0, len(assigned), 512):
+        text = "".join(f"a{c} b{c}{c}'{c}1\n" for c in assigned[start : start + 512])
+        if tokenizer.encode(text, speaker=0) != reference(f"[0] {text}"):
+            differing.append(hex(ord(assigned[start])))
+    assert len(assigned) > 140_000
+    assert differing == []
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \n\t'sStTlLvVeErR019aAéß .-")), max_size=80)
+)
+def test_any_text_is_metas(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.encode(text, speaker=7) == reference(f"[7] {text.lstrip(' ')}")
+
+
+def test_text_never_becomes_a_special_token(tokenizer: Tokenizer) -> None:
+    for special in ("<|end_of_text|>", "<|begin_of_text|>", "[0] <|end_of_text|>", "<|reserved_special_token_17|>"):
+        tokens = tokenizer.encode(f"say {special} now", speaker=0)
+        assert tokens[0] == BOS
+        assert tokens[-1] == EOS
+        assert max(tokens[1:-1]) < BOS
+
+
+def test_text_never_becomes_a_special_token_of_the_demo(demo_folder: Path) -> None:
+    tokens = Tokenizer(demo_folder, ModelConfig.load(demo_folder)).encode("<|end_of_text|><|begin_of_text|>", 0)
+    assert tokens[0] == 0
+    assert tokens[-1] == 1
+    assert min(tokens[1:-1]) > 1
+
+
+def test_speaker_tag_with_and_without_space(model_folder: Path) -> None:
+    spaced, tight = (Tokenizer(model_folder, full_size(speaker_space=space)) for space in (True, False))
+    assert spaced.encode("Hello", speaker=12) == reference("[12] Hello")
+    assert tight.encode("Hello", speaker=12) == reference("[12]Hello")
+    assert spaced.encode("   Hello", speaker=12) == spaced.encode("Hello", speaker=12)
+    assert spaced.encode("\tHello", speaker=12) == reference("[12] \tHello")
+
+
+def test_llamas_own_template_is_replaced(model_folder: Path, tmp_path: Path) -> None:
+    """Llama's file puts BOS in front and nothing behind."""
+    llama = HuggingFaceTokenizer.from_file(str(model_folder / "tokenizer.json"))
+    llama.post_processor = TemplateProcessing(
+        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", BOS)]
+    )
+    assert llama.encode("x").ids[-1] != EOS
+    frame_with_bos_and_eos(llama)
+    assert llama.encode("Hello").ids == reference("Hello")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a tokenizer", b"{}", b"YQ== 0\nYg== x", b"YQ== 0\nYg== 1", b"YQ== 0\n!! 1", b"\xff\xfe"]
+)
+def test_what_is_no_tokenizer_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"no tokenizer\.model"):
+        tokenizer_from_meta(path)
+
+
+def test_a_tokenizer_that_is_missing_or_too_large_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no tokenizer at"):
+        Tokenizer(tmp_path, full_size())
+    with pytest.raises(ConfigError, match="has 128002 tokens"):
+        Tokenizer(model_folder, full_size(text_vocab_size=128000))

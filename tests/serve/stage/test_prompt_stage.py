@@ -1,0 +1,200 @@
+"""The prompt stage on a pretended Triton, with a codec that works when it is let: who waits for whom, and how long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from misotts.config import FRAME_SAMPLES, ModelConfig
+from misotts.prompt.builder import Prompter
+from misotts.prompt.voices import Voices
+from misotts.serve.stage.prompt import PromptStage
+from misotts_client.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from tests.support.clips import folder_with_ann
+from tests.support.waiting import wait_until
+
+FRAMES = 3
+
+
+class Codec:
+    """Encodes a clip in two pieces, each when it is let."""
+
+    def __init__(self) -> None:
+        self.clips = 0
+        self._pieces = threading.Semaphore(0)
+
+    def encode(self, audio: np.ndarray, pause: Callable[[], None]) -> np.ndarray:
+        self.clips += 1
+        assert self._pieces.acquire(timeout=20)
+        pause()
+        assert self._pieces.acquire(timeout=20)
+        return np.ones((-(-len(audio) // FRAME_SAMPLES), 32), np.int32)
+
+    def let(self, pieces: int = 1000) -> None:
+        self._pieces.release(pieces)
+
+
+class Request(dict[str, Any]):
+    """A request as Triton hands it over; `answers` gets what is sent for it."""
+
+    def __init__(self, **fields: Any) -> None:
+        values = {"TEXT": "Hello.", "DOOR": "Hello.", **fields}
+        arrays = {name: np.array([v.encode()], object) if isinstance(v, str) else v for name, v in values.items()}
+        super().__init__({name: SimpleNamespace(as_numpy=lambda v=v: np.atleast_1d(v)) for name, v in arrays.items()})
+        self.answers: list[Any] = []
+
+    def get_response_sender(self) -> list[Any]:
+        return self.answers
+
+
+def with_context(frames: int = FRAMES, **fields: Any) -> Request:
+    samples = frames * FRAME_SAMPLES
+    return Request(
+        CONTEXT_TEXT="Before.",
+        CONTEXT_SPEAKER=fields.pop("speaker", 0),
+        CONTEXT_SAMPLES=samples,
+        CONTEXT_AUDIO=np.zeros(samples, np.float32),
+        **fields,
+    )
+
+
+@pytest.fixture
+def codec() -> Codec:
+    return Codec()
+
+
+@pytest.fixture
+def stage(codec: Codec, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr("misotts.serve.stage.prompt.MAX_ENCODING", 2)
+    monkeypatch.setattr("misotts.serve.stage.prompt.send", lambda sender, outputs, final: sender.append(outputs))
+    monkeypatch.setattr("misotts.serve.stage.stage.refuse", lambda sender, error: sender.append(error))
+    stage = PromptStage()
+    stage.settings, stage.device = SimpleNamespace(door="DOOR", secret="secret"), "cpu"
+    stage.config = ModelConfig.load(demo_folder)
+    stage.prompter = Prompter(demo_folder, stage.config, codec.encode, Voices(folder_with_ann(tmp_path / "voices")))
+    stage.start_lanes()
+    yield stage
+    codec.let()
+    wait_until(lambda: stage.state()["waiting"] == 0)
+
+
+def answer(request: Request) -> Any:
+    """The one answer to a request: an error, or the prompt's frames."""
+    wait_until(lambda: request.answers)
+    (found,) = request.answers
+    return found["FRAMES"] if isinstance(found, dict) else found
+
+
+def test_who_needs_no_encoding_does_not_wait_for_who_does(stage: Any, codec: Codec) -> None:
+    codec.let(2)
+    first_use = Request(VOICE="ann")
+    stage.execute([first_use])
+    voice = answer(first_use)
+
+    long = with_context()
+    stage.execute([long])
+    wait_until(lambda: codec.clips == 2)
+    plain, again = Request(), Request(VOICE="ann")
+    wrong, unknown = with_context(speaker=100), with_context(VOICE="bob")
+    stage.execute([plain, again, wrong, unknown])
+    assert np.array_equal(answer(again), voice)
+    assert 0 < len(answer(plain)) < len(voice)
+    assert isinstance(answer(wrong), InvalidArgument)
+    assert isinstance(answer(unknown), NotFound)
+    assert not long.answers
+    codec.let()
+    assert len(answer(long)) > len(answer(plain)) + FRAMES
+
+
+def test_a_voice_that_many_ask_for_is_encoded_once(stage: Any, codec: Codec) -> None:
+    requests = [Request(VOICE="ann") for _ in range(3)]
+    stage.execute(requests[:1])
+    wait_until(lambda: codec.clips == 1)  # the others fill its line
+    stage.execute(requests[1:])
+    wait_until(lambda: stage.state()["encoding"] == 3)
+    codec.let()
+    prompts = [answer(request) for request in requests]
+    assert codec.clips == 1
+    for prompt in prompts:
+        np.testing.assert_array_equal(prompt, prompts[0])
+
+
+def test_those_who_wait_for_the_codec_are_served_in_order_and_bounded(stage: Any, codec: Codec) -> None:
+    requests = [with_context(frames) for frames in (1, 2, 3, 4)]
+    stage.execute(requests[:1])
+    wait_until(lambda: codec.clips)
+    stage.execute(requests[1:])
+    error = answer(requests[3])
+    assert isinstance(error, Unavailable)
+    assert "contexts and new voices" in error.message
+    assert error.retry_after_s == 1
+    stage.execute([plain := Request()])
+    answer(plain)
+    assert not requests[0].answers
+    assert stage.state() == {"waiting": 3, "encoding": 3}, "the one that is being encoded counts too"
+    codec.let(2)
+    answer(requests[0])
+    assert not requests[1].answers
+    codec.let()
+    lengths = [len(answer(request)) for request in requests[:3]]
+    assert np.diff(lengths).tolist() == [1, 1]
+    wait_until(lambda: stage.state() == {"waiting": 0, "encoding": 0})
+    assert (stage.report()["prompts_total"], stage.report()["refused_total"]) == (4, 1)
+
+
+def test_the_time_limit_holds_in_line_and_between_pieces(stage: Any, codec: Codec) -> None:
+    hurried, behind = (with_context(TIMEOUT_MS=200) for _ in range(2))
+    stage.execute([hurried, behind])
+    wait_until(lambda: codec.clips)
+    time.sleep(0.2)
+    codec.let(1)
+    assert isinstance(answer(hurried), DeadlineExceeded)
+    assert isinstance(answer(behind), DeadlineExceeded)
+    assert codec.clips == 1, "who has no time left is not encoded"
+
+
+def test_a_voice_is_encoded_to_its_end_for_those_who_ask_next(stage: Any, codec: Codec) -> None:
+    hurried = with_context(VOICE="ann", TIMEOUT_MS=200)
+    stage.execute([hurried])
+    wait_until(lambda: codec.clips)
+    time.sleep(0.2)
+    codec.let(2)
+    assert isinstance(answer(hurried), DeadlineExceeded)
+    stage.execute([next_one := Request(VOICE="ann")])
+    assert len(answer(next_one)) > FRAMES
+    assert codec.clips == 1
+
+
+def test_a_lane_that_hangs_looks_so_and_a_long_clip_does_not(stage: Any, codec: Codec) -> None:
+    stage.execute([with_context()])
+    wait_until(lambda: codec.clips)
+    time.sleep(0.3)
+    assert stage.idle_s() > 0.25, "the quick lane lives, which must not hide the other"
+    codec.let(1)
+    wait_until(lambda: stage.idle_s() < 0.2)
+
+
+def test_a_drain_refuses_the_new_and_serves_who_has_come(stage: Any, codec: Codec) -> None:
+    stage.execute([held := with_context()])
+    wait_until(lambda: codec.clips)
+    stage.drain()
+    stage.execute([late := Request()])
+    assert isinstance(answer(late), Unavailable)
+    assert stage.state()["waiting"] == 1
+    codec.let()
+    assert len(answer(held))
+
+
+def test_segments_that_are_left_out_are_counted(stage: Any, codec: Codec) -> None:
+    codec.let()
+    stage.execute([request := with_context(frames=1_500, MAX_AUDIO_MS=np.int32(100_000))])
+    assert len(answer(request)) < 20
+    assert stage.report()["dropped_segments_total"] == 1
+    assert codec.clips == 0

@@ -1,0 +1,65 @@
+"""What a stage tells the launcher when its work has failed for good, and how it writes its log."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def stage() -> Any:
+    """A stage on a GPU, with nothing to report."""
+    from misotts.serve.stage.stage import Stage
+
+    class Idle(Stage):
+        name, device = "decode", "cuda"
+
+        def __init__(self) -> None:
+            self.told: list[str] = []
+            self.link = SimpleNamespace(failed=self.told.append)  # type: ignore[assignment]
+            self._metrics = SimpleNamespace(publish=lambda *_: None)  # type: ignore[assignment]
+
+        def idle_s(self) -> float:
+            return 0.0
+
+        def report(self) -> dict[str, float]:
+            return {}
+
+    return Idle()
+
+
+def test_a_gpu_that_is_lost_ends_the_stage(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ...")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    stage.check_device()
+    stage._beat()
+    assert stage.told == ["CUDA error: an illegal memory access was encountered"]
+
+
+def test_a_failure_that_leaves_the_gpu_whole_does_not(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    stage.check_device()
+    stage._beat()
+    assert stage.told == []
+
+
+def test_every_line_of_a_traceback_is_the_stages() -> None:
+    from misotts.serve.stage.stage import _LineFormatter
+
+    formatter = _LineFormatter("misotts decode: %(levelname)s ")
+    try:
+        raise ValueError("thirteen")
+    except ValueError as error:
+        info = (type(error), error, error.__traceback__)
+    record = logging.LogRecord("misotts", logging.ERROR, "", 0, "a batch of %d chunks failed", (3,), info)
+    lines = formatter.format(record).splitlines()
+    assert lines[0] == "misotts decode: ERROR a batch of 3 chunks failed"
+    assert lines[-1] == "misotts decode: ERROR ValueError: thirteen"
+    assert len(lines) >= 4
+    assert all(line.startswith("misotts decode: ERROR ") for line in lines)

@@ -1,0 +1,31 @@
+"""Model folders for tests of depth engines: whole ones that may be written to, and bare ones of any size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from demo.model import make_weights
+from misotts.config import ModelConfig
+from misotts.model.weight_files import save_weights
+
+
+def copy_of(model: Path, folder: Path) -> Path:
+    """A model folder with the files of `model` and no engines."""
+    folder.mkdir(parents=True)
+    for file in model.iterdir():
+        if file.name != "engines":
+            (folder / file.name).symlink_to(file.resolve())
+    return folder
+
+
+def bare_folder(folder: Path, config: ModelConfig, seed: int = 0) -> Path:
+    """Configuration and random weights, nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
+    torch.manual_seed(seed)
+    save_weights(folder / "model.safetensors", make_weights(config), lambda size: None)
+    return folder

@@ -1,0 +1,44 @@
+"""A machine with a GPU and TensorRT-LLM, as far as `build` and the engines can tell before they use them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from build import backbone
+from misotts.engines.tensorrt_llm import backbone as tensorrt_llm_backbone
+from misotts.engines.tensorrt_llm.backbone import Variant
+
+BUILT = {
+    "plugin_config": {
+        "gpt_attention_plugin": "bfloat16",
+        "paged_kv_cache": True,
+        "use_paged_context_fmha": True,
+        "context_fmha": True,
+        "remove_input_padding": True,
+        "tokens_per_block": 32,
+    }
+}
+
+
+class Machine:
+    """What is installed, and what the builder did: it writes the files of an engine."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gpu: str | None = "9.0"
+        self.release = "1.2.1"
+        self.built: list[int] = []
+        self.config: dict[str, Mapping[str, object]] = {"build_config": BUILT}
+        for place in (backbone, tensorrt_llm_backbone):
+            monkeypatch.setattr(place, "gpu_here", lambda: self.gpu)
+            monkeypatch.setattr(place, "tensorrt_llm_release", lambda: {"tensorrt_llm": self.release})
+        monkeypatch.setattr(backbone, "_build_rank", self.build)
+
+    def build(self, source: Path, draft: Path, rank: int, sizes: Mapping[str, int], variant: Variant) -> None:
+        assert (source / f"rank{rank}.safetensors").is_file()
+        (draft / f"rank{rank}.engine").write_bytes(b"engine")
+        (draft / "config.json").write_text(json.dumps(self.config))
+        self.built.append(rank)

@@ -1,0 +1,65 @@
+"""Where the watermark's key may come from, and which ones are refused without being shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from misotts.serve.launcher import ServeOptions
+from misotts.watermark.key import KEY_ENV, WatermarkKeyError, read_key
+from misotts.watermark.watermarker import Audio, Watermarker
+from tests.watermark.test_watermark import speech_like
+
+KEY = bytes([1, 2, 3, 250, 255])
+
+
+def test_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "key"
+    file.write_text("010203FAff\n")
+    assert read_key(file) == KEY
+    monkeypatch.setenv(KEY_ENV, "0102030405")
+    assert read_key(None) == bytes([1, 2, 3, 4, 5])
+    assert read_key(file) == KEY, "what is named on the command line comes first"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("0102", "must be 10 hexadecimal digits"),
+        ("0102030405ab", "must be 10 hexadecimal digits"),
+        ("secretword", "must be 10 hexadecimal digits"),
+        ("", "must be 10 hexadecimal digits"),
+        ("0000000000", "published one"),
+    ],
+)
+def test_a_bad_key_is_refused_and_not_shown(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "key"
+    file.write_text(text)
+    with pytest.raises(WatermarkKeyError, match=words) as caught:
+        read_key(file)
+    assert not text or text not in str(caught.value)
+
+
+def test_no_key_says_where_to_put_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY_ENV, raising=False)
+    with pytest.raises(WatermarkKeyError, match="--watermark-key-file or set MISOTTS_WATERMARK_KEY"):
+        read_key(None)
+    with pytest.raises(WatermarkKeyError, match="No such file"):
+        read_key(tmp_path / "nowhere")
+
+
+def test_options_do_not_show_it() -> None:
+    assert KEY.hex() not in repr(ServeOptions(model=Path("m"), watermark_key=KEY))
+    assert repr(KEY) not in repr(ServeOptions(model=Path("m"), watermark_key=KEY))
+
+
+def test_another_key_is_another_mark(demo_folder: Path) -> None:
+    audio = speech_like(30 * 1920)
+    marks = [
+        Watermarker(demo_folder, slots=1, key=key).mark([Audio(0, True, audio, True)])[0] - audio
+        for key in (KEY, KEY, bytes([1, 2, 3, 250, 254]))
+    ]
+    np.testing.assert_array_equal(marks[0], marks[1])
+    assert np.abs(marks[0] - marks[2]).max() > 1e-5

@@ -1,0 +1,312 @@
+"""The streaming watermark against the published network on the whole clip, and against itself, cut otherwise."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.signal import resample_poly
+
+from benchmarks.silentcipher_peer import PublishedFolder, make_published_folder
+from demo.silentcipher.networks import load_networks
+from misotts.config import FRAME_SAMPLES
+from misotts.watermark.mark_network import MarkNetwork
+from misotts.watermark.resample import Resampler
+from misotts.watermark.silentcipher import SilentCipherConfig, SilentCipherError, symbols_of
+from misotts.watermark.watermarker import Audio, Timing, Watermarker, delay_frames
+
+KEY = bytes([7, 250, 0, 133, 64])
+
+
+def speech_like(samples: int, seed: int = 0) -> np.ndarray:
+    """Noise that swells and fades, float32 [samples], about as loud as speech."""
+    rng = np.random.default_rng(seed)
+    noise = np.convolve(rng.standard_normal(samples + 20), np.hanning(20), "valid")[:samples]
+    swell = 0.5 + 0.5 * np.sin(np.arange(samples) / 3_000)
+    return (0.03 * noise * swell).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def watermarker(demo_folder: Path) -> Watermarker:
+    return Watermarker(demo_folder, slots=4, key=KEY)
+
+
+def mark_in_pieces(watermarker: Watermarker, audio: np.ndarray, frames: list[int], slot: int = 0) -> list[np.ndarray]:
+    """Stream `audio` in pieces of so many frames; the last piece takes the rest."""
+    cuts = np.cumsum(frames) * FRAME_SAMPLES
+    pieces = np.split(audio, cuts[cuts < len(audio)])
+    out = []
+    for number, piece in enumerate(pieces):
+        (marked,) = watermarker.mark([Audio(slot, number == 0, piece, number == len(pieces) - 1)])
+        out.append(marked)
+    return out
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> PublishedFolder:
+    return make_published_folder(tmp_path_factory.mktemp("model") / "silentcipher")
+
+
+def with_hparams(source: Path, folder: Path, **changes: object) -> Path:
+    """A model folder whose SilentCipher is `source`'s, with other words in `hparams.yaml`."""
+    shutil.copytree(source, folder / "silentcipher")
+    file = folder / "silentcipher" / "hparams.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changes))
+    return folder
+
+
+def published_marks(published: PublishedFolder, audio: np.ndarray, rms: float) -> torch.Tensor:
+    """The mark's spectrum [bins, columns] by the published arithmetic on a whole clip at 44.1 kHz."""
+    encoder, decoder = published.encoder, published.decoder
+    window = torch.hann_window(4096)
+    padded = torch.nn.functional.pad(torch.from_numpy(audio), (2048, 2048))
+    spectrum = torch.stft(padded, 4096, 2048, window=window, center=False, return_complex=True)
+    carrier = spectrum.abs()[None, None]
+    bits = "".join(f"{byte:08b}" for byte in KEY)
+    symbols = [int(bits[i : i + 2], 2) + 1 for i in range(0, 40, 2)] + [0]
+    columns = [symbols[t % 21] for t in range(carrier.shape[3])]
+    message = encoder.transform_message(torch.eye(5)[columns].T[None, None])
+    with torch.no_grad():
+        merged = torch.cat((encoder(carrier), carrier.repeat(1, 32, 1, 1), message.repeat(1, 32, 1, 1)), dim=1)
+        info = -decoder(merged, 36) * rms
+        marked = torch.nn.functional.relu(info + carrier)[0, 0]
+    return (marked - spectrum.abs()) * torch.sgn(spectrum)
+
+
+@pytest.mark.parametrize("step", [1, 3, 40])
+def test_columns_equal_the_published_network_on_the_whole_clip(published: PublishedFolder, step: int) -> None:
+    hop, columns = 2048, 12
+    audio = speech_like(columns * hop, seed=3)
+    network = MarkNetwork(published.folder, KEY, slots=2)
+    network.reset([1])
+    ahead = network.config.columns_ahead
+    assert ahead == 6, "the published kernels see six columns ahead"
+    tail = np.zeros((ahead + 1) * hop, np.float32)
+    padded = np.concatenate([np.zeros(hop, np.float32), audio, tail])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * hop)[::hop]
+    ours = [
+        network.marks(
+            [1], windows[None, at : at + step].copy(), np.ones((1, len(windows[at : at + step])), np.float32)
+        )[0]
+        for at in range(0, len(windows), step)
+    ]
+    got = np.concatenate(ours)[ahead:]
+    window = np.hanning(4097)[:-1]
+    synthesis = window / (window**2 + np.roll(window**2, hop))
+    whole = published_marks(published, np.concatenate([audio, tail]), network._carrier_rms)
+    wanted = np.fft.irfft(whole.numpy().T, n=4096) * synthesis
+    # The whole clip ends in silence, where there is nothing to mark; before it every column must agree.
+    agree = min(len(got), len(wanted))
+    assert agree >= columns
+    assert np.abs(wanted[:columns]).max() > 1e-5, "nothing was marked"
+    np.testing.assert_allclose(got[:agree], wanted[:agree], rtol=0, atol=2e-7)
+
+
+def test_the_demo_network_equals_the_trained_one_on_the_whole_clip(demo_folder: Path, speech: np.ndarray) -> None:
+    """What was trained, on the clip at once, against what is deployed, frame by frame."""
+    folder = demo_folder / "silentcipher"
+    networks = load_networks(folder)
+    hop, columns = networks.hparams["HOP_LENGTH"], 4 * 20
+    audio = speech[: columns * hop]
+    deployed = MarkNetwork(folder, KEY, slots=1)
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(audio, (hop, hop)), 2 * hop)[::hop]
+    gain = np.ones((1, 4), np.float32)
+    got = np.concatenate([deployed.marks([0], windows[None, n : n + 4].copy(), gain)[0] for n in range(0, columns, 4)])
+    overlapped = np.zeros((columns + 1) * hop, np.float32)
+    for n, mark in enumerate(got):
+        overlapped[n * hop : (n + 2) * hop] += mark
+    symbols = torch.tensor([[symbols_of(KEY)[n % 21] for n in range(columns + 1)]])
+    kept = torch.ones_like(symbols, dtype=torch.bool)
+    with torch.no_grad():
+        wanted = networks.mark(torch.from_numpy(audio)[None], symbols, kept, sdr=36)[0].numpy()
+    inside = slice(0, (columns - 1) * hop)  # the last column of the whole clip has nothing behind it
+    assert np.abs(wanted).max() > 1e-4
+    np.testing.assert_allclose(overlapped[hop:][inside], wanted[inside], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "frames"),
+    [({}, 5), ({"lookahead": 0}, 2), ({"lookahead": 3}, 3), ({"lookahead": 6, "delay_frames": 3}, 3)],
+)
+def test_the_delay_is_stated(published: PublishedFolder, tmp_path: Path, changes: dict[str, int], frames: int) -> None:
+    folder = with_hparams(published.folder, tmp_path / "model", **changes)
+    assert delay_frames(folder) == frames
+    watermarker = Watermarker(folder, slots=1, key=KEY)
+    pieces = mark_in_pieces(watermarker, speech_like(7 * FRAME_SAMPLES), [1] * 7)
+    assert next(n for n, piece in enumerate(pieces) if len(piece)) == frames
+    assert sum(map(len, pieces)) == 7 * FRAME_SAMPLES
+
+
+def test_nothing_is_held_back_on_the_demo_model(watermarker: Watermarker, demo_folder: Path) -> None:
+    assert delay_frames(demo_folder) == 0
+    audio = speech_like(5 * FRAME_SAMPLES)
+    pieces = mark_in_pieces(watermarker, audio, [1] * 5)
+    assert [len(piece) for piece in pieces] == [FRAME_SAMPLES] * 5
+    for n, piece in enumerate(pieces):
+        assert (piece != audio[n * FRAME_SAMPLES :][:FRAME_SAMPLES]).mean() > 0.5, f"frame {n} is not marked"
+
+
+def test_a_delay_marks_more_columns_and_changes_no_other(demo_folder: Path, tmp_path: Path) -> None:
+    """Without delay every fourth column, across the border of two frames, is left out; the other marks are the same."""
+    delayed = with_hparams(demo_folder / "silentcipher", tmp_path / "model", delay_frames=None)
+    assert delay_frames(delayed) == 1
+    audio = speech_like(12 * FRAME_SAMPLES)
+    (full,) = Watermarker(delayed, slots=1, key=KEY).mark([Audio(0, True, audio, True)])
+    (prompt,) = Watermarker(demo_folder, slots=1, key=KEY).mark([Audio(0, True, audio, True)])
+    same = np.isclose(full, prompt, rtol=0, atol=1e-7).reshape(-1, FRAME_SAMPLES)
+    assert same[1:, 480:1440].all()
+    assert not same[1:, :480].all(axis=1).any()
+    assert not same[:, 1440:].all(axis=1).any()
+
+
+def test_columns_left_out_are_those_that_would_come_too_late(demo_folder: Path) -> None:
+    timing = Timing(SilentCipherConfig.load(demo_folder / "silentcipher"))
+    assert [n for n in range(17) if not timing.marked(n)] == [4, 8, 12, 16]
+
+
+def test_no_seams(watermarker: Watermarker) -> None:
+    """Steps of the mark from sample to sample are no larger at the frames' borders than within the frames."""
+    audio = speech_like(60 * FRAME_SAMPLES)
+    marked = np.concatenate(mark_in_pieces(watermarker, audio, [1] * 60))
+    steps = np.abs(np.diff(marked - audio, n=2))
+    borders = np.arange(1, 60) * FRAME_SAMPLES
+    at_borders = np.concatenate([steps[borders + n] for n in (-2, -1, 0)])
+    assert at_borders.max() <= np.quantile(steps, 0.999)
+
+
+@settings(max_examples=25, deadline=None)
+@given(cuts=st.lists(st.integers(0, 9), min_size=1, max_size=12))
+def test_output_does_not_depend_on_the_cuts(watermarker: Watermarker, cuts: list[int]) -> None:
+    audio = speech_like(23 * FRAME_SAMPLES)
+    whole = np.concatenate(mark_in_pieces(watermarker, audio, [23], slot=1))
+    pieces = mark_in_pieces(watermarker, audio, cuts)
+    assert all(len(piece) % FRAME_SAMPLES == 0 for piece in pieces)
+    np.testing.assert_allclose(np.concatenate(pieces), whole, rtol=0, atol=1e-6)
+    assert len(whole) == len(audio)
+
+
+def test_streams_of_one_call_do_not_touch_each_other(watermarker: Watermarker) -> None:
+    clips = [speech_like(length * FRAME_SAMPLES, seed=length) for length in (3, 9, 14)]
+    alone = [np.concatenate(mark_in_pieces(watermarker, clip, [2] * 10)) for clip in clips]
+    together: list[list[np.ndarray]] = [[], [], []]
+    for start in range(0, 14, 2):
+        samples = slice(start * FRAME_SAMPLES, (start + 2) * FRAME_SAMPLES)
+        now = [n for n, clip in enumerate(clips) if start * FRAME_SAMPLES < len(clip)]
+        pieces = [Audio(n, start == 0, clips[n][samples], samples.stop >= len(clips[n])) for n in now]
+        for n, out in zip(now, watermarker.mark(pieces), strict=True):
+            together[n].append(out)
+    for lone, shared in zip(alone, together, strict=True):
+        np.testing.assert_allclose(np.concatenate(shared), lone, rtol=0, atol=1e-6)
+
+
+def test_a_short_piece_does_not_wait_for_a_long_one(watermarker: Watermarker) -> None:
+    lengths = [14, 1, 3]
+    pieces = [Audio(n, True, speech_like(length * FRAME_SAMPLES), False) for n, length in enumerate(lengths)]
+    alone = [mark_in_pieces(watermarker, piece.samples, [20])[0] for piece in pieces]
+    done = list(watermarker.mark_each(pieces))
+    assert [number for number, _ in done] == [1, 2, 0]
+    for number, samples in done:
+        np.testing.assert_allclose(samples, alone[number][: len(samples)], rtol=0, atol=1e-6)
+
+
+def test_the_mark_is_there_and_small(watermarker: Watermarker) -> None:
+    audio = speech_like(40 * FRAME_SAMPLES)
+    marked = np.concatenate(mark_in_pieces(watermarker, audio, [40]))
+    noise = np.square(marked - audio).mean()
+    assert 20 < 10 * np.log10(np.square(audio).mean() / noise) < 60
+
+
+@pytest.mark.parametrize("kind", ["silence", "dc", "clipping"])
+def test_odd_signals_stay_sane(watermarker: Watermarker, kind: str) -> None:
+    audio = {
+        "silence": np.zeros(12 * FRAME_SAMPLES, np.float32),
+        "dc": np.full(12 * FRAME_SAMPLES, 0.5, np.float32),
+        "clipping": np.sign(speech_like(12 * FRAME_SAMPLES)).astype(np.float32),
+    }[kind]
+    marked = np.concatenate(mark_in_pieces(watermarker, audio, [1] * 12))
+    assert len(marked) == len(audio)
+    assert np.isfinite(marked).all()
+    assert np.abs(marked).max() <= 1
+    if kind == "silence":
+        assert not marked.any()
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2, 5, 6])
+def test_short_streams_keep_every_sample(watermarker: Watermarker, frames: int) -> None:
+    audio = speech_like(frames * FRAME_SAMPLES)
+    (marked,) = watermarker.mark([Audio(2, True, audio, True)])
+    assert len(marked) == len(audio)
+
+
+UP, DOWN = Resampler(24_000, 44_100), Resampler(44_100, 24_000)
+
+
+def test_resamplers_place_every_sample() -> None:
+    audio = speech_like(24_000)
+    up = UP.stream().push(np.concatenate([audio, np.zeros(400, np.float32)]))
+    wanted = resample_poly(audio, 147, 80, window=("kaiser", 8.0))
+    band = slice(1_000, 40_000)
+    assert np.abs(up[band] - wanted[band]).max() < 2e-3 * np.abs(wanted).max()
+    back = DOWN.stream().push(UP.stream().push(np.concatenate([audio, np.zeros(4_000, np.float32)])))
+    np.testing.assert_allclose(back[500:23_000], audio[500:23_000], rtol=0, atol=1e-3 * np.abs(audio).max())
+
+
+@pytest.mark.parametrize("rates", [(44_100, 24_000), (24_000, 24_000), (16_000, 24_000)])
+@given(at=st.integers(0, 3_000), length=st.integers(1, 900))
+@settings(max_examples=20, deadline=None)
+def test_a_piece_is_resampled_as_in_its_stream(rates: tuple[int, int], at: int, length: int) -> None:
+    resampler = Resampler(*rates)
+    piece = speech_like(length, seed=at)
+    start, got = resampler.piece(piece, at)
+    wanted = resampler.stream().push(np.pad(piece, (at, 1_000)))
+    assert start == resampler.touched(at)
+    placed = np.zeros(max(start + len(got), len(wanted)) + 200, np.float32)
+    placed[max(start, 0) : max(start, 0) + len(got[max(-start, 0) :])] = got[max(-start, 0) :]
+    np.testing.assert_allclose(placed[: len(wanted)], wanted, rtol=0, atol=1e-7)
+    assert not wanted[: max(start, 0)].any()
+
+
+def test_known_is_what_a_stream_gives() -> None:
+    for samples in (0, 31, 32, 111, 112, 1_920, 3_840):
+        assert UP.known(samples) == len(UP.stream().push(np.ones(samples, np.float32)))
+
+
+def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SilentCipherError, match=r"hparams\.yaml is missing"):
+        MarkNetwork(tmp_path, KEY, slots=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"enc_conv_dim": 16}, r"enc_c\.ckpt: main\.0\.conv\.weight is \[8, 1, 3, 3\], .* must be \[16, 1, 3, 3\]"),
+        ({"dec_c_n_layers": 5}, r"dec_c\.ckpt: missing: main\.4\.conv\.weight and 7 more"),
+        ({"HOP_LENGTH": 240}, "HOP_LENGTH must be 480, it is 240"),
+        ({"message_len": 22}, "message_len must be 21"),
+        ({"lookahead": 7}, "lookahead must be 0 to 6, it is 7"),
+        ({"delay_frames": -1}, "delay_frames must not be negative"),
+        ({"N_FFT": "many"}, "N_FFT must be a whole number, it is 'many'"),
+        ({"utterance_level_normalization": False}, "utterance_level_normalization must be True"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_does_not_fit_is_named(demo_folder: Path, tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    folder = with_hparams(demo_folder / "silentcipher", tmp_path / "model", **changes)
+    with pytest.raises(SilentCipherError, match=words):
+        MarkNetwork(folder / "silentcipher", KEY, slots=1)
+
+
+def test_nan_in_the_weights_is_named(demo_folder: Path, tmp_path: Path) -> None:
+    folder = with_hparams(demo_folder / "silentcipher", tmp_path / "model")
+    file = folder / "silentcipher" / "enc_c.ckpt"
+    state = torch.load(file, weights_only=True)
+    state["linear.bias"][3] = float("nan")
+    torch.save(state, file)
+    with pytest.raises(SilentCipherError, match=r"linear\.bias holds NaN"):
+        MarkNetwork(folder / "silentcipher", KEY, slots=1)
