@@ -23,7 +23,7 @@ def prepare(
     """Make a model folder from downloaded files. It appears whole, or not at all."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from misotts.prepare import Downloads, make_model_folder
+    from misotts.model.prepare import Downloads, make_model_folder
 
     beside = weights if weights.is_dir() else weights.parent
     downloads = Downloads(weights, tokenizer, mimi, silentcipher, config or beside / "config.json")

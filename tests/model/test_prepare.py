@@ -24,7 +24,7 @@ from demo.model import make_weights
 from misotts.cli.prepare import prepare
 from misotts.config import ConfigError, ModelConfig
 from misotts.model.checkpoint import Checkpoint, CheckpointError, tensor_shapes
-from misotts.prepare import Downloads, make_model_folder
+from misotts.model.prepare import Downloads, make_model_folder
 from misotts.synthesizer import Synthesizer
 from misotts.watermark.silentcipher import SilentCipherError
 from tests.support.mimi_peer import make_mimi_peer

@@ -1,0 +1,49 @@
+"""An order: a checked request as the prompt stage hands it to the generate stage.
+
+The prompt's rows cross as the tensor FRAMES, everything else as one JSON object in the tensor ORDER, so that a new
+parameter is one field here and nothing in Triton's configurations.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the generate stage is asked to do.
+
+    Attributes:
+        frames: int32 [positions, codebooks + 1], the prompt: a text position uses the last column alone, an audio
+            position all others; unused columns hold `MASKED`.
+        max_frames: most frames to generate.
+        seed: any int64; the same seed makes the same utterance again.
+        temperature: 0 is greedy.
+        top_k: from 1 to the number of audio codes.
+        chunk_frames: frames of every chunk; 0 leaves the size to the server.
+        deadline: `time.monotonic()` seconds at which the utterance is given up; None: no limit.
+    """
+
+    frames: np.ndarray
+    max_frames: int
+    seed: int
+    temperature: float = 0.9
+    top_k: int = 50
+    chunk_frames: int = 0
+    deadline: float | None = None
+
+    def parameters(self) -> str:
+        """The content of the tensor ORDER: all fields but `frames`, as JSON."""
+        return json.dumps({each.name: getattr(self, each.name) for each in fields(self) if each.name != "frames"})
+
+    @classmethod
+    def read(cls, frames: np.ndarray, parameters: str) -> Order:
+        """The order that `frames` and `parameters` describe; `read(order.frames, order.parameters())` equals it.
+
+        Raises:
+            TypeError, ValueError: the parameters are not those of an order.
+        """
+        return cls(frames=frames, **json.loads(parameters))
