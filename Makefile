@@ -15,13 +15,16 @@ SERVE_OPTIONS ?= $(if $(filter $(DEMO),$(MODEL)),--allow-reference-key)
 # Most utterances at once that the engines of `make build` take.
 STREAMS ?= 64
 
-.PHONY: demo test convert build serve soak gpu-suite gpu-suite-wheels lint format clean
+.PHONY: demo test messages convert build serve soak gpu-suite gpu-suite-wheels lint format clean
 
 demo: $(READY) $(DEMO)
 	$(BIN)/python -m demo.speak --model $(DEMO)
 
 test: $(READY) $(DEMO)
 	$(BIN)/python -m pytest
+
+messages: $(READY) $(DEMO)
+	$(BIN)/python -m pytest --renew-messages
 
 # Checkpoint and graph in MODEL/engines, from which `make build` builds engines for the GPU here: docs/deploy.md.
 convert: $(READY) $(MODEL)

@@ -1,5 +1,8 @@
+import difflib
+import json
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -44,3 +47,56 @@ def demo_folder() -> Path:
 def speech() -> np.ndarray:
     """6 s of speech at 24 kHz, float32 [144000]: whole frames."""
     return soundfile.read(ROOT / "tests" / "speech" / "joe.flac", dtype="float32")[0]
+
+
+MESSAGES = ROOT / "tests" / "messages.json"
+PINNED = pytest.StashKey[dict[str, dict[str, str | list[str]]]]()
+"""What the file holds, by test name and label; a text of several lines is a list. `--renew-messages` changes it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--renew-messages", action="store_true", help="write the texts of `pinned_text` to their file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[PINNED] = json.loads(MESSAGES.read_text()) if MESSAGES.exists() else {}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m and -k deselect items
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("renew_messages") and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        users = {item.name for item in items if "pinned_text" in getattr(item, "fixturenames", ())}
+        config.stash[PINNED] = {name: texts for name, texts in config.stash[PINNED].items() if name in users}
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("renew_messages"):
+        texts = json.dumps(session.config.stash[PINNED], indent=1, sort_keys=True, ensure_ascii=False)
+        MESSAGES.write_text(texts + "\n")
+
+
+@pytest.fixture
+def pinned_text(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
+    """Return `pinned_text(text, label=number)`, which compares `text` with this test's in tests/messages.json.
+
+    A test replaces what varies (paths, times, ports) in `text` first. `make messages` runs all tests and renews the
+    file; `pytest --renew-messages tests/some_test.py` renews the texts of these tests only.
+    """
+    pinned, test = request.config.stash[PINNED], request.node.name
+    seen: dict[str, str | list[str]] = {}
+
+    def compare(text: str, label: str | None = None) -> None:
+        lines = text.split("\n")
+        label = label or str(len(seen) + 1)
+        assert label not in seen, f"the label {label!r} is used twice"
+        seen[label] = lines if len(lines) > 1 else text
+        if not request.config.getoption("renew_messages"):
+            known = pinned.get(test, {}).get(label, [])
+            known_lines = [known] if isinstance(known, str) else known
+            diff = difflib.unified_diff(known_lines, lines, "tests/messages.json", "this run", lineterm="")
+            if known_lines != lines:
+                pytest.fail(f"the text {label!r} differs; `make messages` renews it\n" + "\n".join(diff), pytrace=False)
+
+    yield compare
+    if request.config.getoption("renew_messages"):
+        pinned[test] = seen
