@@ -22,13 +22,13 @@ TINY_CODEC: dict[str, Any] = dict(
 
 
 def peer_config(config: ModelConfig) -> CsmConfig:
-    backbone, decoder = _sizes(config.backbone), _sizes(config.decoder)
+    backbone, decoder = _sizes(config.backbone), _sizes(config.depth)
     depth = CsmDepthDecoderConfig(
         num_codebooks=config.audio_num_codebooks,
         vocab_size=config.audio_vocab_size,
         backbone_hidden_size=config.backbone.embed_dim,
         # Transformers wants an original context below the maximal one; factors scaled alike say the same.
-        rope_parameters=_rope(config.decoder, original=16),
+        rope_parameters=_rope(config.depth, original=16),
         **decoder,
     )
     return CsmConfig(
@@ -83,7 +83,7 @@ def peer_state(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> dict
     }
     for ours, theirs, sizes in (
         ("backbone", "backbone_model", config.backbone),
-        ("decoder", "depth_decoder.model", config.decoder),
+        ("decoder", "depth_decoder.model", config.depth),
     ):
         state[f"{theirs}.norm.weight"] = weights[f"{ours}.norm.scale"]
         for n in range(sizes.num_layers):

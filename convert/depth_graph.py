@@ -89,9 +89,9 @@ class _Decoder:
 
     def __init__(self, ops: Operators, config: ModelConfig, dtype: ir.DataType) -> None:
         self._ops, self._op, self._weights = ops, ops.op, ops.weights
-        self._config, self._codebooks, self._vocab = config.decoder, config.audio_num_codebooks, config.audio_vocab_size
+        self._config, self._codebooks, self._vocab = config.depth, config.audio_num_codebooks, config.audio_vocab_size
         self._dtype = dtype
-        self._rope = [table.numpy().astype(dtype.numpy()) for table in rope_table(config.decoder, self._codebooks)]
+        self._rope = [table.numpy().astype(dtype.numpy()) for table in rope_table(config.depth, self._codebooks)]
         self._past: dict[int, tuple[ir.Value, ir.Value]] = {}
 
     def frame(self, hidden: ir.Value, draw: _Draw) -> tuple[ir.Value, ir.Value]:

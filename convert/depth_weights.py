@@ -24,7 +24,7 @@ def depth_shapes(config: ModelConfig) -> dict[str, Shape]:
     Matrices are [in, out]: the way they are multiplied, so that the graph has no transpose which an engine could fold
     into a copy for each of its 31 uses.
     """
-    depth, width, codebooks = config.decoder, config.backbone.embed_dim, config.audio_num_codebooks
+    depth, width, codebooks = config.depth, config.backbone.embed_dim, config.audio_num_codebooks
     inner, qkv = depth.intermediate_dim, (depth.num_heads + 2 * depth.num_kv_heads) * depth.head_dim
     shapes: dict[str, Shape] = {"heads.0": (width, config.audio_codes), "projection": (width, depth.embed_dim)}
     for n in range(depth.num_layers):
@@ -109,6 +109,6 @@ def _layer_weight(number: str, name: str, weights: Mapping[str, torch.Tensor], c
         return read("mlp.w2.weight").T
     if name == "gate_up":
         return torch.cat([read("mlp.w1.weight"), read("mlp.w3.weight")]).T
-    q = rotary_halves(read("attn.q_proj.weight"), config.decoder.num_heads)
-    k = rotary_halves(read("attn.k_proj.weight"), config.decoder.num_kv_heads)
+    q = rotary_halves(read("attn.q_proj.weight"), config.depth.num_heads)
+    k = rotary_halves(read("attn.k_proj.weight"), config.depth.num_kv_heads)
     return torch.cat([q, k, read("attn.v_proj.weight")]).T

@@ -83,7 +83,7 @@ class ModelConfig:
     audio_vocab_size: int
     audio_num_codebooks: int
     backbone: TransformerConfig
-    decoder: TransformerConfig
+    depth: TransformerConfig
     max_seq_len: int = 2048
     speaker_space: bool = True
     """Whether the speaker tag is followed by a space: `[0] text` (MisoTTS) or `[0]text` (CSM-1B)."""
@@ -131,7 +131,7 @@ class ModelConfig:
             audio_vocab_size=_positive(raw, "audio_vocab_size"),
             audio_num_codebooks=_positive(raw, "audio_num_codebooks"),
             backbone=_transformer(raw, "backbone", shared),
-            decoder=_transformer(raw, "decoder", shared),
+            depth=_transformer(raw, "decoder", shared),
             **optional,
         )
 

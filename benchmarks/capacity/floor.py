@@ -153,8 +153,8 @@ class _Sums:
         """
         c = self.config
         embeddings = (c.text_vocab_size + c.audio_num_codebooks * c.audio_vocab_size) * c.backbone.embed_dim * 2
-        table = c.audio_num_codebooks * c.audio_vocab_size * c.decoder.embed_dim * 2
-        weights = (layer_weights(c.backbone) + layer_weights(c.decoder)) * self.weight_bytes
+        table = c.audio_num_codebooks * c.audio_vocab_size * c.depth.embed_dim * 2
+        weights = (layer_weights(c.backbone) + layer_weights(c.depth)) * self.weight_bytes
         left = memory_bytes * USABLE - weights - embeddings - table - OTHER_MEMORY_BYTES
         blocks = int(left // (position_bytes(c.backbone, KV_BYTES) * BLOCK_SIZE))
         if blocks < 1 + c.max_seq_len // BLOCK_SIZE:
@@ -164,8 +164,8 @@ class _Sums:
     def _depth_pass(self) -> float:
         """Weights read for one codebook: the layers, the projection of its embedding, its head."""
         c = self.config
-        projection = c.backbone.embed_dim * c.decoder.embed_dim
-        return layer_weights(c.decoder) + projection + c.decoder.embed_dim * c.audio_vocab_size
+        projection = c.backbone.embed_dim * c.depth.embed_dim
+        return layer_weights(c.depth) + projection + c.depth.embed_dim * c.audio_vocab_size
 
     def _ms(self, read_bytes: float, flop: float) -> float:
         return max(read_bytes / self.bytes_per_ms, flop / self.flop_per_ms)

@@ -83,7 +83,7 @@ def prefill(config: ModelConfig, positions: int, itemsize: int, dtype: str) -> W
 def depth(config: ModelConfig, rows: int, itemsize: int, dtype: str) -> Work:
     """One frame of each of `rows`: the layers run once for every codebook but the first, the first time over two
     positions; each head and the projection of the hidden state once."""
-    c, codebooks = config.decoder, config.audio_num_codebooks
+    c, codebooks = config.depth, config.audio_num_codebooks
     once = config.backbone.embed_dim * (config.audio_codes + c.embed_dim)
     once += (codebooks - 1) * c.embed_dim * config.audio_codes
     layers = layer_weights(c)

@@ -109,7 +109,7 @@ def blocks_that_fit(section: Section, weights: RandomWeights) -> int:
         return 1 + section.sizes.pool_positions // BLOCK_SIZE
     free = torch.cuda.mem_get_info()[0] * (1 - ACTIVATIONS)
     taken = sum(math.prod(shape) for shape in weights.shapes.values())
-    taken += config.audio_num_codebooks * config.audio_vocab_size * config.decoder.embed_dim
+    taken += config.audio_num_codebooks * config.audio_vocab_size * config.depth.embed_dim
     return int((free - taken * size) // (floors.position_bytes(config.backbone, size) * BLOCK_SIZE))
 
 

@@ -12,7 +12,7 @@ MISOTTS_8B = ModelConfig(
     audio_vocab_size=2051,
     audio_num_codebooks=32,
     backbone=TransformerConfig(**FLAVORS["llama-8B"]),
-    decoder=TransformerConfig(**FLAVORS["llama-300M"]),
+    depth=TransformerConfig(**FLAVORS["llama-300M"]),
 )
 TOY = ModelConfig.from_dict(CONFIG)
 

@@ -130,7 +130,7 @@ def info(model: Model = DEFAULT_MODEL) -> None:
         _fail(str(error))
     shapes = tensor_shapes(config)
     typer.echo(f"{model}: {len(shapes)} tensors, {sum(map(prod, shapes.values())) / 1e6:.1f} M parameters")
-    for name, part in (("backbone", config.backbone), ("depth decoder", config.decoder)):
+    for name, part in (("backbone", config.backbone), ("depth decoder", config.depth)):
         heads = f"{part.num_heads} heads on {part.num_kv_heads} of keys and values"
         typer.echo(f"{name}: {part.num_layers} layers, width {part.embed_dim}, {heads}, MLP {part.intermediate_dim}")
     typer.echo(f"{config.audio_num_codebooks} codebooks of {config.audio_codes} codes, context {config.max_seq_len}")

@@ -105,4 +105,4 @@ def weights_hash(
 def depth_hash(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> str:
     """`weights_hash` of what a depth engine is made of."""
     names = [name for name in weights if not name.startswith(("backbone.", "text_embeddings."))]
-    return weights_hash(weights, names, config.decoder)
+    return weights_hash(weights, names, config.depth)

@@ -19,7 +19,7 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def tensor_shapes(config: ModelConfig) -> Shapes:
     """Name and shape of every tensor of a model (367 of them at 8B)."""
-    backbone, decoder = config.backbone, config.decoder
+    backbone, decoder = config.backbone, config.depth
     shapes: Shapes = {
         "text_embeddings.weight": (config.text_vocab_size, backbone.embed_dim),
         "audio_embeddings.weight": (config.audio_num_codebooks * config.audio_vocab_size, backbone.embed_dim),
@@ -65,7 +65,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         """
         tensors = open_weights(path)
         self._half_split = is_csm(tensors)
-        self._head_dims = {"backbone": config.backbone.head_dim, "decoder": config.decoder.head_dim}
+        self._head_dims = {"backbone": config.backbone.head_dim, "decoder": config.depth.head_dim}
         self._tensors = _from_csm(tensors, config) if self._half_split else tensors
         _compare(tensor_shapes(config), self._tensors, path)
 

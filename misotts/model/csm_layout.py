@@ -43,7 +43,7 @@ def is_csm(names: Mapping[str, Any]) -> bool:
 def canonical_names(config: ModelConfig) -> dict[str, str]:
     """Their name of every tensor → ours."""
     names = dict(_NAMES)
-    sides = (("backbone_model", "backbone", config.backbone), ("depth_decoder.model", "decoder", config.decoder))
+    sides = (("backbone_model", "backbone", config.backbone), ("depth_decoder.model", "decoder", config.depth))
     for theirs, ours, sizes in sides:
         names[f"{theirs}.norm.weight"] = f"{ours}.norm.scale"
         for n in range(sizes.num_layers):
@@ -71,7 +71,7 @@ def config_from_csm(raw: Mapping[str, Any]) -> ModelConfig:
             audio_vocab_size=raw["vocab_size"],
             audio_num_codebooks=raw["num_codebooks"],
             backbone=_transformer(raw),
-            decoder=_transformer(depth),
+            depth=_transformer(depth),
             max_seq_len=raw.get("max_position_embeddings", 2048),
             speaker_space=False,
             mimi=raw.get("mimi", {}),

@@ -128,7 +128,7 @@ def test_transformers_config_as_csm_1b_has_it() -> None:
     )
     config = config_from_csm(raw)
     assert config.backbone == TransformerConfig(**FLAVORS["llama-1B"])
-    assert config.decoder == TransformerConfig(**FLAVORS["llama-100M"])
+    assert config.depth == TransformerConfig(**FLAVORS["llama-100M"])
     assert not config.speaker_space
     other = dict(raw, rope_scaling=dict(raw["rope_scaling"], original_max_position_embeddings=8192))
     with pytest.raises(ConfigError, match="RoPE"):

@@ -23,7 +23,7 @@ CONFIG = ModelConfig(
     audio_vocab_size=20,
     audio_num_codebooks=CODEBOOKS,
     backbone=SIZES,
-    decoder=SIZES,
+    depth=SIZES,
     max_seq_len=64,
 )
 

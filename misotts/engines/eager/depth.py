@@ -26,7 +26,7 @@ class TorchDepth:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         """Read the weights. The heads keep only the rows of codes that are audio, so no other code can be drawn."""
-        self.config = config.decoder
+        self.config = config.depth
         self.codebooks = config.audio_num_codebooks
         to: dict[str, object] = dict(device=device, dtype=dtype)
         self._embedding = embedding

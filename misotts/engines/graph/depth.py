@@ -31,7 +31,7 @@ class GraphDepth:
     ) -> None:
         """Read the weights. The heads keep only the rows of codes that are audio, and stay in `dtype`: they are a tenth
         of what a frame reads, and decide the codes."""
-        self.config = config.decoder
+        self.config = config.depth
         self.codebooks, self._vocabulary = config.audio_num_codebooks, config.audio_vocab_size
         self._embedding, self._run = embedding, run
         self.layers = load_layers(weights, "decoder", self.config, device, dtype, stored)

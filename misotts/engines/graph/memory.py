@@ -86,12 +86,12 @@ def weight_bytes(config: ModelConfig, stored: WeightType, width: int = HALF) -> 
     """Bytes of what `Embedding`, `GraphBackbone` and `GraphDepth` keep of the weights; `width`: of an activation."""
     shapes = tensor_shapes(config)
     tables = sum(math.prod(shapes[f"{name}_embeddings.weight"]) for name in ("text", "audio"))
-    later = (config.audio_num_codebooks - 1) * config.decoder.embed_dim
+    later = (config.audio_num_codebooks - 1) * config.depth.embed_dim
     heads = config.audio_codes * (config.backbone.embed_dim + later)
     inputs = config.audio_vocab_size * later
     projection = math.prod(shapes["projection.weight"])
     plain = (tables + heads + inputs + projection + config.backbone.embed_dim) * width
-    return plain + sum(_layer_bytes(c, stored, width) * c.num_layers for c in (config.backbone, config.decoder))
+    return plain + sum(_layer_bytes(c, stored, width) * c.num_layers for c in (config.backbone, config.depth))
 
 
 def _layer_bytes(c: TransformerConfig, stored: WeightType, width: int) -> int:
