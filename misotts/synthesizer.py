@@ -24,7 +24,7 @@ from misotts.prompt.voices import Voices
 from misotts.watermark.key import REFERENCE_KEY
 from misotts.watermark.watermarker import Audio, Watermarker, delay_frames
 from misotts_client.chunk import Chunk
-from misotts_client.errors import MisoError, error_from_text
+from misotts_client.errors import MisoError, error_of
 from misotts_client.request import SpeechRequest, as_request
 
 
@@ -119,8 +119,8 @@ class Synthesizer:
                 if isinstance(news, MisoError):
                     raise news
                 finished = bool(news.finish)
-                if news.finish.startswith("error: "):
-                    raise error_from_text(news.finish.removeprefix("error: "))
+                if error := error_of(news.finish):
+                    raise error
                 yield news
                 self._generator.acknowledge(news.stream, news.index)
         finally:

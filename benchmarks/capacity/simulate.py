@@ -24,12 +24,10 @@ from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts.engines.interface import Limits
 from misotts.generate.delivery import Chunk
 from misotts.generate.utterance import Utterance
-from misotts_client.errors import MisoError
+from misotts_client.errors import MisoError, error_of, finish_of
 
 VOICE_POSITIONS = 166
 """Of a registered voice: a clip of 10 s (125 frames and its end) and 40 positions of text."""
-
-ERROR = "error: "
 
 Then = Callable[[simpy.Event], None]
 
@@ -156,7 +154,7 @@ class Caller:
 
     def refuse(self, error: MisoError) -> None:
         """See `misotts.generate.outbox.Receiver`: it ends before its first chunk."""
-        self._server.hop(lambda _: self._end(f"{ERROR}{error}"), network=True)
+        self._server.hop(lambda _: self._end(finish_of(error)), network=True)
 
     def _decoded(self, piece: Piece, frames: int) -> None:
         marked = replace(piece, frames=frames, forward=self._marked)
@@ -185,8 +183,8 @@ class Caller:
 
     def _end(self, finish: str) -> None:
         answer = self.answer
-        if finish.startswith(ERROR):
-            answer.error, _, answer.words = finish.removeprefix(ERROR).partition(": ")
+        if error := error_of(finish):
+            answer.error, _, answer.words = str(error).partition(": ")
         else:
             answer.finish = finish
         answer.ended_s = self._environment.now

@@ -26,10 +26,10 @@ from misotts.generate.outbox import Outbox, Receiver
 from misotts.generate.scheduler import LineFullError, Part, Scheduler, TooLongError
 from misotts.generate.statistics import Statistics
 from misotts.generate.streams import Streams
-from misotts.generate.utterance import LENGTH, Utterance
+from misotts.generate.utterance import Utterance
 from misotts.serve.stage.worker import first_of_each
 from misotts.slots import call_rows, rounds
-from misotts_client.errors import Unavailable
+from misotts_client.errors import LENGTH, Unavailable
 
 CODES = np.ones(1, np.int32)
 """Stands for any frame: nothing looks at the codes."""

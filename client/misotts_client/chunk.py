@@ -8,12 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.utils import deserialize_bytes_tensor
 
-from misotts_client.errors import Internal, Unavailable, error_from_text
+from misotts_client.errors import Internal, Unavailable, error_from_text, error_of
 
 SAMPLE_RATE = 24_000
 """Samples per second of all audio, in and out."""
-
-_ERROR = "error: "
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +56,7 @@ class ChunkReader:
             return None
         chunk = _parse(response.infer_response)
         self.finish = chunk.finish
-        return None if chunk.finish.startswith(_ERROR) else chunk
+        return None if error_of(chunk.finish) else chunk
 
     def end(self) -> None:
         """To be called when the stream has ended.
@@ -69,8 +67,8 @@ class ChunkReader:
         """
         if not self.finish:
             raise Unavailable("the server closed the stream before the end of speech")
-        if self.finish.startswith(_ERROR):
-            raise error_from_text(self.finish.removeprefix(_ERROR))
+        if error := error_of(self.finish):
+            raise error
 
 
 def _parse(message: Any) -> Chunk:

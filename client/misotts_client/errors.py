@@ -88,6 +88,24 @@ class Internal(MisoError):
     code = "INTERNAL"
 
 
+EOS = "eos"
+"""FINISH of an utterance that ended by itself."""
+LENGTH = "length"
+"""FINISH of an utterance that was cut at its longest audio."""
+
+_ERROR = "error: "
+
+
+def finish_of(error: MisoError) -> str:
+    """Return the FINISH of an utterance that ended with `error`."""
+    return f"{_ERROR}{error}"
+
+
+def error_of(finish: str) -> MisoError | None:
+    """Return the error that a FINISH holds; None for `EOS`, `LENGTH` and the empty FINISH of a chunk in between."""
+    return error_from_text(finish.removeprefix(_ERROR)) if finish.startswith(_ERROR) else None
+
+
 def error_from_text(text: str) -> MisoError:
     """The error that a server's text describes; `error_from_text(str(error))` equals `error` in class, field, message.
 

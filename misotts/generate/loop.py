@@ -32,8 +32,8 @@ from misotts.generate.scheduler import LineFullError, Part, Scheduler, TooLongEr
 from misotts.generate.seats import SeatState
 from misotts.generate.statistics import Statistics
 from misotts.generate.streams import Streams
-from misotts.generate.utterance import EOS, LENGTH, Utterance
-from misotts_client.errors import Internal, MisoError, Unavailable
+from misotts.generate.utterance import Utterance
+from misotts_client.errors import EOS, LENGTH, Internal, MisoError, Unavailable
 
 log = logging.getLogger(__name__)
 

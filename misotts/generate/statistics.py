@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-REASONS = ("eos", "length", "cancelled", "deadline_exceeded", "unavailable", "internal")
+from misotts_client.errors import EOS, LENGTH, error_of
+
+REASONS = (EOS, LENGTH, "cancelled", "deadline_exceeded", "unavailable", "internal")
 """Why utterances end: the first two are whole ones, the others the lower-case codes of errors."""
 
 KEPT_OBSERVATIONS = 4096
@@ -33,8 +35,8 @@ class Statistics:
 
     def end(self, finish: str) -> None:
         """Count an utterance's end by its FINISH."""
-        reason = finish.removeprefix("error: ").split(":")[0].lower()
-        self.finished[reason] += 1
+        error = error_of(finish)
+        self.finished[error.code.lower() if error else finish] += 1
 
     def take_observations(self) -> dict[str, list[float]]:
         """Measurements since the last call, by name. Any thread may call it while the loop goes on measuring: a deque's

@@ -15,7 +15,7 @@ from misotts.generate.outbox import Outbox, Receiver
 from misotts.generate.scheduler import Scheduler
 from misotts.generate.statistics import Statistics
 from misotts.generate.utterance import Utterance
-from misotts_client.errors import Cancelled, DeadlineExceeded, Internal, MisoError
+from misotts_client.errors import Cancelled, DeadlineExceeded, Internal, MisoError, finish_of
 
 RETIRE_EVERY_S = 0.01
 DEFAULT_RETRY_S = 1.0
@@ -100,7 +100,7 @@ class Streams:
 
     def fail(self, stream: Stream, error: MisoError, now: float) -> None:
         """End an utterance with an error: an ordinary one before its first chunk, in FINISH after it."""
-        finish = f"error: {error}"
+        finish = finish_of(error)
         if stream.delivery.started:
             self.end(stream, finish, now)
             return

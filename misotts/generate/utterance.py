@@ -9,9 +9,6 @@ import numpy as np
 
 from misotts.config import NO_SEAT
 
-EOS = "eos"
-LENGTH = "length"
-
 _streams = itertools.count(1)
 
 

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from misotts_client.errors import (
+    EOS,
+    LENGTH,
     Cancelled,
     DeadlineExceeded,
     Internal,
@@ -17,6 +19,8 @@ from misotts_client.errors import (
     NotFound,
     Unavailable,
     error_from_text,
+    error_of,
+    finish_of,
 )
 
 fields = st.none() | st.from_regex(r"[A-Z][A-Z0-9_]{0,20}", fullmatch=True)
@@ -59,6 +63,17 @@ def test_any_text_is_an_error_that_keeps_its_words(text: str) -> None:
 def test_errors_can_be_pickled(error: MisoError) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), vars(again), str(again)) == (type(error), vars(error), str(error))
+
+
+@given(field_errors() | plain_errors())
+def test_a_finish_holds_its_error(error: MisoError) -> None:
+    again = error_of(finish_of(error))
+    assert (type(again), str(again)) == (type(error), str(error))
+
+
+def test_a_finish_without_an_error() -> None:
+    assert [error_of(finish) for finish in ("", EOS, LENGTH)] == [None, None, None]
+    assert finish_of(Internal("decode failed")) == "error: INTERNAL: decode failed"
 
 
 def test_text_form() -> None:

@@ -22,11 +22,11 @@ from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Batch, Limits, Sampling
 from misotts.generate.delivery import Chunk
 from misotts.generate.loop import Generator
-from misotts.generate.utterance import EOS, LENGTH, Utterance
+from misotts.generate.utterance import Utterance
 from misotts.mimi import build_mimi, encode, load_mimi
 from misotts.slots import PACKED_SHARE, call_rows
 from misotts.synthesizer import Synthesizer
-from misotts_client.errors import MisoError
+from misotts_client.errors import EOS, LENGTH, MisoError
 
 SLOTS = 4
 LONG = 190

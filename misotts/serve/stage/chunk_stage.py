@@ -14,9 +14,7 @@ from misotts.config import MAX_UNACKNOWLEDGED, NO_SEAT
 from misotts.serve.stage.stage import Stage, log
 from misotts.serve.stage.tensors import array, strings
 from misotts.serve.stage.worker import Worker
-from misotts_client.errors import Internal, Unavailable
-
-FAILED = "error: INTERNAL: the {} stage failed"
+from misotts_client.errors import Internal, Unavailable, finish_of
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class ChunkStage(Stage):
         except Exception:
             log.exception("a batch of %d chunks failed", len(seated))
             for piece in (piece for number, piece in enumerate(seated) if number not in done):
-                self._answer(piece, np.zeros(0, np.float32), FAILED.format(self.name))
+                self._answer(piece, np.zeros(0, np.float32), finish_of(Internal(f"the {self.name} stage failed")))
             self.check_device()
 
     def _answer(self, piece: Piece, data: np.ndarray, finish: str) -> None:

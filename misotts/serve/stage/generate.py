@@ -17,7 +17,7 @@ from misotts.serve.stage.acknowledge import AcknowledgementReceiver
 from misotts.serve.stage.stage import Stage
 from misotts.serve.stage.tensors import array, scalar, send
 from misotts.watermark.watermarker import delay_frames
-from misotts_client.errors import MisoError
+from misotts_client.errors import MisoError, finish_of
 
 
 class GenerateStage(Stage):
@@ -119,4 +119,4 @@ class NextStage:
         Triton 2.51, so an overloaded server would grow, and its stop would last the whole exit timeout."""
         asked = self.utterance
         codebooks = asked.prompt.shape[1] - 1
-        self.chunk(Chunk(asked.stream, NO_SEAT, 0, [], codebooks, asked.seed, f"error: {error}"))
+        self.chunk(Chunk(asked.stream, NO_SEAT, 0, [], codebooks, asked.seed, finish_of(error)))

@@ -14,8 +14,7 @@ from misotts.serve.stage.acknowledge import AcknowledgementSender
 from misotts.serve.stage.chunk_stage import ChunkStage, Piece
 from misotts.serve.stage.tensors import end, send
 from misotts.watermark.watermarker import Audio, Watermarker
-
-ERROR = "error: "
+from misotts_client.errors import error_of
 
 
 class WatermarkStage(ChunkStage):
@@ -57,7 +56,7 @@ class WatermarkStage(ChunkStage):
                 end(piece.sender)
         finally:
             # A stream that this stage or decode ended with an error must end in generate too, which sends until then.
-            failed = ended or finish.startswith(ERROR)
+            failed = ended or error_of(finish) is not None
             self.acknowledgements.send(piece.stream, piece.index, gone, failed)
 
     def idle(self) -> None:
