@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
+from misotts.cli.errors import one_line_errors
+
 
 def prepare(
-    folder: Annotated[Path, typer.Argument(help="Model folder to make.")],
+    folder: Annotated[Path, typer.Argument(help="Model folder to make. It must not exist yet.")],
     weights: Annotated[
-        Path, typer.Option(exists=True, help="Folder, file or shards' index of MisoTTS's or CSM's weights.")
+        Path, typer.Option(exists=True, help="Weights of MisoTTS or CSM: a folder, a file, or an index of shards.")
     ],
-    tokenizer: Annotated[Path, typer.Option(exists=True, help="tokenizer.json, or Meta's tokenizer.model of Llama 3.")],
+    tokenizer: Annotated[
+        Path, typer.Option(exists=True, help="Llama 3's tokenizer: tokenizer.json, or Meta's tokenizer.model.")
+    ],
     mimi: Annotated[
-        Path, typer.Option(exists=True, help="Mimi's safetensors file: moshi's, or Transformers' kyutai/mimi.")
+        Path, typer.Option(exists=True, help="Mimi's safetensors file, as moshi or Transformers (kyutai/mimi) has it.")
     ],
     silentcipher: Annotated[Path, typer.Option(exists=True, help="Folder of SilentCipher's 44.1 kHz model.")],
-    config: Annotated[Optional[Path], typer.Option(help="By default config.json beside the weights.")] = None,  # noqa: UP045
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration. By default config.json beside the weights.")
+    ] = None,
 ) -> None:
-    """Make a model folder from downloaded files. It appears whole, or not at all."""
+    """Make a model folder from downloaded files and check it. If anything fails, no folder is left behind."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from misotts.model.prepare import Downloads, make_model_folder
@@ -28,15 +34,12 @@ def prepare(
     beside = weights if weights.is_dir() else weights.parent
     downloads = Downloads(weights, tokenizer, mimi, silentcipher, config or beside / "config.json")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bars:
+    # ValueError: a file is damaged or does not fit the others.
+    with one_line_errors(OSError, ValueError), Progress(*columns) as bars:
         bar = bars.add_task("reading", total=None)
 
         def show(name: str, written: int, total: int) -> None:
             bars.update(bar, description=name, completed=written, total=total)
 
-        try:
-            make_model_folder(folder, downloads, show)
-        except (OSError, ValueError) as error:  # ValueError: what is wrong with the files
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from None
+        make_model_folder(folder, downloads, show)
     typer.echo(f"{folder} is ready")

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
+from misotts.cli.errors import one_line_errors
+from misotts.cli.options import VOICES_ENV, VOICES_HELP
 from misotts.config import SAMPLE_RATE
 from misotts_client.errors import FieldError, MisoError
 
-app = typer.Typer(help="Add, list and remove voices; a running server notices.", no_args_is_help=True)
+app = typer.Typer(
+    help="Add, list and remove voices. A running server uses the changed folder at once.", no_args_is_help=True
+)
 
-Folder = Annotated[
-    Path, typer.Option("--voices", envvar="MISOTTS_VOICES", exists=True, file_okay=False, help="Folder of voices.")
-]
-Name = Annotated[str, typer.Argument(help="What requests call the voice: 1 to 64 of a-z, 0-9, _ and -.")]
-Clip = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="1 to 30 s of one person's speech.")]
+Folder = Annotated[Path, typer.Option("--voices", envvar=VOICES_ENV, exists=True, file_okay=False, help=VOICES_HELP)]
+Name = Annotated[str, typer.Argument(help="Name of the voice in requests: 1 to 64 of a-z, 0-9, _ and -.")]
+Clip = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Audio file: 1 to 30 s of one speaker.")]
 TextFile = Annotated[
-    Optional[typer.FileText],  # noqa: UP045
-    typer.Option(encoding="utf-8", errors="surrogateescape", help="File of the clip's words; - is standard input."),
+    typer.FileText | None,
+    typer.Option(
+        encoding="utf-8", errors="surrogateescape", help="File with the words of the clip; - reads standard input."
+    ),
 ]
 
 
@@ -29,26 +33,27 @@ def add(
     name: Name,
     clip: Clip,
     voices: Folder,
-    text: Annotated[Optional[str], typer.Option(help="The clip's words.")] = None,  # noqa: UP045
+    text: Annotated[str | None, typer.Option(help="The words of the clip.")] = None,
     text_file: TextFile = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Take the place of a voice of that name.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an existing voice of this name.")] = False,
 ) -> None:
-    """Add the voice NAME, made of CLIP and the words spoken in it."""
+    """Add the voice NAME from CLIP and the words that are spoken in it."""
     from misotts.prompt.voices import add_voice
 
     if (text is None) == (text_file is None):
-        raise typer.BadParameter("the clip's words come by --text or by --text-file")
+        raise typer.BadParameter("give the words of the clip with either --text or --text-file")
     words = text_file.read() if text_file else text or ""
-    try:
+    with one_line_errors(MisoError, OSError):
         segment = add_voice(voices, name, clip, words, replace)
-    except (MisoError, OSError) as error:
-        _fail(error)
     typer.echo(f"added {name}, {len(segment.audio) / SAMPLE_RATE:.2f} s")
 
 
 @app.command("list")
 def list_voices(voices: Folder) -> None:
-    """Print every voice with its length and words, or with what is wrong with it: then the exit status is 1."""
+    """Print the length and the words of every voice.
+
+    For a voice that cannot be used it prints the reason, and exits with status 1.
+    """
     from misotts.prompt.voices import Voices
 
     registered = Voices(voices)
@@ -63,23 +68,16 @@ def list_voices(voices: Folder) -> None:
             typer.echo(f"{name:20}  {len(segment.audio) / SAMPLE_RATE:5.2f} s  {words}")
         except FieldError as error:
             broken = True
-            typer.echo(f"{name!r:20}  error: {error.message}")  # quoted: it may be no voice's name, or no printable one
+            typer.echo(f"{name!r:20}  error: {error.message}")  # repr: the name may hold control characters
     if broken:
         raise typer.Exit(1)
 
 
 @app.command()
 def remove(name: Name, voices: Folder) -> None:
-    """Remove the voice NAME. Speech that has begun with it goes on."""
+    """Remove the voice NAME. Utterances that have begun with it continue."""
     from misotts.prompt.voices import remove_voice
 
-    try:
+    with one_line_errors(MisoError, OSError):
         remove_voice(voices, name)
-    except (MisoError, OSError) as error:
-        _fail(error)
     typer.echo(f"removed {name}")
-
-
-def _fail(error: Exception) -> None:
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(1)

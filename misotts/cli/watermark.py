@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
+
+from misotts.cli.errors import one_line_errors
+from misotts.cli.options import DEFAULT_MODEL, KeyFile, Model
 
 app = typer.Typer(help="Look for the watermark in audio.", no_args_is_help=True)
 
@@ -22,16 +25,13 @@ def watermark() -> None:
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="wav, flac, mp3 or ogg, any rate, any part of a recording.")],
-    model: Annotated[Path, typer.Option(envvar="MISOTTS_MODEL", help="Model folder.")] = Path("models/demo"),
-    watermark_key_file: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="File with the watermark's key, ten hexadecimal digits; or set MISOTTS_WATERMARK_KEY."),
-    ] = None,
-    allow_reference_key: Annotated[bool, typer.Option(help="Look for MisoTTS's published key.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="All figures, as one JSON object.")] = False,
+    file: Annotated[Path, typer.Argument(help="Audio file (wav, flac, mp3, ogg): any rate, any part of a recording.")],
+    model: Model = DEFAULT_MODEL,
+    watermark_key_file: KeyFile = None,
+    allow_reference_key: Annotated[bool, typer.Option(help="Look for the key that MisoTTS publishes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")] = False,
 ) -> None:
-    """Say whether FILE is marked, and by this key.
+    """Report if FILE carries the watermark, and if the mark is of this key.
 
     Exit status: 0 marked with this key, 3 marked but not shown to be with this key, 4 no mark found, 1 the file or the
     key cannot be used.
@@ -40,14 +40,11 @@ def check(
     from misotts.watermark.key import REFERENCE_KEY, WatermarkKeyError, read_key
     from misotts.watermark.silentcipher import SilentCipherError
 
-    try:
+    with one_line_errors(WatermarkKeyError, SilentCipherError, AudioFileError):
         key = REFERENCE_KEY if allow_reference_key else read_key(watermark_key_file)
         verdict = check_file(file, Detector(model), key)
-    except (WatermarkKeyError, SilentCipherError, AudioFileError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
     if verdict.key_matches:
-        words = f"marked with this key (a random key would pass for it with probability {verdict.false_positive:.0e})"
+        words = f"marked with this key (a random key would match with probability {verdict.false_positive:.0e})"
     elif verdict.other_key:
         words = "marked with another key"
     elif verdict.marked:

@@ -62,7 +62,7 @@ def start_server(model: Path, options: Sequence[str] = (), stderr: int | None = 
     ports = dict(zip(("http_port", "grpc_port", "metrics_port", "ready_port"), free_ports(4), strict=True))
     flags = [f"--{name.replace('_', '-')}={port}" for name, port in ports.items()]
     flags += ["--host=127.0.0.1", "--allow-reference-key"]
-    command = [sys.executable, "-m", "misotts.cli.main", "serve", f"--model={model}", *flags, *options]
+    command = [sys.executable, "-m", "misotts.cli", "serve", f"--model={model}", *flags, *options]
     return RunningServer(subprocess.Popen(command, text=True, stderr=stderr), **ports)
 
 

@@ -10,7 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from demo import speak
-from misotts.cli.main import app, parse_size
+from misotts.cli.main import app
+from misotts.cli.serve import parse_size
 
 DEMO = Path("models/demo")
 
@@ -24,14 +25,14 @@ def test_a_size(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "20X", "GiB", "-1GiB", "0", "nanGiB", "infGiB", "1e400"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="--kv-memory"):
+    with pytest.raises(typer.BadParameter, match="20GiB"):
         parse_size(text)
 
 
 def test_info_is_in_words() -> None:
     found = CliRunner().invoke(app, ["info", f"--model={DEMO}"])
     assert found.exit_code == 0
-    assert "backbone: 4 layers, width 128, 4 heads on 2 of keys and values, MLP 384" in found.output
+    assert "backbone: 4 layers, width 128, 4 query heads, 2 KV heads, MLP 384" in found.output
     assert "32 codebooks of 2048 codes, context 2048" in found.output
 
 
@@ -39,6 +40,7 @@ def test_info_is_in_words() -> None:
     ("command", "code", "words"),
     [
         (["serve", "--grpc-port=8000"], 2, "must differ"),
+        (["serve", "--kv-memory=much"], 2, "--kv-memory': 'much'"),
         (["frames", "Hello.", "--max-frames=2001"], 2, "--max-frames"),
         (["frames", "Hello.", "--voices=nowhere"], 1, "no voices at nowhere"),
         (["info", "--model=nowhere"], 1, "no model at nowhere"),

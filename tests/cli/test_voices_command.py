@@ -94,7 +94,7 @@ def test_a_refusal_is_one_line(folder: Path, clip: Path, tmp_path: Path) -> None
 
 
 def test_an_argument_that_is_not_utf_8(folder: Path, clip: Path) -> None:
-    command = [sys.executable, "-m", "misotts.cli.main", "voices", "add", "new", clip, "--text", b"caf\xe9"]
+    command = [sys.executable, "-m", "misotts.cli", "voices", "add", "new", clip, "--text", b"caf\xe9"]
     result = subprocess.run([*command, "--voices", folder], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "the text must be UTF-8, byte 3 is not" in result.stderr

@@ -1,0 +1,91 @@
+"""The command `misotts serve`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from misotts.cli.errors import one_line_errors
+from misotts.cli.options import DEFAULT_MODEL, KeyFile, Model, Voices
+from misotts.engines.available import BackboneEngine, DepthEngine
+
+UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
+
+
+def parse_size(text: str) -> int:
+    """Read a size such as `20GiB`, `512MiB`, `1.5GB` or a plain number of bytes; return it in bytes.
+
+    Raises:
+        typer.BadParameter: `text` is not a size of at least one byte.
+    """
+    unit = next((unit for unit in UNITS if text.endswith(unit)), "")
+    try:
+        size = int(float(text.removesuffix(unit)) * UNITS.get(unit, 1))
+    except (ValueError, OverflowError):  # OverflowError: the number is infinite
+        size = 0
+    if size < 1:
+        raise typer.BadParameter(f"{text!r} is not a size; write it like 20GiB")
+    return size
+
+
+def _port(meaning: str) -> Any:
+    return typer.Option(min=1, max=65535, help=meaning)
+
+
+def serve(
+    model: Model = DEFAULT_MODEL,
+    voices: Voices = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
+    http_port: Annotated[int, _port("Port of Triton's HTTP endpoint.")] = 8000,
+    grpc_port: Annotated[int, _port("Port of Triton's gRPC endpoint, which clients call.")] = 8001,
+    metrics_port: Annotated[int, _port("Port of the Prometheus metrics, /metrics.")] = 8002,
+    ready_port: Annotated[int, _port("Port of the probes /ready and /live.")] = 8003,
+    max_streams: Annotated[int, typer.Option(min=1, help="Most utterances that are generated at the same time.")] = 16,
+    kv_memory: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_size,
+            metavar="SIZE",
+            help="Size of the KV pool, such as 20GiB. By default it is as large as --max-streams can use, or as "
+            "GPU memory allows.",
+        ),
+    ] = None,
+    backbone: Annotated[
+        BackboneEngine, typer.Option(help="Backbone engine. The `graph` engines run the depth decoder too.")
+    ] = "torch",
+    depth: Annotated[DepthEngine, typer.Option(help="Depth engine.")] = "torch",
+    watermark_key_file: KeyFile = None,
+    allow_reference_key: Annotated[
+        bool, typer.Option(help="Watermark with the key that MisoTTS publishes. Such a mark proves nothing.")
+    ] = False,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, help="Longest time that running streams get to end when the server stops.")
+    ] = 60.0,
+) -> None:
+    """Run the server until SIGINT or SIGTERM.
+
+    At the signal it refuses new requests, lets running streams end and exits with status 0. A second signal stops it
+    immediately. It exits with status 1 if it cannot start, or if a stage or tritonserver dies.
+    """
+    from misotts.serve.launcher import ServeError, ServeOptions
+    from misotts.serve.launcher import serve as run
+    from misotts.serve.tritonserver import Ports
+    from misotts.watermark.key import REFERENCE_KEY, WatermarkKeyError, read_key
+
+    if len({http_port, grpc_port, metrics_port, ready_port}) < 4:
+        raise typer.BadParameter("--http-port, --grpc-port, --metrics-port and --ready-port must differ")
+    with one_line_errors(ServeError, WatermarkKeyError):
+        options = ServeOptions(
+            model=model,
+            voices=voices,
+            host=host,
+            ports=Ports(http_port, grpc_port, metrics_port, ready_port),
+            max_streams=max_streams,
+            kv_memory=kv_memory,
+            backbone=backbone,
+            depth=depth,
+            watermark_key=REFERENCE_KEY if allow_reference_key else read_key(watermark_key_file),
+            drain_s=drain_seconds,
+        )
+        run(options)
