@@ -1,4 +1,4 @@
-"""The commands `misotts bench ...` and `misotts capacity`."""
+"""The commands `misotts bench ...` and `misotts capacity`: entry points of the group `misotts.commands`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from benchmarks.capacity.command import capacity
 from benchmarks.load.command import app as bench
-from benchmarks.outputs import json_file
+from benchmarks.options import JsonOutput
 from benchmarks.sweep.command import sweep
 
 __all__ = ["bench", "capacity"]
@@ -21,22 +21,13 @@ bench.command()(sweep)
 
 @bench.command()
 def peers(
-    model: Annotated[Path, typer.Option(help="Model folder whose weights both sides run.")] = Path("models/demo"),
-    threads: Annotated[int, typer.Option(min=1, help="Torch threads of every side.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Sets of prompts on which all sides take their turn.")] = 5,
-    output: Annotated[Path, typer.Option("--output", "-o", callback=json_file, help="JSON file to write.")] = Path(
-        "out/peers.json"
-    ),
+    model: Annotated[Path, typer.Option(help="Model folder; both sides run its weights.")] = Path("models/demo"),
+    threads: Annotated[int, typer.Option(min=1, help="Number of torch threads of every side.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of prompt sets that every side speaks.")] = 5,
+    output: JsonOutput = Path("out/peers.json"),
 ) -> None:
-    """Race our generate stage against Transformers' CSM generation: same weights, same prompts."""
-    # A process of its own: it sets what torch's threads read when they are loaded.
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.peers",
-        f"--model={model}",
-        f"--threads={threads}",
-        f"--rounds={rounds}",
-        f"--output={output}",
-    ]
+    """Compare the speed of the generate stage with Transformers' CSM: same weights, same prompts."""
+    # In a process of its own, because OpenMP reads its environment when torch is loaded.
+    options = {"model": model, "threads": threads, "rounds": rounds, "output": output}
+    command = [sys.executable, "-m", "benchmarks.peers", *[f"--{name}={value}" for name, value in options.items()]]
     raise typer.Exit(subprocess.run(command, check=False).returncode)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).with_name("results")
+LINE_LENGTH = 240
 
 
 def machine() -> dict[str, Any]:
@@ -36,9 +37,13 @@ def record(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(path: Path, result: dict[str, Any]) -> Path:
-    """Write a result; a list of numbers takes one line."""
-    text = json.dumps(result, indent=1, allow_nan=False)
-    text = re.sub(r"\[[-+\d.eE,\s]+\]", lambda numbers: re.sub(r"\s+", " ", numbers[0]), text)
+    """Write a result; a list or an object without others in it takes one line where it fits."""
+
+    def on_one_line(match: re.Match[str]) -> str:
+        line = re.sub(r"\s*\n\s*", " ", match[0])
+        return line if len(line) <= LINE_LENGTH else match[0]
+
+    text = re.sub(r"[\[{][^\[\]{}]*[\]}]", on_one_line, json.dumps(result, indent=1, allow_nan=False))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n", encoding="utf-8")
     return path

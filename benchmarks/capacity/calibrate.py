@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from benchmarks.capacity.cost import CostTable, Grid, Line
 from benchmarks.capacity.simulate import Simulated, simulate
-from benchmarks.load.measure import Target, hear
+from benchmarks.costs.table import CostTable, Grid, Line
+from benchmarks.load.measure import Target, run_load
 from benchmarks.load.plan import Load
 from benchmarks.load.summary import overall
 from misotts.engines.interface import Limits
@@ -46,12 +46,12 @@ def see(target: Target, callers: Sequence[int] = CALLERS, seconds: float = SECON
     Raises:
         RuntimeError: the server's metrics cannot be read, or calls failed.
     """
-    return [_see(target, Load.plain(streams=count, seconds=seconds)) for count in callers]
+    return [_see(target, Load(streams=count, seconds=seconds)) for count in callers]
 
 
 def _see(target: Target, load: Load) -> Seen:
-    heard = hear(load, target, lambda _: None)
-    stages, figures = heard.stages(), overall(heard.run.answers, load.seconds)
+    measured = run_load(load, target, lambda _: None)
+    stages, figures = measured.stages(), overall(measured.run.answers, load.seconds)
     if not stages or figures["errors"]:
         raise RuntimeError(f"a calibration needs metrics and answers: {figures['errors'] or 'no metrics'}")
     return Seen(load, {stage: stages[stage]["busy_ms_per_audio_s"] for stage in SCALED}, figures["ttfa_ms"]["p50"])

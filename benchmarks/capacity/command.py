@@ -3,63 +3,62 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from benchmarks.outputs import json_file
+from benchmarks.options import Continuity, JsonOutput, TtfaP95
 
 
 def capacity(
-    callers: Annotated[int, typer.Option(min=1, help="Callers on the line at the peak.")] = 2000,
-    talk_share: Annotated[float, typer.Option(min=0.01, max=1, help="Of a caller's time in which we speak.")] = 0.4,
-    utterance_s: Annotated[float, typer.Option(min=0.5, max=40, help="Median length of an utterance, s.")] = 4.2,
+    callers: Annotated[int, typer.Option(min=1, help="Number of simultaneous callers at the peak.")] = 2000,
+    talk_share: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of a caller's time in which the server speaks.")
+    ] = 0.4,
+    utterance_s: Annotated[float, typer.Option(min=0.5, max=40, help="Median length of an utterance, in s.")] = 4.2,
     day: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             exists=True, dir_okay=False, help="JSON list of 24 numbers, calls by hour; by default an evening peak."
         ),
     ] = None,
-    gpu: Annotated[str, typer.Option(help="From the floor model: l40s, a100, h100, h200 or b200.")] = "h100",
-    fp8: Annotated[bool, typer.Option("--fp8", help="Weights in FP8 from the start.")] = False,
+    gpu: Annotated[str, typer.Option(help="GPU of the floor model: l40s, a100, h100, h200 or b200.")] = "h100",
+    fp8: Annotated[bool, typer.Option("--fp8", help="Assume FP8 weights.")] = False,
     costs: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(exists=True, dir_okay=False, help="A cost table (benchmarks/capacity/cost.py) instead of a GPU."),
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A cost table (benchmarks/costs/table.py) instead of a GPU."),
     ] = None,
-    ttfa_p95_ms: Annotated[float, typer.Option(min=1, help="Objective: time to first audio, p95, at most.")] = 300.0,
-    continuity: Annotated[float, typer.Option(min=0, max=1, help="Objective: share of calls without a gap.")] = 0.999,
+    ttfa_p95_ms: TtfaP95 = 300.0,
+    continuity: Continuity = 0.999,
     max_streams: Annotated[int, typer.Option(min=1, help="As in `misotts serve`.")] = 256,
     price: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Of a GPU and hour, such as h100=2.50; may be repeated. With --costs: the bare number."),
+        list[str] | None,
+        typer.Option(help="Price of a GPU-hour, such as h100=2.50; may be repeated. With --costs: a bare number."),
     ] = None,
-    calls: Annotated[int, typer.Option(min=50, help="Calls that are judged at each rate.")] = 1000,
+    calls: Annotated[int, typer.Option(min=50, help="Number of calls that are judged at each rate.")] = 1000,
     seed: Annotated[int, typer.Option(help="The same seed makes the same plan.")] = 0,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="JSON file to write; a page goes beside it.", callback=json_file)
-    ] = Path("out/capacity.json"),
+    output: JsonOutput = Path("out/capacity.json"),
 ) -> None:
-    """Say how many GPUs a traffic needs, what if one dies, what a change buys, and what it costs."""
+    """Report how many GPUs a traffic needs, what happens if one fails, what a change gains, and what it costs."""
     from rich.console import Console
 
-    from benchmarks.capacity.cost import CostError, read
-    from benchmarks.capacity.floor import GPUS, NoSuchPrecisionError
     from benchmarks.capacity.options import of_gpu, of_table
-    from benchmarks.capacity.page import write_page
     from benchmarks.capacity.plan import make_plan
     from benchmarks.capacity.planner import Planner
     from benchmarks.capacity.report import show_plan
     from benchmarks.capacity.traffic import EVENING, Traffic, read_day
+    from benchmarks.costs.gpus import GPUS
+    from benchmarks.costs.table import read
     from benchmarks.record import record, write
     from benchmarks.sweep.objective import Objective
 
     console = Console()
     if gpu not in GPUS:
-        raise typer.BadParameter(f"--gpu: known are {', '.join(GPUS)}, got {gpu}")
+        raise typer.BadParameter(f"--gpu: must be one of {', '.join(GPUS)}, got {gpu}")
     try:
         traffic = Traffic(callers, talk_share, utterance_s, read_day(day) if day else EVENING)
         bases, changes = of_table(read(costs)) if costs else of_gpu(gpu, fp8)
-    except (CostError, NoSuchPrecisionError, ValueError) as error:
+    except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     prices = _prices(price or [], {option.gpu for option in (*bases, *changes)})
     with console.status("simulating") as status:
@@ -67,19 +66,18 @@ def capacity(
         plan = record(make_plan(planner, bases, changes, prices))
     show_plan(plan, console)
     typer.echo(write(output, plan))
-    typer.echo(write_page(output.with_suffix(".html"), plan))
 
 
 def _prices(given: list[str], gpus: set[str]) -> dict[str, float]:
-    """`h100=2.50` → {"h100": 2.5}; a bare number is the price of what has no name. `gpus`: names that the plan has."""
+    """`h100=2.50` → {"h100": 2.5}; a bare number is the price of a cost table's GPU. `gpus`: names in the plan."""
     prices = {}
     for each in given:
         name, _, number = each.rpartition("=")
         try:
             prices[name] = float(number)
         except ValueError:
-            raise typer.BadParameter(f"--price: {each!r} is not like h100=2.50") from None
+            raise typer.BadParameter(f"--price: must be like h100=2.50, got {each!r}") from None
         if name not in gpus:
             known = ", ".join(f"{gpu}=..." if gpu else "a bare number" for gpu in sorted(gpus))
-            raise typer.BadParameter(f"--price: {each!r} is of nothing in this plan, which takes {known}")
+            raise typer.BadParameter(f"--price: {each!r} is for no GPU of this plan, which takes {known}")
     return prices

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 
 from benchmarks.capacity.calibrate import calibrate, see
-from benchmarks.capacity.cost import CostTable, Grid, Line, PromptCost
-from benchmarks.capacity.side_by_side import Work, measure_speeds
+from benchmarks.costs.side_by_side import Work, measure_speeds
+from benchmarks.costs.table import CostTable, Grid, Line, PromptCost
 from benchmarks.listener import Listener
 from benchmarks.load.measure import Target
 from benchmarks.load.plan import TEXTS

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from benchmarks.capacity.cost import CostTable
-from benchmarks.capacity.floor import GPUS, NoSuchPrecisionError, floor
 from benchmarks.capacity.planner import Option
+from benchmarks.costs.gpus import GPUS, NoSuchPrecisionError, floor
+from benchmarks.costs.table import CostTable
 
 FLOOR_TIMES = (1.0, 1.5, 2.0)
 """Multiples of the floor that span what engines reach: none reaches the floor itself."""

@@ -1,4 +1,4 @@
-"""A plan: every option's answer, ready for JSON, a table and a page."""
+"""A plan: the answer for every option, ready for JSON and for the terminal."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _answer(holding: Holding, planner: Planner, prices: Mapping[str, float]) -> 
         "name": option.name,
         "label": option.costs.label,
         "source": option.costs.source,
-        "seats": planner.limits(option).max_streams,
+        "slots": planner.limits(option).max_streams,
         "calls_per_s": round(best.rate, 3) if best else None,
         "streams": round(holding.streams(planner.traffic), 1),
         "ttfa_ms": best.overall["ttfa_ms"] if best else None,
@@ -62,16 +62,4 @@ def _answer(holding: Holding, planner: Planner, prices: Mapping[str, float]) -> 
         }
         if found and price is not None
         else None,
-        "points": [
-            {
-                "streams": round(point.rate * planner.traffic.mean_utterance_s, 1),
-                "calls_per_s": round(point.rate, 3),
-                "ttfa_p50_ms": point.overall["ttfa_ms"]["p50"],
-                "ttfa_p95_ms": point.overall["ttfa_ms"]["p95"],
-                "continuity": point.overall["continuity"],
-                "busy": point.busy,
-                "misses": point.misses,
-            }
-            for point in holding.points
-        ],
     }

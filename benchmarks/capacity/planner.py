@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from benchmarks.capacity.cost import CostTable
 from benchmarks.capacity.simulate import Simulated, simulate
 from benchmarks.capacity.traffic import Traffic
+from benchmarks.costs.table import CostTable
 from benchmarks.load.caller import Answer
 from benchmarks.load.plan import Call, calls
 from benchmarks.load.summary import overall

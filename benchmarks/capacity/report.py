@@ -1,4 +1,4 @@
-"""A plan in words: rows for the terminal's table and the page's, and the sentences around them."""
+"""A plan in words: the rows of the terminal's table, and the sentences around it."""
 
 from __future__ import annotations
 

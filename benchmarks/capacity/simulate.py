@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import simpy
 
-from benchmarks.capacity.cost import CostTable
 from benchmarks.capacity.device import Device
 from benchmarks.capacity.stages import Decode, Generate, Piece, Process, Watermark
+from benchmarks.costs.table import CostTable
 from benchmarks.load.caller import Answer
 from benchmarks.load.plan import Call, Load, calls
 from benchmarks.load.playback import Arrival

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import simpy
 
-from benchmarks.capacity.cost import CostTable
 from benchmarks.capacity.device import Device
+from benchmarks.costs.table import CostTable
 from misotts.config import MAX_UNACKNOWLEDGED, NO_SEAT
 from misotts.decode.decoder import MAX_FRAMES
 from misotts.engines.interface import Limits

@@ -52,16 +52,12 @@ class Traffic:
     def load(self, rate: float, seconds: float, seed: int, chunk_frames: int = 0) -> Load:
         """Calls of this kind at another rate."""
         return Load(
-            streams=None,
             rate=rate,
-            arrivals="poisson",
             seconds=seconds,
             chars=max(round(self.utterance_s * 1000 / MS_PER_CHAR), 1),
             max_ms_per_char=MS_PER_CHAR,
             voices=("voice",),
             voice_share=1.0,
-            cancel_share=0.0,
-            slow_share=0.0,
             chunk_frames=chunk_frames,
             seed=seed,
         )

@@ -1,11 +1,11 @@
-"""Hold the simulator against the real server: the same calls, predicted from a cost table and measured, side by side.
+"""Compare the simulator with the real server: the same calls, predicted from a cost table and measured.
 
     python -m benchmarks.capacity.validate [--rates 0.5 1.2 2] [--seconds 20] [--rounds 3]
 
-Measures the stages alone; then, in rounds, loads at each rate; then a sweep for the knee. Closed loops before and after
-every load calibrate the table for it, since what else a machine does comes and goes within minutes and no table knows
-of it. Only then are the same calls simulated. The calls of all rounds are judged together; beside them stands how far
-the rounds' measurements are apart, which no prediction can beat. Writes `benchmarks/results/validation-DATE.json`.
+The stages are measured alone. Then come rounds of loads at each rate, and a sweep for the knee. Closed loops before and
+after every load calibrate the table for it, because the speed of a shared machine changes within minutes. The same
+calls are then simulated. The calls of all rounds are judged together. The spread of the rounds' measurements is
+reported too: no prediction can be closer than that. Writes `benchmarks/results/validation-DATE.json`.
 """
 
 from __future__ import annotations
@@ -18,117 +18,110 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.capacity.calibrate import Seen, calibrate, see
-from benchmarks.capacity.cost import CostTable
 from benchmarks.capacity.measure import REPEATS, ROUNDS_TOGETHER, measure_alone, measure_messages
 from benchmarks.capacity.simulate import Simulated, simulate
+from benchmarks.costs.table import CostTable
 from benchmarks.load.drive import Run
-from benchmarks.load.measure import Heard, Target, hear
+from benchmarks.load.measure import Measured, Target, run_load
 from benchmarks.load.plan import Load
 from benchmarks.load.report import figure
 from benchmarks.load.server_share import other_cores
 from benchmarks.load.summary import invalid, pooled
 from benchmarks.record import save
-from benchmarks.sweep.measure import Sweep, Tried, Try, on_server, sweep
+from benchmarks.sweep.measure import Sweep, Tried, on_server, sweep
 from benchmarks.sweep.objective import Objective
 from misotts.engines.interface import Limits
 from misotts.serve.local import running_server
 
 CALIBRATION_S = 5.0
-"""Of each closed loop."""
+"""Length of each closed loop."""
 PRECISION = 0.15
-"""To which the knee is searched."""
+"""Precision of the search for the knee."""
 LIMITS = Limits()
 
 
 @dataclass(frozen=True)
-class Met:
-    """A load that the server has met, and the closed loops around it."""
+class Round:
+    """A load on the server, and the closed loops before and after it."""
 
     load: Load
-    heard: Heard
+    measured: Measured
     seen: list[Seen]
 
 
 def validate(model: Path, rates: Sequence[float], seconds: float, rounds: int, objective: Objective) -> dict[str, Any]:
-    """The whole comparison, ready for JSON."""
+    """Return the whole comparison, ready for JSON."""
     alone = measure_alone(model, REPEATS, ROUNDS_TOGETHER)
     with running_server(model) as server:
         target = Target.of(server)
         hop_ms, send_ms = measure_messages(server.url)
         alone = replace(alone, hop_ms=hop_ms, send_ms=send_ms)
-        met = meet(target, rates, seconds, rounds)
-        search = Sweep(objective, Load.plain(rate=2.0, seconds=seconds, seed=100), repeats=1, precision=PRECISION)
-        knee, seen = find_knee(target, search)
-    predicted = sweep(search, on_table(calibrate(alone, seen, LIMITS)[0]), lambda _: None)
-    loads = [compared([each for each in met if each.load.rate == rate], alone) for rate in rates]
+        measured = measure_rounds(target, rates, seconds, rounds)
+        search = Sweep(objective, Load(rate=2.0, seconds=seconds, seed=100), repeats=1, precision=PRECISION)
+        knee, seen = measure_knee(target, search)
+    fitted, _ = calibrate(alone, seen, LIMITS)
+    predicted = sweep(search, lambda load: Tried(simulate(load, fitted, LIMITS).answers), lambda _: None)
+    loads = [compare_rounds([each for each in measured if each.load.rate == rate], alone) for rate in rates]
     for load in loads:
-        say(load)
+        show(load)
     return {
-        "alone": alone.to_json(),
         "seconds": seconds,
         "rounds": rounds,
         "loads": loads,
         "objective": asdict(objective),
         "knee": {"predicted": predicted["knee"], "measured": knee["knee"]},
-        "knee_points": {"predicted": _points(predicted), "measured": _points(knee)},
     }
 
 
-def meet(target: Target, rates: Sequence[float], seconds: float, rounds: int) -> list[Met]:
-    """Make the calls of every rate, each round others, between closed loops."""
-    met = []
+def measure_rounds(target: Target, rates: Sequence[float], seconds: float, rounds: int) -> list[Round]:
+    """Run every rate in every round, each round with other calls, between closed loops."""
+    measured = []
     before = see(target, seconds=CALIBRATION_S)
-    for number in range(rounds):
+    for seed in range(rounds):
         for rate in rates:
-            load = Load.plain(rate=rate, seconds=seconds, seed=number)
-            heard = hear(load, target, _silent)
+            load = Load(rate=rate, seconds=seconds, seed=seed)
+            found = run_load(load, target, _silent)
             after = see(target, seconds=CALIBRATION_S)
-            met.append(Met(load, heard, [*before, *after]))
+            measured.append(Round(load, found, [*before, *after]))
             before = after
-    return met
+    return measured
 
 
-def find_knee(target: Target, search: Sweep) -> tuple[dict[str, Any], list[Seen]]:
-    """The measured knee, and closed loops from before every rate that was tried."""
+def measure_knee(target: Target, search: Sweep) -> tuple[dict[str, Any], list[Seen]]:
+    """Return the measured sweep, and the closed loops from before every rate that it tried."""
     attempt, seen = on_server(target, _silent), []
 
     def calibrated(load: Load) -> Tried:
         seen.extend(see(target, seconds=CALIBRATION_S))
         return attempt(load)
 
-    return sweep(search, calibrated, _say_point), seen
+    def show_point(point: dict[str, Any]) -> None:
+        print(f"{point['rate']:g} calls per s: {', '.join(point['misses']) or 'holds'}", flush=True)
+
+    return sweep(search, calibrated, show_point), seen
 
 
-def on_table(costs: CostTable) -> Try:
-    """Runs on a simulated server."""
-    return lambda load: Tried(simulate(load, costs, LIMITS).answers)
-
-
-def compared(rounds: Sequence[Met], alone: CostTable) -> dict[str, Any]:
-    """The rounds of one rate, predicted and measured."""
+def compare_rounds(rounds: Sequence[Round], alone: CostTable) -> dict[str, Any]:
+    """Return the rounds of one rate, predicted and measured."""
     seconds = rounds[0].load.seconds
-    tables = [calibrate(alone, each.seen, LIMITS) for each in rounds]
-    runs = [simulate(each.load, costs, LIMITS) for each, (costs, _) in zip(rounds, tables, strict=True)]
-    heard = [each.heard.run.answers for each in rounds]
-    measured = pooled(heard, seconds)
-    others = [other_cores(each.heard.processes()) or 0.0 for each in rounds]
+    runs = [simulate(each.load, calibrate(alone, each.seen, LIMITS)[0], LIMITS) for each in rounds]
+    answers = [each.measured.run.answers for each in rounds]
+    measured = pooled(answers, seconds)
+    others = [other_cores(each.measured.processes()) or 0.0 for each in rounds]
     return {
         "rate": rounds[0].load.rate,
         "calls": measured["calls"],
         "errors": measured["errors"],
-        "why_invalid": [fault for each in rounds for fault in invalid(each.heard.run)],
+        "why_invalid": [fault for each in rounds for fault in invalid(each.measured.run)],
         "other_cores": round(fmean(others), 3),
         **compare(pooled([run.answers for run in runs], seconds), measured),
-        "rounds": [
-            {**compare(pooled([run.answers], seconds), pooled([answers], seconds)), "in_server": in_server}
-            for run, answers, (_, in_server) in zip(runs, heard, tables, strict=True)
-        ],
-        **_stages(runs, [each.heard for each in rounds]),
+        **_stages(runs, [each.measured for each in rounds]),
+        "rounds_measured": {"ttfa_p95_ms": [pooled([each], seconds)["ttfa_ms"]["p95"] for each in answers]},
     }
 
 
 def compare(predicted: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a load, and by how much the prediction is off: 0.1 is 10 % too high."""
+    """Return the figures of a load and the relative error of the prediction: 0.1 is 10 % too high."""
     pairs = {
         "ttfa_p50_ms": (predicted["ttfa_ms"]["p50"], measured["ttfa_ms"]["p50"]),
         "ttfa_p95_ms": (predicted["ttfa_ms"]["p95"], measured["ttfa_ms"]["p95"]),
@@ -143,49 +136,36 @@ def compare(predicted: dict[str, Any], measured: dict[str, Any]) -> dict[str, An
     }
 
 
-def _stages(runs: Sequence[Simulated], heard: Sequence[Heard]) -> dict[str, Any]:
-    """Busy shares of the stages and generate's mean batch, means over the rounds."""
-    found = [each.stages() or {} for each in heard]
+def _stages(runs: Sequence[Simulated], measured: Sequence[Measured]) -> dict[str, Any]:
+    """Return the stages' busy shares and the mean batch of generate, averaged over the rounds."""
+    found = [each.stages() or {} for each in measured]
+    shares = {stage: [each[stage]["busy_share"] for each in found] for stage in found[0]}
+
+    def pair(predicted: Sequence[float], measured: Sequence[float], digits: int) -> dict[str, float]:
+        return {"predicted": round(fmean(predicted), digits), "measured": round(fmean(measured), digits)}
+
     return {
         "busy_share": {
-            stage: {
-                "predicted": round(fmean(run.busy[stage] / run.seconds for run in runs), 3),
-                "measured": round(fmean(each[stage]["busy_share"] for each in found), 3),
-            }
-            for stage in found[0]
+            stage: pair([run.busy[stage] / run.seconds for run in runs], busy, 3) for stage, busy in shares.items()
         },
-        "mean_batch": {
-            "predicted": round(fmean(run.mean_batch for run in runs), 2),
-            "measured": round(fmean(each["generate"]["mean_batch"] for each in found), 2),
-        },
+        "mean_batch": pair([run.mean_batch for run in runs], [each["generate"]["mean_batch"] for each in found], 2),
     }
 
 
-def _points(found: dict[str, Any]) -> list[dict[str, Any]]:
-    said = ("rate", "misses", "calls", "ttfa_ms", "continuity", "other_cores")
-    return [{key: point[key] for key in said} for point in found["points"]]
-
-
 def _silent(_: Run) -> None:
-    """Progress is for people who wait; a measurement of two cores does without."""
+    """Show no progress: it would take its time from a measurement on two cores."""
 
 
-def say(load: dict[str, Any]) -> None:
-    print(f"{load['rate']:g} calls per s, others took {load['other_cores']} cores; predicted / measured (its rounds):")
+def show(load: dict[str, Any]) -> None:
+    print(f"{load['rate']:g} calls per s, other processes took {load['other_cores']} cores; predicted / measured:")
     for name, pair in load.items():
         if isinstance(pair, dict) and pair.get("off") is not None:
-            rounds = ", ".join(figure(each[name]["measured"]) for each in load["rounds"])
-            both = f"{figure(pair['predicted']):>8} / {figure(pair['measured']):>8}"
-            print(f"    {name:<16} {both} ({pair['off']:+.0%})   ({rounds})")
-    print(f"    busy {load['busy_share']}", flush=True)
-
-
-def _say_point(point: dict[str, Any]) -> None:
-    print(f"{point['rate']:g} calls per s: {', '.join(point['misses']) or 'holds'}", flush=True)
+            print(f"    {name:<16} {figure(pair['predicted']):>8} / {figure(pair['measured']):>8} ({pair['off']:+.0%})")
+    print(f"    busy {load['busy_share']}; TTFA p95 of each round {load['rounds_measured']['ttfa_p95_ms']}", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
     parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 1.2, 2.0])
     parser.add_argument("--seconds", type=float, default=20.0)

@@ -13,10 +13,10 @@ import torch
 from moshi.models import MimiModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu_suite.floors import Work
+from benchmarks.costs.floors import Work
+from benchmarks.costs.timing import memory
 from benchmarks.gpu_suite.section import Section
 from benchmarks.gpu_suite.sizes import TOY
-from benchmarks.gpu_suite.timing import memory
 from demo.model import make_mimi_weights, make_silentcipher
 from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.decode.decoder import Codes, Decoder

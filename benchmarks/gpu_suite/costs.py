@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.capacity.cost import FORMAT
-from benchmarks.capacity.floor import FIXED_POSITIONS, HOP_MS, POSITIONS_PER_CHAR, SEND_MS
-from benchmarks.gpu_suite.engines import ENGINES
+from benchmarks.costs.engines import ENGINES
+from benchmarks.costs.gpus import FIXED_POSITIONS, HOP_MS, POSITIONS_PER_CHAR, SEND_MS
+from benchmarks.costs.table import FORMAT
 from benchmarks.gpu_suite.suite import Suite
 from misotts.engines.load import BLOCK_SIZE
 

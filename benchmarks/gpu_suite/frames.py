@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from benchmarks.gpu_suite.engines import ENGINES, Engines, Needs
+from benchmarks.costs.engines import ENGINES, Engines, Needs
 from benchmarks.gpu_suite.section import Section
 from benchmarks.gpu_suite.sizes import TOY
 from benchmarks.listener import CodesListener

@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.gpu_suite import floors
-from benchmarks.gpu_suite.engines import ENGINES, Engines, Needs, RandomWeights
+from benchmarks.costs import floors
+from benchmarks.costs.engines import ENGINES, Engines, Needs, RandomWeights
+from benchmarks.costs.timing import memory, synchronize
 from benchmarks.gpu_suite.section import Section
-from benchmarks.gpu_suite.timing import memory, synchronize
 from misotts.config import MASKED
 from misotts.engines.interface import Batch
 from misotts.engines.load import BLOCK_SIZE

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_suite.floors import Rates
+from benchmarks.costs.floors import Rates
+from benchmarks.costs.timing import measure
 from benchmarks.gpu_suite.section import Section
-from benchmarks.gpu_suite.timing import measure
 
 
 def rates(section: Section) -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.costs.engines import ENGINES, Needs, RandomWeights
+from benchmarks.costs.timing import memory, synchronize
 from benchmarks.gpu_suite.codec import random_mimi, random_silentcipher
-from benchmarks.gpu_suite.engines import ENGINES, Needs, RandomWeights
 from benchmarks.gpu_suite.generate import blocks_that_fit
 from benchmarks.gpu_suite.section import Section
-from benchmarks.gpu_suite.timing import memory, synchronize
 from demo.model import make_tokenizer
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts.decode.decoder import Codes, Decoder

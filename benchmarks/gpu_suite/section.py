@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_suite.floors import Rates, Work
+from benchmarks.costs.floors import Rates, Work
+from benchmarks.costs.timing import measure
 from benchmarks.gpu_suite.sizes import Sizes
-from benchmarks.gpu_suite.timing import measure
 
 Send = Callable[[str, str, Any], object]
 """Takes `row`, a table's name and a row; `check`, a name and a finding; or `value`, a name and a value."""

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_suite.engines import ENGINES
-from benchmarks.gpu_suite.floors import Rates
+from benchmarks.costs.engines import ENGINES
+from benchmarks.costs.floors import Rates
 from benchmarks.gpu_suite.section import OutOfTimeError, Section, SkippedError
 from benchmarks.gpu_suite.sizes import Sizes
 

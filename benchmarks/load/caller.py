@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.load.heard import Heard
+from benchmarks.load.check import AnswerCheck
 from benchmarks.load.plan import Call
 from benchmarks.load.playback import Arrival
 from misotts.config import SAMPLE_RATE
@@ -62,17 +62,17 @@ async def make(call: Call, client: AsyncClient, clock: Clock) -> Answer:
     """Make the call now and listen as its listener does."""
     now = clock()
     answer = Answer(call, due_s=now if call.at_s is None else call.at_s, sent_s=now)
-    heard = Heard(call.request)
+    check = AnswerCheck(call.request)
     try:
-        await _listen(answer, heard, client, clock)
+        await _listen(answer, check, client, clock)
     except MisoError as error:
         answer.error, answer.words = error.code, str(error).removeprefix(f"{error.code}: ")
-    answer.error = answer.error or heard.fault
+    answer.error = answer.error or check.fault
     answer.ended_s = clock()
     return answer
 
 
-async def _listen(answer: Answer, heard: Heard, client: AsyncClient, clock: Clock) -> None:
+async def _listen(answer: Answer, check: AnswerCheck, client: AsyncClient, clock: Clock) -> None:
     call = answer.call
     async with client.stream(call.request) as stream:
         async for chunk in stream:
@@ -80,10 +80,10 @@ async def _listen(answer: Answer, heard: Heard, client: AsyncClient, clock: Cloc
                 answer.arrivals.append(Arrival(clock(), len(chunk.audio)))
                 if call.number < KEPT:
                     answer.audio.append(chunk.audio)
-            heard.add(chunk)
+            check.add(chunk)
             answer.finish = chunk.finish
-            if heard.samples >= call.cancel_after_s * SAMPLE_RATE and not chunk.finish:
+            if check.samples >= call.cancel_after_s * SAMPLE_RATE and not chunk.finish:
                 return
             if call.listener == "slow":
                 await asyncio.sleep(SLOWNESS * len(chunk.audio) / SAMPLE_RATE)
-    heard.end()
+    check.end()

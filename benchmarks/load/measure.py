@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
+from benchmarks.load.caller import Answer
 from benchmarks.load.drive import Run, drive
-from benchmarks.load.marks import check_marks
 from benchmarks.load.plan import Load
 from benchmarks.load.server_share import Snapshot, processes, snapshot, stages
 from benchmarks.load.summary import summarise
+from misotts.config import SAMPLE_RATE
 from misotts.serve.local import RunningServer
 from misotts.watermark.detector import Detector
 from misotts.watermark.key import REFERENCE_KEY
+
+WATERMARK_S = 1.5
+"""The watermark is looked for in audio of at least this length: shorter audio may hold too little of the message."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +31,9 @@ class Target:
     """Host and gRPC port."""
     metrics_url: str
     server: RunningServer | None = None
-    """Where its processes can be seen."""
+    """The server's processes; None for a server that was not started here."""
     detector: Detector | None = None
-    """What looks for its watermark; None where its key is not known."""
+    """The detector for its watermark; None where the key is not known."""
     key: bytes = REFERENCE_KEY
 
     @classmethod
@@ -36,8 +42,8 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A load as it was met, and the server before and after it."""
+class Measured:
+    """A run, and the server before and after it."""
 
     run: Run
     before: Snapshot
@@ -53,32 +59,42 @@ class Heard:
         return processes(self.before, self.after, self.run.seconds, self.run.cpu_s)
 
 
-def hear(load: Load, target: Target, show: Callable[[Run], None]) -> Heard:
-    """Warm the server up and make the calls of a load; `show` sees the run twice a second.
+def run_load(load: Load, target: Target, show: Callable[[Run], None]) -> Measured:
+    """Warm the server up and make the calls of a load; `show` gets the run twice a second.
 
     Raises:
         MisoError: the server does not answer even one call at a time.
     """
     before: list[Snapshot] = []
     run = asyncio.run(drive(load, target.url, lambda: before.append(snapshot(target.metrics_url, target.server)), show))
-    return Heard(run, before[0], snapshot(target.metrics_url, target.server))
+    return Measured(run, before[0], snapshot(target.metrics_url, target.server))
 
 
 def measure(load: Load, target: Target, show: Callable[[Run], None]) -> dict[str, Any]:
-    """All figures of a load, ready for JSON; see `hear`.
+    """Return all figures of a load, ready for JSON; see `run_load`.
 
     Raises:
         MisoError: the server does not answer even one call at a time.
     """
-    heard = hear(load, target, show)
-    checked = check_marks(heard.run.answers, target.detector, target.key) if target.detector else 0
-    figures = summarise(heard.run, load.seconds)
+    measured = run_load(load, target, show)
+    # After the run, so that the detector takes no time from the calls.
+    checked = check_watermarks(measured.run.answers, target.detector, target.key) if target.detector else 0
+    figures = summarise(measured.run, load.seconds)
     per_call = figures.pop("calls")
     return {
         "load": asdict(load),
         **figures,
         "watermarks_checked": checked,
-        "stages": heard.stages(),
-        "processes": heard.processes(),
+        "stages": measured.stages(),
+        "processes": measured.processes(),
         "calls": per_call,
     }
+
+
+def check_watermarks(answers: Sequence[Answer], detector: Detector, key: bytes) -> int:
+    """Mark answers without the watermark of `key` as failed, `UNMARKED`; return the number of answers checked."""
+    judged = [each for each in answers if each.audio and each.audio_s >= WATERMARK_S and not each.error]
+    for answer in judged:
+        if not detector.check(np.concatenate(answer.audio), SAMPLE_RATE, key).key_matches:
+            answer.error = "UNMARKED"
+    return len(judged)

@@ -1,23 +1,27 @@
-"""One result, or two, as an HTML page that needs nothing else."""
+"""A result of `misotts bench load`, or two, as one HTML page that loads nothing."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from benchmarks.load import compare, plots, report
-from benchmarks.pages import render
 
 WORST = 10
-"""Calls that the page lists one by one."""
+"""Number of calls that the page lists one by one."""
+FILTERS = (report.figure, report.share, report.describe, report.counts, report.percentile)
 
 
 def write_page(path: Path, *named: tuple[str, dict[str, Any]]) -> Path:
     """Write the page of one or two results, each with its name."""
     names, results = zip(*named, strict=True)
-    return render(
-        path,
-        "load/page.html",
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {each.__name__: each for each in FILTERS}
+    page = environment.get_template("page.html").render(
         names=names,
         results=results,
         figures=report.NAMES,
@@ -30,10 +34,13 @@ def write_page(path: Path, *named: tuple[str, dict[str, Any]]) -> Path:
         timelines=[plots.timeline(*each) for each in zip(results, plots.COLOURS, strict=False)],
         buffers=[plots.playback_buffer(*each) for each in zip(results, plots.COLOURS, strict=False)],
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
 
 
 def worst(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """The calls that failed, then those that starved longest, then those that waited longest for their first audio."""
+    """Return the calls that failed, then those with the longest underrun, then those with the latest first audio."""
 
     def badness(call: dict[str, Any]) -> tuple[bool, float, float]:
         return bool(call["error"]), call["underrun_s"] or 0.0, call["ttfa_ms"] or 0.0

@@ -27,48 +27,30 @@ PATIENCE_MS = 30_000
 
 @dataclass(frozen=True)
 class Load:
-    """A load: a closed loop of `streams`, or an open one of `rate`; the other is None."""
+    """A closed loop of `streams`, or an open loop of `rate`; the other one is None."""
 
-    streams: int | None
-    """Callers, each of whom calls again as soon as the last call has ended."""
-    rate: float | None
-    """Calls per second, which come whether or not earlier ones have ended."""
-    arrivals: Arrivals
-    """How the calls of an open loop follow each other."""
     seconds: float
-    """How long new calls are made; those that run then are heard to their end."""
-    chars: int
+    """Time during which new calls are made; calls that are under way then are heard to their end."""
+    streams: int | None = None
+    """Number of callers, each of which calls again as soon as its last call has ended."""
+    rate: float | None = None
+    """Calls per second, whether or not earlier calls have ended."""
+    arrivals: Arrivals = "poisson"
+    """Open loop: how the calls follow each other."""
+    chars: int = 60
     """Median length of a text, in code points."""
-    max_ms_per_char: float
+    max_ms_per_char: float = 70.0
     """Longest audio per code point, in ms. Random weights always speak to this limit."""
-    voices: tuple[str, ...]
-    voice_share: float
+    voices: tuple[str, ...] = ()
+    voice_share: float = 0.0
     """Share of calls with a voice, any of `voices`."""
-    cancel_share: float
-    """Share of callers who hang up somewhere within the audio."""
-    slow_share: float
+    cancel_share: float = 0.0
+    """Share of callers who cancel somewhere within the audio."""
+    slow_share: float = 0.0
     """Share of callers who take chunks more slowly than they play."""
-    chunk_frames: int
-    """As in the contract; 0 is the server's pace."""
-    seed: int
-
-    @classmethod
-    def plain(cls, *, streams: int | None = None, rate: float | None = None, seconds: float, seed: int = 0) -> Load:
-        """Callers who listen to the end of texts of the usual length: what `misotts bench load` sends by default."""
-        return cls(
-            streams=streams,
-            rate=rate,
-            arrivals="poisson",
-            seconds=seconds,
-            chars=60,
-            max_ms_per_char=70.0,
-            voices=(),
-            voice_share=0.0,
-            cancel_share=0.0,
-            slow_share=0.0,
-            chunk_frames=0,
-            seed=seed,
-        )
+    chunk_frames: int = 0
+    """As in the contract; 0 leaves it to the server."""
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.load.caller import Answer
 from benchmarks.load.drive import Run
-from benchmarks.load.measure import Target, hear
+from benchmarks.load.measure import Target, run_load
 from benchmarks.load.plan import Load
 from benchmarks.load.report import figure
 from benchmarks.load.server_share import other_cores
@@ -105,7 +105,7 @@ def on_server(target: Target, show: Show) -> Try:
     """Runs against a server; `show` sees each twice a second."""
 
     def attempt(load: Load) -> Tried:
-        heard = hear(load, target, show)
-        return Tried(heard.run.answers, invalid(heard.run), other_cores(heard.processes()))
+        measured = run_load(load, target, show)
+        return Tried(measured.run.answers, invalid(measured.run), other_cores(measured.processes()))
 
     return attempt

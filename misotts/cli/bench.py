@@ -1,26 +1,36 @@
-"""The commands `misotts bench ...` and `misotts capacity`, where there is something to run."""
+"""Commands that other packages add to `misotts`: `bench` and `capacity` of a checkout's benchmarks."""
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint, entry_points
+
 import typer
+
+GROUP = "misotts.commands"
+"""Entry points of this group are a typer.Typer or a function of their own name."""
 
 
 def mount(app: typer.Typer) -> None:
-    """Add `bench` and `capacity`. They belong to a checkout: an installed package only says so."""
-    try:
-        from benchmarks.command import bench, capacity
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("benchmarks"):
-            raise
-        for name in ("bench", "capacity"):
-            settings = {"ignore_unknown_options": True, "allow_extra_args": True}
-            app.command(name, context_settings=settings)(_absent)
-    else:
-        app.add_typer(bench, name="bench")
-        app.command()(capacity)
+    """Add the commands of `GROUP`; a command whose package is not installed only says so."""
+    for entry in entry_points(group=GROUP):
+        try:
+            found = entry.load()
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != entry.module.partition(".")[0]:
+                raise
+            _mount_absent(app, entry)
+        else:
+            if isinstance(found, typer.Typer):
+                app.add_typer(found, name=entry.name)
+            else:
+                app.command(entry.name)(found)
 
 
-def _absent() -> None:
-    """Measure a server, or plan for one; runs from a checkout only."""
-    typer.echo("error: this runs from a checkout of misotts-serving: there is no benchmarks/ here", err=True)
-    raise typer.Exit(1)
+def _mount_absent(app: typer.Typer, entry: EntryPoint) -> None:
+    package = entry.module.partition(".")[0]
+
+    @app.command(entry.name, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+    def absent() -> None:
+        """Measure a server, or plan for one; runs from a checkout only."""
+        typer.echo(f"error: `{entry.name}` runs from a checkout of misotts-serving: {package}/ is not here", err=True)
+        raise typer.Exit(1)

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from benchmarks.capacity import cost
 from benchmarks.capacity.calibrate import SCALED, Seen, calibrate
-from benchmarks.capacity.cost import CostError, CostTable, Grid, Line, PromptCost
 from benchmarks.capacity.device import Device
-from benchmarks.capacity.floor import GPUS, NoSuchPrecisionError, floor
 from benchmarks.capacity.planner import Option, Planner, fleet
 from benchmarks.capacity.simulate import Caller, Server, Simulated, simulate
 from benchmarks.capacity.stages import Decode, Piece
 from benchmarks.capacity.traffic import Traffic, read_day
+from benchmarks.costs import table as cost
+from benchmarks.costs.gpus import GPUS, NoSuchPrecisionError, floor
+from benchmarks.costs.table import CostError, CostTable, Grid, Line, PromptCost
 from benchmarks.load.plan import Load, calls
 from benchmarks.load.summary import overall
 from benchmarks.record import write
@@ -62,7 +62,7 @@ TABLE = CostTable(
 
 
 def plain(rate: float, seconds: float, **changes: Any) -> Load:
-    return replace(Load.plain(rate=rate, seconds=seconds), **changes)
+    return replace(Load(rate=rate, seconds=seconds), **changes)
 
 
 def alone(table: CostTable) -> Simulated:
@@ -235,7 +235,7 @@ def test_a_voice_is_read_once() -> None:
 
 
 def test_a_closed_loop_has_as_many_callers_as_it_says() -> None:
-    load = replace(Load.plain(streams=3, seconds=6), rate=None)
+    load = replace(Load(streams=3, seconds=6), rate=None)
     run = simulate(load, TABLE, LIMITS)
     assert run.most_streams == 3
     assert len(run.answers) > 6
@@ -346,7 +346,7 @@ def test_a_calibration_finds_what_the_server_adds() -> None:
     )
     seen = []
     for count in (1, 3):
-        load = Load.plain(streams=count, seconds=6)
+        load = Load(streams=count, seconds=6)
         run = simulate(load, real, LIMITS)
         heard_s = sum(answer.audio_s for answer in run.answers)
         busy = {stage: run.busy[stage] * 1000 / heard_s for stage in SCALED}
@@ -388,6 +388,7 @@ def test_nothing_holds_what_no_caller_can_have() -> None:
     hopeless = Planner(TRAFFIC, Objective(LONE - 1, 0.5), max_streams=8, counted=50)
     holding = hopeless.holds(Option("constant", TABLE))
     assert holding.best is None
+    assert min(point.rate for point in holding.points) * TRAFFIC.mean_utterance_s > 0.01
     assert fleet(holding, TRAFFIC) is None
 
 
@@ -430,9 +431,8 @@ def test_the_command_answers_and_says_what_it_rests_on(tmp_path: Path) -> None:
     result = run_capacity("--gpu=h100", "--max-streams=8", *options)
     assert result.exit_code == 0, result.output
     plan = json.loads(output.read_text())
-    page = output.with_suffix(".html").read_text()
-    for text in (result.output, page):
-        assert "from the floor model, never measured" in " ".join(text.split())
+    printed = " ".join(result.output.split())
+    assert "from the floor model, never measured" in printed
     assert all(answer["source"] == "floor model" for answer in plan["options"] + plan["changes"])
     assert [answer["name"] for answer in plan["options"]] == [
         f"H100 SXM, {times} x floor" for times in ("1.5", "1", "2")
@@ -442,7 +442,8 @@ def test_the_command_answers_and_says_what_it_rests_on(tmp_path: Path) -> None:
     assert planned["price_per_audio_hour"]["fixed"] > planned["price_per_audio_hour"]["scaled"] > 0
     assert [death["nodes"] for death in plan["deaths"]] == [planned["fleet"]["at_peak"], planned["fleet"]["with_spare"]]
     spares = [f"{each['name']}: {each['fleet']['with_spare']}" for each in plan["options"][1:]]
-    assert f"{planned['fleet']['with_spare']} GPUs, of which one is a spare; {'; '.join(spares)}." in page
+    assert f"{planned['fleet']['with_spare']} GPUs, of which one is a spare; {'; '.join(spares)}." in printed
+    assert [each.name for each in tmp_path.iterdir()] == ["plan.json"]
 
 
 def test_a_measured_table_is_called_measured(tmp_path: Path) -> None:
@@ -452,14 +453,14 @@ def test_a_measured_table_is_called_measured(tmp_path: Path) -> None:
     result = run_capacity(f"--costs={costs}", "--callers=20", "--continuity=0.9", f"--output={output}")
     assert result.exit_code == 0, result.output
     assert "constant (measured 2026-11-23, but for hop_ms)" in result.output
-    assert "never measured" not in result.output + output.with_suffix(".html").read_text()
+    assert "never measured" not in result.output
 
 
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--gpu=h1000", "known are l40s"),
-        ("--price=h100", "not like"),
+        ("--gpu=h1000", "must be one of l40s"),
+        ("--price=h100", "must be like h100=2.50"),
         ("--price=b200=5", "h100=..., h200=..."),
         ("--costs=nothing.json", "nothing.json"),
         ("--day=pyproject.toml", "pyproject.toml"),
@@ -478,5 +479,4 @@ def test_an_objective_that_nobody_can_have_is_said_to_be_none(tmp_path: Path) ->
     result = run_capacity("--callers=20", "--ttfa-p95-ms=1", "--max-streams=8", f"--output={output}")
     assert result.exit_code == 0, result.output
     assert "not even a lone caller's objective holds" in " ".join(result.output.split())
-    assert min(point["streams"] for point in json.loads(output.read_text())["options"][0]["points"]) > 0.01
-    assert "One server dies" not in output.with_suffix(".html").read_text()
+    assert json.loads(output.read_text())["deaths"] == []

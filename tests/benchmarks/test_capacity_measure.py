@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.capacity import measure
-from benchmarks.capacity.cost import from_json
+from benchmarks.costs.table import from_json
 from misotts.watermark.watermarker import delay_frames
 
 

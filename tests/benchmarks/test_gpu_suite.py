@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_suite import floors
+from benchmarks.costs import floors
+from benchmarks.costs.engines import ENGINES
 from benchmarks.gpu_suite.costs import cost_table
-from benchmarks.gpu_suite.engines import ENGINES
 from benchmarks.gpu_suite.section import Section, SkippedError
 from benchmarks.gpu_suite.sizes import MISOTTS_8B, SMALL
 from benchmarks.gpu_suite.suite import Part, Suite, parts
@@ -49,7 +49,7 @@ def test_every_section_comes_to_its_end(rehearsal: Path) -> None:
 
 
 def test_the_cost_table_is_one_that_the_planner_reads(rehearsal: Path) -> None:
-    cost = pytest.importorskip("benchmarks.capacity.cost")
+    cost = pytest.importorskip("benchmarks.costs.table")
     (path,) = rehearsal.glob("costs-*.json")
     table = cost.read(path)
     assert table.max_batch == max(SMALL.batches)

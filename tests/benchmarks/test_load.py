@@ -24,8 +24,8 @@ from typer.testing import CliRunner
 
 from benchmarks.load import compare, page, report, server_share
 from benchmarks.load.caller import Answer, make
+from benchmarks.load.check import AnswerCheck
 from benchmarks.load.drive import Run
-from benchmarks.load.heard import Heard
 from benchmarks.load.plan import MAX_CHARS, MIN_CHARS, Call, Load, calls
 from benchmarks.load.playback import Arrival, buffered, gaps, play
 from benchmarks.load.report import progress, show_result
@@ -185,7 +185,7 @@ RIGHT = [chunk(0), chunk(1), chunk(2, "length")]
     ],
 )
 def test_what_counts_as_an_answer(chunks: list[Chunk], fault: str) -> None:
-    heard = Heard(REQUEST)
+    heard = AnswerCheck(REQUEST)
     for each in chunks:
         heard.add(each)
     heard.end()
@@ -355,7 +355,7 @@ def test_the_progress_begins_anew_with_every_run() -> None:
         ([], "--streams"),
         (["--streams=1", "--rate=1"], "--streams"),
         (["--rate=nan"], "--rate"),
-        (["--rate=1", "--cancel-share=0.7", "--slow-share=0.4"], "add up to 1.1"),
+        (["--rate=1", "--cancel-share=0.7", "--slow-share=0.4"], "must be at most 1, got 1.1"),
         (["--rate=1", "--voice=ann"], "--voices"),
         (["--rate=1", "--voices=v", "--url=h:1"], "--voices"),
         (["--rate=1", "--watermark-key-file=k"], "--watermark-key-file"),

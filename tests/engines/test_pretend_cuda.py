@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.costs.engines import ENGINES
+from benchmarks.costs.floors import Rates
 from benchmarks.gpu_suite.codec import decode, watermark
-from benchmarks.gpu_suite.engines import ENGINES
-from benchmarks.gpu_suite.floors import Rates
 from benchmarks.gpu_suite.frames import frames
 from benchmarks.gpu_suite.generate import generate
 from benchmarks.gpu_suite.rates import rates

@@ -72,7 +72,7 @@ def test_a_closed_loop_never_has_more_calls_under_way_than_streams(server: Runni
 
 def test_a_sweep_ends_at_a_knee(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knee, "MOST_STEPS", 2)
-    plan = Sweep(Objective(60_000, 0.0), Load.plain(rate=2.0, seconds=0.5), repeats=2, precision=0.5)
+    plan = Sweep(Objective(60_000, 0.0), Load(rate=2.0, seconds=0.5), repeats=2, precision=0.5)
     result = sweep(plan, on_server(Target.of(server), lambda run: None), lambda point: None)
     assert result["knee"] == {"holds": 4.0, "misses": None}
     assert [point["rate"] for point in result["points"]] == [2.0, 4.0]

@@ -20,7 +20,7 @@ from silentcipher.stft import STFT
 from typer.testing import CliRunner, Result
 
 from benchmarks.load.caller import Answer
-from benchmarks.load.marks import check_marks
+from benchmarks.load.measure import check_watermarks
 from benchmarks.load.plan import Call
 from benchmarks.load.playback import Arrival
 from benchmarks.silentcipher_peer import make_published_folder
@@ -211,5 +211,5 @@ def test_bench_finds_out_answers_without_the_mark(detector: Detector, marked: np
         return Answer(call, 0.0, 0.0, [Arrival(1.0, len(audio))], [audio[: len(audio) // 2], audio[len(audio) // 2 :]])
 
     answers = [answer(marked), answer(speech), answer(marked[:24_000])]
-    assert check_marks(answers, detector, KEY) == 2, "a second is too short to be judged"
+    assert check_watermarks(answers, detector, KEY) == 2, "a second is too short to be judged"
     assert [each.error for each in answers] == ["", "UNMARKED", ""]

@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.capacity.cost import CostTable, Grid, Line, PromptCost
-from benchmarks.gpu_suite.floors import layer_weights, position_bytes
+from benchmarks.costs.floors import layer_weights, position_bytes
+from benchmarks.costs.table import CostTable, Grid, Line, PromptCost
 from misotts.config import ModelConfig
 from misotts.engines.load import BLOCK_SIZE
 
