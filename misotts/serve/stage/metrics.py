@@ -1,46 +1,204 @@
-"""A stage's numbers on Triton's metrics port."""
+"""The metrics of the four stages: a table, its publication on Triton's metrics port, and its page of the docs.
+
+`python -m misotts.serve.stage.metrics` prints docs/metrics.md.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-import triton_python_backend_utils as pb_utils
+
+class Metric(NamedTuple):
+    """One metric of a stage."""
+
+    name: str
+    """Its full name is `misotts_<stage>_<name>`."""
+    kind: Literal["counter", "gauge", "histogram"]
+    description: str
+    """The metric's HELP text."""
+    alert: str = ""
+    """When an operator should look at it, and what it means then."""
+
+
+BUSY = Metric(
+    "busy_seconds_total",
+    "counter",
+    "Seconds that the stage has worked. Its rate is the share of time that the stage's worker is busy.",
+    "Its rate is near 1: the stage is the bottleneck.",
+)
+CHUNKS = Metric("chunks_total", "counter", "Number of chunks that the stage has processed, probes included.")
+
+METRICS: dict[str, tuple[Metric, ...]] = {
+    "prompt": (
+        BUSY._replace(description="Seconds that the stage has worked, the sum over its two workers."),
+        Metric("prompts_total", "counter", "Number of prompts built."),
+        Metric(
+            "refused_total",
+            "counter",
+            "Number of requests that this stage refused, so that they never reached generate: a field was wrong, the "
+            "voice was unknown, too many requests waited, TIMEOUT_MS had passed, or the server was shutting down.",
+            "Its share of all requests rises: a caller or a voice is broken.",
+        ),
+        Metric(
+            "dropped_segments_total",
+            "counter",
+            "Number of context segments that were left out, the oldest of a request first, because the prompt had no "
+            "room for them. Callers are not told.",
+            "Its rate rises: callers send more context than the model can read.",
+        ),
+        Metric(
+            "waiting",
+            "gauge",
+            "Number of requests whose prompt is not built yet, those of misotts_prompt_encoding included. A request is "
+            "refused if 256 others wait that need no encoding.",
+            "misotts_prompt_waiting - misotts_prompt_encoding is above 10 for a minute: the stage is too slow for its "
+            "callers.",
+        ),
+        Metric(
+            "encoding",
+            "gauge",
+            "Number of requests whose context or new voice is being encoded or waits for that. They are encoded one "
+            "after the other, and no other request waits for them. A request is refused if 64 others wait.",
+            "It is above 10 for a minute: contexts and new voices arrive faster than they can be encoded.",
+        ),
+        Metric(
+            "encoding_seconds_total",
+            "counter",
+            "Seconds that the stage has encoded contexts and voices, a part of misotts_prompt_busy_seconds_total.",
+            "Its rate is near 1: contexts and new voices arrive faster than they can be encoded.",
+        ),
+    ),
+    "generate": (
+        BUSY,
+        Metric(
+            "streams",
+            "gauge",
+            "Number of utterances that wait, run, or have a chunk that is not acknowledged yet.",
+            "It stays above 0 without callers: there is a leak.",
+        ),
+        Metric("running", "gauge", "Number of utterances that have a slot and KV blocks."),
+        Metric("waiting", "gauge", "Number of utterances in the queue.", "It is above 0 for a minute: add a server."),
+        Metric("submitted_total", "counter", "Number of utterances that reached the stage."),
+        Metric(
+            "rejected_total",
+            "counter",
+            "Number of utterances that were refused on arrival because the queue was full or the server was stopping.",
+            "Its rate is above 0: callers get UNAVAILABLE.",
+        ),
+        Metric("finished_eos_total", "counter", "Number of utterances that ended with an end-of-speech frame."),
+        Metric(
+            "finished_length_total",
+            "counter",
+            "Number of utterances that ended because they had reached their greatest length.",
+            "Its share of all finished utterances rises: the model does not find the end of its texts.",
+        ),
+        Metric("finished_cancelled_total", "counter", "Number of utterances that ended because the caller left."),
+        Metric(
+            "finished_deadline_exceeded_total",
+            "counter",
+            "Number of utterances that ended because their TIMEOUT_MS had passed.",
+            "Its share of all finished utterances rises: the server is too slow for its callers.",
+        ),
+        Metric("finished_unavailable_total", "counter", "Number of utterances that ended because the server stopped."),
+        Metric(
+            "finished_internal_total",
+            "counter",
+            "Number of utterances that ended because of an error in the server.",
+            "It increases.",
+        ),
+        Metric("steps_total", "counter", "Number of steps."),
+        Metric(
+            "frames_total",
+            "counter",
+            "Number of frames generated. Divided by misotts_generate_steps_total it is the mean batch size.",
+        ),
+        Metric("prefilled_positions_total", "counter", "Number of prompt positions computed."),
+        Metric(
+            "prefix_blocks_shared_total",
+            "counter",
+            "Number of KV blocks of prompts that were not computed because the pool had them already.",
+        ),
+        Metric(
+            "preempted_total",
+            "counter",
+            "Number of preemptions: an utterance gave up its KV blocks because the pool was empty.",
+            "Its rate stays above 0: enlarge the KV pool or lower --max-streams.",
+        ),
+        Metric(
+            "blocks_used",
+            "gauge",
+            "Number of KV blocks that utterances hold.",
+            "blocks_used / (blocks_used + blocks_cached + blocks_free) is above 0.9.",
+        ),
+        Metric("blocks_cached", "gauge", "Number of KV blocks that no utterance holds and that keep a prefix."),
+        Metric("blocks_free", "gauge", "Number of KV blocks that are empty."),
+        Metric(
+            "step_seconds",
+            "histogram",
+            "Duration of a step.",
+            "Its 95th percentile is above 0.08 s: running streams fall behind playback.",
+        ),
+        Metric(
+            "first_frame_seconds",
+            "histogram",
+            "Time from the arrival of an utterance at the stage to its first frame.",
+            "Its 95th percentile is above your objective.",
+        ),
+    ),
+    "decode": (BUSY, CHUNKS),
+    "watermark": (BUSY, CHUNKS),
+}
 
 BUCKETS_S = [0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.35, 0.6, 1.0, 2.0, 5.0, 10.0]
 """Upper bounds in seconds. 0.08 is a frame: a step above it makes every running stream fall behind."""
 
 
 class StageMetrics:
-    """Counters, gauges and histograms named `misotts_<stage>_<name>`, made when they are first published."""
+    """The metrics of one stage on Triton's metrics port."""
 
     def __init__(self, stage: str) -> None:
-        self._prefix = f"misotts_{stage}_"
-        self._families: list[Any] = []  # a family must outlive its metrics
-        self._metrics: dict[str, Any] = {}
-        self._published: dict[str, float] = {}
+        import triton_python_backend_utils as pb_utils  # exists only in a process that Triton started
 
-    def publish(
-        self,
-        counters: Mapping[str, float],
-        gauges: Mapping[str, float],
-        observations: Mapping[str, Sequence[float]],
-    ) -> None:
-        """`counters`: totals since start; `gauges`: what stands now; `observations`: seconds, measured since the last
-        call."""
-        for name, total in counters.items():
-            self._metric(name, pb_utils.MetricFamily.COUNTER).increment(total - self._published.get(name, 0.0))
-            self._published[name] = total
-        for name, value in gauges.items():
-            self._metric(name, pb_utils.MetricFamily.GAUGE).set(value)
-        for name, values in observations.items():
-            histogram = self._metric(name, pb_utils.MetricFamily.HISTOGRAM, buckets=BUCKETS_S)
-            for value in values:
-                histogram.observe(value)
+        self._families: list[Any] = []  # a family must outlive its metric
+        self._metrics: dict[str, tuple[Metric, Any]] = {}
+        self._published: defaultdict[str, float] = defaultdict(float)
+        for metric in METRICS[stage]:
+            kind = getattr(pb_utils.MetricFamily, metric.kind.upper())
+            name = f"misotts_{stage}_{metric.name}"
+            self._families.append(pb_utils.MetricFamily(name=name, description=metric.description, kind=kind))
+            options = {"buckets": BUCKETS_S} if metric.kind == "histogram" else {}
+            self._metrics[metric.name] = metric, self._families[-1].Metric(labels={}, **options)
 
-    def _metric(self, name: str, kind: Any, **options: Any) -> Any:
-        if name not in self._metrics:
-            full = self._prefix + name
-            self._families.append(pb_utils.MetricFamily(name=full, description=full.replace("_", " "), kind=kind))
-            self._metrics[name] = self._families[-1].Metric(labels={}, **options)
-        return self._metrics[name]
+    def publish(self, values: Mapping[str, float], observations: Mapping[str, Sequence[float]]) -> None:
+        """Publish the totals of counters and the values of gauges by name, and what histograms have observed, in
+        seconds, since the last call."""
+        for name, value in values.items():
+            metric, published = self._metrics[name]
+            if metric.kind == "counter":
+                published.increment(value - self._published[name])
+                self._published[name] = value
+            else:
+                published.set(value)
+        for name, seconds in observations.items():
+            for value in seconds:
+                self._metrics[name][1].observe(value)
+
+
+def page() -> str:
+    """Return the text of docs/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "Triton's metrics port (8002, `/metrics`) publishes these beside Triton's own. They are renewed every half",
+        "second. Counters start at 0 with the server. `python -m misotts.serve.stage.metrics` prints this page.",
+    ]
+    for stage, metrics in METRICS.items():
+        lines += ["", f"## {stage}", "", "| metric | kind | meaning | alert when |", "|---|---|---|---|"]
+        lines += [f"| `misotts_{stage}_{m.name}` | {m.kind} | {m.description} | {m.alert} |" for m in metrics]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

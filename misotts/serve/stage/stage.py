@@ -115,9 +115,9 @@ class Stage:
     def _beat(self) -> dict[str, Any]:
         if failure := self.failure():
             self.link.failed(_first_line(failure))
-        counters, state = self.report(), self.state()
-        self._metrics.publish(counters, state, self.observations())
-        return {"idle_s": self.idle_s(), **counters, **state}
+        values = {**self.report(), **self.state()}
+        self._metrics.publish(values, self.observations())
+        return {"idle_s": self.idle_s(), **values}
 
 
 def _first_line(error: Exception) -> str:
