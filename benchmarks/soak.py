@@ -24,7 +24,7 @@ from pathlib import Path
 from rich.progress import track
 
 from benchmarks.record import save
-from benchmarks.server_state import Usage, metrics, usage
+from benchmarks.usage import Usage, usage
 from misotts.config import FRAME_MS, FRAME_SAMPLES
 from misotts.serve.local import RunningServer, is_ready, running_server
 from misotts_client import Client
@@ -131,7 +131,7 @@ def left_behind(server: RunningServer) -> list[str]:
     limit = time.monotonic() + SETTLE_S
     held: dict[str, float] = {}
     while time.monotonic() < limit:
-        state = metrics(server)
+        state = server.metrics()
         held = {name: state[f"misotts_generate_{name}"] for name in ("streams", "running", "waiting", "blocks_used")}
         if not any(held.values()):
             break

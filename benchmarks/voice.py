@@ -17,7 +17,6 @@ import numpy as np
 import soundfile
 
 from benchmarks.record import save
-from benchmarks.server_state import metrics
 from misotts.prompt.voices import add_voice
 from misotts.serve.local import running_server
 from misotts_client import Client
@@ -63,7 +62,7 @@ def main() -> None:
                 taken["none"].append(first_audio_ms(client, None))
                 taken["first use"].append(first_audio_ms(client, name))
                 taken["second use"].append(first_audio_ms(client, name))
-            shared = metrics(server)["misotts_generate_prefix_blocks_shared_total"]
+            shared = server.metrics()["misotts_generate_prefix_blocks_shared_total"]
     figures = {use: round(statistics.median(times)) for use, times in taken.items()}
     print("median ms to first audio:", figures)
     extra = {use: round(figures[use] - figures["none"]) for use in ("first use", "second use")}

@@ -1,4 +1,4 @@
-"""Start the server, speak one sentence through it, say how long each stage took, stop the server.
+"""Start the server, speak one sentence through it, report the time of each stage, and stop the server.
 
 python -m demo.speak [--model models/demo] [--text "Hello from Miso."] [--out out/demo.wav]
 """
@@ -6,48 +6,37 @@ python -m demo.speak [--model models/demo] [--text "Hello from Miso."] [--out ou
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
-from misotts.serve.local import running_server
+from misotts.serve.local import RunningServer, running_server
 from misotts.serve.settings import STAGES
 from misotts_client import Client, Speech
 from misotts_client.errors import MisoError
 from misotts_client.wav import WavWriter
 
-MAX_AUDIO_MS = 4_000  # random weights never say end of speech
-PUBLISH_S = 0.6  # stages publish their counters every half second
+MAX_AUDIO_MS = 4_000  # random weights never end an utterance
+PUBLISH_S = 0.6  # stages publish their metrics every half second
 
 
 def speak(model: Path, text: str, out: Path) -> None:
     with running_server(model) as server, Client(server.url) as client:
-        client.speak("Warming up.", max_audio_ms=800)  # the first utterance pays for lazy initialisation
-        time.sleep(PUBLISH_S)
-        before = busy_seconds(server.metrics_port)
+        client.speak("Warming up.", max_audio_ms=800)  # the first utterance initialises libraries
+        before = busy_seconds(server)
         speech = client.speak(text, max_audio_ms=MAX_AUDIO_MS)
-        time.sleep(PUBLISH_S)
-        after = busy_seconds(server.metrics_port)
+        after = busy_seconds(server)
     out.parent.mkdir(parents=True, exist_ok=True)
     with WavWriter(out) as wav:
         wav.write(speech.audio)
     print_report(out, text, speech, {stage: after[stage] - before[stage] for stage in STAGES})
 
 
-def busy_seconds(metrics_port: int) -> dict[str, float]:
-    """Seconds that each stage has worked since it started, from Triton's metrics port."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=5) as response:
-        text = response.read().decode()
-    return {stage: _metric(text, f"misotts_{stage}_busy_seconds_total") for stage in STAGES}
-
-
-def _metric(text: str, name: str) -> float:
-    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
-    if not found:
-        raise RuntimeError(f"the metrics port has no {name}")
-    return float(found[1])
+def busy_seconds(server: RunningServer) -> dict[str, float]:
+    """Return the seconds that each stage has been busy since it started, by its next published metrics."""
+    time.sleep(PUBLISH_S)
+    metrics = server.metrics()
+    return {stage: metrics[f"misotts_{stage}_busy_seconds_total"] for stage in STAGES}
 
 
 def print_report(out: Path, text: str, speech: Speech, busy: dict[str, float]) -> None:
@@ -60,7 +49,7 @@ def print_report(out: Path, text: str, speech: Speech, busy: dict[str, float]) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
     parser.add_argument("--text", default="Hello from Miso.")
     parser.add_argument("--out", type=Path, default=Path("out/demo.wav"))

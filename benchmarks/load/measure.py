@@ -38,7 +38,7 @@ class Target:
 
     @classmethod
     def of(cls, server: RunningServer, detector: Detector | None = None) -> Target:
-        return cls(server.url, f"http://127.0.0.1:{server.metrics_port}/metrics", server, detector)
+        return cls(server.url, server.metrics_url, server, detector)
 
 
 @dataclass(frozen=True)

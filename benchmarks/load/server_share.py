@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from benchmarks.server_state import Usage, read_metrics, usage
-from misotts.serve.local import RunningServer
+import psutil
+
+from benchmarks.usage import Usage, usage
+from misotts.serve.local import RunningServer, read_metrics
 from misotts.serve.settings import STAGES
 
 PUBLISH_S = 0.6
@@ -38,7 +38,7 @@ def snapshot(metrics_url: str, server: RunningServer | None) -> Snapshot:
         metrics = {}
     try:
         used = usage(server) if server else []
-    except OSError:
+    except psutil.Error:
         used = []
     return Snapshot(metrics, used, _machine_cpu_s())
 
@@ -96,5 +96,5 @@ def other_cores(spent: list[dict[str, Any]]) -> float | None:
 
 def _machine_cpu_s() -> float:
     """CPU time that this machine has spent on anything."""
-    user, nice, system, _idle, _wait, irq, soft_irq = Path("/proc/stat").read_text(encoding="utf-8").split()[1:8]
-    return sum(map(int, (user, nice, system, irq, soft_irq))) / os.sysconf("SC_CLK_TCK")
+    cpu = psutil.cpu_times()
+    return cpu.user + cpu.nice + cpu.system + cpu.irq + cpu.softirq

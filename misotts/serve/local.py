@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import socket
 import subprocess
@@ -31,6 +32,14 @@ class RunningServer:
     @property
     def url(self) -> str:
         return f"127.0.0.1:{self.grpc_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://127.0.0.1:{self.metrics_port}/metrics"
+
+    def metrics(self) -> dict[str, float]:
+        """See `read_metrics`."""
+        return read_metrics(self.metrics_url)
 
     def stop(self) -> int:
         """Ask it to drain; return its exit status."""
@@ -83,6 +92,17 @@ def is_ready(server: RunningServer) -> bool:
             return True
     except (urllib.error.URLError, OSError):
         return False
+
+
+def read_metrics(url: str) -> dict[str, float]:
+    """Return the `misotts_...` metrics of a metrics port by name; those with labels are left out.
+
+    Raises:
+        OSError: nothing answers at `url`.
+    """
+    with urllib.request.urlopen(url, timeout=5) as response:
+        text = response.read().decode()
+    return {name: float(value) for name, value in re.findall(r"^(misotts_\w+) (\S+)$", text, re.MULTILINE)}
 
 
 def free_ports(count: int) -> list[int]:

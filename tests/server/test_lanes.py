@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from benchmarks.server_state import metrics
 from misotts.serve.local import RunningServer
 from misotts_client import Client, Segment
 from tests.support.clips import tone
@@ -26,7 +25,7 @@ def first_sound(client: Client, context: list[Segment]) -> float:
 
 def encoding(server: RunningServer) -> float:
     """Requests that wait for the codec; published every half second."""
-    return metrics(server).get("misotts_prompt_encoding", 0)
+    return server.metrics().get("misotts_prompt_encoding", 0)
 
 
 def test_a_first_sound_comes_while_a_long_context_is_encoded(client: Client, server: RunningServer) -> None:

@@ -9,7 +9,6 @@ import urllib.request
 import numpy as np
 import pytest
 
-from benchmarks.server_state import metrics
 from misotts.config import FRAME_SAMPLES
 from misotts.serve.local import RunningServer
 from misotts.serve.stage.metrics import METRICS
@@ -20,13 +19,13 @@ PUBLISHED_S = 1.2
 
 def test_counts_follow_the_requests(client: Client, server: RunningServer) -> None:
     time.sleep(PUBLISHED_S)
-    before = metrics(server)
+    before = server.metrics()
     for _ in range(2):
         client.speak("Hello from Miso, who says the same thing twice so that its blocks are shared.", max_audio_ms=800)
     with pytest.raises(InvalidArgument):
         client.speak("")
     time.sleep(PUBLISHED_S)
-    change = {name: value - before.get(name, 0) for name, value in metrics(server).items()}
+    change = {name: value - before.get(name, 0) for name, value in server.metrics().items()}
     assert change["misotts_prompt_prompts_total"] == 2
     assert change["misotts_prompt_refused_total"] == 1
     assert change["misotts_generate_submitted_total"] == 2
@@ -36,16 +35,16 @@ def test_counts_follow_the_requests(client: Client, server: RunningServer) -> No
     assert change["misotts_generate_first_frame_seconds_count"] == 2
     assert 0 < change["misotts_generate_busy_seconds_total"] < 10
     assert change["misotts_watermark_chunks_total"] >= 4
-    assert metrics(server)["misotts_generate_blocks_used"] == 0
+    assert server.metrics()["misotts_generate_blocks_used"] == 0
 
 
 def test_context_that_does_not_fit_is_counted(client: Client, server: RunningServer) -> None:
     time.sleep(PUBLISHED_S)
-    before = metrics(server)
+    before = server.metrics()
     context = [Segment("Too long.", 0, np.zeros(2_040 * FRAME_SAMPLES, np.float32))]
     client.speak("Hello.", context=context, max_audio_ms=800)
     time.sleep(PUBLISHED_S)
-    after = metrics(server)
+    after = server.metrics()
     assert after["misotts_prompt_dropped_segments_total"] - before["misotts_prompt_dropped_segments_total"] == 1
     assert after["misotts_prompt_encoding"] == after["misotts_prompt_waiting"] == 0
     assert after["misotts_prompt_encoding_seconds_total"] <= after["misotts_prompt_busy_seconds_total"]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.server_state import metrics
 from misotts.config import ModelConfig
 from misotts.engines.load import BLOCK_SIZE
 from misotts.serve.local import running_server
@@ -39,8 +38,8 @@ def test_who_was_sent_back_says_the_same_in_the_end(demo_folder: Path) -> None:
         with ThreadPoolExecutor(CALLERS) as callers:
             crowd = list(callers.map(client.speak, requests))
         time.sleep(PUBLISHED_S)
-        assert metrics(server)["misotts_generate_preempted_total"] > 0
-        assert metrics(server)["misotts_generate_blocks_used"] == 0
+        assert server.metrics()["misotts_generate_preempted_total"] > 0
+        assert server.metrics()["misotts_generate_blocks_used"] == 0
         alone = client.speak(requests[-1])
     assert [(len(speech.audio), speech.finish) for speech in crowd] == [(FRAMES * 1920, "length")] * CALLERS
     np.testing.assert_allclose(crowd[-1].audio, alone.audio, rtol=0, atol=1e-5)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.server_state import usage
 from benchmarks.soak import growth, soak
+from benchmarks.usage import usage
 from misotts.serve.local import RunningServer
 
 
