@@ -27,7 +27,7 @@ from misotts.generate.scheduler import LineFullError, Part, Scheduler, TooLongEr
 from misotts.generate.statistics import Statistics
 from misotts.generate.streams import Streams
 from misotts.generate.utterance import Utterance
-from misotts.serve.stage.worker import first_of_each
+from misotts.serve.stage.worker import next_batch
 from misotts.slots import call_rows, rounds
 from misotts_client.errors import LENGTH, Unavailable
 
@@ -181,7 +181,7 @@ class ChunkWorker:
             if not self._waiting:
                 self._wake = self._environment.event()
                 yield self._wake
-            batch, self._waiting = first_of_each(self._waiting, lambda piece: piece.stream)
+            batch, self._waiting = next_batch(self._waiting, lambda piece: piece.stream)
             began = self._environment.now
             yield from self._send([piece for piece in batch if piece.slot == NO_SEAT])
             for seconds, done in self.calls([piece for piece in batch if piece.slot != NO_SEAT]):

@@ -198,12 +198,12 @@ class _Launcher:
         except queue.Empty:
             event = None
         if event and event.state == "loading":
-            _say(f"{event.stage:<10} {event.what}")
+            _say(f"{event.stage:<10} {event.detail}")
         elif event and event.state == "failed":
-            raise ServeError(f"{event.stage} failed{' to load' if self._phase == 'starting' else ''}: {event.what}")
+            raise ServeError(f"{event.stage} failed{' to load' if self._phase == 'starting' else ''}: {event.detail}")
         elif event and event.state == "dead":
-            raise ServeError(self._why_dead(f"{event.stage} died: {event.what}"))
-        if silent := self._control.silent():
+            raise ServeError(self._why_dead(f"{event.stage} died: {event.detail}"))
+        if silent := self._control.hung_stage():
             raise ServeError(f"{silent} no longer answers")
         assert self._process is not None
         if self._process.poll() is not None:
@@ -231,7 +231,7 @@ class _Launcher:
     def _state(self) -> tuple[bool, dict[str, Any]]:
         """See `Readiness`."""
         stages = {stage: status.state for stage, status in self._control.stages.items()}
-        ready = self._phase == "serving" and self._control.ready and self._control.silent() is None
+        ready = self._phase == "serving" and self._control.ready and self._control.hung_stage() is None
         return ready, {"phase": self._phase, "stages": stages, "streams": self._control.streams}
 
     def _triton_ready(self) -> bool:

@@ -1,9 +1,10 @@
-"""The launcher's ear for its stages, and the readiness that it tells."""
+"""The launcher's connections to its stages, and the readiness that it reports."""
 
 from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -20,18 +21,23 @@ from tests.support.waiting import wait_until
 
 
 class FakeStage:
-    """The other end of a line."""
+    """A stage's end of the connection."""
 
     def __init__(self, path: str, name: str) -> None:
         self.name = name
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.connect(path)
 
-    def say(self, state: str, what: str = "", **report: float) -> None:
-        message = {"stage": self.name, "pid": 1, "state": state, "what": what, **report}
-        self.socket.sendall(json.dumps(message).encode() + b"\n")
+    def send(self, **message: object) -> None:
+        self.socket.sendall(json.dumps({"stage": self.name, **message}).encode() + b"\n")
 
-    def hear(self) -> str:
+    def change(self, state: str, detail: str = "") -> None:
+        self.send(state=state, detail=detail)
+
+    def heartbeat(self, **report: float) -> None:
+        self.send(report=report)
+
+    def command(self) -> str:
         self.socket.settimeout(5)
         return json.loads(self.socket.makefile().readline())["command"]
 
@@ -41,63 +47,66 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "control")
 
 
-def test_ready_when_all_four_are_and_dead_when_one_hangs_up(path: str) -> None:
+def test_it_is_ready_when_all_stages_are_and_reports_one_that_dies(path: str) -> None:
     control = Control(path)
     stages = {name: FakeStage(path, name) for name in STAGES}
     for name in ("prompt", "decode", "watermark"):
-        stages[name].say("loading", "weights")
-        stages[name].say("ready")
+        stages[name].change("loading", "weights")
+        stages[name].change("ready")
     assert not control.ready
-    stages["generate"].say("loading", "waiting for the other stages")
-    assert stages["generate"].hear() == "others_ready"
-    stages["generate"].say("ready")
+    stages["generate"].change("loading", "waiting for the other stages")
+    assert stages["generate"].command() == "others_ready"
+    stages["generate"].change("ready")
     wait_until(lambda: control.ready)
-    stages["generate"].say("beat", idle_s=0.1, streams=3)
+    stages["generate"].heartbeat(idle_s=0.1, streams=3)
     wait_until(lambda: control.streams == 3)
-    stages["prompt"].say("beat", idle_s=0.1, waiting=2)  # a drain waits for these too
+    stages["prompt"].heartbeat(idle_s=0.1, waiting=2)  # a drain waits for these too
     wait_until(lambda: control.streams == 5)
     while not control.events.empty():
         control.events.get()
-    control.command("drain", "decode")  # unread when it dies: the connection is reset, not closed
+    control.command("drain", "decode")  # not read before it dies: the connection is reset, not closed
     stages["decode"].socket.close()
     assert control.events.get(timeout=5) == StageEvent("decode", "dead", "its process ended")
     assert not control.ready
 
 
-def test_a_failure_is_told_once(path: str) -> None:
+def test_the_death_of_a_failed_stage_is_not_reported(path: str) -> None:
+    earlier = threading.enumerate()
     control = Control(path)
     stage = FakeStage(path, "watermark")
-    stage.say("failed", "no key")
+    stage.change("failed", "no key")
     assert control.events.get(timeout=5) == StageEvent("watermark", "failed", "no key")
+    (listener,) = [t for t in threading.enumerate() if t.name == "control-stage" and t not in earlier]
     stage.socket.close()
-    time.sleep(0.05)
+    listener.join(5)
     assert control.events.empty()
 
 
-@pytest.mark.parametrize("how", ["says nothing", "makes no pass"])
-def test_a_stage_that_hangs_is_found(path: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("case", ["no heartbeat", "worker hangs"])
+def test_a_stage_that_hangs_is_found(path: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_module, "SILENT_S", 0.3)
     control = Control(path)
     stage = FakeStage(path, "decode")
-    stage.say("ready")
-    stage.say("beat", idle_s=0.0)
+    stage.change("ready")
+    stage.heartbeat(idle_s=0.0)
     wait_until(lambda: control.stages["decode"].report)
-    assert control.silent() is None
-    if how == "says nothing":
+    assert control.hung_stage() is None
+    if case == "no heartbeat":
         time.sleep(0.4)
     else:
-        stage.say("beat", idle_s=0.5)
+        stage.heartbeat(idle_s=0.5)
         wait_until(lambda: control.stages["decode"].report["idle_s"])
-    assert control.silent() == "decode"
+    assert control.hung_stage() == "decode"
 
 
-def test_commands_reach_the_stage_and_a_dead_one_costs_nothing(path: str) -> None:
+def test_a_command_reaches_its_stage_and_is_dropped_without_one(path: str) -> None:
     control = Control(path)
     stage = FakeStage(path, "generate")
-    stage.say("ready")
+    stage.change("ready")
     wait_until(lambda: control.stages["generate"].state == "ready")
-    control.command("drain", "generate", "prompt")
-    assert stage.hear() == "drain"
+    control.command("drain", "prompt")
+    control.command("drain", "generate")
+    assert stage.command() == "drain"
 
 
 def ask(port: int, path: str) -> tuple[int, dict[str, object]]:
@@ -108,7 +117,7 @@ def ask(port: int, path: str) -> tuple[int, dict[str, object]]:
         return error.code, json.load(error) if error.code == 503 else {}
 
 
-def test_readiness_tells_the_truth() -> None:
+def test_the_readiness_port_answers_by_the_state() -> None:
     (port,) = free_ports(1)
     state = [True]
     readiness = Readiness("127.0.0.1", port, lambda: (state[0], {"streams": 2}))

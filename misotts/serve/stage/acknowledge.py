@@ -1,8 +1,7 @@
-"""Acknowledgements: `watermark`, the last stage, tells `generate`, the first that batches, how a chunk has fared.
+"""Acknowledgements: `watermark`, the last stage, tells `generate` about every chunk that has left it.
 
-Triton tells the first steps of an ensemble neither that a caller has left or a stage has failed, nor how fast the later
-steps are. A chunk's acknowledgement covers the stream's earlier chunks too, so a lost datagram costs nothing once the
-next one arrives.
+Triton tells the first steps of an ensemble neither that a caller has left or a later step has failed, nor how fast the
+later steps are. An acknowledgement covers all earlier chunks of the stream, so a lost one is made up for by the next.
 """
 
 from __future__ import annotations
@@ -18,30 +17,29 @@ _FORMAT = struct.Struct("<qi??")  # stream, chunk index, cancelled, failed
 
 
 class AcknowledgementSender:
-    """Sends without ever blocking: what the socket does not take now is sent with the next one, or at the next
-    `flush`."""
+    """Sends without blocking. What the socket does not take is sent with the next one, or by the next `flush`."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
-        self._backlog: dict[int, bytes] = {}
+        self._unsent: dict[int, bytes] = {}
 
     def send(self, stream: int, index: int, cancelled: bool, failed: bool) -> None:
-        self._backlog[stream] = _FORMAT.pack(stream, index, cancelled, failed)
+        self._unsent[stream] = _FORMAT.pack(stream, index, cancelled, failed)
         self.flush()
 
     def flush(self) -> None:
-        for stream, datagram in list(self._backlog.items()):
+        for stream, datagram in list(self._unsent.items()):
             try:
                 self._socket.sendto(datagram, self._path)
             except OSError:
                 return
-            del self._backlog[stream]
+            del self._unsent[stream]
 
 
 class AcknowledgementReceiver:
-    """Calls `received(stream, index, cancelled, failed)` from a thread of its own."""
+    """Calls `received(stream, index, cancelled, failed)` for every acknowledgement, from a thread of its own."""
 
     def __init__(self, path: str, received: Callable[[int, int, bool, bool], None]) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -27,7 +27,7 @@ class GenerateStage(Stage):
         settings = self.settings
         if self.device != "cpu":  # the KV pool takes what GPU memory the other stages leave
             self.link.loading("waiting for the other stages")
-            self.link.wait_for_others()
+            self.link.others_ready.wait()
         self.link.loading("backbone, depth decoder, KV pool")
         self.generator = load_generator(
             settings.model_folder,

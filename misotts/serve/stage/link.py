@@ -1,7 +1,7 @@
-"""A stage's line to the launcher: what it is loading, that it is alive, and what the launcher wants of it.
+"""A stage's connection to the launcher. Reports go to the launcher and commands come back, one JSON object a line.
 
-One connection, one JSON object a line. When the stage's process dies, however it dies, the kernel closes the line, and
-the launcher knows at once; when the launcher dies, the stage does too.
+When one of the two processes ends, however it ends, the kernel closes the connection: the launcher then reports the
+stage as dead, and a stage without a launcher ends itself.
 """
 
 from __future__ import annotations
@@ -14,73 +14,51 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-BEAT_S = 0.5
+HEARTBEAT_S = 0.5
 
 
 class LauncherLink:
-    """Reports of one stage to the launcher."""
+    """One stage's end of the connection."""
 
     def __init__(self, path: str, stage: str) -> None:
+        self.draining = threading.Event()
+        """Set by the command `drain`: the stage refuses new requests from then on."""
+        self.others_ready = threading.Event()
+        """Set by the command `others_ready`: all other stages have loaded, so the rest of the GPU memory is free."""
         self._stage = stage
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(path)
         self._send_lock = threading.Lock()
-        self._commands: dict[str, Callable[[], None]] = {}
-        self._early: set[str] = set()
-        """Commands that came before anything was to be done at them, such as a drain while the stage loads."""
-        self._command_lock = threading.Lock()
-        self._others_ready = threading.Event()
-        self.on("others_ready", self._others_ready.set)
         threading.Thread(target=self._listen, name="launcher-link", daemon=True).start()
 
-    def on(self, command: str, do: Callable[[], None]) -> None:
-        """Run `do` when the launcher sends `command`; at once if it has been sent."""
-        with self._command_lock:
-            self._commands[command] = do
-            early = command in self._early
-            self._early.discard(command)
-        if early:
-            do()
+    def loading(self, part: str) -> None:
+        self._send(state="loading", detail=part)
 
-    def loading(self, what: str) -> None:
-        self._send(state="loading", what=what)
-
-    def failed(self, why: str) -> None:
-        self._send(state="failed", what=why)
+    def failed(self, reason: str) -> None:
+        self._send(state="failed", detail=reason)
 
     def ready(self) -> None:
-        self._send(state="ready", what="")
+        self._send(state="ready", detail="")
 
-    def wait_for_others(self) -> None:
-        """Wait until all other stages have loaded, so that this one can take what GPU memory is left."""
-        self._others_ready.wait()
-
-    def beat(self, report: Callable[[], dict[str, Any]]) -> None:
-        """Send `report()` every `BEAT_S` from now on. It holds `idle_s`, the age of the worker's last sign of life."""
+    def start_heartbeat(self, report: Callable[[], dict[str, Any]]) -> None:
+        """Send `report()` every `HEARTBEAT_S`. `idle_s` in it is the age of the last sign of life of the worker."""
 
         def run() -> None:
             pause = threading.Event()
-            while not pause.wait(BEAT_S):
-                self._send(state="beat", **report())
+            while not pause.wait(HEARTBEAT_S):
+                self._send(report=report())
 
-        threading.Thread(target=run, name="launcher-beat", daemon=True).start()
+        threading.Thread(target=run, name="launcher-heartbeat", daemon=True).start()
 
     def _send(self, **message: Any) -> None:
-        line = json.dumps({"stage": self._stage, "pid": os.getpid(), **message}) + "\n"
-        # OSError: the launcher is gone, and `_listen` is about to end the process.
+        line = json.dumps({"stage": self._stage, **message}) + "\n"
+        # OSError: the launcher has ended, and `_listen` is about to end this process.
         with self._send_lock, contextlib.suppress(OSError):
             self._socket.sendall(line.encode())
 
     def _listen(self) -> None:
-        with contextlib.suppress(ConnectionError):  # it was killed with a report unread
+        events = {"drain": self.draining, "others_ready": self.others_ready}
+        with contextlib.suppress(ConnectionError):  # the launcher ended before it had read every report
             for line in self._socket.makefile(encoding="utf-8"):
-                self._obey(json.loads(line)["command"])
-        os._exit(1)  # without a launcher nobody would stop or watch this process
-
-    def _obey(self, command: str) -> None:
-        with self._command_lock:
-            do = self._commands.get(command)
-            if do is None:
-                self._early.add(command)
-        if do is not None:
-            do()
+                events[json.loads(line)["command"]].set()
+        os._exit(1)  # nothing would stop or watch this process any more

@@ -42,12 +42,10 @@ class PromptStage(Stage):
         self.link.loading("tokenizer, Mimi encoder")
         mimi = load_mimi(folder, self.config, self.device)
         self.prompter = Prompter(folder, self.config, partial(encode, mimi), Voices(self.settings.voices_folder))
-        self.link.on("drain", self.drain)
         self.start_lanes()
 
     def start_lanes(self) -> None:
         """To be called at the end of `load`."""
-        self.draining = False
         self.counts: Counter[str] = Counter()
         self.counting = threading.Lock()
         # One request a pass: a long line is no sign that a worker hangs.
@@ -62,13 +60,9 @@ class PromptStage(Stage):
 
     def take(self, request: Any, sender: Any) -> None:
         arrived = time.monotonic()
-        if self.draining:
+        if self.link.draining.is_set():
             raise Unavailable("the server is shutting down")
         self.put(self.quick, (read_request(request, self.config), arrived, sender))
-
-    def drain(self) -> None:
-        """Refuse new requests from now on; those that have come go on to their prompt."""
-        self.draining = True
 
     def check(self, batch: list[tuple[SpeechRequest, float, Any]]) -> None:
         """The quick lane's work."""

@@ -80,7 +80,7 @@ class Stage:
             self.link.failed(_first_line(error))
             raise
         self._metrics = StageMetrics(self.name)
-        self.link.beat(self._beat)
+        self.link.start_heartbeat(self._heartbeat)
         self.link.ready()
 
     def execute(self, requests: list[Any]) -> None:
@@ -112,7 +112,7 @@ class Stage:
     def refuse_outsider(self) -> None:
         raise InvalidArgument(None, f"{self.name} is a stage of misotts and answers only to it; call the model misotts")
 
-    def _beat(self) -> dict[str, Any]:
+    def _heartbeat(self) -> dict[str, Any]:
         if failure := self.failure():
             self.link.failed(_first_line(failure))
         values = {**self.report(), **self.state()}

@@ -1,4 +1,4 @@
-"""A stage's own thread: requests come in one by one and are worked on in batches."""
+"""A stage's worker thread: items are queued one by one and processed in batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IDLE_S = 0.1
 
 
 class Worker(Generic[Item]):
-    """Takes what has gathered since the last batch, in order, at most one item per key in a batch."""
+    """Processes what has been queued since the last batch, in order, at most one item per key in a batch."""
 
     def __init__(
         self,
@@ -27,72 +27,74 @@ class Worker(Generic[Item]):
         limit: int,
         idle: Callable[[], None] = lambda: None,
     ) -> None:
-        """`process` gets the batches; `limit` bounds the items that wait; `idle` runs when nothing comes."""
+        """Start the thread. It calls `process` with every batch, and `idle` when nothing has come for `IDLE_S`.
+
+        `limit` is the greatest number of items in the queue.
+        """
         self._process, self._key, self._idle, self._limit = process, key, idle, limit
-        self._items: deque[Item] = deque()
-        self._taken = 0
+        self._queue: deque[Item] = deque()
+        self._in_batch = 0
         self._arrival = threading.Condition()
-        """Guards the items and how many of them a batch has taken; notified when one comes."""
+        """Guards the queue and `_in_batch`; notified when an item comes."""
         self.busy_s = 0.0
         self.last_sign = time.monotonic()
-        """When the worker last gave a sign of life."""
+        """Time of the worker's last sign of life."""
         threading.Thread(target=self._run, name="worker", daemon=True).start()
 
     @property
     def unfinished(self) -> int:
-        """Items that wait or are being worked on."""
+        """Number of items in the queue and in the current batch."""
         with self._arrival:
-            return len(self._items) + self._taken
+            return len(self._queue) + self._in_batch
 
     def put(self, item: Item) -> None:
         """Queue an item.
 
         Raises:
-            queue.Full: `limit` items wait.
+            queue.Full: the queue holds `limit` items.
         """
         with self._arrival:
-            if len(self._items) >= self._limit:
+            if len(self._queue) >= self._limit:
                 raise queue.Full
-            self._items.append(item)
+            self._queue.append(item)
             self._arrival.notify()
 
     def sign_of_life(self) -> None:
-        """To be called between the pieces of a long piece of work."""
+        """`process` calls this between the parts of long work, so that the launcher does not take it for hung."""
         self.last_sign = time.monotonic()
 
     def _run(self) -> None:
         while True:
             self.sign_of_life()
-            batch = self._take()
+            batch = self._take_batch()
             began = time.perf_counter()
             try:
                 if batch:
                     self._process(batch)
                 else:
                     self._idle()
-            except Exception:  # without its worker the stage would be dead
+            except Exception:  # the thread must go on: without it the stage would hang
                 log.exception("the worker failed")
             if batch:
                 self.busy_s += time.perf_counter() - began
 
-    def _take(self) -> list[Item]:
-        """The next batch; what comes second for its key waits for the one after."""
+    def _take_batch(self) -> list[Item]:
         with self._arrival:
-            self._taken = 0
-            if not self._items:
+            self._in_batch = 0
+            if not self._queue:
                 self._arrival.wait(IDLE_S)
-            batch, self._items = first_of_each(self._items, self._key)
-            self._taken = len(batch)
+            batch, self._queue = next_batch(self._queue, self._key)
+            self._in_batch = len(batch)
             return batch
 
 
-def first_of_each(items: Iterable[Item], key: Callable[[Item], object]) -> tuple[list[Item], deque[Item]]:
-    """The first item of every key, and what is left; both in order."""
-    first: dict[object, Item] = {}
+def next_batch(items: Iterable[Item], key: Callable[[Item], object]) -> tuple[list[Item], deque[Item]]:
+    """Return the first item of every key, and the other items; both in order."""
+    batch: dict[object, Item] = {}
     rest: deque[Item] = deque()
     for item in items:
-        if (its := key(item)) in first:
+        if key(item) in batch:
             rest.append(item)
         else:
-            first[its] = item
-    return list(first.values()), rest
+            batch[key(item)] = item
+    return list(batch.values()), rest

@@ -77,6 +77,7 @@ def stage(codec: Codec, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("misotts.serve.stage.stage.refuse", lambda sender, error: sender.append(error))
     stage = PromptStage()
     stage.settings, stage.device = SimpleNamespace(door="DOOR", secret="secret"), "cpu"
+    stage.link = SimpleNamespace(draining=threading.Event())
     stage.config = ModelConfig.load(demo_folder)
     stage.prompter = Prompter(demo_folder, stage.config, codec.encode, Voices(folder_with_ann(tmp_path / "voices")))
     stage.start_lanes()
@@ -184,7 +185,7 @@ def test_a_lane_that_hangs_looks_so_and_a_long_clip_does_not(stage: Any, codec: 
 def test_a_drain_refuses_the_new_and_serves_who_has_come(stage: Any, codec: Codec) -> None:
     stage.execute([held := with_context()])
     wait_until(lambda: codec.clips)
-    stage.drain()
+    stage.link.draining.set()
     stage.execute([late := Request()])
     assert isinstance(answer(late), Unavailable)
     assert stage.state()["waiting"] == 1

@@ -38,14 +38,14 @@ def test_a_gpu_that_is_lost_ends_the_stage(stage: Any, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torch.cuda, "synchronize", lost)
     stage.check_device()
-    stage._beat()
+    stage._heartbeat()
     assert stage.told == ["CUDA error: an illegal memory access was encountered"]
 
 
 def test_a_failure_that_leaves_the_gpu_whole_does_not(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     stage.check_device()
-    stage._beat()
+    stage._heartbeat()
     assert stage.told == []
 
 
