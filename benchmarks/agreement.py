@@ -1,6 +1,6 @@
 """How far quantised weights, or keys and values in FP8, move the codes that the graph engine draws.
 
-    python -m benchmarks.agreement [--model DIR] [--weight-type int8] [--kv-type fp8] [--device cuda]
+    python -m benchmarks.agreement [--model DIR] [--weights int8] [--kv-type fp8] [--device cuda]
 
 Two engines, one of them with weights and KV as they are, read the same prompts (random ones: half text, half audio) and
 then the same frames, code by code: those that the first one draws. So each code is compared given everything before it,
@@ -22,10 +22,10 @@ from misotts.config import MASKED, ModelConfig
 from misotts.engines.embedding import Embedding
 from misotts.engines.graph.backbone import GraphBackbone
 from misotts.engines.graph.depth import GraphDepth
-from misotts.engines.graph.matrix import KvType, WeightType
 from misotts.engines.graph.operations import Operations, operations
 from misotts.engines.interface import Batch, Sampling
 from misotts.engines.sampling import gumbel_noise
+from misotts.engines.table import KvType, WeightType
 from misotts.model.checkpoint import Checkpoint
 
 BLOCK_SIZE = 32
@@ -82,8 +82,8 @@ def record(
     prompts: torch.Tensor,
     frames: int,
     device: str = "cpu",
-    stored: WeightType = "full",
-    fp8_kv: bool = False,
+    weight_type: WeightType = "full",
+    kv_type: KvType = "full",
     forced: list[torch.Tensor] | None = None,
 ) -> Recorder:
     """Let an engine read `prompts` int64 [n, positions, codebooks + 1] and speak `frames` frames, or forced ones."""
@@ -92,10 +92,10 @@ def record(
     dtype = torch.bfloat16 if on_gpu else torch.float32
     embedding = Embedding(weights, config, device, dtype)
     recorder = Recorder(operations("fused" if on_gpu else "plain"), forced)
-    depth = GraphDepth(weights, config, embedding, recorder, device, dtype, stored)
+    depth = GraphDepth(weights, config, embedding, recorder, device, dtype, weight_type)
     columns = -(-(length + frames) // BLOCK_SIZE)
     run = recorder.run
-    backbone = GraphBackbone(weights, config, 1 + n * columns, BLOCK_SIZE, run, device, dtype, stored, fp8_kv)
+    backbone = GraphBackbone(weights, config, 1 + n * columns, BLOCK_SIZE, run, device, dtype, weight_type, kv_type)
     blocks = 1 + np.arange(n * columns, dtype=np.int32).reshape(n, columns)
     tables = torch.from_numpy(blocks).to(device)
     ranks = min(TOP_K, config.audio_codes)
@@ -139,7 +139,7 @@ def random_prompts(config: ModelConfig, n: int, length: int) -> torch.Tensor:
 
 def main(
     model: Annotated[Path, typer.Option(help="Model folder.")] = Path("models/demo"),
-    weight_type: WeightType = "int8",
+    weights: WeightType = "int8",
     kv_type: KvType = "full",
     device: str = "cpu",
     streams: int = 16,
@@ -148,14 +148,14 @@ def main(
 ) -> None:
     """Report how far a quantised graph engine is from the one that is not."""
     config = ModelConfig.load(model)
-    weights = Checkpoint(model, config)
+    checkpoint = Checkpoint(model, config)
     prompts = random_prompts(config, streams, positions)
-    reference = record(weights, config, prompts, frames, device)
-    other = record(weights, config, prompts, frames, device, weight_type, kv_type == "fp8", reference.drawn)
+    reference = record(checkpoint, config, prompts, frames, device)
+    other = record(checkpoint, config, prompts, frames, device, weights, kv_type, reference.drawn)
     found = asdict(compare(reference, other, config.audio_num_codebooks))
     typer.echo(", ".join(f"{name.replace('_', ' ')} {share:.2%}" for name, share in found.items()))
-    figures = dict(weights=weight_type, kv=kv_type, device=device, codes=len(reference.drawn) * streams, **found)
-    typer.echo(save(f"agreement-{device}-{weight_type}-kv-{kv_type}", figures))
+    figures = dict(weights=weights, kv=kv_type, device=device, codes=len(reference.drawn) * streams, **found)
+    typer.echo(save(f"agreement-{device}-{weights}-kv-{kv_type}", figures))
 
 
 if __name__ == "__main__":

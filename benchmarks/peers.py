@@ -31,6 +31,7 @@ from benchmarks.csm_peer import make_peer
 from benchmarks.record import record, save, write
 from misotts.config import MASKED, ConfigError, ModelConfig
 from misotts.engines.interface import Limits
+from misotts.engines.table import DepthLibrary, EngineChoice
 from misotts.generate.delivery import Chunk
 from misotts.generate.load import load_generator
 from misotts.generate.loop import Generator
@@ -44,7 +45,7 @@ FRAMES = 60
 STREAMS = (1, 16)
 TEMPERATURES = {"sampled": 0.9, "greedy": 0.0}
 TOP_K = 50
-OURS = {"ours": "torch", "ours, ONNX depth": "onnx"}
+OURS: dict[str, DepthLibrary] = {"ours": "torch", "ours, ONNX depth": "onnx"}
 """Our sides, and the depth engine of each."""
 
 
@@ -57,8 +58,10 @@ class Side(Protocol):
 class Ours:
     """The generate stage as it is served: scheduler, paged KV cache, loop and sending thread."""
 
-    def __init__(self, folder: Path, config: ModelConfig, depth: str) -> None:
-        self._generator = load_generator(folder, config, Limits(max_streams=max(STREAMS)), depth=depth)
+    def __init__(self, folder: Path, config: ModelConfig, depth: DepthLibrary) -> None:
+        self._generator = load_generator(
+            folder, config, Limits(max_streams=max(STREAMS)), engines=EngineChoice(depth=depth)
+        )
         self._generator.start()
 
     def speak(self, prompts: np.ndarray, frames: int, temperature: float) -> np.ndarray:

@@ -13,16 +13,11 @@ from typing import Any
 from build.preflight import Needs
 from misotts.config import ModelConfig
 from misotts.engines.interface import Limits
-from misotts.engines.load import BLOCK_SIZE
-from misotts.engines.manifest import EngineError, Manifest, dtype_name, engine_folder
+from misotts.engines.kv_memory import BLOCK_SIZE
+from misotts.engines.manifest import Manifest
+from misotts.engines.table import EngineError, Variant
 from misotts.engines.tensorrt_depth import gpu_here
-from misotts.engines.tensorrt_llm.backbone import (
-    CHECKPOINT,
-    ENGINE,
-    Variant,
-    backbone_hash,
-    tensorrt_llm_release,
-)
+from misotts.engines.tensorrt_llm.backbone import backbone_hash, tensorrt_llm_release
 from misotts.model.atomic_folder import draft_folder
 from misotts.model.checkpoint import Checkpoint
 
@@ -37,25 +32,24 @@ def build_backbone(model: Path, variant: Variant, limits: Limits, tell: Callable
             it, or too little memory or disk; all but the first of these before any work.
     """
     config = ModelConfig.load(model)
-    source, how = engine_folder(model, CHECKPOINT + variant.suffix, variant.dtype), variant.convert_command(model)
-    checkpoint = Manifest.load(source, how)
-    checkpoint.check(source, how, limits={"max_seq_len": config.max_seq_len})
-    checkpoint.check(source, how, weights=backbone_hash(Checkpoint(model, config), config))
+    source, folder = variant.checkpoint(model), variant.engine(model, limits.max_streams)
+    checkpoint = Manifest.load(source)
+    checkpoint.check(source, limits={"max_seq_len": config.max_seq_len})
+    checkpoint.check(source, weights=backbone_hash(Checkpoint(model, config), config))
     made_with = {**checkpoint.made_with, **tensorrt_llm_release()}
     gpu, sizes = capable_gpu(variant), engine_limits(config, limits, variant.ranks)
     manifest = Manifest(checkpoint.weights, checkpoint.dtype, made_with, gpu, sizes)
-    folder = engine_folder(model, ENGINE + variant.suffix, variant.dtype)
     if manifest.is_at(folder):
-        return folder
-    needs = backbone_needs(source, variant)
+        return folder.path
+    needs = backbone_needs(source.path, variant)
     tell(needs)
     needs.check(model)
-    with draft_folder(folder) as draft:
+    with draft_folder(folder.path) as draft:
         for rank in range(variant.ranks):
-            _build_rank(source, draft, rank, sizes, variant)
+            _build_rank(source.path, draft, rank, sizes, variant)
         check_built(json.loads((draft / "config.json").read_text(encoding="utf-8")))
         manifest.save(draft)
-    return folder
+    return folder.path
 
 
 def capable_gpu(variant: Variant) -> str:
@@ -67,7 +61,7 @@ def capable_gpu(variant: Variant) -> str:
     gpu = gpu_here()
     if gpu is None:
         raise EngineError("TensorRT-LLM builds for the GPU at hand, and there is none")
-    what, needed = ("FP8", (8, 9)) if variant.fp8 else (dtype_name(variant.dtype), (8, 0))
+    what, needed = ("FP8", (8, 9)) if variant.weights == "fp8" else (variant.dtype, (8, 0))
     if tuple(map(int, gpu.split("."))) < needed:
         raise EngineError(f"{what} needs compute capability {needed[0]}.{needed[1]}, the GPU here has {gpu}")
     return gpu
@@ -101,10 +95,10 @@ def _build_rank(source: Path, draft: Path, rank: int, sizes: Mapping[str, int], 
     plugins = PluginConfig()
     wanted = dict(
         gpt_attention_plugin="auto",
-        gemm_plugin=None if variant.fp8 else "auto",
+        gemm_plugin=None if variant.weights == "fp8" else "auto",
         tokens_per_block=sizes["block_size"],
         use_paged_context_fmha=True,
-        use_fp8_context_fmha=variant.fp8_kv,  # paged, it reads FP8 keys and values, or none
+        use_fp8_context_fmha=variant.kv_type == "fp8",  # paged, it reads FP8 keys and values, or none
         remove_input_padding=True,
         multiple_profiles=False,
     )

@@ -13,8 +13,8 @@ from build.preflight import Needs
 from convert.depth import GRAPH
 from convert.depth_weights import depth_shapes
 from misotts.config import ModelConfig
-from misotts.engines.eight_bits import EightBits
-from misotts.engines.manifest import EngineError, Manifest, depth_engine, depth_hash, dtype_name, engine_folder
+from misotts.engines.manifest import Manifest, depth_hash, dtype_name
+from misotts.engines.table import EngineError, depth_graph_folder, tensorrt_depth_folder
 from misotts.engines.tensorrt_depth import ENGINE, gpu_here, release, tensorrt_library
 from misotts.model.atomic_folder import draft_folder
 from misotts.model.checkpoint import Checkpoint
@@ -34,22 +34,23 @@ def build_depth(
     max_streams: int,
     gpu: str | None,
     progress: Progress,
-    stored: EightBits | None = None,
 ) -> Path:
     """Build the depth engine of a model folder unless it is there already; return its folder.
 
     `gpu`: the compute capability to build for; TensorRT builds only for the GPU at hand, TensorRT for RTX for any that
-    it knows. `stored`: how the graph's matrices are stored, if not in `dtype`.
+    it knows.
 
     Raises:
         ConfigError, CheckpointError: `model` is no model folder.
         EngineError: the graph is missing or of other weights, there is no such GPU, or TensorRT refuses.
     """
     config = ModelConfig.load(model)
-    source = engine_folder(model, depth_engine("onnx", stored), dtype)
-    how = f"python -m convert depth {model} --dtype {dtype_name(dtype)}" + (f" --weights {stored}" if stored else "")
-    graph = Manifest.load(source, how)
-    graph.check(source, how, weights=depth_hash(Checkpoint(model, config), config))
+    source, folder = (
+        depth_graph_folder(model, dtype_name(dtype)),
+        tensorrt_depth_folder(model, dtype_name(dtype), max_streams),
+    )
+    graph = Manifest.load(source)
+    graph.check(source, weights=depth_hash(Checkpoint(model, config), config))
     library = tensorrt_library()
     target = gpu or gpu_here()
     if target is None:
@@ -57,19 +58,18 @@ def build_depth(
             "there is no GPU here to build for; TensorRT for RTX builds without one: say which, with --gpu"
         )
     limits = {"streams": max_streams, "ranks": config.audio_codes}
-    manifest = Manifest(graph.weights, graph.dtype, {**graph.made_with, **release(library)}, target, limits, stored)
-    folder = engine_folder(model, depth_engine("tensorrt", stored), dtype)
+    manifest = Manifest(graph.weights, graph.dtype, {**graph.made_with, **release(library)}, target, limits)
     if manifest.is_at(folder):
-        return folder
+        return folder.path
     depth_needs(model, dtype).check(model)
-    with draft_folder(folder) as draft:
-        (draft / ENGINE).write_bytes(_build(library, source / GRAPH, config, manifest, progress))
+    with draft_folder(folder.path) as draft:
+        (draft / ENGINE).write_bytes(_build(library, source.path / GRAPH, config, manifest, progress))
         manifest.save(draft)
-    return folder
+    return folder.path
 
 
 def depth_needs(model: Path, dtype: torch.dtype) -> Needs:
-    """What `build_depth` takes; with matrices in 8 bits, at most this."""
+    """Memory and disk that `build_depth` needs."""
     weights = sum(map(prod, depth_shapes(ModelConfig.load(model)).values())) * dtype.itemsize
     memory = LEAST_MEMORY + MEMORY_PER_WEIGHT_BYTE * weights
     return Needs(memory, int(LEAST_DISK + DISK_PER_WEIGHT_BYTE * weights))

@@ -10,13 +10,11 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from build.depth import build_depth, depth_needs
-from misotts.engines.eight_bits import EightBits
 
 
 def depth(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     dtype: Annotated[Literal["bfloat16", "float16", "float32"], typer.Option()] = "bfloat16",
-    weights: Annotated[Optional[EightBits], typer.Option(help="How the graph's matrices are stored.")] = None,  # noqa: UP045
     max_streams: Annotated[int, typer.Option(min=1, help="Most utterances in a step.")] = 16,
     gpu: Annotated[Optional[str], typer.Option(help="Compute capability, such as 8.9; the GPU here.")] = None,  # noqa: UP045
 ) -> None:
@@ -29,7 +27,7 @@ def depth(
 
         try:
             bars.print(f"takes {depth_needs(model, getattr(torch, dtype))}")
-            folder = build_depth(model, getattr(torch, dtype), max_streams, gpu, show, weights)
+            folder = build_depth(model, getattr(torch, dtype), max_streams, gpu, show)
         except (OSError, ValueError) as error:  # ValueError: what is wrong with model, graph or GPU
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from None

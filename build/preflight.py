@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convert.disk import check_disk
-from misotts.engines.manifest import EngineError
+from misotts.engines.table import EngineError
 
 
 @dataclass(frozen=True)

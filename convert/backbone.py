@@ -16,8 +16,9 @@ from convert.disk import check_disk
 from convert.fp8 import Fp8
 from misotts import __version__
 from misotts.config import ModelConfig
-from misotts.engines.manifest import Manifest, dtype_name, engine_folder
-from misotts.engines.tensorrt_llm.backbone import CHECKPOINT, Variant, backbone_hash
+from misotts.engines.manifest import Manifest, dtype_name
+from misotts.engines.table import Variant, WeightType
+from misotts.engines.tensorrt_llm.backbone import backbone_hash
 from misotts.model.atomic_folder import draft_folder
 from misotts.model.checkpoint import Checkpoint, tensor_shapes
 from misotts.model.weight_files import save_weights
@@ -39,7 +40,8 @@ class Target:
 
     @property
     def variant(self) -> Variant:
-        return Variant(self.dtype, self.ranks, self.fp8 is not None, self.fp8 is not None and self.fp8.kv)
+        weights: WeightType = "fp8" if self.fp8 else "full"
+        return Variant(weights, "fp8" if self.fp8 and self.fp8.kv else "full", dtype_name(self.dtype), self.ranks)
 
 
 def convert_backbone(model: Path, target: Target, progress: Progress) -> Path:
@@ -52,16 +54,16 @@ def convert_backbone(model: Path, target: Target, progress: Progress) -> Path:
     """
     config = ModelConfig.load(model)
     weights = Checkpoint(model, config)
-    folder = engine_folder(model, CHECKPOINT + target.variant.suffix, target.dtype)
+    folder = target.variant.checkpoint(model)
     made_with = {"misotts": __version__, **({"calibration": target.fp8.digest} if target.fp8 else {})}
     limits = {"ranks": target.ranks, "max_seq_len": config.max_seq_len}
     manifest = Manifest(backbone_hash(weights, config), dtype_name(target.dtype), made_with, limits=limits)
     if manifest.is_at(folder):
-        return folder
+        return folder.path
     layouts = checkpoint_layout(config, target)
     total = sum(tensor.nbytes for layout in layouts for tensor in layout.values())
     check_disk(model, total)
-    with draft_folder(folder) as draft:
+    with draft_folder(folder.path) as draft:
         (draft / "config.json").write_text(json.dumps(checkpoint_config(config, target), indent=2) + "\n", "utf-8")
         written = 0
 
@@ -74,7 +76,7 @@ def convert_backbone(model: Path, target: Target, progress: Progress) -> Path:
             tensors = _rank_weights(weights, config, target, rank)
             save_weights(draft / f"rank{rank}.safetensors", layout, wrote, tensors.__getitem__)
         manifest.save(draft)
-    return folder
+    return folder.path
 
 
 def checkpoint_layout(config: ModelConfig, target: Target) -> list[dict[str, torch.Tensor]]:

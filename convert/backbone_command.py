@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from convert.backbone import Target, convert_backbone
 from convert.fp8 import Fp8
 from misotts.config import ModelConfig
+from misotts.engines.table import KvType, Variant, WeightType
 from misotts.model.checkpoint import Checkpoint
 from misotts_client.errors import MisoError
 
@@ -21,26 +22,24 @@ TEXTS = Path("demo/text.txt")
 Type = Literal["bfloat16", "float16"]
 """Types of activations."""
 
-Fp8Parts = Literal["no", "weights", "weights-and-kv"]
-"""What is rounded to FP8: nothing, the matrices, or keys and values as well. (Keys and values alone would switch
-TensorRT-LLM's paged context attention off, and with it prompts that are read in pieces.)"""
-
 
 def backbone(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     dtype: Annotated[Type, typer.Option(help="Type of activations, and of matrices that are not FP8.")] = "bfloat16",
     ranks: Annotated[int, typer.Option(min=1, help="GPUs that share every layer (tensor parallelism).")] = 1,
-    fp8: Annotated[Fp8Parts, typer.Option(help="What is rounded to FP8.")] = "no",
+    weights: Annotated[WeightType, typer.Option(help="Number format of the matrices: full or fp8.")] = "full",
+    kv_type: Annotated[KvType, typer.Option(help="Number format of keys and values.")] = "full",
     voices: Annotated[Optional[Path], typer.Option(help="Folder of voices to calibrate FP8 with.")] = None,  # noqa: UP045
     texts: Annotated[Path, typer.Option(help="Texts to calibrate FP8 with, one a line.")] = TEXTS,
 ) -> None:
     """Write the backbone as a TensorRT-LLM checkpoint."""
-    if fp8 != "no" and voices is None:
+    if weights == "fp8" and voices is None:
         raise typer.BadParameter("FP8 is calibrated with real prompts: name a folder of voices with --voices")
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, transient=True) as bars:
-            scales = _calibrate(model, voices, texts, fp8, bars) if voices and fp8 != "no" else None
+            Variant(weights, kv_type)  # refuses number formats that TensorRT-LLM does not have
+            scales = _calibrate(model, voices, texts, kv_type, bars) if voices and weights == "fp8" else None
             bar = bars.add_task("weights")
             target = Target(getattr(torch, dtype), ranks, scales)
             folder = convert_backbone(model, target, lambda done, total: bars.update(bar, completed=done, total=total))
@@ -50,7 +49,7 @@ def backbone(
     typer.echo(f"{folder} is ready")
 
 
-def _calibrate(model: Path, voices: Path, texts: Path, fp8: Fp8Parts, bars: Progress) -> Fp8:
+def _calibrate(model: Path, voices: Path, texts: Path, kv_type: KvType, bars: Progress) -> Fp8:
     from convert.calibrate import calibrate, real_prompts
 
     config = ModelConfig.load(model)
@@ -63,4 +62,4 @@ def _calibrate(model: Path, voices: Path, texts: Path, fp8: Fp8Parts, bars: Prog
     def show(done: int, layers: int) -> None:
         bars.update(bar, completed=done, total=layers)
 
-    return calibrate(weights, config, prompts, fp8 == "weights-and-kv", show, device)
+    return calibrate(weights, config, prompts, kv_type == "fp8", show, device)

@@ -1,5 +1,4 @@
-"""A model folder's depth decoder → `engines/depth-onnx-<dtype>`, or `depth-onnx-int8-<dtype>` and the like:
-`graph.onnx`, `weights.safetensors`, `manifest.json`.
+"""A model folder's depth decoder → `engines/depth-onnx-<dtype>`: `graph.onnx`, `weights.safetensors`, `manifest.json`.
 
 ONNX keeps large tensors as (file, offset, length), and a safetensors file is as good as any for that: the weights are
 streamed from the checkpoint into it, one at a time, and the graph refers to them.
@@ -14,12 +13,12 @@ import onnx_ir as ir
 import torch
 
 from convert.depth_graph import DTYPES, OPSET, depth_graph
-from convert.depth_weights import depth_layout, stored_tensor
+from convert.depth_weights import depth_shapes, depth_weight
 from convert.disk import check_disk
 from misotts import __version__
 from misotts.config import ModelConfig
-from misotts.engines.eight_bits import EightBits
-from misotts.engines.manifest import Manifest, depth_engine, depth_hash, dtype_name, engine_folder
+from misotts.engines.manifest import Manifest, depth_hash, dtype_name
+from misotts.engines.table import depth_graph_folder
 from misotts.model.atomic_folder import draft_folder
 from misotts.model.checkpoint import Checkpoint
 from misotts.model.weight_files import save_weights, tensor_places
@@ -30,9 +29,8 @@ Progress = Callable[[int, int], object]
 """Told how many bytes of the weights are written, and how many there are in all."""
 
 
-def convert_depth(model: Path, dtype: torch.dtype, progress: Progress, stored: EightBits | None = None) -> Path:
-    """Write the depth graph of a model folder in `dtype`, unless it is there already; return its folder. `stored`: in
-    how few bits its matrices are kept, if not in `dtype`.
+def convert_depth(model: Path, dtype: torch.dtype, progress: Progress) -> Path:
+    """Write the depth graph of a model folder in `dtype`, unless it is there already; return its folder.
 
     Raises:
         ConfigError, CheckpointError: `model` is no model folder.
@@ -40,12 +38,12 @@ def convert_depth(model: Path, dtype: torch.dtype, progress: Progress, stored: E
     """
     config = ModelConfig.load(model)
     checkpoint = Checkpoint(model, config)
-    folder = engine_folder(model, depth_engine("onnx", stored), dtype)
+    folder = depth_graph_folder(model, dtype_name(dtype))
     made_with = {"misotts": __version__, "opset": str(OPSET)}
-    manifest = Manifest(depth_hash(checkpoint, config), dtype_name(dtype), made_with, matrices=stored)
+    manifest = Manifest(depth_hash(checkpoint, config), dtype_name(dtype), made_with)
     if manifest.is_at(folder):
-        return folder
-    layout = depth_layout(config, dtype, stored)
+        return folder.path
+    layout = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in depth_shapes(config).items()}
     total, written = sum(tensor.nbytes for tensor in layout.values()), 0
     check_disk(model, total)
 
@@ -54,13 +52,11 @@ def convert_depth(model: Path, dtype: torch.dtype, progress: Progress, stored: E
         written += size
         progress(written, total)
 
-    with draft_folder(folder) as draft:
-        save_weights(
-            draft / WEIGHTS, layout, wrote, lambda name: stored_tensor(name, checkpoint, config, dtype, stored)
-        )
+    with draft_folder(folder.path) as draft:
+        save_weights(draft / WEIGHTS, layout, wrote, lambda name: depth_weight(name, checkpoint, config).to(dtype))
         ir.save(depth_graph(config, dtype, _external(draft / WEIGHTS, layout)), draft / GRAPH)
         manifest.save(draft)
-    return folder
+    return folder.path
 
 
 def _external(path: Path, layout: Mapping[str, torch.Tensor]) -> dict[str, ir.ExternalTensor]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import torch
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from convert.depth import convert_depth
-from misotts.engines.eight_bits import EightBits
 
 
 def depth(
@@ -18,7 +17,6 @@ def depth(
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="float32 for ONNX Runtime on the CPU.")
     ] = "float32",
-    weights: Annotated[Optional[EightBits], typer.Option(help="Matrices in 8 bits; by default in DTYPE.")] = None,  # noqa: UP045
 ) -> None:
     """Write the depth decoder as one ONNX graph."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -29,7 +27,7 @@ def depth(
             bars.update(bar, completed=written, total=total)
 
         try:
-            folder = convert_depth(model, getattr(torch, dtype), show, weights)
+            folder = convert_depth(model, getattr(torch, dtype), show)
         except (OSError, ValueError) as error:  # ValueError: what is wrong with the files
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from None

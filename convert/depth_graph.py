@@ -16,7 +16,6 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from convert.depth_weights import SCALES
 from convert.operators import Operators
 from misotts.config import ModelConfig
 from misotts.engines.eager.layers import rope_table
@@ -29,13 +28,11 @@ DTYPES = {
     torch.float32: ir.DataType.FLOAT,
     torch.bfloat16: ir.DataType.BFLOAT16,
     torch.float16: ir.DataType.FLOAT16,
-    torch.int8: ir.DataType.INT8,
-    torch.float8_e4m3fn: ir.DataType.FLOAT8E4M3FN,
 }
 
 
 def depth_graph(config: ModelConfig, dtype: torch.dtype, weights: Mapping[str, ir.TensorProtocol]) -> ir.Model:
-    """Write the graph around `weights`, which have the names, shapes and types of `depth_layout`.
+    """Write the graph around `weights`, which have the names and shapes of `depth_shapes`, in `dtype`.
 
     Norms, softmax, draws and the embeddings' sum are in float32 whatever the type.
     """
@@ -98,7 +95,7 @@ class _Decoder:
         """The codes [n, codebooks] and the sum of their embeddings [n, backbone width]."""
         op, weights = self._op, self._weights
         drawn = [draw(self._head(hidden, 0), 0)]
-        start = op("Unsqueeze", op("MatMul", hidden, self._matrix("projection")), [1])
+        start = op("Unsqueeze", op("MatMul", hidden, self._weights["projection"]), [1])
         x = op("Concat", start, self._input(drawn[0], 0), axis=1)
         for codebook in range(1, self._codebooks):
             drawn.append(draw(self._head(self._transform(x, codebook), codebook), codebook))
@@ -108,13 +105,8 @@ class _Decoder:
         rows = op("Gather", weights["embeddings"], op("Add", codes, np.arange(self._codebooks) * self._vocab))
         return codes, self._narrow(op("ReduceSum", self._wide(rows), [1], keepdims=0))
 
-    def _matrix(self, name: str) -> ir.Value:
-        """A matrix in the graph's type, from 8 bits if it is stored so."""
-        matrix, scales = self._weights[name], self._weights.get(f"{name}{SCALES}")
-        return matrix if scales is None else self._op("DequantizeLinear", matrix, scales, axis=1)
-
     def _head(self, x: ir.Value, codebook: int) -> ir.Value:
-        return self._wide(self._op("MatMul", x, self._matrix(f"heads.{codebook}")))
+        return self._wide(self._op("MatMul", x, self._weights[f"heads.{codebook}"]))
 
     def _input(self, codes: ir.Value, codebook: int) -> ir.Value:
         """The next position's input [n, 1, width] for codes [n, 1]."""
@@ -131,13 +123,13 @@ class _Decoder:
     def _layer(self, x: ir.Value, layer: int, first: int, end: int) -> ir.Value:
         """Run positions `first` to `end` - 1 through a layer."""
         op, prefix = self._op, f"layers.{layer}"
-        qkv = op("MatMul", self._norm(x, f"{prefix}.attention_norm"), self._matrix(f"{prefix}.qkv"))
+        qkv = op("MatMul", self._norm(x, f"{prefix}.attention_norm"), self._weights[f"{prefix}.qkv"])
         attended = self._attend(self._remember(qkv, layer, first, end), layer, first, end)
-        x = op("Add", x, op("MatMul", attended, self._matrix(f"{prefix}.output")))
-        inner = op("MatMul", self._norm(x, f"{prefix}.mlp_norm"), self._matrix(f"{prefix}.gate_up"))
+        x = op("Add", x, op("MatMul", attended, self._weights[f"{prefix}.output"]))
+        inner = op("MatMul", self._norm(x, f"{prefix}.mlp_norm"), self._weights[f"{prefix}.gate_up"])
         gate, up = self._ops.split(inner, [self._config.intermediate_dim] * 2, axis=2)
         swish = op("Mul", gate, op("Sigmoid", gate))
-        return op("Add", x, op("MatMul", op("Mul", swish, up), self._matrix(f"{prefix}.down")))
+        return op("Add", x, op("MatMul", op("Mul", swish, up), self._weights[f"{prefix}.down"]))
 
     def _remember(self, qkv: ir.Value, layer: int, first: int, end: int) -> ir.Value:
         """Append the new keys and values to the layer's past; return the queries [n, heads, positions, head_dim]."""

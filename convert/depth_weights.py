@@ -7,15 +7,10 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
-from convert.weight_only import column_scales, round_columns
 from misotts.config import ModelConfig
 from misotts.engines.eager.layers import rotary_halves
-from misotts.engines.eight_bits import TYPES, EightBits
 
 Shape = tuple[int, ...]
-
-SCALES = ".scales"
-"""Ends the name of the scales of a matrix that is stored in 8 bits."""
 
 
 def depth_shapes(config: ModelConfig) -> dict[str, Shape]:
@@ -40,37 +35,6 @@ def depth_shapes(config: ModelConfig) -> dict[str, Shape]:
     shapes["inputs"] = ((codebooks - 1) * config.audio_vocab_size, depth.embed_dim)
     shapes["embeddings"] = (codebooks * config.audio_vocab_size, width)
     return shapes
-
-
-def depth_layout(config: ModelConfig, dtype: torch.dtype, stored: EightBits | None = None) -> dict[str, torch.Tensor]:
-    """Every tensor of the graph's file on the meta device: names, shapes and types, in the order of the file. With
-    `stored` each matrix is in 8 bits, and `<name>.scales` stands behind it; tables, of which a frame reads a few rows,
-    stay in `dtype`."""
-    layout = {}
-    for name, shape in depth_shapes(config).items():
-        if stored and is_matrix(name):
-            layout[name] = torch.empty(shape, dtype=TYPES[stored], device="meta")
-            layout[f"{name}{SCALES}"] = torch.empty(shape[1:], dtype=dtype, device="meta")
-        else:
-            layout[name] = torch.empty(shape, dtype=dtype, device="meta")
-    return layout
-
-
-def is_matrix(name: str) -> bool:
-    """Whether a weight is multiplied with, and not a norm or a table."""
-    return name not in ("inputs", "embeddings") and not name.endswith("norm")
-
-
-def stored_tensor(
-    name: str, weights: Mapping[str, torch.Tensor], config: ModelConfig, dtype: torch.dtype, stored: EightBits | None
-) -> torch.Tensor:
-    """The values of one tensor of `depth_layout`."""
-    source = name.removesuffix(SCALES)
-    weight = depth_weight(source, weights, config)
-    if not stored or not is_matrix(source):
-        return weight.to(dtype)
-    scales = column_scales(weight, stored, dtype)
-    return scales if name.endswith(SCALES) else round_columns(weight, scales, stored)
 
 
 def depth_weight(name: str, weights: Mapping[str, torch.Tensor], config: ModelConfig) -> torch.Tensor:

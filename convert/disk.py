@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from misotts.engines.manifest import EngineError
+from misotts.engines.table import EngineError
 
 
 def check_disk(folder: Path, size: int) -> None:

@@ -36,7 +36,7 @@ from misotts.decode.decoder import Codes, Decoder
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Batch, Limits
-from misotts.engines.load import BLOCK_SIZE
+from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.generate.load import load_generator
 from misotts.generate.utterance import Utterance
 from misotts.mimi import encode, load_mimi

@@ -22,7 +22,7 @@ from misotts.engines.graph.decoder import FrameDecoder
 from misotts.engines.graph.depth import GraphDepth
 from misotts.engines.graph.operations import operations_on
 from misotts.engines.interface import Backbone, Batch, Depth, Limits
-from misotts.engines.load import BLOCK_SIZE
+from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.generate.loop import Generator
 from misotts.generate.seats import SeatState
 from misotts.model.checkpoint import tensor_shapes

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from benchmarks.costs.floors import layer_weights, position_bytes
 from benchmarks.costs.table import CostTable, Grid, Line, PromptCost
 from misotts.config import ModelConfig
-from misotts.engines.load import BLOCK_SIZE
+from misotts.engines.kv_memory import BLOCK_SIZE
 
 COPY_SHARE = 3.0 / 3.35
 CODEC_FLOP = 0.43e9

@@ -11,7 +11,7 @@ from benchmarks.costs.engines import ENGINES
 from benchmarks.costs.gpus import FIXED_POSITIONS, HOP_MS, POSITIONS_PER_CHAR, SEND_MS
 from benchmarks.costs.table import FORMAT
 from benchmarks.gpu_suite.suite import Suite
-from misotts.engines.load import BLOCK_SIZE
+from misotts.engines.kv_memory import BLOCK_SIZE
 
 SHARED_GPU = [1.0, 0.5, 0.3333]
 """Speed of each of one, two and three stages that share the device, as if it did one thing at a time."""

@@ -20,7 +20,7 @@ from benchmarks.listener import CodesListener
 from demo.model import make_weights
 from misotts.config import MASKED
 from misotts.engines.interface import Batch, Limits, Sampling
-from misotts.engines.load import BLOCK_SIZE
+from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.engines.sampling import gumbel_noise
 from misotts.generate.utterance import Utterance
 

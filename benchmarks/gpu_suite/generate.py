@@ -14,7 +14,7 @@ from benchmarks.costs.timing import memory, synchronize
 from benchmarks.gpu_suite.section import Section
 from misotts.config import MASKED
 from misotts.engines.interface import Batch
-from misotts.engines.load import BLOCK_SIZE
+from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.generate.seats import SeatState
 from misotts.generate.utterance import Utterance
 

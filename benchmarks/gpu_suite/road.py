@@ -25,7 +25,7 @@ from demo.model import make_tokenizer
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts.decode.decoder import Codes, Decoder
 from misotts.engines.interface import Limits
-from misotts.engines.load import BLOCK_SIZE
+from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.generate.delivery import Chunk
 from misotts.generate.utterance import Utterance
 from misotts.mimi import encode

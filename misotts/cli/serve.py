@@ -8,7 +8,7 @@ import typer
 
 from misotts.cli.errors import one_line_errors
 from misotts.cli.options import DEFAULT_MODEL, KeyFile, Model, Voices
-from misotts.engines.available import BackboneEngine, DepthEngine
+from misotts.engines.table import BackboneLibrary, DepthLibrary, EngineChoice, KvType, WeightType
 
 UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
 
@@ -52,9 +52,15 @@ def serve(
         ),
     ] = None,
     backbone: Annotated[
-        BackboneEngine, typer.Option(help="Backbone engine. The `graph` engines run the depth decoder too.")
+        BackboneLibrary, typer.Option(help="Backbone engine. The `graph` engine runs the depth decoder too.")
     ] = "torch",
-    depth: Annotated[DepthEngine, typer.Option(help="Depth engine.")] = "torch",
+    weights: Annotated[
+        WeightType, typer.Option(help="Number format of the matrices; `full` is the type of the activations.")
+    ] = "full",
+    kv_type: Annotated[
+        KvType, typer.Option(help="Number format of keys and values; `full` is the type of the activations.")
+    ] = "full",
+    depth: Annotated[DepthLibrary, typer.Option(help="Depth engine.")] = "torch",
     watermark_key_file: KeyFile = None,
     allow_reference_key: Annotated[
         bool, typer.Option(help="Watermark with the key that MisoTTS publishes. Such a mark proves nothing.")
@@ -83,8 +89,7 @@ def serve(
             ports=Ports(http_port, grpc_port, metrics_port, ready_port),
             max_streams=max_streams,
             kv_memory=kv_memory,
-            backbone=backbone,
-            depth=depth,
+            engines=EngineChoice(backbone, weights, kv_type, depth),
             watermark_key=REFERENCE_KEY if allow_reference_key else read_key(watermark_key_file),
             drain_s=drain_seconds,
         )

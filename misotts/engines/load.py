@@ -1,4 +1,4 @@
-"""A model folder → its engines and the KV pool's size."""
+"""A model folder → its engines, with the KV pool in the memory that they leave."""
 
 from __future__ import annotations
 
@@ -8,101 +8,97 @@ from pathlib import Path
 
 import torch
 
-from misotts.config import ConfigError, ModelConfig
+from misotts.config import ModelConfig
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
-from misotts.engines.interface import Backbone, Depth, Limits
-from misotts.engines.manifest import EngineError
+from misotts.engines.graph.load import load_frame_decoder
+from misotts.engines.interface import Backbone, Depth, FrameEngine, Limits
+from misotts.engines.kv_memory import BLOCK_SIZE, pool_blocks
 from misotts.engines.onnx_depth import OnnxDepth
-from misotts.engines.sizes import at_least, at_most, check_kv_memory
+from misotts.engines.table import EngineChoice, Variant, check_choice
 from misotts.engines.tensorrt_depth import TensorrtDepth
-from misotts.engines.tensorrt_llm.backbone import TensorrtLlmBackbone, Variant
+from misotts.engines.tensorrt_llm.backbone import TensorrtLlmBackbone, engine_bytes, kv_dtype
 from misotts.model.checkpoint import Checkpoint, tensor_shapes
 
 log = logging.getLogger(__name__)
 
-BLOCK_SIZE = 32
+
+def load_engines(
+    folder: Path, config: ModelConfig, choice: EngineChoice, limits: Limits, kv_memory: int | None, device: str
+) -> tuple[Embedding, Backbone, Depth | FrameEngine]:
+    """Load the engines: float32 on the CPU, bfloat16 on CUDA.
+
+    `kv_memory`: bytes of the KV pool; None: as many as `limits.max_streams` utterances of full length need, or as the
+    GPU has left where that is less.
+
+    Raises:
+        ConfigError, CheckpointError: the folder does not hold a model, or the memory does not suffice.
+        EngineError: an engine is missing, does not match, or does not run on `device`.
+    """
+    check_choice(choice, device)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    weights = Checkpoint(folder, config)
+    if choice.backbone == "graph":
+        blocks = pool_blocks(config, limits.max_streams, dtype.itemsize, kv_memory, None) if device == "cpu" else None
+        embedding, engine = load_frame_decoder(
+            weights, config, limits, BLOCK_SIZE, device, choice.weights, choice.kv_type, kv_memory, blocks
+        )
+        return embedding, engine.backbone, engine
+    embedding = Embedding(weights, config, device, dtype)
+    depth = _load_depth(folder, config, weights, embedding, choice, limits, device, dtype)
+    backbone = _load_backbone(folder, config, weights, choice, limits, kv_memory, device, dtype)
+    return embedding, backbone, depth
 
 
-def load_backbone(
-    name: str,
+def _load_backbone(
     folder: Path,
     config: ModelConfig,
     weights: Checkpoint,
+    choice: EngineChoice,
     limits: Limits,
     kv_memory: int | None,
     device: str,
     dtype: torch.dtype,
 ) -> Backbone:
-    """The engine, with a pool in what memory its weights leave."""
     engine: TorchBackbone | TensorrtLlmBackbone
-    if name == "torch":
-        free = free_beside(backbone_bytes(config, dtype)) if device != "cpu" else None
-        num_blocks = pool_blocks(config, limits, dtype, kv_memory, free)
-        engine = TorchBackbone(weights, config, num_blocks, BLOCK_SIZE, device, dtype)
-    elif device != "cpu":
-        variant = Variant.named(name, dtype)
-        free = free_beside(variant.engine_bytes(folder))
-        num_blocks = pool_blocks(config, limits, variant.kv_dtype, kv_memory, free)
-        engine = TensorrtLlmBackbone(folder, weights, config, variant, limits, num_blocks, device)
+    if choice.backbone == "torch":
+        free = _free_beside(_backbone_bytes(config, dtype)) if device != "cpu" else None
+        blocks = pool_blocks(config, limits.max_streams, dtype.itemsize, kv_memory, free)
+        engine = TorchBackbone(weights, config, blocks, BLOCK_SIZE, device, dtype)
     else:
-        raise EngineError(f"the {name} backbone engine does not run on {device}")
-    log.info("KV pool: %d blocks of %d positions, %.0f MiB", num_blocks, BLOCK_SIZE, engine.pool_bytes / 2**20)
+        variant = Variant(choice.weights, choice.kv_type)
+        free = _free_beside(engine_bytes(folder, variant, limits.max_streams))
+        blocks = pool_blocks(config, limits.max_streams, kv_dtype(variant).itemsize, kv_memory, free)
+        engine = TensorrtLlmBackbone(folder, weights, config, variant, limits, blocks, device)
+    log.info("KV pool: %d blocks of %d positions, %.0f MiB", blocks, BLOCK_SIZE, engine.pool_bytes / 2**20)
     return engine
 
 
-def load_depth(
-    name: str,
+def _load_depth(
     folder: Path,
     config: ModelConfig,
     weights: Checkpoint,
     embedding: Embedding,
+    choice: EngineChoice,
     limits: Limits,
     device: str,
     dtype: torch.dtype,
 ) -> Depth:
-    if name == "torch":
-        return TorchDepth(weights, config, embedding, device, dtype)
-    library, _, stored = name.partition("-")
-    if library == "onnx" and device == "cpu":
-        return OnnxDepth(folder, weights, config, stored or None)
-    if library == "tensorrt" and device != "cpu":
-        return TensorrtDepth(folder, weights, config, dtype, limits.max_streams, stored or None)
-    raise EngineError(f"the {name} depth engine does not run on {device}")
+    if choice.depth == "onnx":
+        return OnnxDepth(folder, weights, config)
+    if choice.depth == "tensorrt":
+        return TensorrtDepth(folder, weights, config, dtype, limits.max_streams)
+    return TorchDepth(weights, config, embedding, device, dtype)
 
 
-def pool_blocks(
-    config: ModelConfig, limits: Limits, dtype: torch.dtype, kv_memory: int | None, free: int | None
-) -> int:
-    """Blocks of the KV pool, the scratch block among them.
-
-    Raises:
-        ConfigError: the memory does not hold one utterance of full length; names the numbers.
-    """
-    c = config.backbone
-    block_bytes = c.num_layers * 2 * c.num_kv_heads * BLOCK_SIZE * c.head_dim * dtype.itemsize
-    per_utterance = -(-config.max_seq_len // BLOCK_SIZE)
-    wanted = 1 + limits.max_streams * per_utterance
-    allowed = [size // block_bytes for size in (kv_memory, free) if size is not None]
-    blocks = min([wanted, *allowed])
-    if blocks < 1 + per_utterance:
-        need = (1 + per_utterance) * block_bytes
-        check_kv_memory(kv_memory, need)
-        raise ConfigError(
-            f"the KV pool needs at least {at_least(need)} for one utterance of full length; {at_most(free or 0)} of "
-            "the GPU's memory are free for it"
-        )
-    return blocks
-
-
-def backbone_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+def _backbone_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     """Bytes of the backbone's weights."""
     shapes = tensor_shapes(config)
     return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("backbone.")) * dtype.itemsize
 
 
-def free_beside(weights: int) -> int:
-    """GPU bytes that the pool may take beside a backbone of so many bytes that is yet to be loaded; a tenth of them is
-    left for activations."""
+def _free_beside(weights: int) -> int:
+    """Bytes of GPU memory that the KV pool may take beside a backbone of `weights` bytes that is still to be loaded; a
+    tenth of the memory is left for activations."""
     return int((torch.cuda.mem_get_info()[0] - weights) * 0.9)

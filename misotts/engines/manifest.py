@@ -1,28 +1,23 @@
-"""What an engine folder says of itself, and whether it may be used: `engines/<name>/manifest.json`."""
+"""What an engine was built from, and the check whether it may be used: `engines/<name>/manifest.json`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
 
 from misotts.config import ModelConfig, TransformerConfig
+from misotts.engines.table import MANIFEST, EngineError, EngineFolder
 from misotts.model.weight_files import tensor_bytes
-
-FILE = "manifest.json"
-
-
-class EngineError(ValueError):
-    """An engine that is missing, or does not match its model, GPU or library; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an engine was made of, and what it is good for."""
+    """What an engine was built from, and its limits."""
 
     weights: str
     """`weights_hash` of the tensors that went into it."""
@@ -33,55 +28,44 @@ class Manifest:
     gpu: str | None = None
     """Compute capability, such as 8.9; None where it runs on any machine."""
     limits: Mapping[str, int] = field(default_factory=dict)
-    matrices: str | None = None
-    """`int8` or `fp8` where the matrices are stored in 8 bits, with a scale for each output; None: as `dtype` says."""
 
     def save(self, folder: Path) -> None:
-        (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        (folder / MANIFEST).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, how: str) -> Manifest:
-        """Read a folder's manifest; `how` is the command that makes the engine.
+    def load(cls, folder: EngineFolder) -> Manifest:
+        """Read a folder's manifest. Fields that this release does not know are ignored.
 
         Raises:
             EngineError: there is none, or it cannot be read.
         """
         try:
-            return cls(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+            raw = json.loads((folder.path / MANIFEST).read_text(encoding="utf-8"))
+            return cls(**{each.name: raw[each.name] for each in fields(cls)})
         except FileNotFoundError:
-            raise EngineError(f"no engine at {folder}; make it with: {how}") from None
-        except (ValueError, TypeError, OSError) as error:
-            raise EngineError(f"{folder / FILE} cannot be read ({error}); make the engine again with: {how}") from None
+            raise folder.missing() from None
+        except (KeyError, ValueError, TypeError, OSError) as error:
+            raise folder.unusable(f"has a {MANIFEST} that cannot be read ({error})") from None
 
-    def check(self, folder: Path, how: str, **expected: object) -> None:
-        """Hold fields against what the model, GPU or library at hand asks for; a mapping may hold more than is asked.
+    def check(self, folder: EngineFolder, **expected: object) -> None:
+        """Compare fields with what the model, GPU or library at hand needs. A mapping may have further keys.
 
         Raises:
-            EngineError: names the first that differs, what it is and what it should be.
+            EngineError: names the first field that differs, with both values.
         """
         for name, value in expected.items():
             found = getattr(self, name)
             if isinstance(value, Mapping):
                 found = {key: found.get(key) for key in value}
             if found != value:
-                raise EngineError(f"the engine at {folder} has {name} {found}, here it is {value}; make it with: {how}")
+                raise folder.unusable(f"has {name} {found}, but {value} is needed here")
 
-    def is_at(self, folder: Path) -> bool:
-        """Whether `folder` holds an engine with just this manifest, so that it need not be made again."""
+    def is_at(self, folder: EngineFolder) -> bool:
+        """True if `folder` holds an engine with exactly this manifest, so that it need not be built again."""
         try:
-            return Manifest.load(folder, "") == self
+            return Manifest.load(folder) == self
         except EngineError:
             return False
-
-
-def engine_folder(model: Path, name: str, dtype: torch.dtype) -> Path:
-    """Where a model folder keeps an engine."""
-    return model / "engines" / f"{name}-{dtype_name(dtype)}"
-
-
-def depth_engine(library: str, stored: str | None) -> str:
-    """Name of a depth engine: `depth-onnx`, `depth-tensorrt-int8`, ... `stored` as in `Manifest.matrices`."""
-    return "-".join(["depth", library, *([stored] if stored else [])])
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -92,8 +76,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 def weights_hash(
     weights: Mapping[str, torch.Tensor], names: Iterable[str], network: TransformerConfig | None = None
 ) -> str:
-    """SHA-256 over the named tensors, names, types, shapes and values, and over what `network` says of heads, norm and
-    RoPE, which no tensor shows."""
+    """SHA-256 over the named tensors' names, types, shapes and values, and over `network`, whose heads, norm and RoPE
+    no tensor shows."""
     digest = hashlib.sha256(repr(network).encode())
     for name in sorted(names):
         tensor = weights[name]
@@ -103,6 +87,6 @@ def weights_hash(
 
 
 def depth_hash(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> str:
-    """`weights_hash` of what a depth engine is made of."""
+    """`weights_hash` of the tensors of a depth engine."""
     names = [name for name in weights if not name.startswith(("backbone.", "text_embeddings."))]
     return weights_hash(weights, names, config.depth)

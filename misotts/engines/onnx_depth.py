@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from misotts.config import ModelConfig
 from misotts.engines.interface import Sampling
-from misotts.engines.manifest import EngineError, Manifest, depth_engine, depth_hash, dtype_name, engine_folder
+from misotts.engines.manifest import Manifest, depth_hash
+from misotts.engines.table import DEPTHS, EngineError, depth_graph_folder
 
 MIN_ROWS = 2
 """ONNX Runtime multiplies a single row by another routine, whose last bits differ: an utterance alone is given company,
@@ -20,31 +21,27 @@ so that it gets the frames that it would get in a crowd."""
 class OnnxDepth:
     """Runs what `python -m convert depth MODEL` has written."""
 
-    def __init__(
-        self, model: Path, weights: Mapping[str, torch.Tensor], config: ModelConfig, stored: str | None = None
-    ) -> None:
-        """Open the engine of a model folder, whose weights are `weights` and `stored` as the manifest's `matrices`. It
-        takes as many threads as torch has.
+    def __init__(self, model: Path, weights: Mapping[str, torch.Tensor], config: ModelConfig) -> None:
+        """Open the engine of a model folder, whose weights are `weights`. It takes as many threads as torch has.
 
         Raises:
             EngineError: onnxruntime is not installed, or the engine is missing or of other weights.
         """
-        how = f"python -m convert depth {model}" + (f" --weights {stored}" if stored else "")
-        folder = engine_folder(model, depth_engine("onnx", stored), torch.float32)
-        Manifest.load(folder, how).check(
-            folder, how, weights=depth_hash(weights, config), dtype=dtype_name(torch.float32), matrices=stored
-        )
+        folder = depth_graph_folder(model, "float32")
+        Manifest.load(folder).check(folder, weights=depth_hash(weights, config), dtype="float32")
         try:
             import onnxruntime
         except ImportError:
-            raise EngineError("the depth engine needs ONNX Runtime: pip install 'misotts-serving[onnx]'") from None
+            raise EngineError(f"the depth engine needs {DEPTHS['onnx'].package}") from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         # Threads that wait in a loop keep the cores from the other stages.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # It would pack a weight once for each of the 31 products that read it.
         options.add_session_config_entry("session.disable_prepacking", "1")
-        self._session = onnxruntime.InferenceSession(folder / "graph.onnx", options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            folder.path / "graph.onnx", options, providers=["CPUExecutionProvider"]
+        )
 
     def forward(self, hidden: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Depth.forward`."""

@@ -12,7 +12,8 @@ import torch
 
 from misotts.config import ModelConfig
 from misotts.engines.interface import Sampling
-from misotts.engines.manifest import EngineError, Manifest, depth_engine, depth_hash, dtype_name, engine_folder
+from misotts.engines.manifest import Manifest, depth_hash, dtype_name
+from misotts.engines.table import EngineError, tensorrt_depth_folder
 
 ENGINE = "engine.plan"
 
@@ -27,28 +28,24 @@ class TensorrtDepth:
         config: ModelConfig,
         dtype: torch.dtype,
         max_streams: int,
-        stored: str | None = None,
     ) -> None:
-        """Load the engine of a model folder, whose weights are `weights` and `stored` as the manifest's `matrices`.
+        """Load the engine of a model folder, whose weights are `weights`.
 
         Raises:
             EngineError: TensorRT is not installed, or the engine is missing, of other weights, built by another release
                 or for another GPU, or too small for `max_streams`.
         """
-        how = f"python -m build depth {model} --dtype {dtype_name(dtype)} --max-streams {max_streams}"
-        how += f" --weights {stored}" if stored else ""
-        folder = engine_folder(model, depth_engine("tensorrt", stored), dtype)
+        folder = tensorrt_depth_folder(model, dtype_name(dtype), max_streams)
         library = tensorrt_library()
-        manifest = Manifest.load(folder, how)
-        manifest.check(folder, how, made_with=release(library), gpu=gpu_here(), matrices=stored)
-        manifest.check(folder, how, weights=depth_hash(weights, config))
+        manifest = Manifest.load(folder)
+        manifest.check(folder, made_with=release(library), gpu=gpu_here())
+        manifest.check(folder, weights=depth_hash(weights, config))
         if manifest.limits["streams"] < max_streams:
-            limit = manifest.limits["streams"]
-            raise EngineError(f"the engine at {folder} takes {limit} streams, {max_streams} are asked for; run: {how}")
+            raise folder.unusable(f"takes {manifest.limits['streams']} streams, but {max_streams} are needed")
         self._runtime = library.Runtime(library.Logger(library.Logger.WARNING))
-        self._engine = self._runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes())
+        self._engine = self._runtime.deserialize_cuda_engine((folder.path / ENGINE).read_bytes())
         if self._engine is None:
-            raise EngineError(f"the engine at {folder} cannot be loaded: TensorRT says why above")
+            raise EngineError(f"the engine at {folder.path} cannot be loaded: TensorRT has logged the reason")
         self._context = self._engine.create_execution_context()
         self._codebooks = config.audio_num_codebooks
 

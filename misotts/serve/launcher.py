@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from misotts.config import ConfigError, ModelConfig
-from misotts.engines.available import BackboneEngine, DepthEngine, missing_engine
+from misotts.engines.table import EngineChoice, EngineError, check_engines
 from misotts.serve.control import Control
 from misotts.serve.readiness import Readiness
 from misotts.serve.run_folder import run_folder
@@ -61,8 +61,7 @@ class ServeOptions:
     ports: Ports = field(default_factory=Ports)
     max_streams: int = 16
     kv_memory: int | None = None
-    backbone: BackboneEngine = "torch"
-    depth: DepthEngine = "torch"
+    engines: EngineChoice = EngineChoice()
     watermark_key: bytes = field(default=REFERENCE_KEY, repr=False)
     drain_s: float = 60.0
     """Longest time that running streams get to end."""
@@ -94,10 +93,9 @@ def _check(options: ServeOptions) -> None:
     """Find what would fail minutes later."""
     try:
         ModelConfig.load(options.model)
-    except ConfigError as error:
+        check_engines(options.model, options.engines, options.max_streams)
+    except (ConfigError, EngineError) as error:
         raise ServeError(str(error)) from None
-    if missing := missing_engine(options.model, options.backbone, options.depth, options.max_streams):
-        raise ServeError(missing)
     if options.voices and not options.voices.is_dir():
         raise ServeError(f"no voices at {options.voices}: not a folder")
     for name, port in vars(options.ports).items():
@@ -119,8 +117,7 @@ class _Launcher:
             voices=str(options.voices.absolute()) if options.voices else None,
             max_streams=options.max_streams,
             kv_memory=options.kv_memory,
-            backbone=options.backbone,
-            depth=options.depth,
+            engines=options.engines,
             watermark_key=options.watermark_key.hex(),
         )
         self._log = TritonLog(run / "tritonserver.log")

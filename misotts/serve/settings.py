@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from secrets import token_hex
 
-from misotts.engines.available import BackboneEngine, DepthEngine
+from misotts.engines.table import EngineChoice
 
 RUN_ENV = "MISOTTS_RUN"
 """Environment variable that names the run folder: settings, sockets, log."""
@@ -27,8 +27,7 @@ class StageSettings:
     max_streams: int
     kv_memory: int | None
     """Bytes of the KV pool; None is the stage's choice."""
-    backbone: BackboneEngine
-    depth: DepthEngine
+    engines: EngineChoice
     watermark_key: str
     """Hexadecimal."""
     door: str = field(default_factory=lambda: f"DOOR_{token_hex(16)}")
@@ -70,4 +69,5 @@ class StageSettings:
         run = os.environ.get(RUN_ENV)
         if not run:
             raise RuntimeError("the stages are started by `misotts serve`, not by tritonserver alone")
-        return cls(**json.loads((Path(run) / "settings.json").read_text(encoding="utf-8")))
+        fields = json.loads((Path(run) / "settings.json").read_text(encoding="utf-8"))
+        return cls(**{**fields, "engines": EngineChoice(**fields["engines"])})

@@ -17,8 +17,9 @@ from convert.backbone import Target, convert_backbone
 from convert.backbone_weights import MATRICES
 from convert.fp8 import Fp8
 from misotts.engines.interface import Limits
-from misotts.engines.manifest import EngineError, Manifest
-from misotts.engines.tensorrt_llm.backbone import Variant, checked_manifest
+from misotts.engines.manifest import Manifest
+from misotts.engines.table import EngineError, EngineFolder, Variant
+from misotts.engines.tensorrt_llm.backbone import checked_manifest
 from misotts.model.checkpoint import Checkpoint
 from tests.support.machine import BUILT, Machine
 from tests.support.tiny import TINY, tiny_config, tiny_weights
@@ -68,7 +69,9 @@ def test_an_engine_is_built_once_and_again_when_anything_changes(model: Path, ma
     machine.release = "1.2.2"
     build_again()
     save_file(tiny_weights(seed=1), model / "model.safetensors")
-    with pytest.raises(EngineError, match=r"make it with: python -m convert backbone .* --dtype bfloat16 --ranks 2"):
+    with pytest.raises(
+        EngineError, match=r"build it again with: python -m convert backbone .* --dtype bfloat16 --ranks 2"
+    ):
         build(model, variant)
     convert_backbone(model, Target(ranks=2), ignore)
     build_again()
@@ -78,7 +81,7 @@ def test_an_engine_is_built_once_and_again_when_anything_changes(model: Path, ma
 
 
 def test_a_new_calibration_is_a_new_engine(model: Path, machine: Machine) -> None:
-    variant = Variant(fp8=True)
+    variant = Variant("fp8")
     for largest in (1.0, 2.0):
         fp8 = Fp8([dict.fromkeys(MATRICES, largest)] * 2, [largest] * 2, kv=False)
         for _ in range(2):
@@ -88,7 +91,7 @@ def test_a_new_calibration_is_a_new_engine(model: Path, machine: Machine) -> Non
 
 
 def test_what_is_missing_is_said_before_work_begins(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EngineError, match=r"no engine at .*; make it with: python -m convert backbone"):
+    with pytest.raises(EngineError, match=r"no engine at .*; build it with: python -m convert backbone"):
         build(model)
     convert_backbone(model, Target(), ignore)
     with pytest.raises(EngineError, match=r"needs TensorRT-LLM 1.2, which comes with NVIDIA's container"):
@@ -135,31 +138,33 @@ def test_an_engine_that_does_not_match_is_refused_with_the_reason(model: Path, m
     folder = build(model)
 
     def check(limits: Limits = LIMITS) -> Manifest:
-        return checked_manifest(folder, "make it", Checkpoint(model, config), config, limits)
+        return checked_manifest(EngineFolder(folder, "BUILD"), Checkpoint(model, config), config, limits)
 
     assert check().limits == {"sequences": 8, "positions": 512, "max_seq_len": 64, "block_size": 32, "ranks": 1}
-    with pytest.raises(EngineError, match="takes 8 sequences, 9 are asked for; run: make it --max-streams 9"):
+    with pytest.raises(EngineError, match="takes 8 sequences, but 9 are needed; build it again with: BUILD"):
         check(Limits(max_streams=9))
-    with pytest.raises(EngineError, match="takes 512 positions, 600 are asked for"):
+    with pytest.raises(EngineError, match="takes 512 positions, but 600 are needed"):
         check(Limits(max_streams=8, step_positions=600))
     machine.gpu = "8.9"
-    with pytest.raises(EngineError, match=r"has gpu 9.0, here it is 8.9"):
+    with pytest.raises(EngineError, match=r"has gpu 9.0, but 8.9 is needed"):
         check()
     machine.gpu, machine.release = "9.0", "1.2.2"
-    with pytest.raises(EngineError, match=r"has made_with {'tensorrt_llm': '1.2.1'}, here it is"):
+    with pytest.raises(EngineError, match=r"has made_with {'tensorrt_llm': '1.2.1'}, but"):
         check()
     machine.release = "1.2.1"
     weights = tiny_weights()
     weights["decoder.norm.scale"] += 1  # another model's depth decoder makes no other backbone
     save_file(weights, model / "model.safetensors")
     check()
-    with pytest.raises(EngineError, match=r"has limits {'ranks': 1, 'max_seq_len': 64}, here it is {.*128}"):
-        checked_manifest(folder, "make it", weights, tiny_config(max_seq_len=128), LIMITS)
+    with pytest.raises(EngineError, match=r"has limits {'ranks': 1, 'max_seq_len': 64}, but {.*128} is needed"):
+        checked_manifest(EngineFolder(folder, "BUILD"), weights, tiny_config(max_seq_len=128), LIMITS)
     with pytest.raises(EngineError, match="has weights"):  # which do not show RoPE
-        checked_manifest(folder, "make it", weights, tiny_config(rope_scale_factor=16.0), LIMITS)
+        checked_manifest(EngineFolder(folder, "BUILD"), weights, tiny_config(rope_scale_factor=16.0), LIMITS)
     weights["backbone.norm.scale"] += 1
     save_file(weights, model / "model.safetensors")
-    with pytest.raises(EngineError, match=r"has weights [0-9a-f]{64}, here it is [0-9a-f]{64}; make it with: make it"):
+    with pytest.raises(
+        EngineError, match=r"has weights [0-9a-f]{64}, but [0-9a-f]{64} is needed here; build it again with: BUILD"
+    ):
         check()
 
 
@@ -172,6 +177,6 @@ def test_the_command_says_what_is_missing(model: Path) -> None:
 
 def test_an_engine_over_several_gpus_is_not_served(model: Path, machine: Machine) -> None:
     convert_backbone(model, Target(torch.float16, ranks=2), ignore)
-    folder = build(model, Variant(torch.float16, ranks=2))
-    with pytest.raises(EngineError, match=r"has limits {'ranks': 2, 'max_seq_len': 64}, here it is {'ranks': 1"):
-        checked_manifest(folder, "make it", Checkpoint(model, tiny_config()), tiny_config(), LIMITS)
+    folder = build(model, Variant(dtype="float16", ranks=2))
+    with pytest.raises(EngineError, match=r"has limits {'ranks': 2, 'max_seq_len': 64}, but {'ranks': 1"):
+        checked_manifest(EngineFolder(folder, "BUILD"), Checkpoint(model, tiny_config()), tiny_config(), LIMITS)

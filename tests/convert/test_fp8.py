@@ -171,10 +171,10 @@ def test_hidden_states_survive(model: Path, prompts: list[torch.Tensor], calibra
 def test_the_command(model: Path, tmp_path: Path) -> None:
     voices = folder_with_ann(tmp_path / "voices")
     (tmp_path / "texts").write_text("Hello.\n\n")
-    run = CliRunner().invoke(app, ["backbone", str(model), "--ranks", "2", "--fp8", "weights"])
+    run = CliRunner().invoke(app, ["backbone", str(model), "--ranks", "2", "--weights", "fp8"])
     assert run.exit_code == 2
     assert "--voices" in run.output
-    arguments = ["--ranks", "2", "--fp8", "weights", "--voices", str(voices), "--texts", str(tmp_path / "texts")]
+    arguments = ["--ranks", "2", "--weights", "fp8", "--voices", str(voices), "--texts", str(tmp_path / "texts")]
     run = CliRunner().invoke(app, ["backbone", str(model), *arguments])
     assert run.exit_code == 0, run.output
     folder = model / "engines" / "backbone-checkpoint-fp8-tp2-bfloat16"

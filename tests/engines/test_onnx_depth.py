@@ -18,9 +18,9 @@ from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Limits, Sampling
-from misotts.engines.manifest import EngineError
 from misotts.engines.onnx_depth import OnnxDepth
 from misotts.engines.sampling import gumbel_noise
+from misotts.engines.table import EngineChoice, EngineError
 from misotts.generate.load import load_generator
 from misotts.model.checkpoint import Checkpoint
 from tests.engines.test_exactness import PROMPTS, Parts, speak
@@ -198,7 +198,7 @@ def test_an_engine_that_does_not_match_is_refused(tmp_path: Path, monkeypatch: p
     folder = bare_folder(tmp_path, config)
 
     def load() -> None:
-        load_generator(folder, config, Limits(), depth="onnx")
+        load_generator(folder, config, Limits(), engines=EngineChoice(depth="onnx"))
 
     with pytest.raises(EngineError, match=r"no engine at .* python -m convert depth"):
         load()
@@ -209,10 +209,10 @@ def test_an_engine_that_does_not_match_is_refused(tmp_path: Path, monkeypatch: p
         with pytest.raises(EngineError, match=r"needs ONNX Runtime: pip install"):
             load()
     bare_folder(tmp_path, config, seed=1)
-    with pytest.raises(EngineError, match=r"has weights [0-9a-f]{64}, here it is [0-9a-f]{64}"):
+    with pytest.raises(EngineError, match=r"has weights [0-9a-f]{64}, but [0-9a-f]{64} is needed"):
         load()
     manifest.write_text("{")
-    with pytest.raises(EngineError, match=r"manifest.json cannot be read"):
+    with pytest.raises(EngineError, match=r"manifest.json that cannot be read"):
         load()
-    with pytest.raises(EngineError, match="the tensorrt depth engine does not run on cpu"):
-        load_generator(folder, config, Limits(), depth="tensorrt")
+    with pytest.raises(EngineError, match="--depth tensorrt does not run on cpu"):
+        load_generator(folder, config, Limits(), engines=EngineChoice(depth="tensorrt"))

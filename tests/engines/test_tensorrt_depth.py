@@ -20,7 +20,7 @@ from build import preflight
 from build.depth import build_depth, depth_needs
 from convert.depth import WEIGHTS, convert_depth
 from misotts.config import ModelConfig
-from misotts.engines.manifest import EngineError
+from misotts.engines.table import EngineError
 from misotts.engines.tensorrt_depth import ENGINE, TensorrtDepth
 from misotts.model.checkpoint import Checkpoint
 
@@ -104,7 +104,7 @@ def test_a_graph_that_tensorrt_does_not_take_is_refused_in_its_words(tmp_path: P
         ({"made_with": {"tensorrt_rtx": "1.0"}}, "has made_with {'tensorrt_rtx': '1.0'}"),
         ({"gpu": "7.5"}, "has gpu 7.5"),
         ({"weights": "0" * 64}, "has weights 000"),
-        ({"limits": {"streams": 2, "ranks": 16}}, "takes 2 streams, 4 are asked for"),
+        ({"limits": {"streams": 2, "ranks": 16}}, "takes 2 streams, but 4 are needed"),
     ],
 )
 def test_an_engine_that_does_not_match_is_refused(

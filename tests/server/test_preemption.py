@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from misotts.config import ModelConfig
-from misotts.engines.load import BLOCK_SIZE
+from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.serve.local import running_server
 from misotts_client import Client, SpeechRequest
 

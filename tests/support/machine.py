@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from build import backbone
+from misotts.engines.table import Variant
 from misotts.engines.tensorrt_llm import backbone as tensorrt_llm_backbone
-from misotts.engines.tensorrt_llm.backbone import Variant
 
 BUILT = {
     "plugin_config": {

@@ -11,10 +11,10 @@ import torch
 from misotts.config import ModelConfig
 from misotts.engines.eager.layers import rope_table
 from misotts.engines.graph.layers import load_layers
-from misotts.engines.graph.matrix import WeightType
 from misotts.engines.graph.operations import Operations
 from misotts.engines.graph.plain import QUANTISED_KV, LayerCache, Tiles
 from misotts.engines.interface import Batch
+from misotts.engines.table import KvType, WeightType
 from misotts.engines.transfer import to_device
 
 PREFILL_RUN = 16
@@ -46,20 +46,20 @@ class GraphBackbone:
         run: Operations,
         device: str = "cuda",
         dtype: torch.dtype = torch.bfloat16,
-        stored: WeightType = "full",
-        fp8_kv: bool = False,
+        weight_type: WeightType = "full",
+        kv_type: KvType = "full",
     ) -> None:
         """Read the weights and take the pool: `num_blocks` x layers x 2 x KV heads x block x head size, zeroed."""
         self.config = c = config.backbone
         self.num_blocks, self.block_size = num_blocks, block_size
         self._run = run
-        self.layers = load_layers(weights, "backbone", c, device, dtype, stored)
+        self.layers = load_layers(weights, "backbone", c, device, dtype, weight_type)
         self._norm = weights["backbone.norm.scale"].to(device=device, dtype=dtype)
         self._cos, self._sin = (t.to(device) for t in rope_table(c, config.max_seq_len))
         shape = (c.num_layers, 2, num_blocks, c.num_kv_heads, block_size)
-        kept = QUANTISED_KV if fp8_kv else dtype
+        kept = QUANTISED_KV if kv_type == "fp8" else dtype
         self._pool = torch.zeros(*shape, c.head_dim, device=device, dtype=kept)
-        self._scales = torch.zeros(shape, device=device) if fp8_kv else None
+        self._scales = torch.zeros(shape, device=device) if kv_type == "fp8" else None
 
     @property
     def pool_bytes(self) -> int:

@@ -11,9 +11,10 @@ from misotts.config import ModelConfig
 from misotts.engines.eager.layers import rope_table
 from misotts.engines.embedding import Embedding
 from misotts.engines.graph.layers import load_layers
-from misotts.engines.graph.matrix import Matrix, WeightType
+from misotts.engines.graph.matrix import Matrix
 from misotts.engines.graph.operations import Operations
 from misotts.engines.interface import Sampling
+from misotts.engines.table import WeightType
 
 
 class GraphDepth:
@@ -27,14 +28,14 @@ class GraphDepth:
         run: Operations,
         device: str = "cuda",
         dtype: torch.dtype = torch.bfloat16,
-        stored: WeightType = "full",
+        weight_type: WeightType = "full",
     ) -> None:
         """Read the weights. The heads keep only the rows of codes that are audio, and stay in `dtype`: they are a tenth
         of what a frame reads, and decide the codes."""
         self.config = config.depth
         self.codebooks, self._vocabulary = config.audio_num_codebooks, config.audio_vocab_size
         self._embedding, self._run = embedding, run
-        self.layers = load_layers(weights, "decoder", self.config, device, dtype, stored)
+        self.layers = load_layers(weights, "decoder", self.config, device, dtype, weight_type)
         self._head0 = Matrix.make(weights["codebook0_head.weight"][: config.audio_codes].to(device), dtype)
         norm = weights["decoder.norm.scale"].to(device)
         heads = weights["audio_head"][:, :, : config.audio_codes].transpose(1, 2)

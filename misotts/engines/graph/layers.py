@@ -10,8 +10,9 @@ import torch
 
 from misotts.config import TransformerConfig
 from misotts.engines.eager.layers import rotary_halves
-from misotts.engines.graph.matrix import Matrix, WeightType
+from misotts.engines.graph.matrix import Matrix
 from misotts.engines.graph.operations import Operations
+from misotts.engines.table import WeightType
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Layer:
         config: TransformerConfig,
         device: str,
         dtype: torch.dtype,
-        stored: WeightType,
+        weight_type: WeightType,
     ) -> Layer:
         def read(name: str) -> torch.Tensor:
             return weights[f"{prefix}.{name}"].to(device)
@@ -39,10 +40,10 @@ class Layer:
         qkv = torch.cat([q, k, read("attn.v_proj.weight")])
         gate_up = torch.cat([read("mlp.w1.weight"), read("mlp.w3.weight")])
         return cls(
-            qkv=Matrix.make(qkv, dtype, stored, norm=read("sa_norm.scale")),
-            output=Matrix.make(read("attn.output_proj.weight"), dtype, stored),
-            gate_up=Matrix.make(gate_up, dtype, stored, norm=read("mlp_norm.scale")),
-            down=Matrix.make(read("mlp.w2.weight"), dtype, stored),
+            qkv=Matrix.make(qkv, dtype, weight_type, norm=read("sa_norm.scale")),
+            output=Matrix.make(read("attn.output_proj.weight"), dtype, weight_type),
+            gate_up=Matrix.make(gate_up, dtype, weight_type, norm=read("mlp_norm.scale")),
+            down=Matrix.make(read("mlp.w2.weight"), dtype, weight_type),
         )
 
     @property
@@ -61,8 +62,9 @@ def load_layers(
     config: TransformerConfig,
     device: str,
     dtype: torch.dtype,
-    stored: WeightType,
+    weight_type: WeightType,
 ) -> list[Layer]:
     return [
-        Layer.load(weights, f"{prefix}.layers.{n}", config, device, dtype, stored) for n in range(config.num_layers)
+        Layer.load(weights, f"{prefix}.layers.{n}", config, device, dtype, weight_type)
+        for n in range(config.num_layers)
     ]

@@ -12,11 +12,10 @@ from misotts.engines.embedding import Embedding
 from misotts.engines.graph.backbone import GraphBackbone
 from misotts.engines.graph.decoder import FrameDecoder, bucket_shapes
 from misotts.engines.graph.depth import GraphDepth
-from misotts.engines.graph.matrix import WeightType
 from misotts.engines.graph.memory import plan_memory
 from misotts.engines.graph.operations import operations_on
 from misotts.engines.interface import Limits
-from misotts.engines.manifest import EngineError
+from misotts.engines.table import EngineError, KvType, WeightType
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +29,8 @@ def load_frame_decoder(
     limits: Limits,
     block_size: int,
     device: str = "cuda",
-    stored: WeightType = "full",
-    fp8_kv: bool = False,
+    weight_type: WeightType = "full",
+    kv_type: KvType = "full",
     kv_memory: int | None = None,
     num_blocks: int | None = None,
 ) -> tuple[Embedding, FrameDecoder]:
@@ -45,23 +44,23 @@ def load_frame_decoder(
     on_gpu = device != "cpu"
     dtype = torch.bfloat16 if on_gpu else torch.float32
     if on_gpu:
-        _check_capability(stored, fp8_kv)
+        _check_capability(weight_type, kv_type)
         graphs = len(bucket_shapes(limits.max_streams, config.audio_codes))
         free = torch.cuda.mem_get_info()[0]
-        plan = plan_memory(config, limits, free, graphs, block_size, stored, fp8_kv, kv_memory)
+        plan = plan_memory(config, limits, free, graphs, block_size, weight_type, kv_type, kv_memory)
         log.info("%s", plan)
         num_blocks = plan.blocks
     assert num_blocks is not None
     run = operations_on(device)
     embedding = Embedding(weights, config, device, dtype)
-    depth = GraphDepth(weights, config, embedding, run, device, dtype, stored)
-    backbone = GraphBackbone(weights, config, num_blocks, block_size, run, device, dtype, stored, fp8_kv)
+    depth = GraphDepth(weights, config, embedding, run, device, dtype, weight_type)
+    backbone = GraphBackbone(weights, config, num_blocks, block_size, run, device, dtype, weight_type, kv_type)
     return embedding, FrameDecoder(
         backbone, depth, embedding, limits.max_streams, config.max_seq_len, config.audio_codes
     )
 
 
-def _check_capability(stored: WeightType, fp8_kv: bool) -> None:
+def _check_capability(weight_type: WeightType, kv_type: KvType) -> None:
     here = torch.cuda.get_device_capability()
-    if (stored == "fp8" or fp8_kv) and here < FP8_CAPABILITY:
+    if (weight_type == "fp8" or kv_type == "fp8") and here < FP8_CAPABILITY:
         raise EngineError(f"FP8 needs a GPU of compute capability 8.9 or above, this one has {here[0]}.{here[1]}")

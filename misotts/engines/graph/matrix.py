@@ -8,22 +8,11 @@ the arithmetic stays as it was.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from misotts.engines.eight_bits import LARGEST, round_to
-
-WeightType = Literal["full", "fp8", "int8"]
-"""`full`: the type of the activations."""
-
-KvType = Literal["full", "fp8"]
-
-
-def stored_types(engine: str) -> tuple[WeightType, bool]:
-    """How `graph`, `graph-int8`, `graph-fp8-kv8`, ... keep their weights, and whether keys and values are FP8."""
-    parts = engine.split("-")
-    return "int8" if "int8" in parts else "fp8" if "fp8" in parts else "full", "kv8" in parts
+from misotts.engines.table import WeightType
 
 
 @dataclass(frozen=True)
@@ -37,17 +26,21 @@ class Matrix:
 
     @classmethod
     def make(
-        cls, weight: torch.Tensor, dtype: torch.dtype, stored: WeightType = "full", norm: torch.Tensor | None = None
+        cls,
+        weight: torch.Tensor,
+        dtype: torch.dtype,
+        weight_type: WeightType = "full",
+        norm: torch.Tensor | None = None,
     ) -> Matrix:
         """Take over `weight` [outputs, inputs]. `norm` [inputs] is the scale of an RMSNorm in front: it is multiplied
         in, before any rounding."""
         real = weight.float()
         if norm is not None:
             real = real * norm.float()
-        if stored == "full":
+        if weight_type == "full":
             return cls(real.to(dtype).contiguous())
-        scale = real.abs().amax(dim=1).clamp(min=1e-12) / LARGEST[stored]
-        return cls(round_to(real / scale.unsqueeze(1), stored).contiguous(), scale)
+        scale = real.abs().amax(dim=1).clamp(min=1e-12) / LARGEST[weight_type]
+        return cls(round_to(real / scale.unsqueeze(1), weight_type).contiguous(), scale)
 
     @property
     def nbytes(self) -> int:

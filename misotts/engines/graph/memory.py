@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from misotts.config import ConfigError, ModelConfig, TransformerConfig
-from misotts.engines.graph.matrix import WeightType
 from misotts.engines.interface import Limits
-from misotts.engines.sizes import check_kv_memory
+from misotts.engines.kv_memory import check_kv_memory
+from misotts.engines.table import KvType, WeightType
 from misotts.model.checkpoint import tensor_shapes
 
 HALF = 2
@@ -53,8 +53,8 @@ def plan_memory(
     free: int,
     graphs: int,
     block_size: int,
-    stored: WeightType = "full",
-    fp8_kv: bool = False,
+    weight_type: WeightType = "full",
+    kv_type: KvType = "full",
     kv_memory: int | None = None,
 ) -> MemoryPlan:
     """Share out `free` bytes. The pool takes what the others leave, at most what `limits.max_streams` utterances of
@@ -63,9 +63,9 @@ def plan_memory(
     Raises:
         ConfigError: not one utterance of full length would fit; says what is there and what is needed.
     """
-    weights, activations = weight_bytes(config, stored), activation_bytes(config, limits, block_size)
+    weights, activations = weight_bytes(config, weight_type), activation_bytes(config, limits, block_size)
     taken = weights + activations + graphs * GRAPH + LIBRARIES
-    per_block = block_bytes(config.backbone, block_size, fp8_kv)
+    per_block = block_bytes(config.backbone, block_size, kv_type)
     per_utterance = -(-config.max_seq_len // block_size)
     most = [(free - taken) // per_block, 1 + limits.max_streams * per_utterance]
     if kv_memory is not None:
@@ -82,7 +82,7 @@ def plan_memory(
     return MemoryPlan(free, weights, activations, graphs * GRAPH, LIBRARIES, blocks * per_block, blocks)
 
 
-def weight_bytes(config: ModelConfig, stored: WeightType, width: int = HALF) -> int:
+def weight_bytes(config: ModelConfig, weight_type: WeightType, width: int = HALF) -> int:
     """Bytes of what `Embedding`, `GraphBackbone` and `GraphDepth` keep of the weights; `width`: of an activation."""
     shapes = tensor_shapes(config)
     tables = sum(math.prod(shapes[f"{name}_embeddings.weight"]) for name in ("text", "audio"))
@@ -91,10 +91,10 @@ def weight_bytes(config: ModelConfig, stored: WeightType, width: int = HALF) -> 
     inputs = config.audio_vocab_size * later
     projection = math.prod(shapes["projection.weight"])
     plain = (tables + heads + inputs + projection + config.backbone.embed_dim) * width
-    return plain + sum(_layer_bytes(c, stored, width) * c.num_layers for c in (config.backbone, config.depth))
+    return plain + sum(_layer_bytes(c, weight_type, width) * c.num_layers for c in (config.backbone, config.depth))
 
 
-def _layer_bytes(c: TransformerConfig, stored: WeightType, width: int) -> int:
+def _layer_bytes(c: TransformerConfig, weight_type: WeightType, width: int) -> int:
     qkv = c.embed_dim + 2 * c.num_kv_heads * c.head_dim
     matrices = [
         (qkv, c.embed_dim),
@@ -102,7 +102,7 @@ def _layer_bytes(c: TransformerConfig, stored: WeightType, width: int) -> int:
         (2 * c.intermediate_dim, c.embed_dim),
         (c.embed_dim, c.intermediate_dim),
     ]
-    if stored == "full":
+    if weight_type == "full":
         return sum(outputs * inputs * width for outputs, inputs in matrices)
     return sum(outputs * inputs + 4 * outputs for outputs, inputs in matrices)
 
@@ -117,9 +117,9 @@ def activation_bytes(config: ModelConfig, limits: Limits, block_size: int) -> in
     return step + noise
 
 
-def block_bytes(c: TransformerConfig, block_size: int, fp8_kv: bool) -> int:
+def block_bytes(c: TransformerConfig, block_size: int, kv_type: KvType) -> int:
     """Bytes of a block in all layers; FP8 has a float32 scale for each key and each value of each head."""
-    vector = c.head_dim + 4 if fp8_kv else c.head_dim * HALF
+    vector = c.head_dim + 4 if kv_type == "fp8" else c.head_dim * HALF
     return c.num_layers * 2 * c.num_kv_heads * block_size * vector
 
 

@@ -7,70 +7,39 @@ that does what the attention plugin is documented to do.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from misotts.config import ModelConfig
 from misotts.engines.interface import Batch, Limits
-from misotts.engines.manifest import EngineError, Manifest, dtype_name, engine_folder, weights_hash
+from misotts.engines.manifest import Manifest, weights_hash
+from misotts.engines.table import BACKBONES, EngineError, EngineFolder, Variant
 from misotts.engines.tensorrt_depth import gpu_here
 from misotts.engines.tensorrt_llm.tables import INPUT, OUTPUT, constant_tables, pool_shape, step_tables
 
-CHECKPOINT, ENGINE = "backbone-checkpoint", "backbone-tensorrt-llm"
-"""Names of the folders under `engines/`."""
+ENGINE = "rank0.engine"
 
 PIECES_AGREE = 0.2
 """How far a prompt read in pieces may be from the same prompt read whole, of the RMS: roundings, and no more."""
 
 
-@dataclass(frozen=True)
-class Variant:
-    """Which of a model's backbone engines."""
+def torch_dtype(variant: Variant) -> torch.dtype:
+    """Type of a variant's activations."""
+    return cast(torch.dtype, getattr(torch, variant.dtype))
 
-    dtype: torch.dtype = torch.bfloat16
-    """bfloat16 or float16: of activations, norms, and matrices that are not FP8."""
-    ranks: int = 1
-    """GPUs that share every layer: tensor parallelism."""
-    fp8: bool = False
-    """Whether the matrices are FP8."""
-    fp8_kv: bool = False
-    """Whether keys and values are FP8 as well."""
 
-    @classmethod
-    def named(cls, engine: str, dtype: torch.dtype) -> Variant:
-        """The variant that `misotts serve --backbone` calls `engine`: see `misotts.engines.available`."""
-        return cls(dtype, fp8="-fp8" in engine, fp8_kv=engine.endswith("-kv8"))
+def kv_dtype(variant: Variant) -> torch.dtype:
+    return torch.float8_e4m3fn if variant.kv_type == "fp8" else torch_dtype(variant)
 
-    def engine_bytes(self, model: Path) -> int:
-        """Size of a rank's engine in a model folder; 0 if there is none."""
-        engine = engine_folder(model, ENGINE + self.suffix, self.dtype) / "rank0.engine"
-        return engine.stat().st_size if engine.is_file() else 0
 
-    @property
-    def suffix(self) -> str:
-        """What its folders' names say besides the type."""
-        stored = "-fp8-kv8" if self.fp8_kv else "-fp8" if self.fp8 else ""
-        return f"{stored}-tp{self.ranks}"
-
-    @property
-    def kv_dtype(self) -> torch.dtype:
-        return torch.float8_e4m3fn if self.fp8_kv else self.dtype
-
-    def convert_command(self, model: Path) -> str:
-        return f"python -m convert backbone {model} {self._options}"
-
-    def build_command(self, model: Path) -> str:
-        return f"python -m build backbone {model} {self._options}"
-
-    @property
-    def _options(self) -> str:
-        stored = "weights-and-kv" if self.fp8_kv else "weights" if self.fp8 else "no"
-        return f"--dtype {dtype_name(self.dtype)} --ranks {self.ranks} --fp8 {stored}"
+def engine_bytes(model: Path, variant: Variant, max_streams: int) -> int:
+    """Size of a rank's engine in a model folder; 0 if there is none."""
+    engine = variant.engine(model, max_streams).path / ENGINE
+    return engine.stat().st_size if engine.is_file() else 0
 
 
 class TensorrtLlmBackbone:
@@ -93,21 +62,21 @@ class TensorrtLlmBackbone:
                 release or for another GPU, too small for `limits`, split over several GPUs, or cannot read a prompt in
                 pieces on this GPU.
         """
-        folder = engine_folder(model, ENGINE + variant.suffix, variant.dtype)
-        manifest = checked_manifest(folder, variant.build_command(model), weights, config, limits)
+        folder = variant.engine(model, limits.max_streams)
+        manifest = checked_manifest(folder, weights, config, limits)
         self.num_blocks, self.block_size = num_blocks, manifest.limits["block_size"]
         self._columns = -(-config.max_seq_len // self.block_size)
         c = self._config = config.backbone
         shape = pool_shape(num_blocks, c.num_layers, c.num_kv_heads, self.block_size, c.head_dim)
-        self._pool = torch.zeros(shape, dtype=variant.kv_dtype, device=device)
+        self._pool = torch.zeros(shape, dtype=kv_dtype(variant), device=device)
         max_sequences, address = manifest.limits["sequences"], self._pool.data_ptr()
         self._constants = _tensors(constant_tables(c.num_layers, config.max_seq_len, max_sequences, address), device)
-        self._session = _Session(folder / "rank0.engine")
+        self._session = _Session(folder.path / ENGINE)
         rows = min(2 * self.block_size, manifest.limits["positions"], config.max_seq_len)
         if rows > self.block_size + 1:  # else no prompt of two pieces can be read whole
             embeddings = weights["text_embeddings.weight"]
             prompt = embeddings[:: max(len(embeddings) // rows, 1)][:rows]
-            self._check_pieces(prompt.to(device, variant.dtype), folder)
+            self._check_pieces(prompt.to(device, torch_dtype(variant)), folder.path)
 
     def _check_pieces(self, prompt: torch.Tensor, folder: Path) -> None:
         """See that a prompt [positions, width] that is read in two pieces comes out as it does whole.
@@ -179,24 +148,21 @@ class _Session:
 
 
 def checked_manifest(
-    folder: Path, how: str, weights: Mapping[str, torch.Tensor], config: ModelConfig, limits: Limits
+    folder: EngineFolder, weights: Mapping[str, torch.Tensor], config: ModelConfig, limits: Limits
 ) -> Manifest:
-    """The manifest of an engine that may be used here; `how`: the command that builds it.
+    """Return the manifest of an engine that may be used here.
 
     Raises:
         EngineError: see `TensorrtLlmBackbone`.
     """
-    manifest = Manifest.load(folder, how)
-    manifest.check(folder, how, made_with=tensorrt_llm_release(), gpu=gpu_here())
-    manifest.check(folder, how, limits={"ranks": 1, "max_seq_len": config.max_seq_len})
-    manifest.check(folder, how, weights=backbone_hash(weights, config))
-    asked = {"sequences": limits.max_streams, "positions": limits.largest_step(manifest.limits["block_size"])}
-    for name, number in asked.items():
+    manifest = Manifest.load(folder)
+    manifest.check(folder, made_with=tensorrt_llm_release(), gpu=gpu_here())
+    manifest.check(folder, limits={"ranks": 1, "max_seq_len": config.max_seq_len})
+    manifest.check(folder, weights=backbone_hash(weights, config))
+    needed = {"sequences": limits.max_streams, "positions": limits.largest_step(manifest.limits["block_size"])}
+    for name, number in needed.items():
         if manifest.limits[name] < number:
-            raise EngineError(
-                f"the engine at {folder} takes {manifest.limits[name]} {name}, {number} are asked for; run: {how} "
-                f"--max-streams {limits.max_streams}"
-            )
+            raise folder.unusable(f"takes {manifest.limits[name]} {name}, but {number} are needed")
     return manifest
 
 
@@ -214,7 +180,7 @@ def tensorrt_llm_release() -> dict[str, str]:
     try:
         return {"tensorrt_llm": version("tensorrt_llm")}
     except PackageNotFoundError:
-        raise EngineError("the backbone engine needs TensorRT-LLM 1.2, which comes with NVIDIA's container") from None
+        raise EngineError(f"the backbone engine needs {BACKBONES['tensorrt-llm'].package}") from None
 
 
 def _tensors(tables: Mapping[str, np.ndarray], device: str | torch.device) -> dict[str, torch.Tensor]:

@@ -35,9 +35,8 @@ class GenerateStage(Stage):
             Limits(max_streams=settings.max_streams),
             first_chunk_frames=delay_frames(settings.model_folder) + 1,
             kv_memory=settings.kv_memory,
-            backbone=settings.backbone,
-            depth=settings.depth,
             device=self.device,
+            engines=settings.engines,
         )
         self.receiver = AcknowledgementReceiver(settings.acknowledge_socket, self.generator.acknowledge)
         self.generator.start()

@@ -17,9 +17,9 @@ from misotts.engines.embedding import Embedding
 from misotts.engines.graph.backbone import GraphBackbone
 from misotts.engines.graph.decoder import FrameDecoder, row_buckets
 from misotts.engines.graph.depth import GraphDepth
-from misotts.engines.graph.matrix import WeightType
 from misotts.engines.graph.operations import operations
 from misotts.engines.interface import Batch, Frames, Limits
+from misotts.engines.table import KvType, WeightType
 from misotts.generate.loop import Generator
 from misotts.model.checkpoint import Checkpoint
 from tests.engines.test_exactness import PROMPTS, Parts, alone, parts, run
@@ -109,8 +109,8 @@ class NoWaiting(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize(("stored", "fp8_kv"), [("full", False), ("fp8", True), ("int8", False)])
-def test_the_captured_code_reads_no_value(stored: WeightType, fp8_kv: bool) -> None:
+@pytest.mark.parametrize(("weight_type", "kv_type"), [("full", "full"), ("fp8", "fp8"), ("int8", "full")])
+def test_the_captured_code_reads_no_value(weight_type: WeightType, kv_type: KvType) -> None:
     """On fake tensors of another device than the host's: reading a value, a shape that depends on one, and mixing of
     devices are errors. (Fake CUDA tensors cannot be indexed by a PyTorch without CUDA; `meta` ones can.)"""
     config, plain, dtype = tiny_config(), operations("plain"), torch.bfloat16
@@ -118,8 +118,8 @@ def test_the_captured_code_reads_no_value(stored: WeightType, fp8_kv: bool) -> N
     weights = {name: mode.from_tensor(tensor) for name, tensor in tiny_weights().items()}
     with mode:
         embedding = Embedding(weights, config, "meta", dtype)
-        backbone = GraphBackbone(weights, config, 20, 16, plain, "meta", dtype, stored, fp8_kv)
-        depth = GraphDepth(weights, config, embedding, plain, "meta", dtype, stored)
+        backbone = GraphBackbone(weights, config, 20, 16, plain, "meta", dtype, weight_type, kv_type)
+        depth = GraphDepth(weights, config, embedding, plain, "meta", dtype, weight_type)
         decoder = FrameDecoder(backbone, depth, embedding, 3, config.max_seq_len, config.audio_codes)
         for bucket in (decoder.buckets[0], decoder.buckets[-1]):
             with NoWaiting() as seen:
@@ -142,8 +142,8 @@ def test_buckets_hold_every_number_of_streams() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are not interpreted here")
-@pytest.mark.parametrize("stored", ["full", "int8"])
-def test_frames_by_the_kernels(stored: WeightType, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("weight_type", ["full", "int8"])
+def test_frames_by_the_kernels(weight_type: WeightType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts of two sequences, then frames, by Triton's interpreter and plainly: all kernels together. (Not with FP8
     KV: the interpreter rounds to FP8 wrongly.)"""
     pytest.importorskip("triton")
@@ -155,8 +155,8 @@ def test_frames_by_the_kernels(stored: WeightType, monkeypatch: pytest.MonkeyPat
     drawn = []
     for path in ("plain", "fused"):
         run = operations(path)
-        backbone = GraphBackbone(weights, config, 6, 16, run, "cpu", torch.float32, stored)
-        depth = GraphDepth(weights, config, embedding, run, "cpu", torch.float32, stored)
+        backbone = GraphBackbone(weights, config, 6, 16, run, "cpu", torch.float32, weight_type)
+        depth = GraphDepth(weights, config, embedding, run, "cpu", torch.float32, weight_type)
         decoder = FrameDecoder(backbone, depth, embedding, 3, config.max_seq_len, config.audio_codes)
         lengths, starts = np.array([3, 2], np.int32), np.zeros(2, np.int32)
         decoder.next_input[:2] = backbone.forward(Batch(prompts, lengths, starts, blocks))

@@ -17,6 +17,7 @@ from misotts.engines.graph.decoder import FrameDecoder
 from misotts.engines.graph.depth import GraphDepth
 from misotts.engines.graph.operations import operations
 from misotts.engines.interface import Limits
+from misotts.engines.table import EngineChoice, KvType, WeightType
 from misotts.generate.load import load_generator
 from misotts.generate.loop import Generator
 from misotts.model.checkpoint import Checkpoint
@@ -42,13 +43,13 @@ def test_captured_float32_frames_are_the_cpus(parts: Parts, alone: list[np.ndarr
     assert np.mean([np.array_equal(a, b) for a, b in zip(alone, frames, strict=True)]) >= 0.75
 
 
-@pytest.mark.parametrize("backbone", ["graph", "graph-int8", "graph-fp8-kv8"])
-def test_as_it_is_served(demo_folder: Path, parts: Parts, backbone: str) -> None:
+@pytest.mark.parametrize(("weights", "kv_type"), [("full", "full"), ("int8", "full"), ("fp8", "fp8")])
+def test_as_it_is_served(demo_folder: Path, parts: Parts, weights: WeightType, kv_type: KvType) -> None:
     """bfloat16, planned memory, every graph captured: utterances alone and in a crowd end, and greedy ones repeat."""
-    config = ModelConfig.load(demo_folder)
+    config, choice = ModelConfig.load(demo_folder), EngineChoice("graph", weights, kv_type)
     spoken = []
     for _ in range(2):
-        generator = load_generator(demo_folder, config, Limits(max_streams=8), device="cuda", backbone=backbone)
+        generator = load_generator(demo_folder, config, Limits(max_streams=8), device="cuda", engines=choice)
         spoken.append(run(generator, parts, range(len(PROMPTS))))
         generator.close()
     assert [len(frames) for frames in spoken[0]] == [len(frames) for frames in spoken[1]]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from misotts.config import ConfigError, ModelConfig
 from misotts.engines.graph.decoder import bucket_shapes
 from misotts.engines.graph.load import load_frame_decoder
-from misotts.engines.graph.matrix import WeightType
 from misotts.engines.graph.memory import block_bytes, plan_memory, weight_bytes
 from misotts.engines.interface import Limits
+from misotts.engines.table import KvType, WeightType
 from tests.support.tiny import tiny_config, tiny_weights
 
 MISO = ModelConfig.from_dict(
@@ -27,44 +27,46 @@ MISO = ModelConfig.from_dict(
 GIB = 2**30
 
 
-@pytest.mark.parametrize("fp8_kv", [False, True])
-@pytest.mark.parametrize("stored", ["full", "fp8", "int8"])
-def test_the_sums_are_what_is_loaded(stored: WeightType, fp8_kv: bool) -> None:
+@pytest.mark.parametrize("kv_type", ["full", "fp8"])
+@pytest.mark.parametrize("weight_type", ["full", "fp8", "int8"])
+def test_the_sums_are_what_is_loaded(weight_type: WeightType, kv_type: KvType) -> None:
     """Float32 on the CPU: 4 bytes an activation where a GPU has 2."""
     config = tiny_config()
-    embedding, engine = load_frame_decoder(tiny_weights(), config, Limits(), 16, "cpu", stored, fp8_kv, num_blocks=7)
+    embedding, engine = load_frame_decoder(
+        tiny_weights(), config, Limits(), 16, "cpu", weight_type, kv_type, num_blocks=7
+    )
     backbone, depth = engine.backbone, engine._depth
     heads = [depth._head0, *depth._heads, depth._projection]
     loaded = embedding.text_table.nbytes + embedding.audio_table.nbytes + backbone._norm.nbytes
     loaded += sum(layer.nbytes for layer in [*backbone.layers, *depth.layers]) + sum(head.nbytes for head in heads)
     loaded += sum(table.nbytes for table in depth._inputs)
-    assert weight_bytes(config, stored, width=4) == loaded
+    assert weight_bytes(config, weight_type, width=4) == loaded
     elements = backbone._pool.numel()
     scales = backbone._scales.numel() * 4 if backbone._scales is not None else 0
-    assert 7 * block_bytes(config.backbone, 16, fp8_kv) == elements * (1 if fp8_kv else 2) + scales
+    assert 7 * block_bytes(config.backbone, 16, kv_type) == elements * (1 if kv_type == "fp8" else 2) + scales
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     free=st.integers(0, 200 * GIB),
     streams=st.integers(1, 300),
-    stored=st.sampled_from(["full", "fp8", "int8"]),
-    fp8_kv=st.booleans(),
+    weight_type=st.sampled_from(["full", "fp8", "int8"]),
+    kv_type=st.sampled_from(["full", "fp8"]),
     kv_memory=st.none() | st.integers(0, 100 * GIB),
 )
 def test_a_plan_fits_and_holds_an_utterance_or_is_refused(
-    free: int, streams: int, stored: WeightType, fp8_kv: bool, kv_memory: int | None
+    free: int, streams: int, weight_type: WeightType, kv_type: KvType, kv_memory: int | None
 ) -> None:
     limits = Limits(max_streams=streams)
     graphs = len(bucket_shapes(streams, MISO.audio_codes))
     try:
-        plan = plan_memory(MISO, limits, free, graphs, 32, stored, fp8_kv, kv_memory)
+        plan = plan_memory(MISO, limits, free, graphs, 32, weight_type, kv_type, kv_memory)
     except ConfigError:
         if kv_memory is None:  # then what is missing is memory: with 300 GiB there is enough
-            assert plan_memory(MISO, limits, free + 300 * GIB, graphs, 32, stored, fp8_kv, kv_memory).blocks > 64
+            assert plan_memory(MISO, limits, free + 300 * GIB, graphs, 32, weight_type, kv_type, kv_memory).blocks > 64
         return
     assert plan.unused >= 0
-    assert plan.pool == plan.blocks * block_bytes(MISO.backbone, 32, fp8_kv)
+    assert plan.pool == plan.blocks * block_bytes(MISO.backbone, 32, kv_type)
     assert 1 + 64 <= plan.blocks <= 1 + 64 * streams
     assert kv_memory is None or plan.pool <= kv_memory
 
@@ -89,6 +91,6 @@ def test_too_small_a_gpu_is_refused_with_the_numbers() -> None:
 
 
 def test_fp8_kv_is_half_and_a_scale() -> None:
-    assert block_bytes(MISO.backbone, 32, False) == 32 * 131072
-    assert block_bytes(MISO.backbone, 32, True) == 32 * 131072 * (128 + 4) // 256
+    assert block_bytes(MISO.backbone, 32, "full") == 32 * 131072
+    assert block_bytes(MISO.backbone, 32, "fp8") == 32 * 131072 * (128 + 4) // 256
     assert torch.float8_e4m3fn.itemsize == 1

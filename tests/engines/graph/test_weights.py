@@ -10,22 +10,22 @@ import torch
 
 from benchmarks.agreement import Agreement, compare, random_prompts, record
 from misotts.config import ModelConfig
-from misotts.engines.available import BackboneEngine, missing_engine
-from misotts.engines.graph.matrix import Matrix, WeightType, stored_types
+from misotts.engines.graph.matrix import Matrix
 from misotts.engines.interface import Limits
+from misotts.engines.table import EngineChoice, KvType, WeightType, check_engines
 from misotts.generate.load import load_generator
 from misotts.model.checkpoint import Checkpoint
 from misotts.serve.launcher import ServeError, ServeOptions, serve
 
 
-@pytest.mark.parametrize(("stored", "error"), [("full", 2e-3), ("int8", 1.6e-2), ("fp8", 3.2e-2)])
-def test_rounding_stays_within_what_the_type_can(stored: WeightType, error: float) -> None:
+@pytest.mark.parametrize(("weight_type", "error"), [("full", 2e-3), ("int8", 1.6e-2), ("fp8", 3.2e-2)])
+def test_rounding_stays_within_what_the_type_can(weight_type: WeightType, error: float) -> None:
     """Relative to the row's size, whatever that is; a row of zeros stays one."""
     weight = torch.randn(64, 512, generator=torch.Generator().manual_seed(0))
     weight *= torch.logspace(-6, 3, 64).unsqueeze(1)
     weight[3] = 0
     norm = torch.rand(512, generator=torch.Generator().manual_seed(1)) + 0.5
-    matrix = Matrix.make(weight, torch.bfloat16, stored, norm)
+    matrix = Matrix.make(weight, torch.bfloat16, weight_type, norm)
     real = matrix.weight.float() * (1 if matrix.scale is None else matrix.scale.unsqueeze(1))
     wanted = weight * norm
     assert real[3].eq(0).all()
@@ -35,41 +35,38 @@ def test_rounding_stays_within_what_the_type_can(stored: WeightType, error: floa
 
 
 @pytest.fixture(scope="module")
-def agreements(demo_folder: Path) -> dict[tuple[str, bool], Agreement]:
+def agreements(demo_folder: Path) -> dict[tuple[WeightType, KvType], Agreement]:
     config = ModelConfig.load(demo_folder)
     weights, prompts = Checkpoint(demo_folder, config), random_prompts(config, 8, 60)
     reference = record(weights, config, prompts, frames=4)
     found = {}
-    kinds: list[tuple[WeightType, bool]] = [("full", False), ("int8", False), ("fp8", False), ("full", True)]
-    for stored, fp8_kv in kinds:
-        other = record(weights, config, prompts, 4, "cpu", stored, fp8_kv, reference.drawn)
-        found[stored, fp8_kv] = compare(reference, other, config.audio_num_codebooks)
+    kinds: list[tuple[WeightType, KvType]] = [("full", "full"), ("int8", "full"), ("fp8", "full"), ("full", "fp8")]
+    for weight_type, kv_type in kinds:
+        other = record(weights, config, prompts, 4, "cpu", weight_type, kv_type, reference.drawn)
+        found[weight_type, kv_type] = compare(reference, other, config.audio_num_codebooks)
     return found
 
 
-def test_codes_agree_as_far_as_the_type_allows(agreements: dict[tuple[str, bool], Agreement]) -> None:
+def test_codes_agree_as_far_as_the_type_allows(agreements: dict[tuple[WeightType, KvType], Agreement]) -> None:
     for kind, agreement in agreements.items():
         print(kind, agreement)
-    same = agreements["full", False]
+    same = agreements["full", "full"]
     assert same.likeliest == 1.0
     assert same.overlap > 0.99999
-    int8, fp8, fp8_kv = agreements["int8", False], agreements["fp8", False], agreements["full", True]
+    int8, fp8, fp8_kv = agreements["int8", "full"], agreements["fp8", "full"], agreements["full", "fp8"]
     assert (int8.overlap > 0.96, fp8.overlap > 0.85, fp8_kv.overlap > 0.97) == (True, True, True)
     assert int8.likeliest > fp8.likeliest > 0.8
     assert fp8_kv.likeliest > 0.95
 
 
-def test_every_name_that_can_be_served_is_loaded(demo_folder: Path) -> None:
-    config = ModelConfig.load(demo_folder)
-    found = set()
-    for name in get_args(BackboneEngine):
-        if name.startswith("graph"):
-            assert missing_engine(demo_folder, name, "torch", 2) is None
-            load_generator(demo_folder, config, Limits(max_streams=2), backbone=name).close()
-            found.add(stored_types(name))
-    assert found == {(stored, kv) for stored in get_args(WeightType) for kv in (False, True)}
+@pytest.mark.parametrize("weights", get_args(WeightType))
+@pytest.mark.parametrize("kv_type", get_args(KvType))
+def test_every_combination_is_loaded(demo_folder: Path, weights: WeightType, kv_type: KvType) -> None:
+    choice = EngineChoice("graph", weights, kv_type)
+    check_engines(demo_folder, choice, 2)
+    load_generator(demo_folder, ModelConfig.load(demo_folder), Limits(max_streams=2), engines=choice).close()
 
 
 def test_the_depth_decoder_is_part_of_it(demo_folder: Path) -> None:
-    with pytest.raises(ServeError, match="--backbone graph-int8 runs the depth decoder too: leave out --depth"):
-        serve(ServeOptions(demo_folder, backbone="graph-int8", depth="onnx"))
+    with pytest.raises(ServeError, match="--backbone graph runs the depth decoder too: leave out --depth onnx"):
+        serve(ServeOptions(demo_folder, engines=EngineChoice("graph", "int8", depth="onnx")))

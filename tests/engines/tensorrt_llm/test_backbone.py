@@ -17,9 +17,9 @@ from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Backbone, Limits
-from misotts.engines.manifest import EngineError
+from misotts.engines.table import EngineError, Variant
 from misotts.engines.tensorrt_llm import backbone as tensorrt_llm_backbone
-from misotts.engines.tensorrt_llm.backbone import TensorrtLlmBackbone, Variant
+from misotts.engines.tensorrt_llm.backbone import TensorrtLlmBackbone
 from misotts.engines.tensorrt_llm.tables import INPUT, OUTPUT
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
@@ -32,7 +32,7 @@ BLOCKS = 40
 POOL = BLOCKS * 4 * 2 * 2 * 32 * 32
 """Numbers in the pool: blocks, layers, keys and values, heads, positions, size of a head."""
 LIMITS = Limits(max_streams=3, step_positions=70)
-VARIANT = Variant(torch.float32)
+VARIANT = Variant(dtype="float32")
 
 
 class Session:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from misotts.config import ConfigError, ModelConfig
-from misotts.engines.interface import Limits
-from misotts.engines.load import pool_blocks
-from misotts.engines.sizes import at_least, at_most
+from misotts.engines.kv_memory import at_least, at_most, pool_blocks
 
 
 def test_sizes_are_rounded_to_the_safe_side() -> None:
@@ -23,6 +20,6 @@ def test_sizes_are_rounded_to_the_safe_side() -> None:
 def test_too_little_memory_for_the_pool_is_said_with_where_it_is_missing() -> None:
     config = ModelConfig.load(Path("models/demo"))
     with pytest.raises(ConfigError, match=r"^--kv-memory is 1000 bytes; at least 4\.07 MiB are needed"):
-        pool_blocks(config, Limits(), torch.float32, 1000, None)
+        pool_blocks(config, 16, 4, 1000, None)
     with pytest.raises(ConfigError, match=r"at least 4\.07 MiB .*; 2\.00 MiB of the GPU's memory are free"):
-        pool_blocks(config, Limits(), torch.float32, None, 2 * 2**20)
+        pool_blocks(config, 16, 4, None, 2 * 2**20)
