@@ -1,6 +1,5 @@
-# make demo   speak a sentence through the whole server
-# make test   run the tests
-# Each works as the first command in a clean clone: it makes .venv and the demo model when they are missing.
+# `make help` lists the targets. Each works as the first command in a clean clone: it makes .venv and the demo model when
+# they are missing.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,35 +14,51 @@ SERVE_OPTIONS ?= $(if $(filter $(DEMO),$(MODEL)),--allow-reference-key)
 # Most utterances at once that the engines of `make build` take.
 STREAMS ?= 64
 
-.PHONY: demo test messages convert build serve soak gpu-suite gpu-suite-wheels lint format clean
+.PHONY: help demo test quick messages lint format convert build serve soak gpu-suite gpu-suite-wheels clean
 
-demo: $(READY) $(DEMO)
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: $(READY) $(DEMO) ## start the whole server, speak a sentence and write out/demo.wav
 	$(BIN)/python -m demo.speak --model $(DEMO)
 
-test: $(READY) $(DEMO)
+test: $(READY) $(DEMO) ## run all tests (15 minutes on 2 cores)
 	$(BIN)/python -m pytest
 
-messages: $(READY) $(DEMO)
+quick: $(READY) $(DEMO) ## run the tests that start no server (3 minutes)
+	$(BIN)/python -m pytest -m "not server and not slow"
+
+messages: $(READY) $(DEMO) ## run all tests and renew tests/messages.json
 	$(BIN)/python -m pytest --renew-messages
 
+lint: $(READY) ## check style, types and imports (2 minutes)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(READY) ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 # Checkpoint and graph in MODEL/engines, from which `make build` builds engines for the GPU here: docs/deploy.md.
-convert: $(READY) $(MODEL)
+convert: $(READY) $(MODEL) ## write what `make build` reads
 	$(BIN)/python -m convert backbone $(MODEL)
 	$(BIN)/python -m convert depth $(MODEL) --dtype bfloat16
 
-build: $(READY) $(MODEL)
+build: $(READY) $(MODEL) ## build engines for the GPU of this machine
 	$(BIN)/python -m build backbone $(MODEL) --max-streams $(STREAMS)
 	$(BIN)/python -m build depth $(MODEL) --max-streams $(STREAMS)
 
-serve: $(READY) $(MODEL)
+serve: $(READY) $(MODEL) ## serve MODEL (default: the demo model)
 	$(BIN)/misotts serve --model $(MODEL) $(SERVE_OPTIONS)
 
-soak: $(READY) $(DEMO)
+soak: $(READY) $(DEMO) ## run thousands of callers of which many leave early
 	$(BIN)/python -m benchmarks.soak
 
 # On a machine with a GPU, with what its Python has and the wheels beside it; elsewhere a rehearsal in .venv.
 gpu-suite: SUITE_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
-gpu-suite:
+gpu-suite: ## measure the engines on a GPU
 	rm -rf out/gpu-suite-site
 	$(if $(wildcard $(GPU_WHEELS)/*.whl),$(if $(wildcard $(BIN)/python),,$(PYTHON) -m pip install --quiet --no-index \
 	    --no-deps --no-compile --upgrade --target out/gpu-suite-site $(GPU_WHEELS)/*.whl))
@@ -51,7 +66,7 @@ gpu-suite:
 
 # What the GPU machine's Python 3.12 lacks and cannot fetch: made where there is a network, carried along with the
 # working tree. Its torch, transformers, tokenizers and numpy are used as they are.
-gpu-suite-wheels:
+gpu-suite-wheels: ## download what the GPU machine lacks
 	rm -rf $(GPU_WHEELS)
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --dest $(GPU_WHEELS) --constraint constraints.txt \
 	    --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
@@ -59,17 +74,8 @@ gpu-suite-wheels:
 	    $(shell grep ^moshi stale-pins.txt) cffi einops grpcio ml_dtypes protobuf pycparser python-rapidjson \
 	    sentencepiece soundfile soxr tritonclient
 
-lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-
-format: $(READY)
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
-
-clean:
-	rm -rf $(VENV) models out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## delete .venv, models, outputs and caches
+	rm -rf $(VENV) models out .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A draft that becomes $(VENV) only when it is whole is not possible (its scripts name their folder), so the stamp says

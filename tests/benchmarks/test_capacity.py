@@ -24,7 +24,7 @@ from benchmarks.capacity.traffic import Traffic, read_day
 from benchmarks.costs import table as cost
 from benchmarks.costs.gpus import GPUS, NoSuchPrecisionError, floor
 from benchmarks.costs.table import CostError, CostTable, Grid, Line, PromptCost
-from benchmarks.load.plan import Load, calls
+from benchmarks.load.plan import Call, Load, calls
 from benchmarks.load.summary import overall
 from benchmarks.record import write
 from benchmarks.sweep.objective import Objective
@@ -174,9 +174,14 @@ def test_every_call_ends_once_and_leaves_nothing_behind(
     table = replace(TABLE, kv_blocks=blocks, overlaps=overlaps, speed_when_busy=[1.0, 0.6])
     load = plain(rate, 3.0, cancel_share=cancel_share, chunk_frames=chunk_frames, seed=seed, chars=30)
     server = Server(table, LIMITS)
-    callers = []
+    callers: list[Caller] = []
+
+    def send(call: Call) -> None:
+        callers.append(Caller(call, server))
+        callers[-1].send()
+
     for call in calls(load):
-        server.later(call.at_s or 0.0, lambda _, call=call: callers.append(Caller(call, server)) or callers[-1].send())
+        server.later(call.at_s or 0.0, lambda _, call=call: send(call))  # type: ignore[misc]
     server.environment.run()
     assert len(callers) == len(list(calls(load)))
     for answer in (caller.answer for caller in callers):
@@ -252,9 +257,9 @@ def test_a_shared_device_does_all_its_work_and_no_more(jobs: list[float]) -> Non
     device = Device(environment, lambda count: 1 / count)
     ends: dict[int, float] = {}
     for number, seconds in enumerate(jobs):
-        device.work(seconds).callbacks.append(  # type: ignore[union-attr]
-            lambda _, number=number: ends.update({number: environment.now})
-        )
+        callbacks = device.work(seconds).callbacks
+        assert callbacks is not None
+        callbacks.append(lambda _, number=number: ends.update({number: environment.now}))  # type: ignore[misc]
     environment.run()
     assert device.busy_s == pytest.approx(sum(jobs)) == pytest.approx(max(ends.values()))
     for number, seconds in enumerate(jobs):  # by the time a job ends, each other has had as much, or all it wanted

@@ -267,8 +267,8 @@ def test_a_generator_that_was_late_or_busy_makes_no_valid_run() -> None:
 def result_of(load: Load, *answers: Answer) -> dict[str, Any]:
     run = Run(answers=list(answers), seconds=10, lags_s=[0.001] * 100)
     machine = {"cpu": "a <fast> one", "cores": 2}
-    told = {"date": "2026-11-23", "command": "bench", "machine": machine, "stages": None, "processes": []}
-    return {**told, "load": asdict(load), **summarise(run, load.seconds)}
+    told = {"date": "2026-11-23", "command": "bench", "machine": machine, "stages": None}
+    return {**told, "processes": [], "load": asdict(load), **summarise(run, load.seconds)}
 
 
 @pytest.fixture

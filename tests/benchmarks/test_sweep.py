@@ -77,7 +77,8 @@ def heard(load: Load, wait_s: float) -> Tried:
     answers = []
     for call in calls(load):
         due = call.at_s or 0.0
-        answers.append(Answer(call, due, due, [Arrival(due + wait_s, FRAME_SAMPLES)], due + wait_s, "length"))
+        arrivals = [Arrival(due + wait_s, FRAME_SAMPLES)]
+        answers.append(Answer(call, due, due, arrivals, ended_s=due + wait_s, finish="length"))
     return Tried(answers)
 
 

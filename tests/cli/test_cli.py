@@ -57,6 +57,7 @@ def test_what_cannot_be_is_said(command: list[str], code: int, words: str) -> No
     assert words in found.output
 
 
+@pytest.mark.server
 def test_the_demo_says_in_a_line_why_it_cannot_speak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["speak", "--model=nowhere"])
     with pytest.raises(SystemExit, match="error: misotts serve ended with status 1"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -79,14 +80,15 @@ def test_words_come_one_way(folder: Path, clip: Path, given_: list[str]) -> None
 def test_a_refusal_is_one_line(folder: Path, clip: Path, tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"caf\xe9")
     short = write(tmp_path / "short.wav", tone(0.25))
-    for words, said in [
+    refused: list[tuple[list[Any], str]] = [
         (["add", "ann", clip, "--text", "a"], "INVALID_ARGUMENT: VOICE: the voice 'ann' is there already"),
         (["add", "new", clip, "--text", " "], "the text must hold the words of the clip, is empty"),
         (["add", "new", clip, "--text-file", tmp_path / "latin"], "the text must be UTF-8, byte 3 is not"),
         (["add", "new", short, "--text", "a"], "the clip's length must be 1 to 30 s, is 0.25 s"),
         (["add", "../new", clip, "--text", "a"], "INVALID_ARGUMENT: VOICE: must match"),
         (["remove", "bob"], "NOT_FOUND: VOICE: no voice named 'bob' is registered"),
-    ]:
+    ]
+    for words, said in refused:
         result = run(*words, "--voices", folder)
         assert (result.exit_code, result.stdout) == (1, "")
         assert said in result.stderr
@@ -94,7 +96,7 @@ def test_a_refusal_is_one_line(folder: Path, clip: Path, tmp_path: Path) -> None
 
 
 def test_an_argument_that_is_not_utf_8(folder: Path, clip: Path) -> None:
-    command = [sys.executable, "-m", "misotts.cli", "voices", "add", "new", clip, "--text", b"caf\xe9"]
+    command: list[Any] = [sys.executable, "-m", "misotts.cli", "voices", "add", "new", clip, "--text", b"caf\xe9"]
     result = subprocess.run([*command, "--voices", folder], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "the text must be UTF-8, byte 3 is not" in result.stderr

@@ -1,6 +1,6 @@
 """A request's tensors, read back from the protobuf."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_every_field() -> None:
     st.integers(-(2**31), 2**31 - 1),
 )
 def test_values_arrive_as_they_are_for_the_server_to_judge(text: str, seed: int, top_k: int) -> None:
-    assert tensors(SpeechRequest(text, seed=seed, top_k=np.int32(top_k))) == {
+    assert tensors(SpeechRequest(text, seed=seed, top_k=cast(int, np.int32(top_k)))) == {
         "TEXT": ("BYTES", [text]),
         "TOP_K": ("INT32", [top_k]),
         "SEED": ("INT64", [seed]),
@@ -97,7 +97,7 @@ def test_values_arrive_as_they_are_for_the_server_to_judge(text: str, seed: int,
         ("CONTEXT_AUDIO", {"context": [Segment("a", 0, np.zeros((1, 10), np.float32))]}),
         ("CONTEXT_AUDIO", {"context": [Segment("a", 0, np.zeros(10, np.int16))]}),
         ("CONTEXT_SPEAKER", {"context": [Segment("a", -(2**40), np.zeros(10, np.float32))]}),
-        ("CONTEXT_TEXT", {"context": [Segment(None, 0, np.zeros(10, np.float32))]}),
+        ("CONTEXT_TEXT", {"context": [Segment(cast(str, None), 0, np.zeros(10, np.float32))]}),
     ],
 )
 def test_what_no_tensor_can_hold_is_refused_by_name(field: str, values: dict[str, Any]) -> None:

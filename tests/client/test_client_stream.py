@@ -176,7 +176,7 @@ def test_a_server_that_is_not_there(collect: Collect) -> None:
 
 
 def test_a_server_of_another_kind(triton: FakeTriton, collect: Collect) -> None:
-    def unimplemented(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+    def unimplemented(request: Any, context: grpc.ServicerContext) -> Any:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
     triton.script = unimplemented

@@ -6,6 +6,7 @@ import copy
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,8 @@ def whole(mimi: MimiModel, codes: np.ndarray) -> np.ndarray:
 
 def stream(decoder: Decoder, codes: np.ndarray, sizes: list[int], slot: int = 0) -> np.ndarray:
     """Decode in pieces of `sizes`, over and over."""
-    audio, start = [], 0
+    audio: list[np.ndarray] = []
+    start = 0
     while start < len(codes) or not audio:
         size = sizes[len(audio) % len(sizes)]
         (samples,) = decoder.decode([Codes(slot, start == 0, codes[start : start + size])])
@@ -155,7 +157,12 @@ def test_a_short_piece_does_not_wait_for_a_long_one(
     pieces = [Codes(slot, True, make_codes(config, length, slot)) for slot, length in enumerate(lengths)]
     calls = []
     decode = decoder._rows.decode
-    monkeypatch.setattr(decoder._rows, "decode", lambda codes_of: calls.append(len(codes_of)) or decode(codes_of))
+
+    def counted(codes_of: Any) -> Any:
+        calls.append(len(codes_of))
+        return decode(codes_of)
+
+    monkeypatch.setattr(decoder._rows, "decode", counted)
     done = [(number, len(calls), len(audio) // FRAME_SAMPLES) for number, audio in decoder.decode_each(pieces)]
     assert done == [(2, 0, 0), (1, 1, 1), (3, 2, 8), (0, 3 + (30 - 8) // MAX_FRAMES, 30)]
 

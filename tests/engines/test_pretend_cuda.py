@@ -109,7 +109,8 @@ PACKED_REPLAYS = [6, 2, 3]
 
 def decode_all(decoder: Decoder, slots: Sequence[int]) -> list[np.ndarray]:
     codes = np.random.default_rng(1).integers(0, 2048, (3, 40, 32)).astype(np.int32)
-    at, audio = [0, 0, 0], [[], [], []]
+    at = [0, 0, 0]
+    audio: list[list[np.ndarray]] = [[], [], []]
     for number, cut in enumerate(CUTS):
         pieces = []
         for stream, count in enumerate(cut):
@@ -131,7 +132,7 @@ def test_decoding_through_graphs_sounds_like_the_cpu(
     torch.manual_seed(0)
     weights = make_mimi_weights(config)
 
-    def mimi() -> torch.nn.Module:
+    def mimi() -> Any:
         network = build_mimi(config)
         network.load_state_dict(weights)
         return network.eval().requires_grad_(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,7 +157,12 @@ def test_codes_that_are_not_audio_are_never_drawn(demo_folder: Path, monkeypatch
     codes, _ = depth.forward(hidden.expand(draws, -1), sampling)
     assert 2000 < int(codes.max()) < config.audio_codes
     shapes: set[int] = set()
-    monkeypatch.setattr(torch_depth, "sample", lambda logits, *rest: shapes.add(logits.shape[1]) or logits.argmax(-1))
+
+    def greedy(logits: torch.Tensor, *rest: Any) -> torch.Tensor:
+        shapes.add(logits.shape[1])
+        return logits.argmax(-1)
+
+    monkeypatch.setattr(torch_depth, "sample", greedy)
     depth.forward(hidden, Sampling(torch.ones(1), torch.ones(1, dtype=torch.int64), noise[:1, :, :1]))
     assert shapes == {config.audio_codes}
 

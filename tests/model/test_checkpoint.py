@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,7 +111,7 @@ def test_transformers_config_as_csm_1b_has_it() -> None:
             rope, low_freq_factor=0.001953125, high_freq_factor=0.0078125, original_max_position_embeddings=16
         ),
     )
-    raw = dict(
+    raw: dict[str, Any] = dict(
         text_vocab_size=128256,
         vocab_size=2051,
         num_codebooks=32,

@@ -256,7 +256,7 @@ def test_published_limits_of_the_full_context(prompter: Prompter, tokenizer: Tok
     ],
 )
 def test_every_field_at_its_edges(
-    demo_folder: Path, config: ModelConfig, field: str, inside: list[object], outside: list[object]
+    demo_folder: Path, config: ModelConfig, field: str, inside: list[Any], outside: list[Any]
 ) -> None:
     raw = dict(config.__dict__, max_seq_len=2**15)  # so that no length is in the way
     prompter = Prompter(demo_folder, ModelConfig(**raw), canned_codes, Voices(None))

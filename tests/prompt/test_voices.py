@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -259,7 +260,7 @@ def test_a_reader_never_gets_the_words_of_another_clip(
     """The voice is replaced at the worst moment: when its clip is open and its text is not yet."""
     real, replaced = Path.open, threading.Event()
 
-    def replace_before_text(self: Path, *args: str, **kwargs: str):  # type: ignore[no-untyped-def]
+    def replace_before_text(self: Path, *args: Any, **kwargs: Any) -> Any:
         if self.name == "ann.txt" and args == ("rb",) and not replaced.is_set():
             replaced.set()
             add_voice(folder, "ann", clip, "New words.", replace=True)

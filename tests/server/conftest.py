@@ -62,3 +62,10 @@ def busy_streams(server: RunningServer) -> Callable[[], int]:
             return int(json.load(response)["streams"])
 
     return read
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects items
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker("server")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ class PretendCuda(TorchFunctionMode):
         here = any(isinstance(tensor, OnGpu) for tensor in tensors)
         if func == torch.Tensor.device.__get__:
             return CUDA if here else torch.device("cpu")
-        if func == torch.Tensor.is_cuda.__get__:
+        if func == torch.Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
             return here
         if name == "pin_memory" and not here:
             return args[0].clone()
@@ -259,7 +259,7 @@ def to_gpu(module: torch.nn.Module) -> torch.nn.Module:
     """In place of `module.to("cuda")`, which puts plain tensors into the old parameters."""
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
-            for name, tensor in tensors.items():
+            for name, tensor in cast(dict[str, Any], tensors).items():
                 if tensor is not None:
                     tensors[name] = tensor.detach().clone().as_subclass(OnGpu)
     return module

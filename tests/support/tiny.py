@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from demo.model import make_weights
 from misotts.config import ModelConfig
 
-TINY = dict(
+TINY: dict[str, Any] = dict(
     text_vocab_size=40,
     audio_vocab_size=19,
     audio_num_codebooks=3,

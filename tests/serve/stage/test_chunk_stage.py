@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def stage() -> Any:
         name, input = "decode", "CODES"
 
         def __init__(self) -> None:
-            self.settings, self.device = SimpleNamespace(max_streams=4), "cpu"
+            self.settings, self.device = cast(Any, SimpleNamespace(max_streams=4)), "cpu"
             self.answers: list[tuple[int, int, list[float], str]] = []
             self.batches: list[list[int]] = []
             self.firsts: list[tuple[int, bool]] = []

@@ -75,7 +75,7 @@ def stage(codec: Codec, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("misotts.serve.stage.prompt.MAX_ENCODING", 2)
     monkeypatch.setattr("misotts.serve.stage.prompt.send", lambda sender, outputs, final: sender.append(outputs))
     monkeypatch.setattr("misotts.serve.stage.stage.refuse", lambda sender, error: sender.append(error))
-    stage = PromptStage()
+    stage: Any = PromptStage()
     stage.settings, stage.device = SimpleNamespace(door="DOOR", secret="secret"), "cpu"
     stage.link = SimpleNamespace(draining=threading.Event())
     stage.config = ModelConfig.load(demo_folder)
