@@ -22,7 +22,8 @@ class Family:
     published: dict[str, Family]
 
     def __init__(self, name: str, description: str, kind: str) -> None:
-        self.kind, self.value, self.observed = kind, 0.0, []
+        self.kind, self.value = kind, 0.0
+        self.observed: list[float] = []
         self.published[name] = self
 
     def Metric(self, labels: dict[str, str], buckets: list[float] | None = None) -> Family:  # noqa: N802
