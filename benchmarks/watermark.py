@@ -29,9 +29,10 @@ from demo.silentcipher.distortions import DISTORTIONS, RATE
 from demo.silentcipher.networks import load_networks
 from demo.silentcipher.speech import speech
 from misotts.config import FRAME_SAMPLES
+from misotts.slots import Piece
 from misotts.watermark.detector import Detector, Readings, Verdict, judge
 from misotts.watermark.silentcipher import SPEECH_POWER, symbols_of
-from misotts.watermark.watermarker import Audio, Watermarker
+from misotts.watermark.watermarker import Watermarker
 
 CLIP_S = 5
 CHUNKS = (1, 1, 2, 4, 8)
@@ -56,7 +57,7 @@ def stream(watermarker: Watermarker, clip: np.ndarray) -> np.ndarray:
     cuts = np.cumsum(sizes) * FRAME_SAMPLES
     pieces = np.split(padded, cuts[cuts < len(padded)])
     last = len(pieces) - 1
-    out = [watermarker.mark([Audio(0, n == 0, piece, n == last)])[0] for n, piece in enumerate(pieces)]
+    out = [watermarker.mark([Piece(0, n == 0, piece, n == last)])[0] for n, piece in enumerate(pieces)]
     return np.concatenate(out)[: len(clip)]
 
 

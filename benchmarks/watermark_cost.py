@@ -20,7 +20,8 @@ import torch
 from benchmarks.record import save
 from benchmarks.silentcipher_peer import make_published_folder
 from misotts.config import FRAME_SAMPLES
-from misotts.watermark.watermarker import Audio, Watermarker, delay_frames
+from misotts.slots import Piece
+from misotts.watermark.watermarker import Watermarker, delay_frames
 
 STREAMS = (1, 16)
 FRAMES = (1, 8)
@@ -33,7 +34,7 @@ def chunk_ms(folder: Path, streams: int, frames: int, chunks: int) -> dict[str, 
     noise = 0.05 * np.random.default_rng(0).standard_normal((WARM_UP + chunks, streams, frames * FRAME_SAMPLES))
     taken = []
     for n, chunk in enumerate(noise.astype(np.float32)):
-        pieces = [Audio(slot, n == 0, samples, last=False) for slot, samples in enumerate(chunk)]
+        pieces = [Piece(slot, n == 0, samples, last=False) for slot, samples in enumerate(chunk)]
         start = time.perf_counter()
         watermarker.mark(pieces)
         taken.append(time.perf_counter() - start)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from moshi.models import MimiModel
+from moshi.models.compression import MimiModel
 from moshi.models.loaders import get_mimi
 from moshi.modules.streaming import StreamingContainer
 from moshi.modules.transformer import RingKVCache

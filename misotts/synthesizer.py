@@ -13,7 +13,7 @@ import numpy as np
 from moshi.models import MimiModel
 
 from misotts.config import FRAME_SAMPLES, ModelConfig
-from misotts.decode.decoder import Codes, Decoder
+from misotts.decode.decoder import Decoder
 from misotts.engines.interface import Limits
 from misotts.generate.delivery import Chunk as FrameChunk
 from misotts.generate.load import load_generator
@@ -21,8 +21,9 @@ from misotts.generate.utterance import Utterance
 from misotts.mimi import encode, load_mimi
 from misotts.prompt.builder import Prompter
 from misotts.prompt.voices import Voices
+from misotts.slots import Piece
 from misotts.watermark.key import REFERENCE_KEY
-from misotts.watermark.watermarker import Audio, Watermarker, delay_frames
+from misotts.watermark.watermarker import Watermarker, delay_frames
 from misotts_client.chunk import Chunk
 from misotts_client.errors import MisoError, error_of
 from misotts_client.request import SpeechRequest, as_request
@@ -80,8 +81,8 @@ class Synthesizer:
         frame = 0
         for piece in self._frame_chunks(as_request(request, fields)):
             first, last = piece.index == 0, bool(piece.finish)
-            (audio,) = self._decoder.decode([Codes(0, first, piece.codes)])
-            (marked,) = self._watermarker.mark([Audio(0, first, audio, last)])
+            (audio,) = self._decoder.decode([Piece(0, first, piece.codes)])
+            (marked,) = self._watermarker.mark([Piece(0, first, audio, last)])
             if len(marked) or last:
                 yield Chunk(marked, frame, piece.seed, piece.finish)
             frame += len(marked) // FRAME_SAMPLES

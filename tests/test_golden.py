@@ -19,7 +19,7 @@ from llama_models.llama3 import tokenizer as meta
 
 from demo.model import CONFIG as DEMO
 from misotts.config import FRAME_SAMPLES, MASKED, ModelConfig
-from misotts.decode.decoder import Codes, Decoder
+from misotts.decode.decoder import Decoder
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
@@ -28,6 +28,7 @@ from misotts.engines.sampling import gumbel_noise
 from misotts.mimi import build_mimi, encode
 from misotts.model.checkpoint import tensor_shapes
 from misotts.model.meta_tokenizer import frame_with_bos_and_eos, tokenizer_from_meta
+from misotts.slots import Piece
 from tests.support.tiny import tiny_config
 
 FOLDER = Path(__file__).with_name("golden")
@@ -105,7 +106,7 @@ def codec() -> dict[str, Any]:
     clip = (0.3 * np.sin(np.arange(2 * FRAME_SAMPLES) * 0.05)).astype(np.float32)
     codes = random.randint(1, 2048, (4, 32)).astype(np.int32)
     codes[3] = 0
-    (audio,) = Decoder(mimi, slots=1).decode([Codes(0, True, codes)])
+    (audio,) = Decoder(mimi, slots=1).decode([Piece(0, True, codes)])
     return {"codes": encode(mimi, clip)[:, :8].tolist(), "audio": audio[::480].tolist()}
 
 

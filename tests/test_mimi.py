@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import MimiModel
 
 from misotts.config import FRAME_SAMPLES, ModelConfig
-from misotts.decode.decoder import Codes, Decoder
+from misotts.decode.decoder import Decoder
 from misotts.mimi import PIECE_FRAMES, build_mimi, encode, read_mimi
 from misotts.model.checkpoint import CheckpointError
+from misotts.slots import Piece
 from tests.support.mimi_peer import make_mimi_peer
 
 FRAMES = 150
@@ -49,7 +50,7 @@ def test_transformers_layout_codes_and_sounds_like_transformers(
         sound = peer.decode(expected).audio_values[0, 0].numpy()
     codes = encode(mimi, audio)
     same = float((codes == expected[0].T.numpy()).mean())
-    (ours,) = Decoder(mimi, slots=1).decode([Codes(0, True, expected[0].T.numpy())])
+    (ours,) = Decoder(mimi, slots=1).decode([Piece(0, True, expected[0].T.numpy())])
     distance = np.abs(ours - sound).max() / sound.std()
     print(f"{frames} frames: {same:.5f} of the codes equal, audio within {distance:.1e} of its RMS")
     assert same == 1.0

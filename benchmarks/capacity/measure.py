@@ -32,7 +32,7 @@ from benchmarks.load.measure import Target
 from benchmarks.load.plan import TEXTS
 from benchmarks.record import machine, save
 from misotts.config import ModelConfig
-from misotts.decode.decoder import Codes, Decoder
+from misotts.decode.decoder import Decoder
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Batch, Limits
@@ -44,7 +44,8 @@ from misotts.model.checkpoint import Checkpoint
 from misotts.prompt.builder import Prompter
 from misotts.prompt.voices import Voices
 from misotts.serve.local import running_server
-from misotts.watermark.watermarker import Audio, Watermarker, delay_frames
+from misotts.slots import Piece
+from misotts.watermark.watermarker import Watermarker, delay_frames
 from misotts_client import AsyncClient
 from misotts_client.errors import MisoError, NotFound
 from misotts_client.request import SpeechRequest
@@ -183,7 +184,7 @@ class DecodeCalls:
 
     def __call__(self, rows: int, frames: int) -> float:
         codes = np.ones((frames, self._codebooks), np.int32)
-        pieces = [Codes(slot, False, codes) for slot in range(rows)]
+        pieces = [Piece(slot, False, codes) for slot in range(rows)]
         return median_ms(lambda: self._decoder.decode(pieces), self._repeats, self._pause_s)
 
 
@@ -196,7 +197,7 @@ class WatermarkCalls:
 
     def __call__(self, rows: int, frames: int) -> float:
         audio = np.random.default_rng(0).normal(0, 0.1, 1920 * frames).astype(np.float32)
-        pieces = [Audio(slot, False, audio, False) for slot in range(rows)]
+        pieces = [Piece(slot, False, audio, False) for slot in range(rows)]
         return median_ms(lambda: self._watermarker.mark(pieces), self._repeats, self._pause_s)
 
 

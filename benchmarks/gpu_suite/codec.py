@@ -19,9 +19,10 @@ from benchmarks.gpu_suite.section import Section
 from benchmarks.gpu_suite.sizes import TOY
 from demo.model import make_mimi_weights, make_silentcipher
 from misotts.config import FRAME_SAMPLES, ModelConfig
-from misotts.decode.decoder import Codes, Decoder
+from misotts.decode.decoder import Decoder
 from misotts.mimi import build_mimi
-from misotts.watermark.watermarker import Audio, Watermarker
+from misotts.slots import Piece
+from misotts.watermark.watermarker import Watermarker
 
 CUTS = ((1, 1, 1), (1, 1, 1), (1, 1, 1), (2, 1, 3), (4, 0, 2), (1, 2, 1), (1, 1, 1))
 """Frames of three streams in each call. One shape comes often enough for its graph to be captured and replayed."""
@@ -61,11 +62,11 @@ def decode(section: Section) -> None:
     weights = float(sum(p.nbytes for half in halves if half is not None for p in half.parameters()))
     piece = np.ones((1, config.audio_num_codebooks), np.int32)
     alone = Decoder(mimi, 1)
-    flops = _flops(lambda: alone.decode([Codes(0, False, piece)]))  # on the CPU: a graph's replay counts nothing
+    flops = _flops(lambda: alone.decode([Piece(0, False, piece)]))  # on the CPU: a graph's replay counts nothing
     decoder = Decoder(random_mimi(config, section.device), max(section.sizes.codec_rows))
     for frames in section.sizes.codec_frames:
         for rows in section.sizes.codec_rows:
-            pieces = [Codes(n, False, piece.repeat(frames, axis=0)) for n in range(rows)]
+            pieces = [Piece(n, False, piece.repeat(frames, axis=0)) for n in range(rows)]
             work = Work(weights, flops * rows * frames, RATE)
             section.time("decode", partial(decoder.decode, pieces), work, rows=rows, frames=frames)
     section.value("memory", memory(section.device))
@@ -88,7 +89,7 @@ def watermark(section: Section) -> None:
         for frames in section.sizes.codec_frames:
             for rows in section.sizes.codec_rows:
                 audio = dice.normal(0, 0.1, frames * FRAME_SAMPLES).astype(np.float32)
-                pieces = [Audio(n, False, audio, False) for n in range(rows)]
+                pieces = [Piece(n, False, audio, False) for n in range(rows)]
                 mark = partial(watermarker.mark, pieces)
                 work = Work(0, _flops(mark), RATE)  # some hundred kilobytes of weights
                 section.time("watermark", mark, work, rows=rows, frames=frames)
@@ -112,7 +113,7 @@ def _stream(decoder: Decoder, codes: np.ndarray) -> list[np.ndarray]:
         pieces = []
         for slot, frames in enumerate(cut):
             first = number == 0 or (slot == 1 and number == len(CUTS) // 2)
-            pieces.append(Codes(slot, first, codes[slot, at[slot] : at[slot] + frames]))
+            pieces.append(Piece(slot, first, codes[slot, at[slot] : at[slot] + frames]))
             at[slot] += frames
         for slot, out in enumerate(decoder.decode(pieces)):
             audio[slot].append(out)
@@ -126,7 +127,7 @@ def _mark(watermarker: Watermarker, audio: np.ndarray) -> list[np.ndarray]:
     cuts = [(0, 1), (1, 3), (3, 8), (8, 16), (16, frames)]
     for first, last in cuts:
         pieces = [
-            Audio(slot, first == 0, audio[slot, first * FRAME_SAMPLES : last * FRAME_SAMPLES], last == frames)
+            Piece(slot, first == 0, audio[slot, first * FRAME_SAMPLES : last * FRAME_SAMPLES], last == frames)
             for slot in range(3)
         ]
         for slot, out in enumerate(watermarker.mark(pieces)):

@@ -23,7 +23,7 @@ from benchmarks.gpu_suite.generate import blocks_that_fit
 from benchmarks.gpu_suite.section import Section
 from demo.model import make_tokenizer
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
-from misotts.decode.decoder import Codes, Decoder
+from misotts.decode.decoder import Decoder
 from misotts.engines.interface import Limits
 from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.generate.delivery import Chunk
@@ -31,7 +31,8 @@ from misotts.generate.utterance import Utterance
 from misotts.mimi import encode
 from misotts.prompt.builder import Prompter
 from misotts.prompt.voices import Voices
-from misotts.watermark.watermarker import Audio, Watermarker, delay_frames
+from misotts.slots import Piece
+from misotts.watermark.watermarker import Watermarker, delay_frames
 from misotts_client.errors import MisoError
 from misotts_client.request import SpeechRequest
 
@@ -103,9 +104,9 @@ class _Stages:
             self._generator.submit(utterance, inbox)
         while not all(caller.done for caller in callers.values()):
             chunks = inbox.take()
-            decoded = self._decoder.decode([Codes(c.slot, c.index == 0, c.codes) for c in chunks])
+            decoded = self._decoder.decode([Piece(c.slot, c.index == 0, c.codes) for c in chunks])
             pieces = [
-                Audio(c.slot, c.index == 0, audio, bool(c.finish)) for c, audio in zip(chunks, decoded, strict=True)
+                Piece(c.slot, c.index == 0, audio, bool(c.finish)) for c, audio in zip(chunks, decoded, strict=True)
             ]
             for chunk, marked in zip(chunks, self._watermarker.mark(pieces), strict=True):
                 self._generator.acknowledge(chunk.stream, chunk.index)

@@ -1,18 +1,21 @@
-"""Mimi's decoder over the streams of one call, out of a streaming state that has a row for every slot.
+"""Mimi's decoder over the streams of one call, with a streaming state that has a row for every slot.
 
-A call costs what its rows cost, whether they run or not. So it has few: the first rows of the state, as views that copy
-nothing, or, where the call's streams are few among many, their rows packed into a smaller state and back.
+A call takes as long as its number of rows requires, whether they hold a stream or not, and moshi runs all rows of a
+state. So a call gets a state with few rows: views of the first rows, which copy nothing, or, if the call's streams are
+few among many, a smaller state into which their rows are copied and from which they are copied back.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from moshi.models import MimiModel
+from moshi.models.compression import MimiModel
 from moshi.modules.streaming import State, StreamingContainer
 from moshi.modules.transformer import RingKVCache
 
@@ -20,24 +23,26 @@ from misotts.mimi import enlarge_rings
 from misotts.slots import PACKED_SHARE, call_rows
 
 GRAPH_FRAMES = 4
-"""Most frames of a call that becomes a CUDA graph; a longer one keeps the device busy without."""
+"""Largest number of frames of a call that runs as a CUDA graph; a longer call keeps the device busy without one."""
 
 States = dict[str, State]
+"""moshi's streaming state: one object for each module, by the module's name."""
+
 Move = tuple[torch.Tensor, torch.Tensor, int]
-"""A tensor of all slots, the one it is packed into, and the dimension of both that is the rows."""
+"""A tensor with all slots, the tensor it is packed into, and the dimension of both that counts the rows."""
 
 
 class DecoderRows:
-    """The decoder and a row of its state for every slot."""
+    """The decoder, and one row of its state for every slot."""
 
     def __init__(self, mimi: MimiModel, slots: int, max_frames: int) -> None:
-        """`max_frames`: most frames of a call."""
+        """`max_frames`: largest number of frames of a call."""
         self._network = _MimiDecoder(mimi)
         self._slots = slots
         self._device = next(mimi.parameters()).device
         self._codebooks = mimi.num_codebooks
         steps = max_frames * round(mimi.encoder_frame_rate / mimi.frame_rate)
-        # The last row is nobody's: the rows of a packed call that are left over are copies of it.
+        # No stream has the last row: the unused rows of a packed call are copies of it.
         self._state = self._new_state(slots + 1, steps)
         self._packed = self._new_state(max(slots // PACKED_SHARE, 1), steps)
         self._views: dict[tuple[int, bool, int], _View] = {}
@@ -45,7 +50,7 @@ class DecoderRows:
 
     def _new_state(self, rows: int, steps: int) -> States:
         with self._network.streaming(rows):
-            states = self._network.get_streaming_state()
+            states: States = self._network.get_streaming_state()
         enlarge_rings(states.values(), steps)
         return states
 
@@ -58,8 +63,8 @@ class DecoderRows:
             for state in self._state.values():
                 state.reset(mask)
 
-    def decode(self, codes_of: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """Equally long pieces by slot, int32 [frames, codebooks] → their audio, float32 [frames * 1920]."""
+    def decode(self, codes_of: Mapping[int, npt.NDArray[np.int32]]) -> dict[int, npt.NDArray[np.float32]]:
+        """Decode pieces of equal length, by slot: int32 [frames, codebooks] → float32 [frames * 1920]."""
         rows, packed = call_rows(list(codes_of), self._slots)
         row_of = {slot: row if packed else slot for row, slot in enumerate(codes_of)}
         frames = len(next(iter(codes_of.values())))
@@ -83,7 +88,7 @@ class DecoderRows:
 
 
 class _MimiDecoder(StreamingContainer):
-    """The half of Mimi that decodes, so that no streaming state is kept for the half that encodes."""
+    """Mimi's decoder alone, so that no streaming state is allocated for its encoder."""
 
     def __init__(self, mimi: MimiModel) -> None:
         super().__init__()
@@ -93,33 +98,36 @@ class _MimiDecoder(StreamingContainer):
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         (latent,) = self.transformer(self.upsample(self.quantizer.decode(codes)))
-        return self.decoder(latent)
+        audio: torch.Tensor = self.decoder(latent)
+        return audio
 
 
 class _View:
     """The network over some rows, for one number of frames."""
 
     def __init__(self, network: _MimiDecoder, state: States, moves: list[Move], graph_pool: Any) -> None:
-        """`moves`: what is copied to `state` before a call and back after it. `graph_pool`: memory that the CUDA graphs
-        of all views share; None where the view is to have no graph."""
+        """`moves`: what is copied to `state` before a call and back after it. `graph_pool`: the memory that the CUDA
+        graphs of all views share; None if the view has no graph."""
         self._network, self._state, self._moves = network, state, moves
         rows, device = state[""].batch_size, state[""].device
         self._running = torch.ones(rows, dtype=torch.bool, device=device)
         self._slot_of = torch.zeros(rows, dtype=torch.int64, device=device)
         for module_state in self._state.values():
             module_state.exec_mask = self._running
-        self._forward = self._through if graph_pool is None else _Graphed(self._through, graph_pool)
+        self._forward = self._run_rows if graph_pool is None else _Graphed(self._run_rows, graph_pool)
 
-    def run(self, codes: torch.Tensor, running: torch.Tensor, slot_of: torch.Tensor) -> np.ndarray:
-        """Codes [rows, codebooks, frames] → audio [rows, samples]; on the host: which rows are `running`, and the slot
-        of each."""
+    def run(self, codes: torch.Tensor, running: torch.Tensor, slot_of: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Codes [rows, codebooks, frames] → audio [rows, samples].
+
+        `running` [rows] and `slot_of` [rows] are on the host: which rows hold a stream, and each row's slot.
+        """
         self._network.set_streaming_state(self._state)
         self._running.copy_(running)
         if self._moves:
             self._slot_of.copy_(slot_of)
         return self._forward(codes)[:, 0].cpu().numpy()
 
-    def _through(self, codes: torch.Tensor) -> torch.Tensor:
+    def _run_rows(self, codes: torch.Tensor) -> torch.Tensor:
         for whole, packed, rows in self._moves:
             packed.copy_(whole.index_select(rows, self._slot_of))
         audio = self._network(codes)
@@ -131,8 +139,8 @@ class _View:
 class _Graphed:
     """A network as a CUDA graph, for input of one shape.
 
-    moshi has such a class too, but each of its graphs keeps memory of its own: dozens of them would take what the KV
-    pool has left.
+    moshi has such a class too, but each of its graphs allocates its own memory, and there are dozens of them beside the
+    KV pool.
     """
 
     def __init__(self, network: Callable[[torch.Tensor], torch.Tensor], pool: Any) -> None:
@@ -141,8 +149,8 @@ class _Graphed:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, codes: torch.Tensor) -> torch.Tensor:
-        """Run the network; what is returned holds until any graph of the pool runs next."""
-        if self._codes is None:  # libraries load and choose their kernels, which cannot be captured
+        """Run the network. The result is valid until any graph of the pool runs next."""
+        if self._codes is None:  # the first call loads libraries and chooses kernels, which cannot be captured
             self._codes = codes.clone()
             return self._network(codes)
         self._codes.copy_(codes)
@@ -150,35 +158,44 @@ class _Graphed:
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph, pool=self._pool, capture_error_mode="thread_local"):
                 self._audio = self._network(self._codes)
-        self._graph.replay()  # a capture runs nothing
+        self._graph.replay()  # a capture records the network and does not run it
         return self._audio
 
 
 def _first_rows(states: States, rows: int) -> States:
-    """Views of the first `rows` rows."""
-    return {name: _first_rows_of(state, rows) for name, state in states.items()}
+    """Return states for a batch of `rows`: views of the first rows of `states`.
 
+    moshi's states hold their tensors in the fields of dataclasses, each with one row per stream. It has no other way to
+    run a part of the rows.
+    """
 
-def _first_rows_of(state: State, rows: int) -> State:
-    view = copy.copy(state)
-    view.batch_size = rows
-    for name, value in vars(state).items():
+    def cut(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            setattr(view, name, value[:rows])
-        elif isinstance(value, RingKVCache):
+            return value[:rows]
+        if isinstance(value, RingKVCache):
             ring = copy.copy(value)
             ring.cache, ring.end_offset = value.cache[:, :rows], value.end_offset[:rows]
-            setattr(view, name, ring)
-    return view
+            return ring
+        return value
+
+    def view(state: State) -> State:
+        return replace(state, **{f.name: cut(getattr(state, f.name)) for f in fields(state)} | {"batch_size": rows})
+
+    return {name: view(state) for name, state in states.items()}
 
 
-def _moves(whole: States, packed: States) -> Iterator[Move]:
-    """All that tells one stream from another."""
-    for name, state in whole.items():
-        for part, value in vars(state).items():
-            other = getattr(packed[name], part)
+def _moves(states: States, packed: States) -> Iterator[Move]:
+    for (whole, rows), (part, _) in zip(_tensors(states), _tensors(packed), strict=True):
+        yield whole, part, rows
+
+
+def _tensors(states: States) -> Iterator[tuple[torch.Tensor, int]]:
+    """Yield every tensor that holds something of a stream, and the dimension that counts the rows."""
+    for state in states.values():
+        for field in fields(state):
+            value = getattr(state, field.name)
             if isinstance(value, RingKVCache):
-                yield value.cache, other.cache, 1
-                yield value.end_offset, other.end_offset, 0
-            elif isinstance(value, torch.Tensor) and part != "exec_mask":
-                yield value, other, 0
+                yield value.cache, 1
+                yield value.end_offset, 0
+            elif isinstance(value, torch.Tensor):
+                yield value, 0

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from misotts.config import FRAME_SAMPLES, ConfigError, ModelConfig
-from misotts.decode.decoder import Codes, Decoder
+from misotts.decode.decoder import Decoder
 from misotts.mimi import encode, load_mimi, read_mimi
 from misotts.model.atomic_folder import draft_folder
 from misotts.model.checkpoint import Checkpoint, CheckpointError
@@ -21,8 +21,9 @@ from misotts.model.csm_layout import config_from_csm
 from misotts.model.meta_tokenizer import frame_with_bos_and_eos, tokenizer_from_meta
 from misotts.model.weight_files import save_weights
 from misotts.prompt.tokenizer import Tokenizer
+from misotts.slots import Piece
 from misotts.watermark.silentcipher import SilentCipherError
-from misotts.watermark.watermarker import Audio, Watermarker
+from misotts.watermark.watermarker import Watermarker
 
 SILENTCIPHER_FILES = ("hparams.yaml", "enc_c.ckpt", "dec_c.ckpt", "dec_m_0.ckpt")
 
@@ -129,5 +130,5 @@ def _check(folder: Path, config: ModelConfig) -> None:
         raise ConfigError(f"{folder}: tokenizer.json makes nothing of a word")
     mimi = load_mimi(folder, config)
     codes = encode(mimi, np.zeros(FRAME_SAMPLES, np.float32))
-    (audio,) = Decoder(mimi, slots=1).decode([Codes(0, True, codes)])
-    Watermarker(folder, slots=1).mark([Audio(0, True, audio, last=True)])
+    (audio,) = Decoder(mimi, slots=1).decode([Piece(0, True, codes)])
+    Watermarker(folder, slots=1).mark([Piece(0, True, audio, last=True)])

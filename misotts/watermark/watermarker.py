@@ -4,9 +4,9 @@ The published code marks whole clips. Here each stream keeps the state that the 
 
     24 kHz ─▶ network's rate ─▶ STFT columns ─▶ network, column by column ─▶ each column's mark ─▶ 24 kHz ─▶ +
 
-The mark alone is taken back to 24 kHz and added to the audio, which so keeps its own samples. A frame is let go when
-`Timing.delay_frames` frames have come after it; a column whose mark is not known by then stays unmarked, whole, so that
-the mark swells and fades and never jumps. Two things differ from the published code, which knows the whole utterance
+Only the mark is resampled to 24 kHz; it is added to the original samples. A frame goes out once
+`Timing.delay_frames` frames have followed it. A column whose mark is not known by then stays unmarked as a whole, so
+that the mark fades in and out and never jumps. Two things differ from the published code, which has the whole utterance
 before it starts: the loudness that scales the network's input is that of the audio so far, and batch normalisation uses
 its trained statistics.
 """
@@ -14,14 +14,14 @@ its trained statistics.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
-from misotts.slots import in_order, rounds
+from misotts.slots import Piece, in_order, rounds, starting_slots
 from misotts.watermark.key import REFERENCE_KEY
 from misotts.watermark.mark_network import MarkNetwork
 from misotts.watermark.resample import Resampler
@@ -32,50 +32,40 @@ LOUDNESS_PRIOR_S = 0.25
 
 POWER_FLOOR = 1e-8
 
-
-@dataclass(frozen=True)
-class Audio:
-    """A piece of one stream."""
-
-    slot: int
-    first: bool
-    """Whether the stream starts here, so that the slot's state is reset."""
-    samples: np.ndarray
-    """float32 [frames * 1920]; may be empty."""
-    last: bool
-    """Whether the stream ends here, so that everything held back comes out."""
+Samples = npt.NDArray[np.float32]
 
 
 class Timing:
-    """When what is known of a stream. STFT columns are centred on multiples of the hop, the first on the start."""
+    """When the mark of a column is known. STFT columns are centred on multiples of the hop, the first one on the
+    stream's start."""
 
     def __init__(self, config: SilentCipherConfig) -> None:
         self.config = config
         self.up, self.down = Resampler(SAMPLE_RATE, config.SR), Resampler(config.SR, SAMPLE_RATE)
         self.delay_frames = self._full_delay() if config.delay_frames is None else config.delay_frames
-        """Frames that must come after a frame before it goes out."""
+        """Number of frames that must follow a frame before it goes out."""
 
     def begins(self, column: int) -> int:
-        """The first sample at 24 kHz that a column's mark changes; negative for a stream's first columns."""
+        """Return the first sample at 24 kHz that a column's mark changes; negative for a stream's first columns."""
         return self.down.touched((column - 1) * self.config.HOP_LENGTH)
 
     def marked(self, column: int) -> bool:
-        """Whether a column's mark is known when the first frame that it changes goes out."""
+        """True if a column's mark is known when the first frame that it changes goes out."""
         frame = max(self.begins(column), 0) // FRAME_SAMPLES
         return column < self._columns_known((frame + 1 + self.delay_frames) * FRAME_SAMPLES)
 
     def flush_samples(self) -> int:
-        """Silence at 24 kHz that pushes out the mark of a stream's last sample."""
+        """Number of samples of silence at 24 kHz after which the mark of a stream's last sample is known."""
         hops = (self.config.columns_ahead + 3) * self.config.HOP_LENGTH
         return hops * SAMPLE_RATE // self.config.SR + 2 * self.up.reach + FRAME_SAMPLES
 
     def _columns_known(self, samples: int) -> int:
-        """How many columns' marks the first `samples` at 24 kHz determine."""
+        """Number of columns that have known marks after `samples` at 24 kHz."""
         return self.up.known(samples) // self.config.HOP_LENGTH - self.config.columns_ahead
 
     def _full_delay(self) -> int:
-        """The least delay that marks every column."""
-        frame = FRAME_SAMPLES * self.config.SR // SAMPLE_RATE  # so many columns on, frames and columns meet again
+        """Return the shortest delay with which every column is marked."""
+        frame = FRAME_SAMPLES * self.config.SR // SAMPLE_RATE  # columns until a frame and a column coincide again
         self.delay_frames = 0
         while not all(map(self.marked, range(frame))):
             self.delay_frames += 1
@@ -83,31 +73,30 @@ class Timing:
 
 
 def delay_frames(folder: Path) -> int:
-    """Frames that the model in `folder` holds back: so many more must come in before the first one goes out."""
+    """Number of frames that the model in `folder` holds back before a stream's first one goes out."""
     return Timing(SilentCipherConfig.load(Path(folder) / "silentcipher")).delay_frames
 
 
 class Watermarker:
-    """Streams of audio → the same streams, marked: any mix of streams and lengths in one call.
+    """Marks any mix of streams and lengths in one call.
 
-    What comes out does not depend on how a stream was cut, up to 1e-6. Frames come out whole.
+    The result does not depend on how a stream is cut into pieces, up to 1e-6. It consists of whole frames.
     """
 
     def __init__(self, folder: Path, slots: int, key: bytes = REFERENCE_KEY, device: str = "cpu") -> None:
-        """Read `folder/silentcipher`. `key`: the five bytes that every stream carries."""
+        """Read `folder/silentcipher`. `key` is the five bytes that every stream carries."""
         self._network = MarkNetwork(Path(folder) / "silentcipher", key, slots, device)
         self._timing = Timing(self._network.config)
         self._streams = [_Stream(self._timing) for _ in range(slots)]
 
-    def mark(self, pieces: Sequence[Audio]) -> list[np.ndarray]:
-        """Return what each piece's stream can let go, float32 [frames * 1920]. At most one piece per slot."""
+    def mark(self, pieces: Sequence[Piece[np.float32]]) -> list[Samples]:
+        """Return the frames that each piece completes, float32 [frames * 1920]. At most one piece per slot."""
         return in_order(self.mark_each(pieces))
 
     @torch.inference_mode()
-    def mark_each(self, pieces: Sequence[Audio]) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield each piece's number, and what its stream can let go, as soon as it is known: a short piece does not
-        wait for the long ones."""
-        assert len({p.slot for p in pieces}) == len(pieces), "two pieces of one stream in one call"
+    def mark_each(self, pieces: Sequence[Piece[np.float32]]) -> Iterator[tuple[int, Samples]]:
+        """Yield each piece's number and the frames it completes once they are known, so that a short piece does not
+        wait for long ones."""
         streams = self._push(pieces)
         windows = [stream.take_windows() for stream in streams]
         for start, end, members, done in rounds([len(each) for each, _ in windows]):
@@ -122,15 +111,15 @@ class Watermarker:
             for number in done:
                 yield number, streams[number].take(pieces[number].last)
 
-    def _push(self, pieces: Sequence[Audio]) -> list[_Stream]:
-        """Give each piece to its stream, a new one where it is the first."""
-        first = [piece.slot for piece in pieces if piece.first]
+    def _push(self, pieces: Sequence[Piece[np.float32]]) -> list[_Stream]:
+        """Append each piece to its stream and return the streams."""
+        first = starting_slots(pieces)
         self._network.reset(first)
         for slot in first:
             self._streams[slot] = _Stream(self._timing)
         streams = [self._streams[piece.slot] for piece in pieces]
         for stream, piece in zip(streams, pieces, strict=True):
-            stream.push(piece.samples, piece.last)
+            stream.push(piece.data, piece.last)
         return streams
 
 
@@ -139,33 +128,33 @@ class _Stream:
 
     def __init__(self, timing: Timing) -> None:
         self._timing, self._hop = timing, timing.config.HOP_LENGTH
-        self._clean = np.zeros(0, np.float32)  # 24 kHz, not let go yet
-        self._out = 0  # samples let go
+        self._clean = np.zeros(0, np.float32)  # 24 kHz, samples that have not gone out
+        self._out = 0  # number of samples that have gone out
         self._up = timing.up.stream()
         # The first column reaches half a window before the stream's start.
         self._window = np.zeros(self._hop, np.float32)
         self._counted = int(LOUDNESS_PRIOR_S * timing.config.SR)
         self._power = SPEECH_POWER * self._counted
-        # Marks of the columns before column 0 are the network's start-up and are dropped.
+        # The network's first marks belong to columns before column 0 and are dropped.
         self._column = -timing.config.columns_ahead
-        self._mark = np.zeros(0, np.float32)  # 24 kHz, what is to be added from `_out` on
+        self._mark = np.zeros(0, np.float32)  # 24 kHz, to be added to the samples from `_out` on
 
-    def push(self, samples: np.ndarray, last: bool) -> None:
+    def push(self, samples: Samples, last: bool) -> None:
         self._clean = np.concatenate([self._clean, samples])
-        if last:  # silence pushes out everything that is held back
+        if last:  # after this silence every mark is known
             samples = np.concatenate([samples, np.zeros(self._timing.flush_samples(), np.float32)])
         self._window = np.concatenate([self._window, self._up.push(samples)])
 
-    def take_windows(self) -> tuple[np.ndarray, np.ndarray]:
-        """The STFT windows that are complete, float32 [columns, 2 * hop], and the gain of each: what brings the audio
-        up to its end to `SPEECH_POWER`."""
+    def take_windows(self) -> tuple[Samples, Samples]:
+        """Return the complete STFT windows, float32 [columns, 2 * hop], and the gain of each, which brings the audio up
+        to the window's end to `SPEECH_POWER`."""
         hop = self._hop
         columns = max(len(self._window) // hop - 1, 0)
         windows = np.zeros((0, 2 * hop), np.float32)
         if columns:
             windows = np.lib.stride_tricks.sliding_window_view(self._window, 2 * hop)[::hop][:columns]
-        news = (windows[:, hop:].astype(np.float64) ** 2).sum(axis=1)
-        power = self._power + news.cumsum()
+        new = (windows[:, hop:].astype(np.float64) ** 2).sum(axis=1)
+        power = self._power + new.cumsum()
         counted = self._counted + hop * np.arange(1, columns + 1)
         if columns:
             self._power, self._counted = float(power[-1]), int(counted[-1])
@@ -173,27 +162,27 @@ class _Stream:
         self._window = self._window[columns * hop :]
         return windows, gains
 
-    def add_marks(self, marks: np.ndarray) -> None:
+    def add_marks(self, marks: Samples) -> None:
         """Overlap-add the next columns' marks, float32 [columns, 2 * hop]."""
         for mark in marks:
             if self._column >= 0 and self._timing.marked(self._column):
                 self._add_mark(mark)
             self._column += 1
 
-    def _add_mark(self, mark: np.ndarray) -> None:
+    def _add_mark(self, mark: Samples) -> None:
         at, piece = self._timing.down.piece(mark, (self._column - 1) * self._hop)
         piece = piece[max(-at, 0) :]
         at = max(at, 0) - self._out
-        assert at >= 0, "a mark came too late for what it belongs to"
+        assert at >= 0, "a mark came after its samples had gone out"
         end = at + len(piece)
         if end > len(self._mark):
             self._mark = np.concatenate([self._mark, np.zeros(end - len(self._mark), np.float32)])
         self._mark[at:end] += piece
 
-    def take(self, last: bool) -> np.ndarray:
-        """Let go of all frames whose mark is known; at the end, of everything."""
-        kept = 0 if last else self._timing.delay_frames * FRAME_SAMPLES
-        ready = max(len(self._clean) - kept, 0)
+    def take(self, last: bool) -> Samples:
+        """Return all frames with known marks; at the stream's end all frames."""
+        held_back = 0 if last else self._timing.delay_frames * FRAME_SAMPLES
+        ready = max(len(self._clean) - held_back, 0)
         mark = np.zeros(ready, np.float32)
         mark[: len(self._mark)] = self._mark[:ready]
         out = np.clip(self._clean[:ready] + mark, -1.0, 1.0)

@@ -18,14 +18,14 @@ from moshi.models import MimiModel
 from demo.model import CONFIG as DEMO
 from demo.model import make_mimi_weights
 from misotts.config import FRAME_SAMPLES, MASKED, ModelConfig
-from misotts.decode.decoder import MAX_FRAMES, TAIL_LOUDNESS, TAIL_SAMPLES, Codes, Decoder
+from misotts.decode.decoder import MAX_FRAMES, TAIL_LOUDNESS, TAIL_SAMPLES, Decoder
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Batch, Limits, Sampling
 from misotts.generate.delivery import Chunk
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.mimi import build_mimi, encode, load_mimi
-from misotts.slots import PACKED_SHARE, call_rows
+from misotts.slots import PACKED_SHARE, Piece, call_rows
 from misotts.synthesizer import Synthesizer
 from misotts_client.errors import EOS, LENGTH, MisoError
 
@@ -68,7 +68,7 @@ def stream(decoder: Decoder, codes: np.ndarray, sizes: list[int], slot: int = 0)
     start = 0
     while start < len(codes) or not audio:
         size = sizes[len(audio) % len(sizes)]
-        (samples,) = decoder.decode([Codes(slot, start == 0, codes[start : start + size])])
+        (samples,) = decoder.decode([Piece(slot, start == 0, codes[start : start + size])])
         audio.append(samples)
         start += size
     return np.concatenate(audio)
@@ -120,14 +120,14 @@ def test_streams_of_all_lengths_share_calls(decoder: Decoder, mimi: MimiModel, c
         for slot, (codes, start, _) in running.items():
             if random.random() < 0.8:
                 pieces.append(
-                    Codes(slot, start == 0, codes[start : start + int(random.integers(0 if start else 1, 12))])
+                    Piece(slot, start == 0, codes[start : start + int(random.integers(0 if start else 1, 12))])
                 )
         for piece, audio in zip(pieces, decoder.decode(pieces), strict=True):
             codes, start, heard = running[piece.slot]
-            assert len(audio) == len(piece.codes) * FRAME_SAMPLES
+            assert len(audio) == len(piece.data) * FRAME_SAMPLES
             heard.append(audio)
-            running[piece.slot] = (codes, start + len(piece.codes), heard)
-            if start + len(piece.codes) == len(codes):
+            running[piece.slot] = (codes, start + len(piece.data), heard)
+            if start + len(piece.data) == len(codes):
                 done.append((codes, heard))
                 del running[piece.slot]
     assert len(done) == len(lengths)
@@ -154,7 +154,7 @@ def test_a_short_piece_does_not_wait_for_a_long_one(
     decoder: Decoder, config: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths = [30, 1, 0, 8]
-    pieces = [Codes(slot, True, make_codes(config, length, slot)) for slot, length in enumerate(lengths)]
+    pieces = [Piece(slot, True, make_codes(config, length, slot)) for slot, length in enumerate(lengths)]
     calls = []
     decode = decoder._rows.decode
 
@@ -174,7 +174,7 @@ def test_a_reset_leaves_the_other_slots_samples_alone_to_the_bit(decoder: Decode
         heard: list[list[np.ndarray]] = [[] for _ in range(SLOTS)]
         for start in range(0, 40, 4):
             first = [start == 0 or (restart and start == 20 and slot == 1) for slot in range(SLOTS)]
-            pieces = [Codes(slot, first[slot], codes[slot][start : start + 4]) for slot in range(SLOTS)]
+            pieces = [Piece(slot, first[slot], codes[slot][start : start + 4]) for slot in range(SLOTS)]
             for slot, audio in enumerate(decoder.decode(pieces)):
                 heard[slot].append(audio)
         return [np.concatenate(parts) for parts in heard]
@@ -270,7 +270,7 @@ class Player:
     finish: str = ""
 
     def chunk(self, chunk: Chunk) -> None:
-        self.audio += self.decoder.decode([Codes(0, chunk.index == 0, chunk.codes)])
+        self.audio += self.decoder.decode([Piece(0, chunk.index == 0, chunk.codes)])
         self.finish = chunk.finish
         self.generator.acknowledge(chunk.stream, chunk.index)
 

@@ -24,7 +24,7 @@ from benchmarks.gpu_suite.sizes import SMALL
 from benchmarks.listener import CodesListener
 from demo.model import CONFIG, make_mimi_weights, make_silentcipher, make_weights
 from misotts.config import FRAME_SAMPLES, MASKED, ModelConfig
-from misotts.decode.decoder import Codes, Decoder
+from misotts.decode.decoder import Decoder
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
@@ -32,7 +32,8 @@ from misotts.engines.interface import Limits
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.mimi import build_mimi
-from misotts.watermark.watermarker import Audio, Watermarker
+from misotts.slots import Piece
+from misotts.watermark.watermarker import Watermarker
 from tests.support.pretend_cuda import OnGpu, PretendCuda, pretend_cuda
 
 __all__ = ["pretend_cuda"]
@@ -115,7 +116,7 @@ def decode_all(decoder: Decoder, slots: Sequence[int]) -> list[np.ndarray]:
         pieces = []
         for stream, count in enumerate(cut):
             begins = number == 0 or (stream == 1 and number == 5)
-            pieces.append(Codes(slots[stream], begins, codes[stream, at[stream] : at[stream] + count]))
+            pieces.append(Piece(slots[stream], begins, codes[stream, at[stream] : at[stream] + count]))
             at[stream] += count
         for stream, out in enumerate(decoder.decode(pieces)):
             audio[stream].append(out)
@@ -160,7 +161,7 @@ def test_marks_are_those_of_the_cpu(pretend_cuda: PretendCuda, tmp_path: Path) -
         marked: list[list[np.ndarray]] = [[], [], []]
         for first, last in ((0, 1), (1, 4), (4, 9), (9, 20)):
             cut = audio[:, first * FRAME_SAMPLES : last * FRAME_SAMPLES]
-            pieces = [Audio(slot, first == 0, cut[slot], last == 20) for slot in (2, 0, 1)]
+            pieces = [Piece(slot, first == 0, cut[slot], last == 20) for slot in (2, 0, 1)]
             for piece, out in zip(pieces, watermarker.mark(pieces), strict=True):
                 marked[piece.slot].append(out)
         return np.stack([np.concatenate(parts) for parts in marked])

@@ -27,10 +27,11 @@ from benchmarks.silentcipher_peer import make_published_folder
 from demo.silentcipher.networks import load_networks
 from misotts.cli.main import app
 from misotts.config import FRAME_SAMPLES
+from misotts.slots import Piece
 from misotts.watermark.detector import MESSAGE, Detector, Readings, Verdict, judge
 from misotts.watermark.read_network import ReadNetwork
 from misotts.watermark.silentcipher import SilentCipherError, symbols_of
-from misotts.watermark.watermarker import Audio, Watermarker
+from misotts.watermark.watermarker import Watermarker
 from misotts_client import SpeechRequest
 
 KEY = bytes([7, 250, 0, 133, 64])
@@ -43,7 +44,7 @@ def stream(folder: Path, audio: np.ndarray, key: bytes = KEY) -> np.ndarray:
     watermarker = Watermarker(folder, slots=1, key=key)
     pieces = np.split(audio, np.cumsum([1, 2, 8, 8, 8, 8, 8, 8]) * FRAME_SAMPLES)
     return np.concatenate(
-        [watermarker.mark([Audio(0, n == 0, piece, n == len(pieces) - 1)])[0] for n, piece in enumerate(pieces)]
+        [watermarker.mark([Piece(0, n == 0, piece, n == len(pieces) - 1)])[0] for n, piece in enumerate(pieces)]
     )
 
 

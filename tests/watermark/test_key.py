@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from misotts.serve.launcher import ServeOptions
+from misotts.slots import Piece
 from misotts.watermark.key import KEY_ENV, WatermarkKeyError, read_key
-from misotts.watermark.watermarker import Audio, Watermarker
+from misotts.watermark.watermarker import Watermarker
 from tests.watermark.test_watermark import speech_like
 
 KEY = bytes([1, 2, 3, 250, 255])
@@ -58,7 +59,7 @@ def test_options_do_not_show_it() -> None:
 def test_another_key_is_another_mark(demo_folder: Path) -> None:
     audio = speech_like(30 * 1920)
     marks = [
-        Watermarker(demo_folder, slots=1, key=key).mark([Audio(0, True, audio, True)])[0] - audio
+        Watermarker(demo_folder, slots=1, key=key).mark([Piece(0, True, audio, True)])[0] - audio
         for key in (KEY, KEY, bytes([1, 2, 3, 250, 254]))
     ]
     np.testing.assert_array_equal(marks[0], marks[1])

@@ -16,10 +16,11 @@ from scipy.signal import resample_poly
 from benchmarks.silentcipher_peer import PublishedFolder, make_published_folder
 from demo.silentcipher.networks import load_networks
 from misotts.config import FRAME_SAMPLES
+from misotts.slots import Piece
 from misotts.watermark.mark_network import MarkNetwork
 from misotts.watermark.resample import Resampler
 from misotts.watermark.silentcipher import SilentCipherConfig, SilentCipherError, symbols_of
-from misotts.watermark.watermarker import Audio, Timing, Watermarker, delay_frames
+from misotts.watermark.watermarker import Timing, Watermarker, delay_frames
 
 KEY = bytes([7, 250, 0, 133, 64])
 
@@ -43,7 +44,7 @@ def mark_in_pieces(watermarker: Watermarker, audio: np.ndarray, frames: list[int
     pieces = np.split(audio, cuts[cuts < len(audio)])
     out = []
     for number, piece in enumerate(pieces):
-        (marked,) = watermarker.mark([Audio(slot, number == 0, piece, number == len(pieces) - 1)])
+        (marked,) = watermarker.mark([Piece(slot, number == 0, piece, number == len(pieces) - 1)])
         out.append(marked)
     return out
 
@@ -157,8 +158,8 @@ def test_a_delay_marks_more_columns_and_changes_no_other(demo_folder: Path, tmp_
     delayed = with_hparams(demo_folder / "silentcipher", tmp_path / "model", delay_frames=None)
     assert delay_frames(delayed) == 1
     audio = speech_like(12 * FRAME_SAMPLES)
-    (full,) = Watermarker(delayed, slots=1, key=KEY).mark([Audio(0, True, audio, True)])
-    (prompt,) = Watermarker(demo_folder, slots=1, key=KEY).mark([Audio(0, True, audio, True)])
+    (full,) = Watermarker(delayed, slots=1, key=KEY).mark([Piece(0, True, audio, True)])
+    (prompt,) = Watermarker(demo_folder, slots=1, key=KEY).mark([Piece(0, True, audio, True)])
     same = np.isclose(full, prompt, rtol=0, atol=1e-7).reshape(-1, FRAME_SAMPLES)
     assert same[1:, 480:1440].all()
     assert not same[1:, :480].all(axis=1).any()
@@ -198,7 +199,7 @@ def test_streams_of_one_call_do_not_touch_each_other(watermarker: Watermarker) -
     for start in range(0, 14, 2):
         samples = slice(start * FRAME_SAMPLES, (start + 2) * FRAME_SAMPLES)
         now = [n for n, clip in enumerate(clips) if start * FRAME_SAMPLES < len(clip)]
-        pieces = [Audio(n, start == 0, clips[n][samples], samples.stop >= len(clips[n])) for n in now]
+        pieces = [Piece(n, start == 0, clips[n][samples], samples.stop >= len(clips[n])) for n in now]
         for n, out in zip(now, watermarker.mark(pieces), strict=True):
             together[n].append(out)
     for lone, shared in zip(alone, together, strict=True):
@@ -207,8 +208,8 @@ def test_streams_of_one_call_do_not_touch_each_other(watermarker: Watermarker) -
 
 def test_a_short_piece_does_not_wait_for_a_long_one(watermarker: Watermarker) -> None:
     lengths = [14, 1, 3]
-    pieces = [Audio(n, True, speech_like(length * FRAME_SAMPLES), False) for n, length in enumerate(lengths)]
-    alone = [mark_in_pieces(watermarker, piece.samples, [20])[0] for piece in pieces]
+    pieces = [Piece(n, True, speech_like(length * FRAME_SAMPLES), False) for n, length in enumerate(lengths)]
+    alone = [mark_in_pieces(watermarker, piece.data, [20])[0] for piece in pieces]
     done = list(watermarker.mark_each(pieces))
     assert [number for number, _ in done] == [1, 2, 0]
     for number, samples in done:
@@ -240,7 +241,7 @@ def test_odd_signals_stay_sane(watermarker: Watermarker, kind: str) -> None:
 @pytest.mark.parametrize("frames", [0, 1, 2, 5, 6])
 def test_short_streams_keep_every_sample(watermarker: Watermarker, frames: int) -> None:
     audio = speech_like(frames * FRAME_SAMPLES)
-    (marked,) = watermarker.mark([Audio(2, True, audio, True)])
+    (marked,) = watermarker.mark([Piece(2, True, audio, True)])
     assert len(marked) == len(audio)
 
 

@@ -1,30 +1,36 @@
-"""The base of `decode` and `watermark`: each request is one chunk of a stream, answered by one chunk or by nothing."""
+"""The base of `decode` and `watermark`: each request carries one chunk of a stream and gets at most one in answer."""
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from misotts.config import MAX_UNACKNOWLEDGED, NO_SEAT
 from misotts.serve.stage.stage import Stage, log
 from misotts.serve.stage.tensors import array, strings
 from misotts.serve.stage.worker import Worker
+from misotts.slots import Piece
 from misotts_client.errors import Internal, Unavailable, finish_of
+
+Audio = npt.NDArray[np.float32]
+Process = Callable[[Sequence[Piece[Any]]], Iterator[tuple[int, Audio]]]
+"""Works on pieces of different slots and yields each piece's number and audio once it is done."""
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """A chunk of a stream as it reaches a stage."""
 
     sender: Any
-    header: np.ndarray
-    """int64 [4], handed on as it is: stream, slot, index, seed."""
-    data: np.ndarray
+    header: npt.NDArray[np.int64]
+    """int64 [4]: stream, slot, index, seed. The next stage gets it unchanged."""
+    data: npt.NDArray[Any]
     finish: str
 
     @property
@@ -40,7 +46,7 @@ class Piece:
         return int(self.header[2])
 
     @property
-    def seed(self) -> np.ndarray:
+    def seed(self) -> npt.NDArray[np.int64]:
         return self.header[3:]
 
 
@@ -50,32 +56,28 @@ class ChunkStage(Stage):
     input: str
     """Name of the tensor that holds a chunk's data."""
 
-    def process(self, pieces: Sequence[Piece], first: Sequence[bool]) -> Iterator[tuple[int, np.ndarray]]:
-        """Work on one batch, at most one chunk of a stream, and yield each chunk's number and result when it is done;
-        `first` says where a stream starts."""
-        raise NotImplementedError
-
-    def answer(self, piece: Piece, data: np.ndarray, finish: str) -> None:
-        """Send one chunk on; `data` may be empty."""
+    def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
+        """Send `chunk`'s answer. `audio` may be empty; `piece` is None if the chunk's stream has no slot."""
         raise NotImplementedError
 
     def idle(self) -> None:
-        """Runs now and then while no chunk comes."""
+        """Called now and then while no chunk arrives."""
 
-    def start_worker(self) -> None:
-        """To be called at the end of `load`."""
+    def start_worker(self, process: Process) -> None:
+        """Begin to accept chunks, at the end of `load`."""
+        self._process = process
         self._stream_of = [0] * self.settings.max_streams
         self._chunks = 0
         limit = 2 * MAX_UNACKNOWLEDGED * self.settings.max_streams + 1024
-        self._worker = Worker(self._process, lambda piece: piece.stream, limit, self.idle)
+        self._worker = Worker(self._work, lambda chunk: chunk.stream, limit, self.idle)
 
     def take(self, request: Any, sender: Any) -> None:
         header, data, finish = array(request, "HEADER"), array(request, self.input), strings(request, "FINISH")
         if header is None or data is None or not finish:
             raise Internal(f"the {self.name} stage lacks a tensor that the ensemble gives")
         try:
-            # Copies: Triton takes the request's memory back when `execute` returns.
-            self._worker.put(Piece(sender, header.copy(), data.copy(), finish[0]))
+            # Copies: Triton reuses the request's memory once `execute` has returned.
+            self._worker.put(Chunk(sender, header.copy(), data.copy(), finish[0]))
         except queue.Full:
             raise Unavailable(f"the {self.name} stage has too much to do") from None
 
@@ -85,33 +87,38 @@ class ChunkStage(Stage):
     def report(self) -> dict[str, float]:
         return {"busy_seconds_total": self._worker.busy_s, "chunks_total": self._chunks}
 
-    def _process(self, pieces: list[Piece]) -> None:
-        self._chunks += len(pieces)
-        for piece in pieces:
-            if not self.has_slot(piece):
-                self._answer(piece, piece.data[:0], piece.finish)
-        seated = [piece for piece in pieces if self.has_slot(piece)]
-        first = [self._stream_of[piece.slot] != piece.stream for piece in seated]
-        for piece in seated:
-            self._stream_of[piece.slot] = piece.stream
+    def _work(self, chunks: list[Chunk]) -> None:
+        self._chunks += len(chunks)
+        batch: list[tuple[Chunk, Piece[Any]]] = []
+        for chunk in chunks:
+            if piece := self._piece(chunk):
+                batch.append((chunk, piece))
+            else:
+                self._answer(chunk, None, np.zeros(0, np.float32), chunk.finish)
         done = set()
         try:
-            for number, data in self.process(seated, first) if seated else ():
+            for number, audio in self._process([piece for _, piece in batch]) if batch else ():
                 done.add(number)
-                self._answer(seated[number], data, seated[number].finish)
+                chunk, piece = batch[number]
+                self._answer(chunk, piece, audio, chunk.finish)
         except Exception:
-            log.exception("a batch of %d chunks failed", len(seated))
-            for piece in (piece for number, piece in enumerate(seated) if number not in done):
-                self._answer(piece, np.zeros(0, np.float32), finish_of(Internal(f"the {self.name} stage failed")))
+            log.exception("a batch of %d chunks failed", len(batch))
+            finish = finish_of(Internal(f"the {self.name} stage failed"))
+            for chunk, piece in (entry for number, entry in enumerate(batch) if number not in done):
+                self._answer(chunk, piece, np.zeros(0, np.float32), finish)
             self.check_device()
 
-    def _answer(self, piece: Piece, data: np.ndarray, finish: str) -> None:
-        try:
-            self.answer(piece, data, finish)
-        except Exception:  # one caller's trouble is not the others'
-            log.exception("an answer failed")
+    def _piece(self, chunk: Chunk) -> Piece[Any] | None:
+        """Return the chunk's piece of its slot's stream, or None: a probe's stream has no slot yet, and a late chunk's
+        stream has lost its slot to a newer one."""
+        if chunk.slot == NO_SEAT or chunk.stream < self._stream_of[chunk.slot]:
+            return None
+        first = self._stream_of[chunk.slot] != chunk.stream
+        self._stream_of[chunk.slot] = chunk.stream
+        return Piece(chunk.slot, first, chunk.data, last=bool(chunk.finish))
 
-    def has_slot(self, piece: Piece) -> bool:
-        """Whether there is something to work on: not in a probe of an utterance that has no seat yet, nor in what comes
-        late from a stream that generate has given up, whose slot is another's now."""
-        return piece.slot != NO_SEAT and piece.stream >= self._stream_of[piece.slot]
+    def _answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
+        try:
+            self.answer(chunk, piece, audio, finish)
+        except Exception:  # the other streams of the batch go on
+            log.exception("an answer failed")

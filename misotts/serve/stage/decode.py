@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from misotts.decode.decoder import Codes, Decoder
+from misotts.decode.decoder import Decoder
 from misotts.mimi import load_mimi
-from misotts.serve.stage.chunk_stage import ChunkStage, Piece
+from misotts.serve.stage.chunk_stage import Audio, Chunk, ChunkStage
 from misotts.serve.stage.tensors import send
+from misotts.slots import Piece
 
 
 class DecodeStage(ChunkStage):
@@ -19,17 +20,13 @@ class DecodeStage(ChunkStage):
     def load(self) -> None:
         self.link.loading("Mimi decoder")
         mimi = load_mimi(self.settings.model_folder, self.config, self.device)
-        self.decoder = Decoder(mimi, self.settings.max_streams)
-        self.start_worker()
+        self.start_worker(Decoder(mimi, self.settings.max_streams).decode_each)
 
-    def process(self, pieces: Sequence[Piece], first: Sequence[bool]) -> Iterator[tuple[int, np.ndarray]]:
-        return self.decoder.decode_each([Codes(p.slot, new, p.data) for p, new in zip(pieces, first, strict=True)])
-
-    def answer(self, piece: Piece, data: np.ndarray, finish: str) -> None:
+    def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
         outputs = {
             "SECRET": self.settings.secret,
-            "HEADER": piece.header,
-            "AUDIO": data.astype(np.float32, copy=False).ravel(),
+            "HEADER": chunk.header,
+            "AUDIO": audio.astype(np.float32, copy=False).ravel(),
             "FINISH": finish,
         }
-        send(piece.sender, outputs, final=True)
+        send(chunk.sender, outputs, final=True)

@@ -1,20 +1,49 @@
-"""watermark: chunks of audio → the caller's chunks, marked, all streams in one batch.
+"""watermark: chunks of audio → the caller's chunks with the watermark, all streams in one batch.
 
-The last stage also acknowledges every chunk to generate: that it has arrived, and whether the caller is still there.
+As the last stage it also acknowledges every chunk to `generate`. See `misotts.watermark.watermarker`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from misotts.config import FRAME_SAMPLES
 from misotts.serve.stage.acknowledge import AcknowledgementSender
-from misotts.serve.stage.chunk_stage import ChunkStage, Piece
+from misotts.serve.stage.chunk_stage import Audio, Chunk, ChunkStage
 from misotts.serve.stage.tensors import end, send
-from misotts.watermark.watermarker import Audio, Watermarker
+from misotts.slots import Piece
+from misotts.watermark.watermarker import Watermarker
 from misotts_client.errors import error_of
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What becomes of one chunk."""
+
+    sent: bool
+    """True if the caller gets a response."""
+    frame: int
+    """Number of the response's first frame in its stream."""
+    failed: bool
+    """True if the acknowledgement must end the stream in `generate`, which goes on sending until it knows."""
+
+
+class Deliveries:
+    """Decides which chunks become responses: those with audio or with the stream's end, and none after that end."""
+
+    def __init__(self, slots: int) -> None:
+        self._streams = [(0, False)] * slots
+        """For each slot the number of its stream's next frame, and whether the stream has ended."""
+
+    def add(self, piece: Piece[Any] | None, samples: int, finish: str) -> Delivery:
+        """Take a chunk with `samples` samples of audio. `piece` is None if its stream has no slot."""
+        frame, ended = (0, False) if piece is None or piece.first else self._streams[piece.slot]
+        if piece:
+            self._streams[piece.slot] = (frame + samples // FRAME_SAMPLES, ended or bool(finish))
+        return Delivery(bool(samples or finish) and not ended, frame, ended or error_of(finish) is not None)
 
 
 class WatermarkStage(ChunkStage):
@@ -25,39 +54,24 @@ class WatermarkStage(ChunkStage):
         self.link.loading("SilentCipher")
         settings = self.settings
         key = bytes.fromhex(settings.watermark_key)
-        self.watermarker = Watermarker(settings.model_folder, settings.max_streams, key, self.device)
+        watermarker = Watermarker(settings.model_folder, settings.max_streams, key, self.device)
         self.acknowledgements = AcknowledgementSender(settings.acknowledge_socket)
-        self.frames = [0] * settings.max_streams
-        self.ended = [False] * settings.max_streams
-        self.start_worker()
+        self.deliveries = Deliveries(settings.max_streams)
+        self.start_worker(watermarker.mark_each)
 
-    def process(self, pieces: Sequence[Piece], first: Sequence[bool]) -> Iterator[tuple[int, np.ndarray]]:
-        for piece, new in zip(pieces, first, strict=True):
-            if new:
-                self.frames[piece.slot], self.ended[piece.slot] = 0, False
-        return self.watermarker.mark_each(
-            [Audio(p.slot, new, p.data, last=bool(p.finish)) for p, new in zip(pieces, first, strict=True)]
-        )
-
-    def answer(self, piece: Piece, data: np.ndarray, finish: str) -> None:
-        """Send what there is to hear, once, up to the stream's end; acknowledge the chunk in any case."""
-        gone = piece.sender.is_cancelled()
-        seated = self.has_slot(piece)
-        ended = seated and self.ended[piece.slot]
-        frame = self.frames[piece.slot] if seated else 0
-        if seated:
-            self.frames[piece.slot] += len(data) // FRAME_SAMPLES
-            self.ended[piece.slot] |= bool(finish)
+    def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
+        """Send the response, if there is one, and acknowledge the chunk in any case."""
+        cancelled = chunk.sender.is_cancelled()
+        delivery = self.deliveries.add(piece, len(audio), finish)
         try:
-            if (len(data) or finish) and not ended:
-                outputs = {"AUDIO": data, "FRAME": np.array([frame], np.int32), "SEED_USED": piece.seed}
-                send(piece.sender, {**outputs, "FINISH": finish}, final=True)
+            if delivery.sent:
+                frame = np.array([delivery.frame], np.int32)
+                outputs = {"AUDIO": audio, "FRAME": frame, "SEED_USED": chunk.seed, "FINISH": finish}
+                send(chunk.sender, outputs, final=True)
             else:
-                end(piece.sender)
+                end(chunk.sender)
         finally:
-            # A stream that this stage or decode ended with an error must end in generate too, which sends until then.
-            failed = ended or error_of(finish) is not None
-            self.acknowledgements.send(piece.stream, piece.index, gone, failed)
+            self.acknowledgements.send(chunk.stream, chunk.index, cancelled, delivery.failed)
 
     def idle(self) -> None:
         self.acknowledgements.flush()

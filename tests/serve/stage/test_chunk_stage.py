@@ -1,4 +1,4 @@
-"""The base of decode and watermark on a pretended Triton: order, late comers, and a stage's own failure."""
+"""The base of `decode` and `watermark` without Triton: order, late chunks and a failing batch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 
 from misotts.config import NO_SEAT
+from misotts.serve.stage.chunk_stage import Audio, Chunk, ChunkStage
+from misotts.slots import Piece
 from tests.support.waiting import wait_until
+
+FAILED = "error: INTERNAL: the decode stage failed"
 
 
 @pytest.fixture
 def stage() -> Any:
-    """A stage that doubles numbers, slowly enough that chunks gather, and fails on 13."""
-
-    from misotts.serve.stage.chunk_stage import ChunkStage
+    """A stage that doubles numbers behind a gate, so that chunks gather, and fails on 13 and 14."""
 
     class Doubler(ChunkStage):
         name, input = "decode", "CODES"
@@ -30,21 +32,21 @@ def stage() -> Any:
             self.batches: list[list[int]] = []
             self.firsts: list[tuple[int, bool]] = []
             self.gate = threading.Event()
-            self.start_worker()
+            self.start_worker(self.double)
 
-        def process(self, pieces: Sequence[Any], first: Sequence[bool]) -> Iterator[tuple[int, np.ndarray]]:
+        def double(self, pieces: Sequence[Piece[Any]]) -> Iterator[tuple[int, Audio]]:
             self.gate.wait(5)
-            self.batches.append([piece.stream for piece in pieces])
-            self.firsts += [(piece.stream, new) for piece, new in zip(pieces, first, strict=True)]
+            self.batches.append([piece.slot for piece in pieces])
+            self.firsts += [(piece.slot, piece.first) for piece in pieces]
             if any(13 in piece.data for piece in pieces):
                 raise RuntimeError("thirteen")
             for number in sorted(range(len(pieces)), key=lambda number: len(pieces[number].data)):
                 if 14 in pieces[number].data:
                     raise RuntimeError("fourteen")
-                yield number, pieces[number].data * 2
+                yield number, pieces[number].data * np.float32(2)
 
-        def answer(self, piece: Any, data: np.ndarray, finish: str) -> None:
-            self.answers.append((piece.stream, piece.index, data.tolist(), finish))
+        def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
+            self.answers.append((chunk.stream, chunk.index, audio.tolist(), finish))
 
     return Doubler()
 
@@ -73,9 +75,9 @@ def test_a_streams_chunks_stay_in_order_and_streams_share_batches(stage: Any) ->
         for stream, slot in ((1, 0), (2, 1), (3, 2)):
             send(stage, stream, slot, index, stream * 10 + index)
     wait_for(stage, 7)
-    assert stage.batches == [[1], [1, 2, 3], [1, 2, 3]]
+    assert stage.batches == [[0], [0, 1, 2], [0, 1, 2]]
     assert [(s, i) for s, i, _, _ in stage.answers if s == 1] == [(1, 0), (1, 1), (1, 2)]
-    assert stage.firsts[:4] == [(1, True), (1, False), (2, True), (3, True)]
+    assert stage.firsts[:4] == [(0, True), (0, False), (1, True), (2, True)]
 
 
 def test_a_failure_ends_the_streams_of_its_batch_and_no_others(stage: Any) -> None:
@@ -84,26 +86,26 @@ def test_a_failure_ends_the_streams_of_its_batch_and_no_others(stage: Any) -> No
     wait_for(stage, 1)
     send(stage, 2, 1, 0, 4)
     wait_for(stage, 2)
-    assert stage.answers == [(1, 0, [], "error: INTERNAL: the decode stage failed"), (2, 0, [8.0], "")]
+    assert stage.answers == [(1, 0, [], FAILED), (2, 0, [8.0], "")]
 
 
-def test_what_was_done_before_a_failure_has_been_sent(stage: Any) -> None:
+def test_what_was_done_before_a_failure_is_sent(stage: Any) -> None:
     send(stage, 1, 0, 0, 1)
     time.sleep(0.05)  # the worker waits with this one at the gate
     send(stage, 2, 1, 0, 14, 14)
     send(stage, 3, 2, 0, 4)
     wait_for(stage, 3)
-    assert stage.answers[1:] == [(3, 0, [8.0], ""), (2, 0, [], "error: INTERNAL: the decode stage failed")]
+    assert stage.answers[1:] == [(3, 0, [8.0], ""), (2, 0, [], FAILED)]
 
 
-def test_probes_without_a_seat_pass_through_untouched(stage: Any) -> None:
+def test_probes_without_a_slot_pass_unchanged(stage: Any) -> None:
     send(stage, 9, NO_SEAT, 0)
     wait_for(stage, 1)
     assert stage.answers == [(9, 0, [], "")]
     assert stage.batches == []
 
 
-def test_what_comes_late_does_not_disturb_the_slots_new_stream(stage: Any) -> None:
+def test_a_late_chunk_does_not_disturb_the_slots_new_stream(stage: Any) -> None:
     stage.gate.set()
     send(stage, 5, 0, 0, 1)
     wait_for(stage, 1)
@@ -112,4 +114,4 @@ def test_what_comes_late_does_not_disturb_the_slots_new_stream(stage: Any) -> No
     wait_for(stage, 3)
     assert (4, 7, [], "length") in stage.answers
     assert (5, 1, [4.0], "") in stage.answers
-    assert stage.firsts == [(5, True), (5, False)]
+    assert stage.firsts == [(0, True), (0, False)]
