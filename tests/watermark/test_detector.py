@@ -23,7 +23,7 @@ from benchmarks.load.caller import Answer
 from benchmarks.load.measure import check_watermarks
 from benchmarks.load.plan import Call
 from benchmarks.load.playback import Arrival
-from benchmarks.silentcipher_peer import make_published_folder
+from tests.support.silentcipher_peer import make_published_folder
 from demo.silentcipher.networks import load_networks
 from misotts.cli.main import app
 from misotts.config import FRAME_SAMPLES

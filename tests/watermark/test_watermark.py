@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
 
-from benchmarks.silentcipher_peer import PublishedFolder, make_published_folder
+from tests.support.silentcipher_peer import PublishedFolder, make_published_folder
 from demo.silentcipher.networks import load_networks
 from misotts.config import FRAME_SAMPLES
 from misotts.slots import Piece
