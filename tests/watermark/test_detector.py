@@ -23,7 +23,6 @@ from benchmarks.load.caller import Answer
 from benchmarks.load.measure import check_watermarks
 from benchmarks.load.plan import Call
 from benchmarks.load.playback import Arrival
-from tests.support.silentcipher_peer import make_published_folder
 from demo.silentcipher.networks import load_networks
 from misotts.cli.main import app
 from misotts.config import FRAME_SAMPLES
@@ -33,6 +32,7 @@ from misotts.watermark.read_network import ReadNetwork
 from misotts.watermark.silentcipher import SilentCipherError, symbols_of
 from misotts.watermark.watermarker import Watermarker
 from misotts_client import SpeechRequest
+from tests.support.silentcipher_peer import make_published_folder
 
 KEY = bytes([7, 250, 0, 133, 64])
 OTHER_KEY = bytes([160, 3, 77, 255, 12])

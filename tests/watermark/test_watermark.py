@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
 
-from tests.support.silentcipher_peer import PublishedFolder, make_published_folder
 from demo.silentcipher.networks import load_networks
 from misotts.config import FRAME_SAMPLES
 from misotts.slots import Piece
@@ -21,6 +20,7 @@ from misotts.watermark.mark_network import MarkNetwork
 from misotts.watermark.resample import Resampler
 from misotts.watermark.silentcipher import SilentCipherConfig, SilentCipherError, symbols_of
 from misotts.watermark.watermarker import Timing, Watermarker, delay_frames
+from tests.support.silentcipher_peer import PublishedFolder, make_published_folder
 
 KEY = bytes([7, 250, 0, 133, 64])
 
