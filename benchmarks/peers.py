@@ -37,6 +37,7 @@ from misotts.generate.load import load_generator
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint, CheckpointError
+from misotts.order import Order
 from misotts_client.errors import MisoError
 
 TEXT, AUDIO = 40, 60
@@ -68,7 +69,7 @@ class Ours:
         """See `Side.speak`."""
         inboxes = [Inbox(self._generator) for _ in prompts]
         for seed, (prompt, inbox) in enumerate(zip(prompts, inboxes, strict=True)):
-            self._generator.submit(Utterance(prompt, frames, seed, temperature, TOP_K), inbox)
+            self._generator.submit(Utterance(Order(prompt, frames, seed, temperature, TOP_K)), inbox)
         return np.stack([inbox.wait() for inbox in inboxes])
 
 

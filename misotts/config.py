@@ -22,7 +22,7 @@ RESERVED_CODES = 3
 MASKED = -1
 """Marks the columns of a prompt position that are not used."""
 
-NO_SEAT = -1
+NO_SLOT = -1
 """Slot of an utterance that has none: it waits."""
 
 MAX_CHUNK_FRAMES = 25

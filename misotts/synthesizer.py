@@ -101,17 +101,8 @@ class Synthesizer:
             self._speaking.release()
 
     def _generate(self, request: SpeechRequest) -> Iterator[FrameChunk]:
-        prompt = self._prompter.build(request)
+        utterance = Utterance(self._prompter.build(request))
         inbox: queue.SimpleQueue[FrameChunk | MisoError] = queue.SimpleQueue()
-        utterance = Utterance(
-            prompt=prompt.frames,
-            max_frames=prompt.max_frames,
-            seed=prompt.seed,
-            temperature=prompt.temperature,
-            top_k=prompt.top_k,
-            chunk_frames=prompt.chunk_frames,
-            deadline=prompt.deadline,
-        )
         self._generator.submit(utterance, _Inbox(inbox))
         finished = False
         try:

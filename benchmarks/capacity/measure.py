@@ -41,6 +41,7 @@ from misotts.generate.load import load_generator
 from misotts.generate.utterance import Utterance
 from misotts.mimi import encode, load_mimi
 from misotts.model.checkpoint import Checkpoint
+from misotts.order import Order
 from misotts.prompt.builder import Prompter
 from misotts.prompt.voices import Voices
 from misotts.serve.local import running_server
@@ -145,7 +146,7 @@ class Steps:
         for seed in range(batch):
             prompt = np.full((context, self._config.frame_columns), -1, np.int32)
             prompt[:, -1] = dice.integers(0, self._config.text_vocab_size, context)
-            utterances.append(Utterance(prompt, frames, seed))
+            utterances.append(Utterance(Order(prompt, frames, seed)))
             self.generator.submit(utterances[-1], _PatientListener(self.generator))
         return utterances
 

@@ -24,6 +24,7 @@ from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts.engines.interface import Limits
 from misotts.generate.delivery import Chunk
 from misotts.generate.utterance import Utterance
+from misotts.order import Order
 from misotts_client.errors import MisoError, error_of, finish_of
 
 VOICE_POSITIONS = 166
@@ -130,13 +131,14 @@ class Caller:
 
     def _make_utterance(self, call: Call) -> Utterance:
         request = call.request
-        return Utterance(
-            prompt=_prompt(call, self._server.costs),
+        order = Order(
+            frames=_prompt(call, self._server.costs),
             max_frames=(request.max_audio_ms or FRAME_MS) // FRAME_MS,
             seed=request.seed or 0,
             chunk_frames=request.chunk_frames or 0,
             deadline=self._environment.now + request.timeout_ms / 1000 if request.timeout_ms else None,
         )
+        return Utterance(order)
 
     def send(self) -> None:
         self._server.hop(self._at_prompt, network=True)

@@ -17,13 +17,13 @@ import simpy
 
 from benchmarks.capacity.device import Device
 from benchmarks.costs.table import CostTable
-from misotts.config import MAX_UNACKNOWLEDGED, NO_SEAT
+from misotts.config import MAX_UNACKNOWLEDGED, NO_SLOT
 from misotts.decode.decoder import MAX_FRAMES
 from misotts.engines.interface import Limits
 from misotts.generate.blocks import BlockPool
 from misotts.generate.loop import WATCH_WAIT_S
 from misotts.generate.outbox import Outbox, Receiver
-from misotts.generate.scheduler import LineFullError, Part, Scheduler, TooLongError
+from misotts.generate.scheduler import Part, QueueFullError, Scheduler, TooLongError
 from misotts.generate.statistics import Statistics
 from misotts.generate.streams import Streams
 from misotts.generate.utterance import Utterance
@@ -64,7 +64,7 @@ class Generate:
         self.statistics.submitted += 1
         try:
             self.scheduler.add(utterance)
-        except (LineFullError, TooLongError) as error:
+        except (QueueFullError, TooLongError) as error:
             self.statistics.rejected += 1
             receiver.refuse(Unavailable(str(error)))
             return
@@ -132,7 +132,7 @@ class Generate:
                 continue
             stream = self.streams.of(utterance)
             utterance.frames.append(CODES)
-            if len(utterance.frames) == utterance.max_frames:
+            if len(utterance.frames) == utterance.order.max_frames:
                 stream.delivery.keep(CODES)
                 self.streams.end(stream, LENGTH, now)
             else:
@@ -183,8 +183,8 @@ class ChunkWorker:
                 yield self._wake
             batch, self._waiting = next_batch(self._waiting, lambda piece: piece.stream)
             began = self._environment.now
-            yield from self._send([piece for piece in batch if piece.slot == NO_SEAT])
-            for seconds, done in self.calls([piece for piece in batch if piece.slot != NO_SEAT]):
+            yield from self._send([piece for piece in batch if piece.slot == NO_SLOT])
+            for seconds, done in self.calls([piece for piece in batch if piece.slot != NO_SLOT]):
                 if seconds:
                     yield self._device.work(seconds)
                 yield from self._send(done)
@@ -192,7 +192,7 @@ class ChunkWorker:
 
     def _send(self, pieces: list[Piece]) -> Process:
         for piece in pieces:
-            piece.forward(piece, self.result(piece) if piece.slot != NO_SEAT else 0)
+            piece.forward(piece, self.result(piece) if piece.slot != NO_SLOT else 0)
             if self.costs.send_ms:
                 yield self._environment.timeout(self.costs.send_ms / 1000)
 

@@ -24,7 +24,7 @@ from misotts.engines.graph.operations import operations_on
 from misotts.engines.interface import Backbone, Batch, Depth, Limits
 from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.generate.loop import Generator
-from misotts.generate.seats import SeatState
+from misotts.generate.slot_table import SlotTable
 from misotts.model.checkpoint import tensor_shapes
 
 
@@ -53,7 +53,7 @@ class Engines:
         """The generate stage around them, not started."""
         return Generator(self.config, self.embedding, self.backbone, self.depth, limits, first_chunk_frames)
 
-    def launch(self, seats: SeatState, context: int) -> torch.Tensor:
+    def launch(self, seats: SlotTable, context: int) -> torch.Tensor:
         """One frame of every seat, whose utterances have `context` positions cached: what the loop gives the device
         for a step (`Generator._launch`). Returns the codes on the host, where they may not have come yet."""
         n = len(seats.tables)
@@ -83,7 +83,7 @@ class GraphEngines(Engines):
     def generator(self, limits: Limits, first_chunk_frames: int = 1) -> Generator:
         return Generator(self.config, self.embedding, self.backbone, self.frames, limits, first_chunk_frames)
 
-    def launch(self, seats: SeatState, context: int) -> torch.Tensor:
+    def launch(self, seats: SlotTable, context: int) -> torch.Tensor:
         rows = list(range(len(seats.tables)))
         frames = seats.frames(rows, [context] * len(rows), [0] * len(rows))
         return self.frames.draw(frames).int().to("cpu", non_blocking=True)

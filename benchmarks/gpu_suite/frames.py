@@ -23,6 +23,7 @@ from misotts.engines.interface import Batch, Limits, Sampling
 from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.engines.sampling import gumbel_noise
 from misotts.generate.utterance import Utterance
+from misotts.order import Order
 
 STREAMS, FRAMES, NUM_BLOCKS = 5, 12, 64
 TOP_K = 50
@@ -151,7 +152,8 @@ def _speak(engines: Engines) -> list[np.ndarray]:
     heard = [CodesListener(generator) for _ in range(STREAMS)]
     prompts = _prompts(STREAMS)
     for seed, (prompt, listener) in enumerate(zip(prompts, heard, strict=True)):
-        generator.submit(Utterance(prompt, FRAMES, seed, temperature=0.9 if seed % 2 else 0.0, top_k=TOP_K), listener)
+        order = Order(prompt, FRAMES, seed, temperature=0.9 if seed % 2 else 0.0, top_k=TOP_K)
+        generator.submit(Utterance(order), listener)
         generator.step()
     while generator.step() or not all(listener.finish for listener in heard):
         generator.hand_on()

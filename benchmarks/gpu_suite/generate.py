@@ -15,8 +15,9 @@ from benchmarks.gpu_suite.section import Section
 from misotts.config import MASKED
 from misotts.engines.interface import Batch
 from misotts.engines.kv_memory import BLOCK_SIZE
-from misotts.generate.seats import SeatState
+from misotts.generate.slot_table import SlotTable
 from misotts.generate.utterance import Utterance
+from misotts.order import Order
 
 FILL_BLOCKS = 64
 """Blocks of one pass that fills the pool."""
@@ -85,14 +86,14 @@ class _Stage:
             Batch(inputs, np.array([positions], np.int32), np.zeros(1, np.int32), blocks)
         )
 
-    def seats(self, batch: int, context: int) -> SeatState:
+    def seats(self, batch: int, context: int) -> SlotTable:
         """As the loop keeps them, each utterance on blocks of its own, anywhere in the pool."""
         columns = _columns(context)
-        seats = SeatState(batch, columns, self.config.audio_num_codebooks, self.engines.embedding)
+        seats = SlotTable(batch, columns, self.config.audio_num_codebooks, self.engines.embedding)
         blocks = 1 + np.random.default_rng(0).permutation(self.num_blocks - 1)[: batch * columns]
         for seat, own in enumerate(blocks.reshape(batch, columns).tolist()):
             prompt = np.zeros((0, self.config.frame_columns), np.int32)
-            seats.set(Utterance(prompt, 1, seed=seat, seat=seat, blocks=own))
+            seats.set(Utterance(Order(prompt, 1, seed=seat), slot=seat, blocks=own))
         seats.next_input.normal_(std=0.2 * self.config.audio_num_codebooks**0.5)
         return seats
 

@@ -98,8 +98,8 @@ class _Stages:
         callers: dict[int, _Caller] = {}
         began = time.perf_counter()
         for seed in range(streams):
-            prompt = self._prompter.build(SpeechRequest(TEXT, max_audio_ms=frames * FRAME_MS, seed=seed))
-            utterance = Utterance(prompt.frames, prompt.max_frames, prompt.seed, prompt.temperature, prompt.top_k)
+            request = SpeechRequest(TEXT, max_audio_ms=frames * FRAME_MS, seed=seed)
+            utterance = Utterance(self._prompter.build(request))
             callers[utterance.stream] = _Caller(time.perf_counter())
             self._generator.submit(utterance, inbox)
         while not all(caller.done for caller in callers.values()):

@@ -23,9 +23,9 @@ class Limits:
     """How much the stage takes on."""
 
     max_streams: int = 16
-    """Seats: utterances that generate at once."""
+    """Slots: utterances that generate at once."""
     max_waiting: int = 64
-    """Utterances that may wait beside those for whom a seat is free; the next one is refused."""
+    """Utterances that may wait beside those for whom a slot is free; the next one is refused."""
     step_positions: int = 512
     """Positions of one step; what decodes leave of it goes to prefill, and in any case a quarter of it or one block."""
 
@@ -86,7 +86,7 @@ class Depth(Protocol):
 class Frames:
     """n utterances, each of which draws a frame at its next position."""
 
-    seats: np.ndarray
+    slots: np.ndarray
     """Row of `next_input` with the position's input; none twice."""
     starts: np.ndarray
     """Positions that are in the cache already."""
@@ -106,7 +106,7 @@ class FrameEngine(Protocol):
     """Backbone and depth decoder in one, for the positions that draw a frame; `backbone` reads all others."""
 
     next_input: torch.Tensor
-    """What each seat's next position takes in [seats or more, backbone width]; the engine puts the frame's embedding
+    """What each slot's next position takes in [slots or more, backbone width]; the engine puts the frame's embedding
     there."""
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from misotts.config import MAX_UNACKNOWLEDGED, NO_SEAT
+from misotts.config import MAX_UNACKNOWLEDGED, NO_SLOT
 from misotts.generate.pace import Pace
 from misotts.generate.utterance import Utterance
 
@@ -15,7 +15,7 @@ PROBE_AFTER_S = 0.1
 """A stream quiet for this long gets an empty chunk: its acknowledgement tells whether the caller is still there."""
 
 PROBE_WAITING_AFTER_S = 1.0
-"""The same while it waits for a seat, when it holds nothing but a place in line: of a full line, probed ten times a
+"""The same while it waits for a slot, when it holds nothing but a place in line: of a full line, probed ten times a
 second, came 500 of the 540 chunks a second that the later stages had to take."""
 
 SILENT_AFTER_S = 30.0
@@ -28,7 +28,7 @@ class Chunk:
 
     stream: int
     slot: int
-    """The utterance's seat; `NO_SEAT` in a probe of one that still waits."""
+    """The utterance's slot; `NO_SLOT` in a probe of one that still waits."""
     index: int
     frames: list[np.ndarray]
     """int32 [codebooks] each. None in a probe and in the last chunk of what was broken off. At the end of speech the
@@ -54,7 +54,7 @@ class Delivery:
         self._codebooks = codebooks
         self._pending: list[np.ndarray] = []
         self._chunks = 0
-        self._pace = Pace(utterance.chunk_frames, now)
+        self._pace = Pace(utterance.order.chunk_frames, now)
         self._unacknowledged: dict[int, float] = {}
         self._last_sent = now
         self.cancelled = self.failed = self._abandoned = False
@@ -89,7 +89,7 @@ class Delivery:
 
     def probe(self, now: float) -> None:
         """Send an empty chunk if the stream has been quiet."""
-        quiet_s = PROBE_WAITING_AFTER_S if self.utterance.seat == NO_SEAT else PROBE_AFTER_S
+        quiet_s = PROBE_WAITING_AFTER_S if self.utterance.slot == NO_SLOT else PROBE_AFTER_S
         if now - self._last_sent >= quiet_s and not self._unacknowledged:
             pending, self._pending = self._pending, []
             self._flush(now)
@@ -119,5 +119,7 @@ class Delivery:
         self._chunks += 1
         self._last_sent = now
         self._send(
-            Chunk(utterance.stream, utterance.seat, index, frames, self._codebooks, utterance.seed, utterance.finish)
+            Chunk(
+                utterance.stream, utterance.slot, index, frames, self._codebooks, utterance.order.seed, utterance.finish
+            )
         )

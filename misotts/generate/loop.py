@@ -1,7 +1,7 @@
 """The step loop: one frame for every scheduled utterance, over and over.
 
-    retire    end what was cancelled, is past its deadline or was lost; free seats whose last chunk is acknowledged
-    schedule  seat the waiting, pick each utterance's positions for this step
+    retire    end what was cancelled, is past its deadline or was lost; free slots whose last chunk is acknowledged
+    schedule  slot the waiting, pick each utterance's positions for this step
     launch    backbone over the packed positions, depth over those that reach their end; on a GPU, without waiting
     collect   read back the step before, hand each frame to its utterance's delivery, end what is finished
 
@@ -28,8 +28,8 @@ from misotts.engines.interface import Backbone, Batch, Depth, FrameEngine, Limit
 from misotts.engines.transfer import to_device
 from misotts.generate.blocks import BlockPool
 from misotts.generate.outbox import Outbox, Receiver
-from misotts.generate.scheduler import LineFullError, Part, Scheduler, TooLongError
-from misotts.generate.seats import SeatState
+from misotts.generate.scheduler import Part, QueueFullError, Scheduler, TooLongError
+from misotts.generate.slot_table import SlotTable
 from misotts.generate.statistics import Statistics
 from misotts.generate.streams import Streams
 from misotts.generate.utterance import Utterance
@@ -62,7 +62,7 @@ class _Launched:
 
 
 class Generator:
-    """Owns the engines, the scheduler, every utterance's seat and blocks, and the loop's thread."""
+    """Owns the engines, the scheduler, every utterance's slot and blocks, and the loop's thread."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Generator:
         self._streams = Streams(self.scheduler, self.statistics, self._outbox, self._codebooks)
         columns = -(-config.max_seq_len // backbone.block_size)
         own = depth.next_input if isinstance(depth, FrameEngine) else None
-        self._seats = SeatState(limits.max_streams, columns, self._codebooks, embedding, own)
+        self._slots = SlotTable(limits.max_streams, columns, self._codebooks, embedding, own)
         self._launched: deque[_Launched] = deque()
         self._wake = threading.Condition()
         """Guards the scheduler and the streams; notified when there may be something to do."""
@@ -122,7 +122,7 @@ class Generator:
             raise Unavailable("the server is shutting down")
         try:
             self.scheduler.add(utterance)
-        except LineFullError as error:
+        except QueueFullError as error:
             wait = self._streams.retry_after_s()
             raise Unavailable(f"{error}, all places are taken; try again in {wait:.1f} s", retry_after_s=wait) from None
         except TooLongError as error:
@@ -224,12 +224,12 @@ class Generator:
         if not rows:
             return None
         utterances = [parts[row].utterance for row in rows]
-        seats = [u.seat for u in utterances]
-        sampling = self._seats.sampling(seats, [u.drawn for u in utterances])
+        slots = [u.slot for u in utterances]
+        sampling = self._slots.sampling(slots, [u.drawn for u in utterances])
         if len(rows) < len(parts):
             hidden = hidden[to_device(torch.tensor(rows), hidden.device)]
         codes, following = depth.forward(hidden, sampling)
-        self._seats.next_input[to_device(torch.tensor(seats), following.device)] = following
+        self._slots.next_input[to_device(torch.tensor(slots), following.device)] = following
         return codes
 
     def _draw_in_one(self, engine: FrameEngine, parts: list[Part]) -> torch.Tensor | None:
@@ -238,12 +238,12 @@ class Generator:
         for part in parts:
             utterance = part.utterance
             if part.decodes:
-                self._seats.extend(utterance)
+                self._slots.extend(utterance)
                 continue
-            self._seats.set(utterance)
+            self._slots.set(utterance)
             inputs = self._embedding.prompt(_known_positions(utterance, part.length))
             if part.draws:
-                engine.next_input[utterance.seat] = inputs[-1]
+                engine.next_input[utterance.slot] = inputs[-1]
                 inputs = inputs[:-1]
             if len(inputs):
                 pieces.append((utterance, inputs))
@@ -253,15 +253,15 @@ class Generator:
                     inputs=torch.cat([inputs for _, inputs in pieces]),
                     lengths=np.array([len(inputs) for _, inputs in pieces], np.int32),
                     starts=np.array([utterance.cached for utterance, _ in pieces], np.int32),
-                    blocks=self._seats.tables[[utterance.seat for utterance, _ in pieces]],
+                    blocks=self._slots.tables[[utterance.slot for utterance, _ in pieces]],
                 )
             )
         drawing = [part for part in parts if part.draws]
         if not drawing:
             return None
-        seats, numbers = [p.utterance.seat for p in drawing], [p.utterance.drawn for p in drawing]
+        slots, numbers = [p.utterance.slot for p in drawing], [p.utterance.drawn for p in drawing]
         starts = [p.utterance.cached + p.length - 1 for p in drawing]
-        return engine.draw(self._seats.frames(seats, starts, numbers))
+        return engine.draw(self._slots.frames(slots, starts, numbers))
 
     def _batch(self, parts: list[Part]) -> Batch:
         """Pack the step's positions: last frames first (the scheduler puts them there), then pieces of prompts."""
@@ -269,19 +269,19 @@ class Generator:
         for part in parts:
             utterance = part.utterance
             if part.decodes:
-                decodes.append(utterance.seat)
-                self._seats.extend(utterance)
+                decodes.append(utterance.slot)
+                self._slots.extend(utterance)
             else:
-                self._seats.set(utterance)
+                self._slots.set(utterance)
                 inputs.append(self._embedding.prompt(_known_positions(utterance, part.length)))
         if decodes:
-            following = self._seats.next_input
+            following = self._slots.next_input
             inputs.insert(0, following[to_device(torch.tensor(decodes), following.device)])
         return Batch(
             inputs=inputs[0] if len(inputs) == 1 else torch.cat(inputs),
             lengths=np.array([part.length for part in parts], np.int32),
             starts=np.array([part.utterance.cached for part in parts], np.int32),
-            blocks=self._seats.tables[[part.utterance.seat for part in parts]],
+            blocks=self._slots.tables[[part.utterance.slot for part in parts]],
         )
 
     def _collect(self, utterances: Iterable[Utterance], frames: np.ndarray) -> None:
@@ -299,7 +299,7 @@ class Generator:
             if not is_speech:  # the frame of zeros is the end of speech; the decode stage knows what to make of it
                 stream.delivery.keep(codes)
                 self._streams.end(stream, EOS, now)
-            elif len(utterance.frames) == utterance.max_frames:
+            elif len(utterance.frames) == utterance.order.max_frames:
                 stream.delivery.keep(codes)
                 self._streams.end(stream, LENGTH, now)
             else:
@@ -318,8 +318,9 @@ def _known_positions(utterance: Utterance, length: int) -> torch.Tensor:
     """The next `length` positions of what is known of an utterance, its prompt and then its frames, int64
     [length, codebooks + 1]."""
     start, end = utterance.cached, utterance.cached + length
-    rows = utterance.prompt[start:end].astype(np.int64)
-    again = utterance.frames[max(start - len(utterance.prompt), 0) : max(end - len(utterance.prompt), 0)]
+    prompt = utterance.order.frames
+    rows = prompt[start:end].astype(np.int64)
+    again = utterance.frames[max(start - len(prompt), 0) : max(end - len(prompt), 0)]
     if again:  # computed once more after a preemption
         frames = np.full((len(again), rows.shape[1]), MASKED, np.int64)
         frames[:, :-1] = again

@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from misotts.config import NO_SEAT
+from misotts.config import NO_SLOT
 from misotts.engines.interface import Limits
 from misotts.generate.blocks import BlockPool, block_keys
 from misotts.generate.utterance import Utterance
 
 
-class LineFullError(RuntimeError):
+class QueueFullError(RuntimeError):
     """As many utterances wait as may."""
 
 
@@ -48,26 +48,26 @@ class Scheduler:
         """In the order of admission."""
         self.preempted = 0
         """Times that an utterance gave up its blocks, since start."""
-        self._seats = list(range(limits.max_streams))  # a heap: low seats first keep the later stages' batches small
+        self._slots = list(range(limits.max_streams))  # a heap: low slots first keep the later stages' batches small
 
     @property
-    def free_seats(self) -> int:
-        return len(self._seats)
+    def free_slots(self) -> int:
+        return len(self._slots)
 
     def add(self, utterance: Utterance) -> None:
         """Put an utterance in the waiting line.
 
         Raises:
             TooLongError: the pool could never hold it.
-            LineFullError: the line is full.
+            QueueFullError: the line is full.
         """
         need = self.pool.blocks_for(utterance.last_position)
         if need > self.pool.capacity:
             raise TooLongError(f"the utterance may need {need} KV blocks, the server has {self.pool.capacity}")
-        # Those who will sit down at the next step do not wait: a burst on an idle server fills its seats and the line.
-        if len(self.waiting) >= self.limits.max_waiting + self.free_seats:
-            raise LineFullError(f"{self.limits.max_streams} utterances may run and {self.limits.max_waiting} wait")
-        utterance.keys = block_keys(utterance.prompt, self.pool.block_size)
+        # Those who will sit down at the next step do not wait: a burst on an idle server fills its slots and the line.
+        if len(self.waiting) >= self.limits.max_waiting + self.free_slots:
+            raise QueueFullError(f"{self.limits.max_streams} utterances may run and {self.limits.max_waiting} wait")
+        utterance.keys = block_keys(utterance.order.frames, self.pool.block_size)
         self.waiting.append(utterance)
 
     def schedule(self, paused: Collection[Utterance] = ()) -> list[Part]:
@@ -108,11 +108,11 @@ class Scheduler:
             self.pool.publish(utterance.blocks[number], utterance.keys[number])
 
     def _admit(self) -> None:
-        """Seat utterances from the head of the line while there are a seat and blocks for all that is known of them,
+        """Seat utterances from the head of the line while there are a slot and blocks for all that is known of them,
         and one more for each that runs, so that admission does not at once force a preemption."""
         while self.waiting:
             utterance = self.waiting[0]
-            if utterance.seat == NO_SEAT and not self._seats:
+            if utterance.slot == NO_SLOT and not self._slots:
                 return
             if len(utterance.frames) < utterance.drawn:  # preempted, and its last codes are still on the device
                 return
@@ -124,8 +124,8 @@ class Scheduler:
                 self.pool.give_back(shared)
                 return
             self.waiting.popleft()
-            if utterance.seat == NO_SEAT:
-                utterance.seat = heapq.heappop(self._seats)
+            if utterance.slot == NO_SLOT:
+                utterance.slot = heapq.heappop(self._slots)
             self.pool.shared += len(shared)
             utterance.blocks = shared + self.pool.take(need)
             utterance.cached = len(shared) * self.pool.block_size
@@ -156,18 +156,18 @@ class Scheduler:
         utterance.blocks, utterance.cached = [], 0
 
     def remove(self, utterance: Utterance) -> None:
-        """Take an utterance out, wherever it is, and free its blocks. Its seat stays held: see `release_seat`."""
+        """Take an utterance out, wherever it is, and free its blocks. Its slot stays held: see `release_slot`."""
         if utterance in self.waiting:
             self.waiting.remove(utterance)
         elif utterance in self.running:
             self.running.remove(utterance)
             self._free_blocks(utterance)
 
-    def release_seat(self, utterance: Utterance) -> None:
-        """Free the seat, once the later stages are known to be done with its slot."""
-        if utterance.seat != NO_SEAT:
-            heapq.heappush(self._seats, utterance.seat)
-            utterance.seat = NO_SEAT
+    def release_slot(self, utterance: Utterance) -> None:
+        """Free the slot, once the later stages are known to be done with its slot."""
+        if utterance.slot != NO_SLOT:
+            heapq.heappush(self._slots, utterance.slot)
+            utterance.slot = NO_SLOT
 
     def check(self) -> None:
         """Hold the pool against the utterances.

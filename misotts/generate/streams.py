@@ -1,7 +1,7 @@
 """Every utterance from its submission until its last chunk is acknowledged, and the one exit through which it leaves.
 
 Whatever ends an utterance (end of speech, length, cancel, deadline, an error here or in a later stage, shutdown) goes
-through `end` or `fail`: its blocks are free at once; its seat, which is the later stages' slot, when they are known to
+through `end` or `fail`: its blocks are free at once; its slot, which is the later stages' slot, when they are known to
 be done with it.
 """
 
@@ -83,7 +83,7 @@ class Streams:
                 self.fail(stream, Internal("a later stage failed"), now)
             elif delivery.cancelled:
                 self.fail(stream, Cancelled("the caller left"), now)
-            elif utterance.deadline is not None and now >= utterance.deadline:
+            elif utterance.order.deadline is not None and now >= utterance.order.deadline:
                 self.fail(stream, DeadlineExceeded("TIMEOUT_MS has passed"), now)
             elif delivery.silent(now):
                 self.fail(stream, Internal("a later stage stopped answering"), now)
@@ -123,5 +123,5 @@ class Streams:
         return min(max((self._ends[-1] - self._ends[0]) / (len(self._ends) - 1), low), high)
 
     def _forget(self, stream: Stream) -> None:
-        self._scheduler.release_seat(stream.utterance)
+        self._scheduler.release_slot(stream.utterance)
         del self._streams[stream.utterance.stream]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from misotts.config import NO_SEAT
+from misotts.config import NO_SLOT
+from misotts.order import Order
 
 _streams = itertools.count(1)
 
@@ -16,22 +17,12 @@ _streams = itertools.count(1)
 class Utterance:
     """What was asked for, and how far it has come."""
 
-    prompt: np.ndarray
-    """int32 [positions, codebooks + 1], unused columns `MASKED`."""
-    max_frames: int
-    seed: int
-    temperature: float = 0.9
-    """0 is greedy."""
-    top_k: int = 50
-    chunk_frames: int = 0
-    """Frames of every chunk; 0 is the server's pace: see `Pace`."""
-    deadline: float | None = None
-    """`time.monotonic()` seconds at which the utterance is given up."""
+    order: Order
 
-    # Set by the loop and the scheduler.
+    # The rest is set by the scheduler and the core.
     stream: int = field(default_factory=lambda: next(_streams))
     """Names the utterance to the later stages; never used twice by a process."""
-    seat: int = NO_SEAT
+    slot: int = NO_SLOT
     """Row of the batch state, and slot of the later stages' state; held from admission until the last chunk is
     acknowledged."""
     keys: list[bytes] = field(default_factory=list)
@@ -49,7 +40,7 @@ class Utterance:
     @property
     def known(self) -> int:
         """Positions whose input is known: the prompt, then the frames drawn. The next step caches the last of them."""
-        return len(self.prompt) + self.drawn
+        return len(self.order.frames) + self.drawn
 
     @property
     def decodes(self) -> bool:
@@ -59,4 +50,4 @@ class Utterance:
     @property
     def last_position(self) -> int:
         """Positions that the cache must be able to hold: the last frame is never fed back."""
-        return len(self.prompt) + self.max_frames - 1
+        return len(self.order.frames) + self.order.max_frames - 1

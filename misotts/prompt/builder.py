@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from misotts.config import FRAME_MS, FRAME_SAMPLES, MASKED, ModelConfig
+from misotts.order import Order
 from misotts.prompt.limits import DEFAULT_AUDIO_MS, DEFAULT_TEMPERATURE, DEFAULT_TOP_K, check_request
 from misotts.prompt.lru import Recent
 from misotts.prompt.tokenizer import Tokenizer
@@ -53,24 +54,6 @@ class Checked:
             raise DeadlineExceeded("TIMEOUT_MS has passed")
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A request, checked and made whole."""
-
-    frames: np.ndarray
-    """int32 [positions, codebooks + 1]: a text position uses the last column alone, an audio position all others;
-    unused columns hold `MASKED`."""
-    max_frames: int
-    seed: int
-    temperature: float
-    top_k: int
-    chunk_frames: int
-    deadline: float | None
-    """`time.monotonic()` seconds at which the utterance is given up."""
-    dropped: int
-    """Context segments, the oldest, that did not fit."""
-
-
 class Prompter:
     """Builds prompts: segments oldest first, each its text, then its audio's frames and one frame of zeros; at the end
     the text to speak.
@@ -84,9 +67,10 @@ class Prompter:
         self._tokenizer = Tokenizer(folder, config)
         self._voice_frames: Recent[tuple[object, ...], np.ndarray] = Recent(VOICES_KEPT)
 
-    def build(self, request: SpeechRequest) -> Prompt:
-        """Check a request and build its prompt; raises what `check` and `complete` do."""
-        return self.complete(self.check(request))
+    def build(self, request: SpeechRequest) -> Order:
+        """Check a request and make its order; raises what `check` and `complete` do."""
+        order, _ = self.complete(self.check(request))
+        return order
 
     def check(self, request: SpeechRequest, arrived: float | None = None) -> Checked:
         """Hold a request against its limits. `arrived`: `time.monotonic()` seconds, from which its time limit runs;
@@ -107,8 +91,9 @@ class Prompter:
         checked.check_deadline()
         return checked
 
-    def complete(self, checked: Checked, alive: Pause = lambda: None) -> Prompt:
-        """Build the prompt of a checked request. `alive` is called between pieces of the work.
+    def complete(self, checked: Checked, alive: Pause = lambda: None) -> tuple[Order, int]:
+        """Make the order of a checked request, and count the oldest context segments that did not fit. `alive` is
+        called between pieces of the work.
 
         Raises:
             InvalidArgument: the prompt does not fit, or the voice is not usable.
@@ -128,7 +113,7 @@ class Prompter:
         positions = sum(map(len, required))
         max_frames = self._max_frames(request.max_audio_ms, positions)
         context = self._fit(request, self._config.max_seq_len - max_frames - positions, pause)
-        return Prompt(
+        order = Order(
             frames=np.concatenate([*required[:-1], *context, required[-1]]),
             max_frames=max_frames,
             seed=secrets.randbits(63) if request.seed is None else request.seed,
@@ -136,8 +121,8 @@ class Prompter:
             top_k=DEFAULT_TOP_K if request.top_k is None else request.top_k,
             chunk_frames=request.chunk_frames or 0,
             deadline=checked.deadline,
-            dropped=len(request.context) - len(context),
         )
+        return order, len(request.context) - len(context)
 
     def _max_frames(self, max_audio_ms: int | None, positions: int) -> int:
         """Frames to generate beside a prompt of `positions` that cannot be shortened."""

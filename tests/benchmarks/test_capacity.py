@@ -200,7 +200,7 @@ def test_every_call_ends_once_and_leaves_nothing_behind(
     generate.scheduler.check()
     assert len(generate.streams) == 0
     assert not generate.scheduler.running
-    assert generate.scheduler.free_seats == LIMITS.max_streams
+    assert generate.scheduler.free_slots == LIMITS.max_streams
     assert generate.scheduler.pool.available == blocks - 1
 
 

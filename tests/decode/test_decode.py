@@ -25,6 +25,7 @@ from misotts.generate.delivery import Chunk
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.mimi import build_mimi, encode, load_mimi
+from misotts.order import Order
 from misotts.slots import PACKED_SHARE, Piece, call_rows
 from misotts.synthesizer import Synthesizer
 from misotts_client.errors import EOS, LENGTH, MisoError
@@ -300,7 +301,7 @@ def test_the_tail_from_the_loop_to_the_audio(
     player = Player(generator, decoder)
     prompt = np.full((3, config.frame_columns), MASKED, np.int32)
     prompt[:, -1] = 5
-    generator.submit(Utterance(prompt, max_frames, seed=0, chunk_frames=chunk_frames), player)
+    generator.submit(Utterance(Order(prompt, max_frames, seed=0, chunk_frames=chunk_frames)), player)
     generator.start()
     while generator.streams:
         time.sleep(0.002)

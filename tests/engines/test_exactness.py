@@ -17,6 +17,7 @@ from misotts.engines.interface import Limits
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
+from misotts.order import Order
 
 FRAMES = 24
 PROMPTS = (5, 17, 300, 40, 129, 600, 8, 31)
@@ -49,7 +50,7 @@ def make_utterance(number: int, config: ModelConfig) -> Utterance:
     prompt[audio, :-1] = random.integers(0, config.audio_codes, (audio.sum(), config.audio_num_codebooks))
     prompt[audio, -1] = MASKED
     temperature, top_k = SAMPLING[number]
-    return Utterance(prompt, FRAMES, seed=number, temperature=temperature, top_k=top_k)
+    return Utterance(Order(prompt, FRAMES, seed=number, temperature=temperature, top_k=top_k))
 
 
 def make_generator(parts: Parts, limits: Limits) -> Generator:

@@ -32,6 +32,7 @@ from misotts.engines.interface import Limits
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.mimi import build_mimi
+from misotts.order import Order
 from misotts.slots import Piece
 from misotts.watermark.watermarker import Watermarker
 from tests.support.pretend_cuda import OnGpu, PretendCuda, pretend_cuda
@@ -70,7 +71,8 @@ def speak(generator: Generator) -> list[np.ndarray]:
         prompt[: length // 2, -1] = dice.integers(0, 64, length // 2)
         prompt[length // 2 :, :-1] = dice.integers(0, 32, (length - length // 2, 4))
         heard.append(CodesListener(generator))
-        generator.submit(Utterance(prompt, FRAMES, seed, temperature=0.9 if seed % 2 else 0.0, top_k=20), heard[-1])
+        order = Order(prompt, FRAMES, seed, temperature=0.9 if seed % 2 else 0.0, top_k=20)
+        generator.submit(Utterance(order), heard[-1])
         generator.step()
     for _ in range(100):
         generator.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -41,7 +42,7 @@ def assert_all_free(generator: Generator) -> None:
     pool = generator.scheduler.pool
     generator.scheduler.check()
     assert pool.available == pool.capacity
-    assert generator.scheduler.free_seats == generator.scheduler.limits.max_streams
+    assert generator.scheduler.free_slots == generator.scheduler.limits.max_streams
     assert not generator.scheduler.running
     assert not generator.scheduler.waiting
 
@@ -120,7 +121,7 @@ def test_long_prompts_are_prefilled_in_pieces_beside_decodes() -> None:
 
 @pytest.mark.parametrize("running", [0, 1])
 def test_the_line_is_bounded_and_says_when_to_come_back(running: int) -> None:
-    """One seat and two places in line are three, also for a burst that comes before the first has sat down."""
+    """One slot and two places in line are three, also for a burst that comes before the first has sat down."""
     generator = make_generator(never_ends, Limits(max_streams=1, max_waiting=2, step_positions=16))
     for seed in (1, 2, 3):
         generator.submit(utterance(seed=seed), Inbox(generator))
@@ -207,7 +208,7 @@ def test_a_deadline_after_the_first_chunk_is_told_in_finish() -> None:
     spoken = utterance(seed=1, max_frames=50)
     inbox = submit(generator, spoken)
     generator.step()
-    spoken.deadline = time.monotonic() - 1
+    spoken.order = replace(spoken.order, deadline=time.monotonic() - 1)
     run(generator)
     assert inbox.finish == "error: DEADLINE_EXCEEDED: TIMEOUT_MS has passed"
 
@@ -257,10 +258,10 @@ def test_a_failing_engine_ends_every_stream_and_is_seen() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_mix_gives_each_its_own_frames_and_everything_back(data: st.DataObject) -> None:
-    seats = data.draw(st.integers(1, 4))
+    slots = data.draw(st.integers(1, 4))
     positions = data.draw(st.integers(1, 20))
     blocks = data.draw(st.integers(16, 40))
-    generator = make_generator(ends_at(9), Limits(seats, 100, positions), num_blocks=blocks)
+    generator = make_generator(ends_at(9), Limits(slots, 100, positions), num_blocks=blocks)
     sent: list[tuple[Utterance, Inbox]] = []
     for seed in range(1, data.draw(st.integers(1, 10)) + 1):
         spoken = utterance(seed, data.draw(st.integers(1, 40)), data.draw(st.integers(1, 20)))
@@ -275,6 +276,6 @@ def test_any_mix_gives_each_its_own_frames_and_everything_back(data: st.DataObje
         if not inbox.chunks:
             continue
         frames = [codes for codes in inbox.codes if any(codes)]
-        assert frames == [never_ends(spoken.seed, frame) for frame in range(len(frames))]
+        assert frames == [never_ends(spoken.order.seed, frame) for frame in range(len(frames))]
         if not inbox.finish.startswith("error"):
-            assert len(frames) == min(spoken.max_frames, 9)
+            assert len(frames) == min(spoken.order.max_frames, 9)

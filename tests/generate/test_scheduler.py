@@ -8,11 +8,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from misotts.config import NO_SEAT
+from misotts.config import NO_SLOT
 from misotts.engines.interface import Limits
 from misotts.generate.blocks import SCRATCH, BlockPool, block_keys
-from misotts.generate.scheduler import LineFullError, Part, Scheduler, TooLongError
+from misotts.generate.scheduler import Part, QueueFullError, Scheduler, TooLongError
 from misotts.generate.utterance import Utterance
+from misotts.order import Order
 
 BLOCK = 4
 LIMITS = Limits(max_streams=3, max_waiting=4, step_positions=10)
@@ -32,10 +33,10 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def content(self, utterance: Utterance, position: int) -> tuple[object, ...]:
         """What a position's keys and values depend on: everything up to it."""
-        length = len(utterance.prompt)
+        length = len(utterance.order.frames)
         if position < length:
-            return ("prompt", utterance.prompt[: position + 1].tobytes())
-        return ("frame", utterance.seed, utterance.prompt.tobytes(), position - length)
+            return ("prompt", utterance.order.frames[: position + 1].tobytes())
+        return ("frame", utterance.order.seed, utterance.order.frames.tobytes(), position - length)
 
     # Prompts of two symbols often begin alike.
     @rule(
@@ -43,14 +44,14 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     def submit(self, prompt: list[int], max_frames: int, twice: bool) -> None:
         for _ in range(1 + twice):
-            utterance = Utterance(np.array(prompt, np.int32)[:, None], max_frames, seed=len(self.progress))
+            utterance = Utterance(Order(np.array(prompt, np.int32)[:, None], max_frames, seed=len(self.progress)))
             waiting = len(self.scheduler.waiting)
             try:
                 self.scheduler.add(utterance)
             except TooLongError:
                 assert utterance.last_position > 12 * BLOCK
-            except LineFullError:
-                assert waiting == LIMITS.max_waiting + self.scheduler.free_seats
+            except QueueFullError:
+                assert waiting == LIMITS.max_waiting + self.scheduler.free_slots
             else:
                 self.utterances.append(utterance)
                 self.progress[utterance] = self.steps
@@ -80,7 +81,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert all(part.draws or part.length % BLOCK == 0 for part in parts)
         # Somebody always gets on, unless all that run are paused or wait for their last codes.
         if self.scheduler.running and not parts:
-            stuck = [u for u in self.scheduler.running if u not in paused and u.drawn < u.max_frames]
+            stuck = [u for u in self.scheduler.running if u not in paused and u.drawn < u.order.max_frames]
             assert not stuck
 
     def compute(self, part: Part) -> None:
@@ -102,7 +103,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             if not utterance.finish:
                 utterance.frames.append(np.array([1]))
                 self.progress[utterance] = self.steps
-                if len(utterance.frames) == utterance.max_frames:
+                if len(utterance.frames) == utterance.order.max_frames:
                     self.end(utterance)
         self.late = []
 
@@ -114,7 +115,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def end(self, utterance: Utterance) -> None:
         utterance.finish = "ended"
         self.scheduler.remove(utterance)
-        self.scheduler.release_seat(utterance)
+        self.scheduler.release_slot(utterance)
         self.utterances.remove(utterance)
 
     @invariant()
@@ -123,10 +124,10 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def seats_are_whole(self) -> None:
-        seats = [u.seat for u in self.utterances if u.seat != NO_SEAT]
-        assert len(set(seats)) == len(seats)
-        assert len(seats) + self.scheduler.free_seats == LIMITS.max_streams
-        assert all(u.seat != NO_SEAT for u in self.scheduler.running)
+        slots = [u.slot for u in self.utterances if u.slot != NO_SLOT]
+        assert len(set(slots)) == len(slots)
+        assert len(slots) + self.scheduler.free_slots == LIMITS.max_streams
+        assert all(u.slot != NO_SLOT for u in self.scheduler.running)
 
     def teardown(self) -> None:
         """Left alone, everybody gets to the end."""
@@ -150,7 +151,7 @@ TestSchedulerMachine.settings = settings(max_examples=80, stateful_step_count=40
 
 
 def utterance(prompt: list[int], max_frames: int = 4) -> Utterance:
-    return Utterance(np.array(prompt, np.int32)[:, None], max_frames, seed=0)
+    return Utterance(Order(np.array(prompt, np.int32)[:, None], max_frames, seed=0))
 
 
 def drive(scheduler: Scheduler, steps: int) -> list[list[Part]]:
@@ -161,9 +162,9 @@ def drive(scheduler: Scheduler, steps: int) -> list[list[Part]]:
         for part in done[-1]:
             if part.draws:
                 part.utterance.frames.append(np.array([1]))
-            if len(part.utterance.frames) == part.utterance.max_frames:
+            if len(part.utterance.frames) == part.utterance.order.max_frames:
                 scheduler.remove(part.utterance)
-                scheduler.release_seat(part.utterance)
+                scheduler.release_slot(part.utterance)
     return done
 
 
@@ -222,7 +223,7 @@ def test_only_the_end_of_a_prompt_is_a_broken_block(step_positions: int) -> None
     steps = drive(scheduler, 15)
     pieces = [part for parts in steps for part in parts if not part.decodes]
     assert {part.length % BLOCK for part in pieces if not part.draws} == {0}
-    assert [sum(p.length for p in pieces if len(p.utterance.prompt) == n) for n in (1, 23, 9)] == [1, 23, 9]
+    assert [sum(p.length for p in pieces if len(p.utterance.order.frames) == n) for n in (1, 23, 9)] == [1, 23, 9]
     assert max(sum(part.length for part in parts) for parts in steps) <= limits.largest_step(BLOCK)
 
 
@@ -234,7 +235,7 @@ def test_the_youngest_makes_room_and_comes_back() -> None:
     drive(scheduler, 12)
     assert scheduler.preempted
     assert len(old.frames) > len(young.frames) > 0
-    assert young.seat != NO_SEAT, "its stream goes on later: the seat stays"
+    assert young.slot != NO_SLOT, "its stream goes on later: the slot stays"
     drive(scheduler, 40)
     assert (len(old.frames), len(young.frames)) == (18, 18)
 

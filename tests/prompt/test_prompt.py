@@ -162,9 +162,10 @@ def test_context_that_just_fits_stays_and_one_frame_more_is_dropped(
         caplog.clear()
         context = [Segment("Old.", 0, clip(audio)), Segment("New.", 0, clip(30))]
         with caplog.at_level(logging.INFO, logger="misotts.prompt.builder"):
-            prompt = prompter.build(SpeechRequest("Speak.", context=context, max_audio_ms=max_frames * FRAME_MS))
+            request = SpeechRequest("Speak.", context=context, max_audio_ms=max_frames * FRAME_MS)
+            prompt, dropped = prompter.complete(prompter.check(request))
         assert prompt.max_frames == max_frames
-        assert prompt.dropped == 2 - kept
+        assert dropped == 2 - kept
         spoken = ["Old.", "New.", "Speak."][2 - kept :]
         assert texts(prompt.frames) == [tokenizer.encode(text, 0) for text in spoken]
         assert len(prompt.frames) + max_frames == config.max_seq_len or kept == 1

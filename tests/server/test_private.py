@@ -11,17 +11,7 @@ from misotts.serve.local import RunningServer
 from misotts_client.errors import InvalidArgument, error_from_text
 from tests.support.raw import infer, text
 
-ONE = np.ones(1, np.int32)
-FRAMES = np.zeros((3, 33), np.int32)
-GENERATE = dict(
-    FRAMES=FRAMES,
-    MAX_FRAMES=ONE,
-    SEED=np.ones(1, np.int64),
-    TEMPERATURE=np.ones(1, np.float32),
-    TOP_K=ONE,
-    CHUNK_FRAMES=ONE,
-    DEADLINE=np.zeros(1, np.float64),
-)
+GENERATE = dict(FRAMES=np.zeros((3, 33), np.int32), ORDER=text(b'{"max_frames": 1, "seed": 1}'))
 HEADER = np.array([1, 0, 0, 1], np.int64)
 DECODE = dict(HEADER=HEADER, CODES=np.ones((2, 32), np.int32), FINISH=text(b"eos"))
 WATERMARK = dict(HEADER=HEADER, AUDIO=np.zeros(3840, np.float32), FINISH=text(b"eos"))

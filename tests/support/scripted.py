@@ -13,6 +13,7 @@ from misotts.engines.interface import Batch, Limits, Sampling
 from misotts.generate.delivery import Chunk
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
+from misotts.order import Order
 from misotts_client.errors import MisoError
 
 CODEBOOKS = 4
@@ -119,4 +120,4 @@ def utterance(seed: int, positions: int = 3, max_frames: int = 5, **fields: obje
     """Its prompt repeats its seed, which is how the scripted engines know it."""
     prompt = np.full((positions, CODEBOOKS + 1), MASKED, np.int32)
     prompt[:, -1] = seed
-    return Utterance(prompt, max_frames, seed, **fields)  # type: ignore[arg-type]
+    return Utterance(Order(prompt, max_frames, seed, **fields))  # type: ignore[arg-type]

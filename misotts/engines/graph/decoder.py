@@ -1,7 +1,7 @@
 """One frame for every drawing utterance as one CUDA graph: from block tables to codes and the backbone's next input.
 
 A graph is captured for each bucket of rows and, within it, of ranks (how many of the likeliest codes can be drawn). A
-step takes the smallest that fits; rows too many lie in the scratch block and on the scratch seat. The host sends one
+step takes the smallest that fits; rows too many lie in the scratch block and on the scratch slot. The host sends one
 small buffer before a replay and reads the codes after it, one step late (`misotts.generate.loop`).
 
 Prompts are prefilled beside the graph, by `GraphBackbone.forward`, up to their last position: that one is a row of the
@@ -29,7 +29,7 @@ from misotts.engines.transfer import to_device
 USUAL_RANKS = 64
 """Ranks of the graphs for what nearly everybody asks for; the others have as many as there are codes."""
 
-_COLUMNS = ("seat", "start", "frame", "top_k", "temperature", "seed")
+_COLUMNS = ("slot", "start", "frame", "top_k", "temperature", "seed")
 
 
 def row_buckets(max_streams: int) -> list[int]:
@@ -71,7 +71,7 @@ class FrameDecoder:
         """Make the buffers of every bucket and, on a GPU, capture them all."""
         self.backbone, self.embedding, self._depth = backbone, embedding, depth
         device = embedding.text_table.device
-        self._scratch_seat = max_streams
+        self._scratch_slot = max_streams
         self.next_input = embedding.text_table.new_zeros(max_streams + 1, embedding.width)
         columns = -(-max_positions // backbone.block_size)
         self._columns = columns
@@ -101,7 +101,7 @@ class FrameDecoder:
     @torch.inference_mode()
     def draw(self, frames: Frames) -> torch.Tensor:
         """See `FrameEngine.draw`."""
-        n = len(frames.seats)
+        n = len(frames.slots)
         bucket = self._bucket(n, int(frames.top_k.max()))
         inputs = torch.from_numpy(self._fill(frames, bucket.rows))
         bucket.inputs.copy_(to_device(inputs, bucket.inputs.device))
@@ -116,16 +116,16 @@ class FrameDecoder:
 
     def _padding(self, rows: int) -> np.ndarray:
         inputs = np.zeros((rows, len(_COLUMNS) + self._columns), np.int64)
-        inputs[:, _COLUMNS.index("seat")] = self._scratch_seat
+        inputs[:, _COLUMNS.index("slot")] = self._scratch_slot
         inputs[:, _COLUMNS.index("top_k")] = 1
         inputs[:, _COLUMNS.index("temperature")] = _bits(np.ones(rows))
         return inputs
 
     def _fill(self, frames: Frames, rows: int) -> np.ndarray:
         inputs = self._padding(rows)
-        n = len(frames.seats)
+        n = len(frames.slots)
         values: Sequence[np.ndarray] = (
-            frames.seats,
+            frames.slots,
             frames.starts,
             frames.numbers,
             frames.top_k,
@@ -140,14 +140,14 @@ class FrameDecoder:
     @torch.inference_mode()
     def _frame(self, bucket: Bucket) -> None:
         """What is captured: reads and writes the bucket's buffers, `next_input` and the pool of blocks."""
-        seat, start, number, top_k, temperature, seed = bucket.inputs[:, : len(_COLUMNS)].T.contiguous()
+        slot, start, number, top_k, temperature, seed = bucket.inputs[:, : len(_COLUMNS)].T.contiguous()
         tables = bucket.inputs[:, len(_COLUMNS) :].int()
-        hidden = self.backbone.decode(self.next_input.index_select(0, seat), start, tables)
+        hidden = self.backbone.decode(self.next_input.index_select(0, slot), start, tables)
         noise = gumbel_noise(seed, number, self._depth.codebooks, bucket.ranks)
         sampling = Sampling(temperature.int().view(torch.float32), top_k, noise)
         codes, following = self._depth.forward(hidden, sampling)
         bucket.codes.copy_(codes)
-        self.next_input.index_copy_(0, seat, following)
+        self.next_input.index_copy_(0, slot, following)
 
 
 def _bits(values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from misotts.config import MAX_UNACKNOWLEDGED, NO_SEAT
+from misotts.config import MAX_UNACKNOWLEDGED, NO_SLOT
 from misotts.serve.stage.stage import Stage, log
 from misotts.serve.stage.tensors import array, strings
 from misotts.serve.stage.worker import Worker
@@ -111,7 +111,7 @@ class ChunkStage(Stage):
     def _piece(self, chunk: Chunk) -> Piece[Any] | None:
         """Return the chunk's piece of its slot's stream, or None: a probe's stream has no slot yet, and a late chunk's
         stream has lost its slot to a newer one."""
-        if chunk.slot == NO_SEAT or chunk.stream < self._stream_of[chunk.slot]:
+        if chunk.slot == NO_SLOT or chunk.stream < self._stream_of[chunk.slot]:
             return None
         first = self._stream_of[chunk.slot] != chunk.stream
         self._stream_of[chunk.slot] = chunk.stream

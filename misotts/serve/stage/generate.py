@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from misotts.config import NO_SEAT
+from misotts.config import NO_SLOT
 from misotts.engines.interface import Limits
 from misotts.generate.delivery import Chunk
 from misotts.generate.load import load_generator
 from misotts.generate.statistics import REASONS
 from misotts.generate.utterance import Utterance
+from misotts.order import Order
 from misotts.serve.stage.acknowledge import AcknowledgementReceiver
 from misotts.serve.stage.stage import Stage
-from misotts.serve.stage.tensors import array, scalar, send
+from misotts.serve.stage.tensors import array, send, strings
 from misotts.watermark.watermarker import delay_frames
 from misotts_client.errors import MisoError, finish_of
 
@@ -43,16 +44,9 @@ class GenerateStage(Stage):
 
     def take(self, request: Any, sender: Any) -> None:
         frames = array(request, "FRAMES")
+        (parameters,) = strings(request, "ORDER") or [""]
         assert frames is not None
-        utterance = Utterance(
-            prompt=frames.copy(),
-            max_frames=scalar(request, "MAX_FRAMES"),
-            seed=scalar(request, "SEED"),
-            temperature=scalar(request, "TEMPERATURE"),
-            top_k=scalar(request, "TOP_K"),
-            chunk_frames=scalar(request, "CHUNK_FRAMES"),
-            deadline=scalar(request, "DEADLINE") or None,
-        )
+        utterance = Utterance(Order.read(frames.copy(), parameters))
         receiver = NextStage(sender, self.settings.secret, utterance)
         try:
             self.generator.submit(utterance, receiver)
@@ -116,6 +110,6 @@ class NextStage:
     def refuse(self, error: MisoError) -> None:
         """Send a last chunk without frames. An ordinary Triton error from a stage behind the first leaks the request in
         Triton 2.51, so an overloaded server would grow, and its stop would last the whole exit timeout."""
-        asked = self.utterance
-        codebooks = asked.prompt.shape[1] - 1
-        self.chunk(Chunk(asked.stream, NO_SEAT, 0, [], codebooks, asked.seed, finish_of(error)))
+        stream, order = self.utterance.stream, self.utterance.order
+        codebooks = order.frames.shape[1] - 1
+        self.chunk(Chunk(stream, NO_SLOT, 0, [], codebooks, order.seed, finish_of(error)))

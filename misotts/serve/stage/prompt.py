@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from misotts.mimi import encode, load_mimi
-from misotts.prompt.builder import Checked, Prompt, Prompter
+from misotts.order import Order
+from misotts.prompt.builder import Checked, Prompter
 from misotts.prompt.voices import Voices
 from misotts.serve.stage.request import read_request
 from misotts.serve.stage.stage import Stage, log
@@ -31,7 +30,6 @@ MAX_WAITING = 256
 MAX_ENCODING = 64
 """Each may hold minutes of audio and take seconds, also where its caller has left: Triton does not tell the first step
 of an ensemble."""
-NO_DEADLINE = 0.0
 
 
 class PromptStage(Stage):
@@ -72,13 +70,13 @@ class PromptStage(Stage):
                 if checked.encodes:
                     self.put(self.encoding, (checked, sender))
                 else:
-                    self.answer(self.prompter.complete(checked), sender)
+                    self.answer(*self.prompter.complete(checked), sender)
 
     def encode(self, batch: list[tuple[Checked, Any]]) -> None:
         """The encoding lane's work."""
         for checked, sender in batch:
             with self.errors_to(sender):
-                self.answer(self.prompter.complete(checked, self.encoding.sign_of_life), sender)
+                self.answer(*self.prompter.complete(checked, self.encoding.sign_of_life), sender)
 
     def put(self, lane: Worker[Any], item: Any) -> None:
         try:
@@ -103,22 +101,10 @@ class PromptStage(Stage):
         self.count(refused=1)
         super().refuse(sender, error)
 
-    def answer(self, prompt: Prompt, sender: Any) -> None:
-        self.count(prompts=1, dropped_segments=prompt.dropped)
-        send(
-            sender,
-            {
-                "SECRET": self.settings.secret,
-                "FRAMES": prompt.frames,
-                "MAX_FRAMES": np.array([prompt.max_frames], np.int32),
-                "SEED": np.array([prompt.seed], np.int64),
-                "TEMPERATURE": np.array([prompt.temperature], np.float32),
-                "TOP_K": np.array([prompt.top_k], np.int32),
-                "CHUNK_FRAMES": np.array([prompt.chunk_frames], np.int32),
-                "DEADLINE": np.array([prompt.deadline or NO_DEADLINE], np.float64),
-            },
-            final=True,
-        )
+    def answer(self, order: Order, dropped_segments: int, sender: Any) -> None:
+        self.count(prompts=1, dropped_segments=dropped_segments)
+        outputs = {"SECRET": self.settings.secret, "FRAMES": order.frames, "ORDER": order.parameters()}
+        send(sender, outputs, final=True)
 
     def count(self, **more: int) -> None:
         with self.counting:  # both lanes do

@@ -42,7 +42,7 @@ def speak(parts: Parts, decoder: FrameDecoder, limits: Limits, numbers: range | 
     "limits",
     [
         pytest.param(Limits(max_streams=11), id="all at once"),
-        pytest.param(Limits(max_streams=3, step_positions=100), id="three seats, prompts in pieces"),
+        pytest.param(Limits(max_streams=3, step_positions=100), id="three slots, prompts in pieces"),
     ],
 )
 def test_frames_are_the_torch_engines(
@@ -68,7 +68,7 @@ def test_preemption_changes_no_frame(parts: Parts, alone: list[np.ndarray], demo
     assert [np.array_equal(alone[n], f) for n, f in zip(numbers, frames, strict=True)] == [True, True]
 
 
-def test_rows_too_many_touch_no_block_and_no_seat(parts: Parts, demo_folder: Path) -> None:
+def test_rows_too_many_touch_no_block_and_no_slot(parts: Parts, demo_folder: Path) -> None:
     decoder = make_decoder(demo_folder, parts, Limits(max_streams=4), num_blocks=9)
     decoder._read_scratch()
     decoder.next_input.normal_()
@@ -78,7 +78,7 @@ def test_rows_too_many_touch_no_block_and_no_seat(parts: Parts, demo_folder: Pat
     blocks[:, 0] = [2, 4, 6]
     decoder.draw(
         Frames(
-            seats=np.array([3, 0, 2]),
+            slots=np.array([3, 0, 2]),
             starts=np.array([0, 5, 31]),
             blocks=blocks,
             numbers=np.zeros(3, np.int64),
@@ -88,7 +88,7 @@ def test_rows_too_many_touch_no_block_and_no_seat(parts: Parts, demo_folder: Pat
         )
     )
     written = (decoder.next_input != before).any(dim=1)
-    assert written.tolist() == [True, False, True, True, True]  # the last is the scratch seat
+    assert written.tolist() == [True, False, True, True, True]  # the last is the scratch slot
     full = decoder.backbone._pool.flatten(0, 1).transpose(0, 1).flatten(1).any(dim=1)
     assert full.tolist() == [n in (0, 2, 4, 6) for n in range(9)]
 
@@ -163,7 +163,7 @@ def test_frames_by_the_kernels(weight_type: WeightType, monkeypatch: pytest.Monk
         for number in range(2):
             codes = decoder.draw(
                 Frames(
-                    seats=np.array([1, 0]),
+                    slots=np.array([1, 0]),
                     starts=lengths + number,
                     blocks=blocks,
                     numbers=np.full(2, number),

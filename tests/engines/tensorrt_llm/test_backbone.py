@@ -24,6 +24,7 @@ from misotts.engines.tensorrt_llm.tables import INPUT, OUTPUT
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
+from misotts.order import Order
 from tests.support.machine import Machine
 from tests.support.plugin import PluginEngine
 from tests.support.scripted import Inbox
@@ -74,7 +75,7 @@ def speak(model: Path, backbone: Backbone) -> list[list[list[int]]]:
         prompt = np.full((length, config.frame_columns), MASKED, np.int32)
         prompt[:, -1] = random.integers(0, config.text_vocab_size, length)
         inboxes.append(Inbox(generator))
-        generator.submit(Utterance(prompt, 6, seed), inboxes[-1])
+        generator.submit(Utterance(Order(prompt, 6, seed)), inboxes[-1])
     while generator.streams:
         generator.step()
         generator.hand_on()

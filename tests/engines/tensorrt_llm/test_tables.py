@@ -20,6 +20,7 @@ from misotts.engines.tensorrt_llm.tables import constant_tables, pool_shape, ste
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
+from misotts.order import Order
 from tests.support.plugin import PluginEngine, Tables
 from tests.support.scripted import Inbox
 
@@ -93,7 +94,7 @@ def converse(engine: Compared) -> Generator:
         prompt[:, -1] = random.integers(0, config.text_vocab_size, length)
         if length >= 97:
             prompt[:70, -1] = voice
-        generator.submit(Utterance(prompt, 12, seed=number), Inbox(generator))
+        generator.submit(Utterance(Order(prompt, 12, seed=number)), Inbox(generator))
     while generator.streams:
         generator.step()
         generator.hand_on()

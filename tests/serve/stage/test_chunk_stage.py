@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from misotts.config import NO_SEAT
+from misotts.config import NO_SLOT
 from misotts.serve.stage.chunk_stage import Audio, Chunk, ChunkStage
 from misotts.slots import Piece
 from tests.support.waiting import wait_until
@@ -99,7 +99,7 @@ def test_what_was_done_before_a_failure_is_sent(stage: Any) -> None:
 
 
 def test_probes_without_a_slot_pass_unchanged(stage: Any) -> None:
-    send(stage, 9, NO_SEAT, 0)
+    send(stage, 9, NO_SLOT, 0)
     wait_for(stage, 1)
     assert stage.answers == [(9, 0, [], "")]
     assert stage.batches == []
