@@ -22,11 +22,11 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from misotts.config import FLAVORS, TransformerConfig
-from misotts.engines.eager.layers import rope_table
 from misotts.engines.graph import fused
 from misotts.engines.graph.matrix import Matrix
 from misotts.engines.graph.plain import QUANTISED_KV, LayerCache, Tiles
 from misotts.engines.table import WeightType
+from misotts.engines.transformer import rope_table
 
 CODES, CODEBOOKS, BLOCK_SIZE = 2048, 32, 32
 

@@ -16,7 +16,7 @@ import torch
 
 from convert.fp8 import Fp8, quantize, weight_scale
 from misotts.config import ConfigError, TransformerConfig
-from misotts.engines.eager.layers import rotary_halves
+from misotts.engines.transformer import rotary_halves
 from misotts.model.weight_files import CheckpointError
 
 Weights = Mapping[str, torch.Tensor]

@@ -18,8 +18,9 @@ from torch.overrides import TorchFunctionMode
 
 from convert.fp8 import Fp8
 from misotts.config import ConfigError, ModelConfig, TransformerConfig
-from misotts.engines.eager.layers import Layer, rope_table
+from misotts.engines.eager.layers import Layer
 from misotts.engines.embedding import Embedding
+from misotts.engines.transformer import rope_table
 from misotts.mimi import encode, load_mimi
 from misotts.prompt.builder import Prompter
 from misotts.prompt.voices import Voices
@@ -66,7 +67,7 @@ def calibrate(
     cos, sin = (t.to(device).unsqueeze(1) for t in rope_table(backbone, max(map(len, states))))
     inputs, cached = [], []
     for n in range(backbone.num_layers):
-        layer = Layer.load(weights, f"backbone.layers.{n}", backbone, dict(device=device, dtype=torch.float32))
+        layer = Layer.load(weights, f"backbone.layers.{n}", backbone, device, torch.float32)
         seen = _Largest(layer)
         with seen:
             for i, state in enumerate(states):

@@ -18,7 +18,7 @@ import torch
 
 from convert.operators import Operators
 from misotts.config import ModelConfig
-from misotts.engines.eager.layers import rope_table
+from misotts.engines.transformer import rope_table
 
 OPSET = 20
 """Below 23, whose RMSNormalization is newer than the TensorRT in today's TensorRT-LLM containers."""

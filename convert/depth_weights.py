@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 
 from misotts.config import ModelConfig
-from misotts.engines.eager.layers import rotary_halves
+from misotts.engines.transformer import LayerMatrix, layer_matrix
 
 Shape = tuple[int, ...]
+
+NORMS = {"attention_norm": "sa_norm", "mlp_norm": "mlp_norm"}
+"""Names of a layer's norms in the graph, and in the checkpoint."""
 
 
 def depth_shapes(config: ModelConfig) -> dict[str, Shape]:
@@ -45,8 +49,11 @@ def depth_weight(name: str, weights: Mapping[str, torch.Tensor], config: ModelCo
         head = weights["audio_head"][codebook - 1] if codebook else weights["codebook0_head.weight"].T
         return head[:, : config.audio_codes]
     if kind == "layers":
-        number, _, name = rest.partition(".")
-        return _layer_weight(number, name, weights, config)
+        number, _, part = rest.partition(".")
+        layer = f"decoder.layers.{number}"
+        if part in NORMS:
+            return weights[f"{layer}.{NORMS[part]}.scale"]
+        return layer_matrix(weights, layer, cast(LayerMatrix, part), config.depth).T
     if kind == "norm":
         return weights["decoder.norm.scale"]
     if kind == "projection":
@@ -57,22 +64,3 @@ def depth_weight(name: str, weights: Mapping[str, torch.Tensor], config: ModelCo
     parts = table.split(config.audio_vocab_size)[:-1]
     projection = weights["projection.weight"].float()
     return torch.cat([F.linear(part.float(), projection).to(table.dtype) for part in parts])
-
-
-def _layer_weight(number: str, name: str, weights: Mapping[str, torch.Tensor], config: ModelConfig) -> torch.Tensor:
-    def read(part: str) -> torch.Tensor:
-        return weights[f"decoder.layers.{number}.{part}"]
-
-    if name == "attention_norm":
-        return read("sa_norm.scale")
-    if name == "mlp_norm":
-        return read("mlp_norm.scale")
-    if name == "output":
-        return read("attn.output_proj.weight").T
-    if name == "down":
-        return read("mlp.w2.weight").T
-    if name == "gate_up":
-        return torch.cat([read("mlp.w1.weight"), read("mlp.w3.weight")]).T
-    q = rotary_halves(read("attn.q_proj.weight"), config.depth.num_heads)
-    k = rotary_halves(read("attn.k_proj.weight"), config.depth.num_kv_heads)
-    return torch.cat([q, k, read("attn.v_proj.weight")]).T

@@ -25,7 +25,9 @@ def copy_of(model: Path, folder: Path) -> Path:
 def bare_folder(folder: Path, config: ModelConfig, seed: int = 0) -> Path:
     """Configuration and random weights, nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
+    fields = asdict(config)
+    fields["decoder"] = fields.pop("depth")
+    (folder / "config.json").write_text(json.dumps(fields), encoding="utf-8")
     torch.manual_seed(seed)
     save_weights(folder / "model.safetensors", make_weights(config), lambda size: None)
     return folder

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from misotts.config import ModelConfig
-from misotts.engines.eager.layers import RMSNorm, load_layers, pad_rows, rope_table, stable_rows
+from misotts.engines.eager.layers import RMSNorm, load_layers, pad_rows, stable_rows
 from misotts.engines.interface import Batch
 from misotts.engines.transfer import to_device
+from misotts.engines.transformer import rope_table
 
 KEY_TILE = 128
 """Attention sums over keys in tiles of this many positions, first tile first, so that the length to which a
@@ -36,8 +37,7 @@ class TorchBackbone:
         """Read the weights and take the pool: `num_blocks` x layers x 2 x KV heads x block x head size, zeroed."""
         self.config = config.backbone
         self.num_blocks, self.block_size = num_blocks, block_size
-        to: dict[str, object] = dict(device=device, dtype=dtype)
-        self._layers = load_layers(weights, "backbone", self.config, to)
+        self._layers = load_layers(weights, "backbone", self.config, device, dtype)
         self._row_tile = stable_rows(self._layers[0].matrices)
         self._norm = RMSNorm(weights["backbone.norm.scale"].to(device=device, dtype=dtype), self.config.norm_eps)
         self._cos, self._sin = (t.to(device) for t in rope_table(self.config, config.max_seq_len))

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from misotts.config import ModelConfig
-from misotts.engines.eager.layers import RMSNorm, load_layers, pad_rows, rope_table, stable_rows
+from misotts.engines.eager.layers import RMSNorm, load_layers, pad_rows, stable_rows
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Sampling
 from misotts.engines.sampling import sample
+from misotts.engines.transformer import rope_table
 
 
 class TorchDepth:
@@ -28,9 +29,8 @@ class TorchDepth:
         """Read the weights. The heads keep only the rows of codes that are audio, so no other code can be drawn."""
         self.config = config.depth
         self.codebooks = config.audio_num_codebooks
-        to: dict[str, object] = dict(device=device, dtype=dtype)
         self._embedding = embedding
-        self._layers = load_layers(weights, "decoder", self.config, to)
+        self._layers = load_layers(weights, "decoder", self.config, device, dtype)
         self._norm = RMSNorm(weights["decoder.norm.scale"].to(device=device, dtype=dtype), self.config.norm_eps)
         self._head0 = weights["codebook0_head.weight"][: config.audio_codes].to(device=device, dtype=dtype)
         heads = weights["audio_head"][:, :, : config.audio_codes].transpose(1, 2)

@@ -1,4 +1,4 @@
-"""What the torch backbone and the torch depth decoder share: weights, RMSNorm, RoPE, SwiGLU.
+"""A transformer layer in plain PyTorch, for the backbone and the depth decoder.
 
 Rows. In float32 on the CPU an utterance must get the same frames alone and in a crowd, to the last bit. A matrix
 product's last bits depend on its number of rows when there are few of them (below 4 on one CPU, below 16 on another),
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from misotts.config import TransformerConfig
+from misotts.engines.transformer import LayerMatrix, layer_matrix, rotate
 
 MAX_ROW_TILE = 16
 
@@ -39,33 +40,6 @@ def pad_rows(x: torch.Tensor, tile: int) -> torch.Tensor:
     """Append rows of zeros up to the next multiple of `tile`."""
     missing = -x.shape[0] % tile
     return torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x
-
-
-def rotary_halves(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Permute the rows of a q or k projection [heads * head_dim, width] from torchtune's interleaved RoPE pairs
-    (x0, x1), (x2, x3), ... to the half-split pairs (x0, x[head_dim/2]), ... that everything else uses."""
-    rows, width = weight.shape
-    return weight.view(heads, rows // heads // 2, 2, width).transpose(1, 2).reshape(rows, width)
-
-
-def rope_table(config: TransformerConfig, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `rotate` takes: cosines and signed sines [positions, head_dim], float32, with Llama 3.1's frequency scaling
-    (low factor 1, high factor 4, original context 8192)."""
-    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    frequency = 1.0 / config.rope_base**half
-    wavelength = 2 * math.pi / frequency
-    low, high, original = 1.0, 4.0, 8192.0
-    smooth = ((original / wavelength - low) / (high - low)).clamp(0, 1)
-    frequency = frequency * (smooth + (1 - smooth) / config.rope_scale_factor)
-    angle = torch.outer(torch.arange(positions, dtype=torch.float32), frequency)
-    cos, sin = angle.cos(), angle.sin()
-    return torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Apply RoPE to x [..., heads, head_dim] with cos and sin [..., 1, head_dim] of `rope_table` (half-split): its
-    halves a, b become a cos - b sin, b cos + a sin."""
-    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
 class RMSNorm:
@@ -98,22 +72,23 @@ class Layer:
 
     @classmethod
     def load(
-        cls, weights: Mapping[str, torch.Tensor], prefix: str, config: TransformerConfig, to: dict[str, object]
+        cls,
+        weights: Mapping[str, torch.Tensor],
+        name: str,
+        config: TransformerConfig,
+        device: str,
+        dtype: torch.dtype,
     ) -> Layer:
-        """Read `prefix`'s tensors from a checkpoint; `to` holds the keyword arguments of `Tensor.to`."""
+        """Read the layer `name`, such as `backbone.layers.0`, from a checkpoint."""
 
-        def read(name: str) -> torch.Tensor:
-            return weights[f"{prefix}.{name}"].to(**to)  # type: ignore[call-overload]
+        def norm(part: str) -> RMSNorm:
+            return RMSNorm(weights[f"{name}.{part}.scale"].to(device, dtype), config.norm_eps)
 
-        q = rotary_halves(read("attn.q_proj.weight"), config.num_heads)
-        k = rotary_halves(read("attn.k_proj.weight"), config.num_kv_heads)
+        def matrix(part: LayerMatrix) -> torch.Tensor:
+            return layer_matrix(weights, name, part, config).to(device, dtype)
+
         return cls(
-            attention_norm=RMSNorm(read("sa_norm.scale"), config.norm_eps),
-            qkv=torch.cat([q, k, read("attn.v_proj.weight")]),
-            output=read("attn.output_proj.weight"),
-            mlp_norm=RMSNorm(read("mlp_norm.scale"), config.norm_eps),
-            gate_up=torch.cat([read("mlp.w1.weight"), read("mlp.w3.weight")]),
-            down=read("mlp.w2.weight"),
+            norm("sa_norm"), matrix("qkv"), matrix("output"), norm("mlp_norm"), matrix("gate_up"), matrix("down")
         )
 
     @property
@@ -140,6 +115,6 @@ class Layer:
 
 
 def load_layers(
-    weights: Mapping[str, torch.Tensor], prefix: str, config: TransformerConfig, to: dict[str, object]
+    weights: Mapping[str, torch.Tensor], name: str, config: TransformerConfig, device: str, dtype: torch.dtype
 ) -> list[Layer]:
-    return [Layer.load(weights, f"{prefix}.layers.{n}", config, to) for n in range(config.num_layers)]
+    return [Layer.load(weights, f"{name}.layers.{n}", config, device, dtype) for n in range(config.num_layers)]

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from misotts.config import ModelConfig
-from misotts.engines.eager.layers import rope_table
 from misotts.engines.graph.layers import load_layers
 from misotts.engines.graph.operations import Operations
 from misotts.engines.graph.plain import QUANTISED_KV, LayerCache, Tiles
 from misotts.engines.interface import Batch
 from misotts.engines.table import KvType, WeightType
 from misotts.engines.transfer import to_device
+from misotts.engines.transformer import rope_table
 
 PREFILL_RUN = 16
 """Positions of a prompt whose queries share what is read: with four query heads to a key head, 64 rows of a product."""

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from misotts.config import ModelConfig
-from misotts.engines.eager.layers import rope_table
 from misotts.engines.embedding import Embedding
 from misotts.engines.graph.layers import load_layers
 from misotts.engines.graph.matrix import Matrix
 from misotts.engines.graph.operations import Operations
 from misotts.engines.interface import Sampling
 from misotts.engines.table import WeightType
+from misotts.engines.transformer import rope_table
 
 
 class GraphDepth:

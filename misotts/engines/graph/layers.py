@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from misotts.config import TransformerConfig
-from misotts.engines.eager.layers import rotary_halves
 from misotts.engines.graph.matrix import Matrix
 from misotts.engines.graph.operations import Operations
 from misotts.engines.table import WeightType
+from misotts.engines.transformer import LayerMatrix, layer_matrix
 
 
 @dataclass(frozen=True)
@@ -26,25 +26,20 @@ class Layer:
     def load(
         cls,
         weights: Mapping[str, torch.Tensor],
-        prefix: str,
+        name: str,
         config: TransformerConfig,
         device: str,
         dtype: torch.dtype,
         weight_type: WeightType,
     ) -> Layer:
-        def read(name: str) -> torch.Tensor:
-            return weights[f"{prefix}.{name}"].to(device)
+        """Read the layer `name`, such as `backbone.layers.0`, from a checkpoint."""
 
-        q = rotary_halves(read("attn.q_proj.weight"), config.num_heads)
-        k = rotary_halves(read("attn.k_proj.weight"), config.num_kv_heads)
-        qkv = torch.cat([q, k, read("attn.v_proj.weight")])
-        gate_up = torch.cat([read("mlp.w1.weight"), read("mlp.w3.weight")])
-        return cls(
-            qkv=Matrix.make(qkv, dtype, weight_type, norm=read("sa_norm.scale")),
-            output=Matrix.make(read("attn.output_proj.weight"), dtype, weight_type),
-            gate_up=Matrix.make(gate_up, dtype, weight_type, norm=read("mlp_norm.scale")),
-            down=Matrix.make(read("mlp.w2.weight"), dtype, weight_type),
-        )
+        def matrix(part: LayerMatrix, norm: str | None = None) -> Matrix:
+            weight = layer_matrix(weights, name, part, config).to(device)
+            scale = None if norm is None else weights[f"{name}.{norm}.scale"].to(device)
+            return Matrix.make(weight, dtype, weight_type, scale)
+
+        return cls(matrix("qkv", "sa_norm"), matrix("output"), matrix("gate_up", "mlp_norm"), matrix("down"))
 
     @property
     def nbytes(self) -> int:
@@ -58,13 +53,12 @@ class Layer:
 
 def load_layers(
     weights: Mapping[str, torch.Tensor],
-    prefix: str,
+    name: str,
     config: TransformerConfig,
     device: str,
     dtype: torch.dtype,
     weight_type: WeightType,
 ) -> list[Layer]:
     return [
-        Layer.load(weights, f"{prefix}.layers.{n}", config, device, dtype, weight_type)
-        for n in range(config.num_layers)
+        Layer.load(weights, f"{name}.layers.{n}", config, device, dtype, weight_type) for n in range(config.num_layers)
     ]

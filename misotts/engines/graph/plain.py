@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from misotts.engines.eager.layers import rotate
 from misotts.engines.eight_bits import LARGEST
 from misotts.engines.graph.matrix import Matrix
+from misotts.engines.transformer import rotate
 
 QUANTISED_KV = torch.float8_e4m3fn
 LARGEST_KV = LARGEST["fp8"]

@@ -10,13 +10,13 @@ if torch.cuda.is_available():
     pytest.skip("the kernels run on the GPU here, not in the interpreter", allow_module_level=True)
 
 from misotts.config import TransformerConfig
-from misotts.engines.eager.layers import rope_table
 from misotts.engines.graph import fused, plain
 from misotts.engines.graph.kernels import attention
 from misotts.engines.graph.kernels.linear import MANY_ROWS, linear_tiles
 from misotts.engines.graph.matrix import Matrix, WeightType
 from misotts.engines.graph.plain import LayerCache, Tiles
 from misotts.engines.sampling import gumbel_noise
+from misotts.engines.transformer import rope_table
 
 BITS = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 """How far rounding may take a result of size 1."""
