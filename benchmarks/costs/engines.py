@@ -1,7 +1,6 @@
 """The engines of the generate stage that the suite holds against each other and against the floor.
 
-To put another one on the list, write what makes it and add a line to `ENGINES`. One that draws a whole frame in one
-call overrides what `Engines` makes of the two interfaces.
+To put another one on the list, write what makes it and add a line to `ENGINES`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from zlib import crc32
 
-import numpy as np
 import torch
 
 from misotts.config import ModelConfig
@@ -18,13 +16,13 @@ from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
 from misotts.engines.graph.backbone import GraphBackbone
-from misotts.engines.graph.decoder import FrameDecoder
 from misotts.engines.graph.depth import GraphDepth
+from misotts.engines.graph.engine import GraphEngine
 from misotts.engines.graph.operations import operations_on
-from misotts.engines.interface import Backbone, Batch, Depth, Limits
+from misotts.engines.interface import Backbone, Depth, Limits, Step
 from misotts.engines.kv_memory import BLOCK_SIZE
+from misotts.engines.two_part import TwoPart
 from misotts.generate.loop import Generator
-from misotts.generate.slot_table import SlotTable
 from misotts.model.checkpoint import tensor_shapes
 
 
@@ -48,21 +46,17 @@ class Engines:
     embedding: Embedding
     backbone: Backbone
     depth: Depth
+    engine: TwoPart | GraphEngine
+    """Both parts together."""
 
     def generator(self, limits: Limits, first_chunk_frames: int = 1) -> Generator:
         """The generate stage around them, not started."""
-        return Generator(self.config, self.embedding, self.backbone, self.depth, limits, first_chunk_frames)
+        return Generator(self.config, self.engine, limits, first_chunk_frames)
 
-    def launch(self, seats: SlotTable, context: int) -> torch.Tensor:
-        """One frame of every seat, whose utterances have `context` positions cached: what the loop gives the device
-        for a step (`Generator._launch`). Returns the codes on the host, where they may not have come yet."""
-        n = len(seats.tables)
-        rows = list(range(n))
-        lengths, starts = np.ones(n, np.int32), np.full(n, context, np.int32)
-        hidden = self.backbone.forward(Batch(seats.next_input[:n], lengths, starts, seats.tables))
-        codes, following = self.depth.forward(hidden, seats.sampling(rows, [0] * n))
-        seats.next_input[:n] = following
-        return codes.int().to("cpu", non_blocking=True)
+    def launch(self, step: Step) -> torch.Tensor:
+        """What the loop gives the device for a step. Returns the codes on the host, where they may still be on their
+        way."""
+        return self.engine.step(step).int().to("cpu", non_blocking=True)
 
 
 def torch_engines(needs: Needs) -> Engines:
@@ -71,33 +65,19 @@ def torch_engines(needs: Needs) -> Engines:
     embedding = Embedding(needs.weights, needs.config, *where)
     depth = TorchDepth(needs.weights, needs.config, embedding, *where)
     backbone = TorchBackbone(needs.weights, needs.config, needs.num_blocks, BLOCK_SIZE, *where)
-    return Engines(needs.config, embedding, backbone, depth)
-
-
-@dataclass(frozen=True)
-class GraphEngines(Engines):
-    """`backbone` and `depth` alone run outside the graphs, kernel by kernel; a step is one replay."""
-
-    frames: FrameDecoder
-
-    def generator(self, limits: Limits, first_chunk_frames: int = 1) -> Generator:
-        return Generator(self.config, self.embedding, self.backbone, self.frames, limits, first_chunk_frames)
-
-    def launch(self, seats: SlotTable, context: int) -> torch.Tensor:
-        rows = list(range(len(seats.tables)))
-        frames = seats.frames(rows, [context] * len(rows), [0] * len(rows))
-        return self.frames.draw(frames).int().to("cpu", non_blocking=True)
+    engine = TwoPart(needs.config, embedding, backbone, depth, needs.max_streams)
+    return Engines(needs.config, embedding, backbone, depth, engine)
 
 
 def graph_engines(needs: Needs) -> Engines:
-    """Backbone and depth decoder as one CUDA graph a frame."""
+    """Backbone and depth decoder as one CUDA graph a frame. Each alone runs outside the graphs, kernel by kernel."""
     run, where = operations_on(needs.device), (needs.device, needs.dtype)
     config = needs.config
     embedding = Embedding(needs.weights, config, *where)
     depth = GraphDepth(needs.weights, config, embedding, run, *where)
     backbone = GraphBackbone(needs.weights, config, needs.num_blocks, BLOCK_SIZE, run, *where)
-    decoder = FrameDecoder(backbone, depth, embedding, needs.max_streams, config.max_seq_len, config.audio_codes)
-    return GraphEngines(config, embedding, backbone, depth, decoder)
+    engine = GraphEngine(backbone, depth, embedding, needs.max_streams, config.max_seq_len, config.audio_codes)
+    return Engines(config, embedding, backbone, depth, engine)
 
 
 ENGINES: dict[str, Callable[[Needs], Engines]] = {

@@ -13,11 +13,9 @@ from benchmarks.costs.engines import ENGINES, Engines, Needs, RandomWeights
 from benchmarks.costs.timing import memory, synchronize
 from benchmarks.gpu_suite.section import Section
 from misotts.config import MASKED
-from misotts.engines.interface import Batch
+from misotts.engines.interface import Batch, Step
 from misotts.engines.kv_memory import BLOCK_SIZE
-from misotts.generate.slot_table import SlotTable
-from misotts.generate.utterance import Utterance
-from misotts.order import Order
+from misotts.engines.two_part import sampling_of
 
 FILL_BLOCKS = 64
 """Blocks of one pass that fills the pool."""
@@ -86,16 +84,23 @@ class _Stage:
             Batch(inputs, np.array([positions], np.int32), np.zeros(1, np.int32), blocks)
         )
 
-    def seats(self, batch: int, context: int) -> SlotTable:
-        """As the loop keeps them, each utterance on blocks of its own, anywhere in the pool."""
-        columns = _columns(context)
-        seats = SlotTable(batch, columns, self.config.audio_num_codebooks, self.engines.embedding)
+    def step(self, batch: int, context: int) -> Step:
+        """A step in which every stream generates a frame; the blocks of each lie anywhere in the pool."""
+        columns, slots = _columns(context), np.arange(batch)
         blocks = 1 + np.random.default_rng(0).permutation(self.num_blocks - 1)[: batch * columns]
-        for seat, own in enumerate(blocks.reshape(batch, columns).tolist()):
-            prompt = np.zeros((0, self.config.frame_columns), np.int32)
-            seats.set(Utterance(Order(prompt, 1, seed=seat), slot=seat, blocks=own))
-        seats.next_input.normal_(std=0.2 * self.config.audio_num_codebooks**0.5)
-        return seats
+        return Step(
+            slots=slots,
+            starts=np.full(batch, context, np.int32),
+            lengths=np.ones(batch, np.int32),
+            blocks=blocks.reshape(batch, columns).astype(np.int32),
+            generating=batch,
+            rows=np.zeros((0, self.config.frame_columns), np.int64),
+            samples=np.ones(batch, np.bool_),
+            numbers=np.zeros(batch, np.int64),
+            seeds=slots,
+            temperature=np.full(batch, 0.9, np.float32),
+            top_k=np.full(batch, 50),
+        )
 
 
 def _columns(context: int) -> int:
@@ -129,7 +134,7 @@ def _without_context(section: Section, stage: _Stage, batch: int) -> None:
     work = floors.embedding(config, batch, size)
     section.time("embedding", partial(embedding.audio, codes), work, calls=20, batch=batch)
     hidden = torch.randn(batch, config.backbone.embed_dim, device=stage.device).to(stage.dtype)
-    sampling = stage.seats(batch, 1).sampling(list(range(batch)), [0] * batch)
+    sampling = sampling_of(stage.step(batch, 1), np.arange(batch), config.audio_num_codebooks, hidden.device)
     section.time(
         "depth", partial(depth.forward, hidden, sampling), floors.depth(config, batch, size, name), batch=batch
     )
@@ -137,16 +142,18 @@ def _without_context(section: Section, stage: _Stage, batch: int) -> None:
 
 def _with_context(section: Section, stage: _Stage, batch: int, context: int) -> None:
     config, size, name = stage.config, stage.dtype.itemsize, _name(stage.dtype)
-    seats, engines = stage.seats(batch, context), stage.engines
-    ones, starts = np.ones(batch, np.int32), np.full(batch, context, np.int32)
-    inputs = seats.next_input.clone()
+    step, engines = stage.step(batch, context), stage.engines
+    inputs = engines.engine.next_input.normal_(std=0.2 * config.audio_num_codebooks**0.5)[:batch].clone()
     where = {"batch": batch, "context": context}
     work = floors.backbone(config, batch, context, size, name)
     section.time(
-        "backbone", partial(engines.backbone.forward, Batch(inputs, ones, starts, seats.tables)), work, **where
+        "backbone",
+        partial(engines.backbone.forward, Batch(inputs, step.lengths, step.starts, step.blocks)),
+        work,
+        **where,
     )
     both = floors.together(work, floors.depth(config, batch, size, name), floors.embedding(config, batch, size))
-    section.time("step", partial(engines.launch, seats, context), both, **where)
+    section.time("step", partial(engines.launch, step), both, **where)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -1,20 +1,24 @@
-"""The two small interfaces behind which every engine stands.
+"""The interface of every engine, and the two smaller ones of an engine that has two parts.
 
-A step is one frame for every scheduled utterance:
+A step is one pass: at most one new frame for every running utterance, and prefill chunks of prompts.
+
+    codes = engine.step(step)                            # [samples, codebooks]
+
+`misotts.engines.two_part.TwoPart` makes an engine of a backbone and a depth decoder:
 
     hidden = backbone.forward(batch)                     # [n, backbone width]
-    codes, embedding = depth.forward(hidden, sampling)   # [n, codebooks], [n, backbone width]
+    codes, embedding = depth.forward(hidden, sampling)   # [samples, codebooks], [samples, backbone width]
 
 `embedding` is the backbone's next input, so nothing has to come back to the host between two frames.
-An engine that does both in one is a `FrameEngine`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 
@@ -36,22 +40,72 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Step:
+    """The shares of n sequences in one pass; every array is on the host.
+
+    The first `generating` sequences feed back their last frame, one position each. The others bring prefill chunks.
+    """
+
+    slots: npt.NDArray[np.int64]
+    """[n], none twice: the engine keeps the next input of each slot's sequence."""
+    starts: npt.NDArray[np.int32]
+    """[n]: positions of each sequence that are in the cache already."""
+    lengths: npt.NDArray[np.int32]
+    """[n]: new positions of each sequence."""
+    blocks: npt.NDArray[np.int32]
+    """[n, columns]: each sequence's block table, oldest first; unused entries are 0, the scratch block."""
+    generating: int
+    rows: npt.NDArray[np.int64]
+    """[positions, codebooks + 1]: the prefill chunks, end to end; unused columns hold `MASKED`."""
+    samples: npt.NDArray[np.bool_]
+    """[n]: True where a frame is sampled at the sequence's last new position."""
+    numbers: npt.NDArray[np.int64]
+    """[n]: frames sampled before this one."""
+    seeds: npt.NDArray[np.int64]
+    """[n]."""
+    temperature: npt.NDArray[np.float32]
+    """[n], above 0."""
+    top_k: npt.NDArray[np.int64]
+    """[n], from 1 (greedy) to the number of audio codes."""
+
+
+class Engine(Protocol):
+    """Computes steps on a device; keeps keys and values in a pool of blocks, and the next input of every slot."""
+
+    @property
+    def block_size(self) -> int:
+        """Positions in a block."""
+        ...
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks in the pool, block 0 among them, which is scratch and never handed out."""
+        ...
+
+    def step(self, step: Step) -> torch.Tensor:
+        """Start on a step, without waiting for a GPU, and return the codes, int64 [samples, codebooks], of the
+        sequences that sample, in the step's order. They may still be computed on the device, and the next call may
+        overwrite them."""
+        ...
+
+
+@dataclass(frozen=True)
 class Batch:
     """New positions of n sequences, packed end to end, and where their keys and values lie."""
 
     inputs: torch.Tensor
     """Input embeddings [positions, backbone width], on the engine's device and in its dtype."""
-    lengths: np.ndarray
-    """int32 [n]: new positions of each sequence; `inputs` has their sum."""
-    starts: np.ndarray
-    """int32 [n]: positions of each sequence that are in the cache already."""
-    blocks: np.ndarray
-    """int32 [n, columns]: each sequence's block table, oldest first; unused entries are 0, the scratch block."""
+    lengths: npt.NDArray[np.int32]
+    """[n]: new positions of each sequence; `inputs` has their sum."""
+    starts: npt.NDArray[np.int32]
+    """[n]: positions of each sequence that are in the cache already."""
+    blocks: npt.NDArray[np.int32]
+    """[n, columns]: each sequence's block table, oldest first; unused entries are 0, the scratch block."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw the codes of n frames. All tensors are on the engine's device."""
+    """How the codes of n frames are sampled. All tensors are on the engine's device."""
 
     temperature: torch.Tensor
     """float32 [n], above 0."""
@@ -79,39 +133,4 @@ class Depth(Protocol):
 
     def forward(self, hidden: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the codes [n, codebooks] int64 and the sum of their embeddings [n, backbone width]."""
-        ...
-
-
-@dataclass(frozen=True)
-class Frames:
-    """n utterances, each of which draws a frame at its next position."""
-
-    slots: np.ndarray
-    """Row of `next_input` with the position's input; none twice."""
-    starts: np.ndarray
-    """Positions that are in the cache already."""
-    blocks: np.ndarray
-    """int32 [n, columns]: block tables; unused entries are 0."""
-    numbers: np.ndarray
-    """Frames drawn before this one."""
-    seeds: np.ndarray
-    temperature: np.ndarray
-    """float32, above 0."""
-    top_k: np.ndarray
-    """From 1 (greedy) to the number of audio codes."""
-
-
-@runtime_checkable
-class FrameEngine(Protocol):
-    """Backbone and depth decoder in one, for the positions that draw a frame; `backbone` reads all others."""
-
-    next_input: torch.Tensor
-    """What each slot's next position takes in [slots or more, backbone width]; the engine puts the frame's embedding
-    there."""
-
-    @property
-    def backbone(self) -> Backbone: ...
-
-    def draw(self, frames: Frames) -> torch.Tensor:
-        """Start on one frame each → codes int64 [n, codebooks] on the device, which the next call overwrites."""
         ...

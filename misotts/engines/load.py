@@ -12,22 +12,23 @@ from misotts.config import ModelConfig
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
-from misotts.engines.graph.load import load_frame_decoder
-from misotts.engines.interface import Backbone, Depth, FrameEngine, Limits
+from misotts.engines.graph.load import load_graph_engine
+from misotts.engines.interface import Backbone, Depth, Engine, Limits
 from misotts.engines.kv_memory import BLOCK_SIZE, pool_blocks
 from misotts.engines.onnx_depth import OnnxDepth
 from misotts.engines.table import EngineChoice, Variant, check_choice
 from misotts.engines.tensorrt_depth import TensorrtDepth
 from misotts.engines.tensorrt_llm.backbone import TensorrtLlmBackbone, engine_bytes, kv_dtype
+from misotts.engines.two_part import TwoPart
 from misotts.model.checkpoint import Checkpoint, tensor_shapes
 
 log = logging.getLogger(__name__)
 
 
-def load_engines(
+def load_engine(
     folder: Path, config: ModelConfig, choice: EngineChoice, limits: Limits, kv_memory: int | None, device: str
-) -> tuple[Embedding, Backbone, Depth | FrameEngine]:
-    """Load the engines: float32 on the CPU, bfloat16 on CUDA.
+) -> Engine:
+    """Load the engine: float32 on the CPU, bfloat16 on CUDA.
 
     `kv_memory`: bytes of the KV pool; None: as many as `limits.max_streams` utterances of full length need, or as the
     GPU has left where that is less.
@@ -41,14 +42,13 @@ def load_engines(
     weights = Checkpoint(folder, config)
     if choice.backbone == "graph":
         blocks = pool_blocks(config, limits.max_streams, dtype.itemsize, kv_memory, None) if device == "cpu" else None
-        embedding, engine = load_frame_decoder(
+        return load_graph_engine(
             weights, config, limits, BLOCK_SIZE, device, choice.weights, choice.kv_type, kv_memory, blocks
         )
-        return embedding, engine.backbone, engine
     embedding = Embedding(weights, config, device, dtype)
     depth = _load_depth(folder, config, weights, embedding, choice, limits, device, dtype)
     backbone = _load_backbone(folder, config, weights, choice, limits, kv_memory, device, dtype)
-    return embedding, backbone, depth
+    return TwoPart(config, embedding, backbone, depth, limits.max_streams)
 
 
 def _load_backbone(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from misotts.config import ModelConfig
 from misotts.engines.interface import Limits
-from misotts.engines.load import load_engines
+from misotts.engines.load import load_engine
 from misotts.engines.table import EngineChoice
 from misotts.generate.loop import Generator
 
@@ -20,6 +20,6 @@ def load_generator(
     device: str = "cpu",
     engines: EngineChoice = EngineChoice(),
 ) -> Generator:
-    """Load the engines and the stage around them; see `load_engines`."""
-    embedding, backbone, depth = load_engines(folder, config, engines, limits, kv_memory, device)
-    return Generator(config, embedding, backbone, depth, limits, first_chunk_frames)
+    """Load the engine and the stage around it; see `load_engine`."""
+    engine = load_engine(folder, config, engines, limits, kv_memory, device)
+    return Generator(config, engine, limits, first_chunk_frames)

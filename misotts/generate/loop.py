@@ -22,10 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from misotts.config import MASKED, MAX_UNACKNOWLEDGED, ModelConfig
-from misotts.engines.embedding import Embedding
-from misotts.engines.interface import Backbone, Batch, Depth, FrameEngine, Limits
-from misotts.engines.transfer import to_device
+from misotts.config import MAX_UNACKNOWLEDGED, ModelConfig
+from misotts.engines.interface import Engine, Limits
 from misotts.generate.blocks import BlockPool
 from misotts.generate.outbox import Outbox, Receiver
 from misotts.generate.scheduler import Part, QueueFullError, Scheduler, TooLongError
@@ -62,29 +60,26 @@ class _Launched:
 
 
 class Generator:
-    """Owns the engines, the scheduler, every utterance's slot and blocks, and the loop's thread."""
+    """Owns the engine, the scheduler, every utterance's slot and blocks, and the loop's thread."""
 
     def __init__(
         self,
         config: ModelConfig,
-        embedding: Embedding,
-        backbone: Backbone,
-        depth: Depth | FrameEngine,
+        engine: Engine,
         limits: Limits,
         first_chunk_frames: int = 1,
     ) -> None:
         """`first_chunk_frames`: frames of a stream's first chunk where the request names no size."""
         self._codebooks = config.audio_num_codebooks
-        self._embedding, self._backbone, self._depth = embedding, backbone, depth
+        self._engine = engine
         self._first_chunk_frames = first_chunk_frames
-        self.scheduler = Scheduler(BlockPool(backbone.num_blocks, backbone.block_size), limits)
+        self.scheduler = Scheduler(BlockPool(engine.num_blocks, engine.block_size), limits)
         self.statistics = Statistics()
         # A stream has at most its unacknowledged chunks under way, and the last one, which nothing holds back.
         self._outbox = Outbox((limits.max_streams + limits.max_waiting) * (MAX_UNACKNOWLEDGED + 2))
         self._streams = Streams(self.scheduler, self.statistics, self._outbox, self._codebooks)
-        columns = -(-config.max_seq_len // backbone.block_size)
-        own = depth.next_input if isinstance(depth, FrameEngine) else None
-        self._slots = SlotTable(limits.max_streams, columns, self._codebooks, embedding, own)
+        columns = -(-config.max_seq_len // engine.block_size)
+        self._slots = SlotTable(limits.max_streams, columns, self._codebooks)
         self._launched: deque[_Launched] = deque()
         self._wake = threading.Condition()
         """Guards the scheduler and the streams; notified when there may be something to do."""
@@ -202,87 +197,15 @@ class Generator:
         return True
 
     def _launch(self, parts: list[Part]) -> _Launched:
-        """Give the engines their work for one step."""
+        """Give the engine its work for one step."""
         utterances = [part.utterance for part in parts if part.draws]
-        if isinstance(self._depth, FrameEngine):
-            codes = self._draw_in_one(self._depth, parts)
-        else:
-            codes = self._draw_in_two(self._depth, parts)
-        if codes is None:
-            return _Launched([], torch.empty(0, self._codebooks, dtype=torch.int32), None)
+        codes = self._engine.step(self._slots.step(parts))
         if codes.device.type == "cpu":
             return _Launched(utterances, codes.int(), None)
         done = torch.cuda.Event()
         codes = codes.int().to("cpu", non_blocking=True)
         done.record()
         return _Launched(utterances, codes, done)
-
-    def _draw_in_two(self, depth: Depth, parts: list[Part]) -> torch.Tensor | None:
-        """Backbone over all positions, depth over those that draw → their codes; None if none draws."""
-        hidden = self._backbone.forward(self._batch(parts))
-        rows = [row for row, part in enumerate(parts) if part.draws]
-        if not rows:
-            return None
-        utterances = [parts[row].utterance for row in rows]
-        slots = [u.slot for u in utterances]
-        sampling = self._slots.sampling(slots, [u.drawn for u in utterances])
-        if len(rows) < len(parts):
-            hidden = hidden[to_device(torch.tensor(rows), hidden.device)]
-        codes, following = depth.forward(hidden, sampling)
-        self._slots.next_input[to_device(torch.tensor(slots), following.device)] = following
-        return codes
-
-    def _draw_in_one(self, engine: FrameEngine, parts: list[Part]) -> torch.Tensor | None:
-        """Pieces of prompts up to the position that draws; then the engine, for all that draw → their codes."""
-        pieces: list[tuple[Utterance, torch.Tensor]] = []
-        for part in parts:
-            utterance = part.utterance
-            if part.decodes:
-                self._slots.extend(utterance)
-                continue
-            self._slots.set(utterance)
-            inputs = self._embedding.prompt(_known_positions(utterance, part.length))
-            if part.draws:
-                engine.next_input[utterance.slot] = inputs[-1]
-                inputs = inputs[:-1]
-            if len(inputs):
-                pieces.append((utterance, inputs))
-        if pieces:
-            self._backbone.forward(
-                Batch(
-                    inputs=torch.cat([inputs for _, inputs in pieces]),
-                    lengths=np.array([len(inputs) for _, inputs in pieces], np.int32),
-                    starts=np.array([utterance.cached for utterance, _ in pieces], np.int32),
-                    blocks=self._slots.tables[[utterance.slot for utterance, _ in pieces]],
-                )
-            )
-        drawing = [part for part in parts if part.draws]
-        if not drawing:
-            return None
-        slots, numbers = [p.utterance.slot for p in drawing], [p.utterance.drawn for p in drawing]
-        starts = [p.utterance.cached + p.length - 1 for p in drawing]
-        return engine.draw(self._slots.frames(slots, starts, numbers))
-
-    def _batch(self, parts: list[Part]) -> Batch:
-        """Pack the step's positions: last frames first (the scheduler puts them there), then pieces of prompts."""
-        decodes, inputs = [], []
-        for part in parts:
-            utterance = part.utterance
-            if part.decodes:
-                decodes.append(utterance.slot)
-                self._slots.extend(utterance)
-            else:
-                self._slots.set(utterance)
-                inputs.append(self._embedding.prompt(_known_positions(utterance, part.length)))
-        if decodes:
-            following = self._slots.next_input
-            inputs.insert(0, following[to_device(torch.tensor(decodes), following.device)])
-        return Batch(
-            inputs=inputs[0] if len(inputs) == 1 else torch.cat(inputs),
-            lengths=np.array([part.length for part in parts], np.int32),
-            starts=np.array([part.utterance.cached for part in parts], np.int32),
-            blocks=self._slots.tables[[part.utterance.slot for part in parts]],
-        )
 
     def _collect(self, utterances: Iterable[Utterance], frames: np.ndarray) -> None:
         now = time.monotonic()
@@ -312,17 +235,3 @@ class Generator:
         statistics.prefilled += sum(part.length for part in parts if not part.decodes)
         statistics.busy_s += seconds
         statistics.observations["step_seconds"].append(seconds)
-
-
-def _known_positions(utterance: Utterance, length: int) -> torch.Tensor:
-    """The next `length` positions of what is known of an utterance, its prompt and then its frames, int64
-    [length, codebooks + 1]."""
-    start, end = utterance.cached, utterance.cached + length
-    prompt = utterance.order.frames
-    rows = prompt[start:end].astype(np.int64)
-    again = utterance.frames[max(start - len(prompt), 0) : max(end - len(prompt), 0)]
-    if again:  # computed once more after a preemption
-        frames = np.full((len(again), rows.shape[1]), MASKED, np.int64)
-        frames[:, :-1] = again
-        rows = np.concatenate([rows, frames])
-    return torch.from_numpy(rows)

@@ -1,78 +1,83 @@
-"""What a step needs of every seated utterance, one row per slot: so a step gathers rows instead of building them."""
+"""What the engine needs of every running utterance, one row for each slot: a step gathers rows, it builds none."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from collections.abc import Sequence
 
-from misotts.engines.embedding import Embedding
-from misotts.engines.interface import Frames, Sampling
-from misotts.engines.sampling import gumbel_noise
-from misotts.engines.transfer import to_device
+import numpy as np
+import numpy.typing as npt
+
+from misotts.config import MASKED
+from misotts.engines.interface import Step
+from misotts.generate.scheduler import Part
 from misotts.generate.utterance import Utterance
 
 
 class SlotTable:
-    """Next inputs on the device; block tables and sampling parameters on the host."""
+    """Block tables and sampling parameters."""
 
-    def __init__(
-        self,
-        slots: int,
-        columns: int,
-        codebooks: int,
-        embedding: Embedding,
-        next_input: torch.Tensor | None = None,
-    ) -> None:
-        """`next_input`: that of an engine that has its own."""
-        own = embedding.text_table.new_zeros(slots, embedding.width) if next_input is None else next_input
-        self.next_input = own
-        """Embedding of the frame drawn last [slots, backbone width]."""
-        self.tables = np.zeros((slots, columns), np.int32)
-        """Block tables; unused entries are 0, the scratch block."""
-        self._blocks = np.zeros(slots, np.int64)
+    def __init__(self, slots: int, columns: int, codebooks: int) -> None:
+        """`columns`: blocks of the longest sequence."""
         self._codebooks = codebooks
-        self._seed = np.zeros(slots, np.int64)
+        self._tables = np.zeros((slots, columns), np.int32)
+        self._blocks = np.zeros(slots, np.int64)
+        """Number of blocks in each table."""
+        self._seeds = np.zeros(slots, np.int64)
         self._temperature = np.ones(slots, np.float32)
         self._top_k = np.ones(slots, np.int64)
 
-    def set(self, utterance: Utterance) -> None:
-        """Take over an utterance that is being prefilled."""
-        slot, blocks = utterance.slot, utterance.blocks
-        self.tables[slot] = 0
-        self.tables[slot, : len(blocks)] = blocks
-        self._blocks[slot] = len(blocks)
-        order = utterance.order
-        greedy = order.temperature == 0
-        self._seed[slot] = order.seed
-        self._temperature[slot] = 1.0 if greedy else order.temperature
-        self._top_k[slot] = 1 if greedy else order.top_k
-
-    def extend(self, utterance: Utterance) -> None:
-        """Take note of the blocks by which a decoding utterance has grown."""
-        slot, known = utterance.slot, self._blocks[utterance.slot]
-        if len(utterance.blocks) != known:
-            self.tables[slot, known : len(utterance.blocks)] = utterance.blocks[known:]
-            self._blocks[slot] = len(utterance.blocks)
-
-    def frames(self, slots: list[int], starts: list[int], numbers: list[int]) -> Frames:
-        """What `FrameEngine.draw` takes."""
-        return Frames(
-            slots=np.array(slots),
-            starts=np.array(starts),
-            blocks=self.tables[slots],
-            numbers=np.array(numbers),
-            seeds=self._seed[slots],
+    def step(self, parts: Sequence[Part]) -> Step:
+        """The engine's step for the scheduler's parts, the generating ones first."""
+        rows = [np.zeros((0, self._codebooks + 1), np.int64)]
+        for part in parts:
+            if part.decodes:
+                self._extend(part.utterance)
+            else:
+                self._set(part.utterance)
+                rows.append(_known_rows(part.utterance, part.length))
+        utterances = [part.utterance for part in parts]
+        slots = np.array([utterance.slot for utterance in utterances], np.int64)
+        return Step(
+            slots=slots,
+            starts=np.array([utterance.cached for utterance in utterances], np.int32),
+            lengths=np.array([part.length for part in parts], np.int32),
+            blocks=self._tables[slots],
+            generating=sum(part.decodes for part in parts),
+            rows=np.concatenate(rows),
+            samples=np.array([part.draws for part in parts], np.bool_),
+            numbers=np.array([utterance.drawn for utterance in utterances], np.int64),
+            seeds=self._seeds[slots],
             temperature=self._temperature[slots],
             top_k=self._top_k[slots],
         )
 
-    def sampling(self, slots: list[int], frames: list[int]) -> Sampling:
-        """How to draw frame number `frames` for each of `slots`."""
-        device = self.next_input.device
+    def _set(self, utterance: Utterance) -> None:
+        """Fill the row of an utterance that is being prefilled."""
+        slot, blocks, order = utterance.slot, utterance.blocks, utterance.order
+        self._tables[slot] = 0
+        self._tables[slot, : len(blocks)] = blocks
+        self._blocks[slot] = len(blocks)
+        greedy = order.temperature == 0
+        self._seeds[slot] = order.seed
+        self._temperature[slot] = 1.0 if greedy else order.temperature
+        self._top_k[slot] = 1 if greedy else order.top_k
 
-        def put(values: np.ndarray) -> torch.Tensor:
-            return to_device(torch.from_numpy(values), device)
+    def _extend(self, utterance: Utterance) -> None:
+        """Add the blocks by which a generating utterance has grown."""
+        slot, known = utterance.slot, self._blocks[utterance.slot]
+        if len(utterance.blocks) != known:
+            self._tables[slot, known : len(utterance.blocks)] = utterance.blocks[known:]
+            self._blocks[slot] = len(utterance.blocks)
 
-        top_k = self._top_k[slots]
-        noise = gumbel_noise(put(self._seed[slots]), put(np.array(frames)), self._codebooks, int(top_k.max()))
-        return Sampling(put(self._temperature[slots]), put(top_k), noise)
+
+def _known_rows(utterance: Utterance, length: int) -> npt.NDArray[np.int64]:
+    """The next `length` known rows of an utterance, its prompt and then its frames, int64 [length, codebooks + 1]."""
+    prompt = utterance.order.frames
+    start, end = utterance.cached, utterance.cached + length
+    rows = prompt[start:end].astype(np.int64)
+    again = utterance.frames[max(start - len(prompt), 0) : max(end - len(prompt), 0)]
+    if again:  # computed once more after a preemption
+        frames = np.full((len(again), rows.shape[1]), MASKED, np.int64)
+        frames[:, :-1] = again
+        rows = np.concatenate([rows, frames])
+    return rows

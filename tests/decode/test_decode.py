@@ -21,6 +21,7 @@ from misotts.config import FRAME_SAMPLES, MASKED, ModelConfig
 from misotts.decode.decoder import MAX_FRAMES, TAIL_LOUDNESS, TAIL_SAMPLES, Decoder
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Batch, Limits, Sampling
+from misotts.engines.two_part import TwoPart
 from misotts.generate.delivery import Chunk
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
@@ -256,7 +257,7 @@ class CannedDepth:
     drawn: int = 0
 
     def forward(self, hidden: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
-        codes = torch.from_numpy(self.frames[self.drawn].astype(np.int64))[None]
+        codes = torch.from_numpy(self.frames[self.drawn % len(self.frames)].astype(np.int64))[None]
         self.drawn += 1
         return codes, torch.zeros_like(hidden)
 
@@ -297,7 +298,8 @@ def test_the_tail_from_the_loop_to_the_audio(
         "text_embeddings.weight": torch.zeros(config.text_vocab_size, 8),
         "audio_embeddings.weight": torch.zeros(config.audio_num_codebooks * config.audio_vocab_size, 8),
     }
-    generator = Generator(config, Embedding(tables, config), CannedBackbone(), CannedDepth(ended), Limits())
+    engine = TwoPart(config, Embedding(tables, config), CannedBackbone(), CannedDepth(ended), max_streams=16)
+    generator = Generator(config, engine, Limits())
     player = Player(generator, decoder)
     prompt = np.full((3, config.frame_columns), MASKED, np.int32)
     prompt[:, -1] = 5
@@ -317,10 +319,9 @@ def test_the_synthesizers_utterance_has_the_tail_and_its_frames_do_not(
     demo_folder: Path, config: ModelConfig, chunk_frames: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = np.concatenate([make_codes(config, 12, seed=7), np.zeros((1, config.audio_num_codebooks), np.int32)])
+    monkeypatch.setattr("misotts.engines.load.TorchDepth", lambda *_: CannedDepth(ended))
     with Synthesizer.load(demo_folder) as synthesizer:
-        monkeypatch.setattr(synthesizer._generator, "_depth", CannedDepth(ended))
         chunks = list(synthesizer.stream("Hello.", chunk_frames=chunk_frames))
-        monkeypatch.setattr(synthesizer._generator, "_depth", CannedDepth(ended))
         frames = synthesizer.frames("Hello.", chunk_frames=chunk_frames)
     assert chunks[-1].finish == EOS
     starts = np.cumsum([0, *(len(chunk.audio) for chunk in chunks)])

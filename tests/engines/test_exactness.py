@@ -14,6 +14,7 @@ from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Limits
+from misotts.engines.two_part import TwoPart
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
@@ -54,7 +55,8 @@ def make_utterance(number: int, config: ModelConfig) -> Utterance:
 
 
 def make_generator(parts: Parts, limits: Limits) -> Generator:
-    return Generator(parts.config, parts.embedding, parts.backbone, parts.depth, limits)
+    engine = TwoPart(parts.config, parts.embedding, parts.backbone, parts.depth, limits.max_streams)
+    return Generator(parts.config, engine, limits)
 
 
 def speak(parts: Parts, numbers: range | list[int], limits: Limits) -> list[np.ndarray]:

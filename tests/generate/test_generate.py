@@ -113,7 +113,7 @@ def test_long_prompts_are_prefilled_in_pieces_beside_decodes() -> None:
     generator.step()
     submit(generator, utterance(seed=2, positions=30, max_frames=3))
     run(generator)
-    batches = generator._backbone.batches  # type: ignore[attr-defined]
+    batches = generator._engine._backbone.batches  # type: ignore[attr-defined]
     assert all(batch.lengths.sum() <= 8 for batch in batches)
     assert [int(length) for batch in batches for length in batch.lengths if length > 1] == [3, *[4] * 6, 6]
     assert len(first.codes) == 20

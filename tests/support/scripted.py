@@ -10,6 +10,7 @@ import torch
 from misotts.config import MASKED, ModelConfig, TransformerConfig
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Batch, Limits, Sampling
+from misotts.engines.two_part import TwoPart
 from misotts.generate.delivery import Chunk
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
@@ -113,7 +114,8 @@ class Inbox:
 def make_generator(script: Script, limits: Limits | None = None, num_blocks: int = 200) -> Generator:
     """A generator that is not started: call `step` and `deliver`."""
     limits = limits or Limits(max_streams=4, max_waiting=8, step_positions=16)
-    return Generator(CONFIG, SeedEmbedding(), ScriptedBackbone(num_blocks), ScriptedDepth(script), limits)
+    parts = SeedEmbedding(), ScriptedBackbone(num_blocks), ScriptedDepth(script)
+    return Generator(CONFIG, TwoPart(CONFIG, *parts, limits.max_streams), limits)
 
 
 def utterance(seed: int, positions: int = 3, max_frames: int = 5, **fields: object) -> Utterance:

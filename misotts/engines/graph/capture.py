@@ -1,11 +1,11 @@
 """The lines that need a GPU: capture. They have never been run on one, only on a pretended one
 (tests/support/pretend_cuda.py).
 
-What a capture forbids, and how the captured code (`FrameDecoder._frame` and all it calls) keeps to it:
+What a capture forbids, and how the captured code (`GraphEngine._frame` and all it calls) keeps to it:
 
 - Nothing waits for the device: no `.item()`, `.tolist()`, `bool(tensor)`, `nonzero`, boolean masks; every shape is
   known from the bucket. A test runs that code on tensors that have no values to read
-  (tests/engines/graph/test_decoder.py).
+  (tests/engines/graph/test_engine.py).
 - Nothing is compiled: Triton compiles a kernel, and loads it, when it is first launched; cuBLAS takes its workspace
   at its first product. So everything is run twice before it is captured.
 - Memory comes from the graph's own pool, which all buckets share: they are never replayed at the same time. Inputs and

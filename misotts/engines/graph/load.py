@@ -10,8 +10,8 @@ import torch
 from misotts.config import ModelConfig
 from misotts.engines.embedding import Embedding
 from misotts.engines.graph.backbone import GraphBackbone
-from misotts.engines.graph.decoder import FrameDecoder, bucket_shapes
 from misotts.engines.graph.depth import GraphDepth
+from misotts.engines.graph.engine import GraphEngine, bucket_shapes
 from misotts.engines.graph.memory import plan_memory
 from misotts.engines.graph.operations import operations_on
 from misotts.engines.interface import Limits
@@ -23,7 +23,7 @@ FP8_CAPABILITY = (8, 9)
 """The first GPUs that have conversions to and from FP8: Ada."""
 
 
-def load_frame_decoder(
+def load_graph_engine(
     weights: Mapping[str, torch.Tensor],
     config: ModelConfig,
     limits: Limits,
@@ -33,7 +33,7 @@ def load_frame_decoder(
     kv_type: KvType = "full",
     kv_memory: int | None = None,
     num_blocks: int | None = None,
-) -> tuple[Embedding, FrameDecoder]:
+) -> GraphEngine:
     """On CUDA: plan the memory, load in bfloat16, capture the graphs; the pool takes what is left, or at most
     `kv_memory` bytes. On the CPU: the same code in float32, plain and uncaptured, with `num_blocks` blocks.
 
@@ -55,9 +55,7 @@ def load_frame_decoder(
     embedding = Embedding(weights, config, device, dtype)
     depth = GraphDepth(weights, config, embedding, run, device, dtype, weight_type)
     backbone = GraphBackbone(weights, config, num_blocks, block_size, run, device, dtype, weight_type, kv_type)
-    return embedding, FrameDecoder(
-        backbone, depth, embedding, limits.max_streams, config.max_seq_len, config.audio_codes
-    )
+    return GraphEngine(backbone, depth, embedding, limits.max_streams, config.max_seq_len, config.audio_codes)
 
 
 def _check_capability(weight_type: WeightType, kv_type: KvType) -> None:

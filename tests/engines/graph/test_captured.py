@@ -8,8 +8,8 @@ import torch
 from demo.model import make_weights
 from misotts.engines.embedding import Embedding
 from misotts.engines.graph.backbone import GraphBackbone
-from misotts.engines.graph.decoder import FrameDecoder, bucket_shapes
 from misotts.engines.graph.depth import GraphDepth
+from misotts.engines.graph.engine import GraphEngine, bucket_shapes
 from misotts.engines.graph.operations import operations
 from misotts.engines.interface import Limits
 from misotts.generate.loop import Generator
@@ -25,8 +25,8 @@ def make_captured() -> Generator:
     embedding = Embedding(weights, TINY, "cuda")
     depth = GraphDepth(weights, TINY, embedding, plain, "cuda", torch.float32)
     backbone = GraphBackbone(weights, TINY, 40, 32, plain, "cuda", torch.float32)
-    engine = FrameDecoder(backbone, depth, embedding, 3, TINY.max_seq_len, TINY.audio_codes)
-    return Generator(TINY, embedding, backbone, engine, Limits(max_streams=3, step_positions=64))
+    engine = GraphEngine(backbone, depth, embedding, 3, TINY.max_seq_len, TINY.audio_codes)
+    return Generator(TINY, engine, Limits(max_streams=3, step_positions=64))
 
 
 def test_replayed_frames_are_the_torch_engines(pretend_cuda: PretendCuda) -> None:

@@ -13,8 +13,8 @@ import torch
 from misotts.config import ModelConfig
 from misotts.engines.embedding import Embedding
 from misotts.engines.graph.backbone import GraphBackbone
-from misotts.engines.graph.decoder import FrameDecoder
 from misotts.engines.graph.depth import GraphDepth
+from misotts.engines.graph.engine import GraphEngine
 from misotts.engines.graph.operations import operations
 from misotts.engines.interface import Limits
 from misotts.engines.table import EngineChoice, KvType, WeightType
@@ -37,8 +37,8 @@ def test_captured_float32_frames_are_the_cpus(parts: Parts, alone: list[np.ndarr
     embedding = Embedding(weights, config, "cuda")
     backbone = GraphBackbone(weights, config, 200, 32, run_by, "cuda", torch.float32)
     depth = GraphDepth(weights, config, embedding, run_by, "cuda", torch.float32)
-    decoder = FrameDecoder(backbone, depth, embedding, limits.max_streams, config.max_seq_len, config.audio_codes)
-    frames = run(Generator(config, embedding, backbone, decoder, limits), parts, range(len(PROMPTS)))
+    engine = GraphEngine(backbone, depth, embedding, limits.max_streams, config.max_seq_len, config.audio_codes)
+    frames = run(Generator(config, engine, limits), parts, range(len(PROMPTS)))
     assert [np.array_equal(a[0], b[0]) for a, b in zip(alone, frames, strict=True)] == [True] * len(PROMPTS)
     assert np.mean([np.array_equal(a, b) for a, b in zip(alone, frames, strict=True)]) >= 0.75
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from misotts.config import ConfigError, ModelConfig
-from misotts.engines.graph.decoder import bucket_shapes
-from misotts.engines.graph.load import load_frame_decoder
+from misotts.engines.graph.engine import bucket_shapes
+from misotts.engines.graph.load import load_graph_engine
 from misotts.engines.graph.memory import block_bytes, plan_memory, weight_bytes
 from misotts.engines.interface import Limits
 from misotts.engines.table import KvType, WeightType
@@ -32,10 +32,8 @@ GIB = 2**30
 def test_the_sums_are_what_is_loaded(weight_type: WeightType, kv_type: KvType) -> None:
     """Float32 on the CPU: 4 bytes an activation where a GPU has 2."""
     config = tiny_config()
-    embedding, engine = load_frame_decoder(
-        tiny_weights(), config, Limits(), 16, "cpu", weight_type, kv_type, num_blocks=7
-    )
-    backbone, depth = engine.backbone, engine._depth
+    engine = load_graph_engine(tiny_weights(), config, Limits(), 16, "cpu", weight_type, kv_type, num_blocks=7)
+    embedding, backbone, depth = engine.embedding, engine.backbone, engine.depth
     heads = [depth._head0, *depth._heads, depth._projection]
     loaded = embedding.text_table.nbytes + embedding.audio_table.nbytes + backbone._norm.nbytes
     loaded += sum(layer.nbytes for layer in [*backbone.layers, *depth.layers]) + sum(head.nbytes for head in heads)

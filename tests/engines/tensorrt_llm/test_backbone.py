@@ -21,6 +21,7 @@ from misotts.engines.table import EngineError, Variant
 from misotts.engines.tensorrt_llm import backbone as tensorrt_llm_backbone
 from misotts.engines.tensorrt_llm.backbone import TensorrtLlmBackbone
 from misotts.engines.tensorrt_llm.tables import INPUT, OUTPUT
+from misotts.engines.two_part import TwoPart
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
@@ -68,7 +69,8 @@ def speak(model: Path, backbone: Backbone) -> list[list[list[int]]]:
     config = ModelConfig.load(model)
     weights = Checkpoint(model, config)
     embedding = Embedding(weights, config)
-    generator = Generator(config, embedding, backbone, TorchDepth(weights, config, embedding), LIMITS)
+    depth = TorchDepth(weights, config, embedding)
+    generator = Generator(config, TwoPart(config, embedding, backbone, depth, LIMITS.max_streams), LIMITS)
     random = np.random.default_rng(3)
     inboxes = []
     for seed, length in enumerate((40, 3, 100, 64)):

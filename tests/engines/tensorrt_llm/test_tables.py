@@ -17,6 +17,7 @@ from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Batch, Limits
 from misotts.engines.tensorrt_llm.tables import constant_tables, pool_shape, step_tables
+from misotts.engines.two_part import TwoPart
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
@@ -86,7 +87,7 @@ def converse(engine: Compared) -> Generator:
     embedding = Embedding(engine.weights, config)
     depth = TorchDepth(engine.weights, config, embedding)
     limits = Limits(max_streams=STREAMS, step_positions=67)
-    generator = Generator(config, embedding, engine, depth, limits)
+    generator = Generator(config, TwoPart(config, embedding, engine, depth, STREAMS), limits)
     random = np.random.default_rng(0)
     voice = random.integers(0, config.text_vocab_size, 70)
     for number, length in enumerate((1, 33, 300, 32, 130, 5, 97)):

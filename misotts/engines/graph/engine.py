@@ -11,25 +11,25 @@ drawn by the same code as every other, and the depth decoder runs nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from misotts.engines.embedding import Embedding
 from misotts.engines.graph.backbone import GraphBackbone
 from misotts.engines.graph.capture import capture
 from misotts.engines.graph.depth import GraphDepth
-from misotts.engines.interface import Batch, Frames, Sampling
+from misotts.engines.interface import Batch, Sampling, Step
 from misotts.engines.sampling import gumbel_noise
 from misotts.engines.transfer import to_device
 
 USUAL_RANKS = 64
 """Ranks of the graphs for what nearly everybody asks for; the others have as many as there are codes."""
 
-_COLUMNS = ("slot", "start", "frame", "top_k", "temperature", "seed")
+_COLUMNS = ("slot", "position", "number", "top_k", "temperature", "seed")
 
 
 def row_buckets(max_streams: int) -> list[int]:
@@ -56,8 +56,8 @@ class Bucket:
     """int64 [rows, codebooks]."""
 
 
-class FrameDecoder:
-    """Backbone and depth decoder in one: see `FrameEngine`."""
+class GraphEngine:
+    """Backbone and depth decoder in one: see `Engine`."""
 
     def __init__(
         self,
@@ -69,7 +69,8 @@ class FrameDecoder:
         audio_codes: int,
     ) -> None:
         """Make the buffers of every bucket and, on a GPU, capture them all."""
-        self.backbone, self.embedding, self._depth = backbone, embedding, depth
+        self.block_size, self.num_blocks = backbone.block_size, backbone.num_blocks
+        self.backbone, self.embedding, self.depth = backbone, embedding, depth
         device = embedding.text_table.device
         self._scratch_slot = max_streams
         self.next_input = embedding.text_table.new_zeros(max_streams + 1, embedding.width)
@@ -99,57 +100,71 @@ class FrameDecoder:
             self.backbone.forward(Batch(inputs, np.array([length], np.int32), np.zeros(1, np.int32), blocks))
 
     @torch.inference_mode()
-    def draw(self, frames: Frames) -> torch.Tensor:
-        """See `FrameEngine.draw`."""
-        n = len(frames.slots)
-        bucket = self._bucket(n, int(frames.top_k.max()))
-        inputs = torch.from_numpy(self._fill(frames, bucket.rows))
-        bucket.inputs.copy_(to_device(inputs, bucket.inputs.device))
+    def step(self, step: Step) -> torch.Tensor:
+        """See `Engine.step`."""
+        if step.generating < len(step.slots):
+            self._prefill(step)
+        sampling = np.flatnonzero(step.samples)
+        if not len(sampling):
+            return torch.empty(0, self.depth.codebooks, dtype=torch.int64)
+        bucket = self._bucket(len(sampling), int(step.top_k[sampling].max()))
+        bucket.inputs.copy_(self._put(self._fill(step, sampling, bucket.rows)))
         if graph := self._graphs.get((bucket.rows, bucket.ranks)):
             graph.replay()
         else:
             self._frame(bucket)
-        return bucket.codes[:n]
+        return bucket.codes[: len(sampling)]
+
+    def _prefill(self, step: Step) -> None:
+        """Read the step's prefill chunks, but for positions that sample a frame: those become next inputs."""
+        chunks = slice(step.generating, None)
+        samples, lengths = step.samples[chunks], step.lengths[chunks]
+        inputs = self.embedding.prompt(torch.from_numpy(step.rows))
+        last = (lengths.cumsum() - 1)[samples]
+        if len(last):
+            self.next_input[self._put(step.slots[chunks][samples])] = inputs[self._put(last)]
+            inputs = inputs[self._put(np.delete(np.arange(len(inputs)), last))]
+        lengths = lengths - samples
+        read = np.flatnonzero(lengths)
+        if len(read):
+            self.backbone.forward(Batch(inputs, lengths[read], step.starts[chunks][read], step.blocks[chunks][read]))
+
+    def _put(self, values: npt.NDArray[np.int64]) -> torch.Tensor:
+        return to_device(torch.from_numpy(values), self.next_input.device)
 
     def _bucket(self, rows: int, ranks: int) -> Bucket:
         return next(b for b in self.buckets if b.rows >= rows and b.ranks >= ranks)
 
-    def _padding(self, rows: int) -> np.ndarray:
+    def _padding(self, rows: int) -> npt.NDArray[np.int64]:
         inputs = np.zeros((rows, len(_COLUMNS) + self._columns), np.int64)
         inputs[:, _COLUMNS.index("slot")] = self._scratch_slot
         inputs[:, _COLUMNS.index("top_k")] = 1
-        inputs[:, _COLUMNS.index("temperature")] = _bits(np.ones(rows))
+        inputs[:, _COLUMNS.index("temperature")] = _bits(np.ones(rows, np.float32))
         return inputs
 
-    def _fill(self, frames: Frames, rows: int) -> np.ndarray:
-        inputs = self._padding(rows)
-        n = len(frames.slots)
-        values: Sequence[np.ndarray] = (
-            frames.slots,
-            frames.starts,
-            frames.numbers,
-            frames.top_k,
-            _bits(frames.temperature),
-            frames.seeds,
-        )
+    def _fill(self, step: Step, sampling: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.int64]:
+        """The inputs of a bucket of `rows` rows for the sequences `sampling`."""
+        inputs, n = self._padding(rows), len(sampling)
+        last = step.starts + step.lengths - 1
+        values = (step.slots, last, step.numbers, step.top_k, _bits(step.temperature), step.seeds)
         for column, value in enumerate(values):
-            inputs[:n, column] = value
-        inputs[:n, len(_COLUMNS) : len(_COLUMNS) + frames.blocks.shape[1]] = frames.blocks
+            inputs[:n, column] = value[sampling]
+        inputs[:n, len(_COLUMNS) : len(_COLUMNS) + step.blocks.shape[1]] = step.blocks[sampling]
         return inputs
 
     @torch.inference_mode()
     def _frame(self, bucket: Bucket) -> None:
         """What is captured: reads and writes the bucket's buffers, `next_input` and the pool of blocks."""
-        slot, start, number, top_k, temperature, seed = bucket.inputs[:, : len(_COLUMNS)].T.contiguous()
+        slot, position, number, top_k, temperature, seed = bucket.inputs[:, : len(_COLUMNS)].T.contiguous()
         tables = bucket.inputs[:, len(_COLUMNS) :].int()
-        hidden = self.backbone.decode(self.next_input.index_select(0, slot), start, tables)
-        noise = gumbel_noise(seed, number, self._depth.codebooks, bucket.ranks)
+        hidden = self.backbone.decode(self.next_input.index_select(0, slot), position, tables)
+        noise = gumbel_noise(seed, number, self.depth.codebooks, bucket.ranks)
         sampling = Sampling(temperature.int().view(torch.float32), top_k, noise)
-        codes, following = self._depth.forward(hidden, sampling)
+        codes, following = self.depth.forward(hidden, sampling)
         bucket.codes.copy_(codes)
         self.next_input.index_copy_(0, slot, following)
 
 
-def _bits(values: np.ndarray) -> np.ndarray:
+def _bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
     """float32 values as the integers of their bits."""
-    return values.astype(np.float32).view(np.int32)
+    return values.view(np.int32)

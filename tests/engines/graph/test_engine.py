@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import torch.utils._pytree as pytree
@@ -15,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from misotts.engines.embedding import Embedding
 from misotts.engines.graph.backbone import GraphBackbone
-from misotts.engines.graph.decoder import FrameDecoder, row_buckets
 from misotts.engines.graph.depth import GraphDepth
+from misotts.engines.graph.engine import GraphEngine, row_buckets
 from misotts.engines.graph.operations import operations
-from misotts.engines.interface import Batch, Frames, Limits
+from misotts.engines.interface import Batch, Limits, Step
 from misotts.engines.table import KvType, WeightType
 from misotts.generate.loop import Generator
 from misotts.model.checkpoint import Checkpoint
@@ -26,16 +27,16 @@ from tests.engines.test_exactness import PROMPTS, Parts, alone, parts, run
 from tests.support.tiny import tiny_config, tiny_weights
 
 
-def make_decoder(folder: Path, parts: Parts, limits: Limits, num_blocks: int = 200) -> FrameDecoder:
+def make_engine(folder: Path, parts: Parts, limits: Limits, num_blocks: int = 200) -> GraphEngine:
     config, weights = parts.config, Checkpoint(folder, parts.config)
     plain = operations("plain")
     backbone = GraphBackbone(weights, config, num_blocks, 32, plain, "cpu", torch.float32)
     depth = GraphDepth(weights, config, parts.embedding, plain, "cpu", torch.float32)
-    return FrameDecoder(backbone, depth, parts.embedding, limits.max_streams, config.max_seq_len, config.audio_codes)
+    return GraphEngine(backbone, depth, parts.embedding, limits.max_streams, config.max_seq_len, config.audio_codes)
 
 
-def speak(parts: Parts, decoder: FrameDecoder, limits: Limits, numbers: range | list[int]) -> list[np.ndarray]:
-    return run(Generator(parts.config, parts.embedding, decoder.backbone, decoder, limits), parts, numbers)
+def speak(parts: Parts, engine: GraphEngine, limits: Limits, numbers: range | list[int]) -> list[np.ndarray]:
+    return run(Generator(parts.config, engine, limits), parts, numbers)
 
 
 @pytest.mark.parametrize(
@@ -52,16 +53,16 @@ def test_frames_are_the_torch_engines(
     limits: Limits,
 ) -> None:
     """Batches of every size on the way, so that rows are padded; then once more with shared prefixes; then alone."""
-    decoder = make_decoder(demo_folder, parts, limits)
+    engine = make_engine(demo_folder, parts, limits)
     for numbers in (range(len(PROMPTS)), [0, 5, 6]):
-        frames = speak(parts, decoder, limits, numbers)
+        frames = speak(parts, engine, limits, numbers)
         assert [np.array_equal(alone[n], f) for n, f in zip(numbers, frames, strict=True)] == [True] * len(numbers)
-    assert np.array_equal(speak(parts, decoder, limits, [7])[0], alone[7])
+    assert np.array_equal(speak(parts, engine, limits, [7])[0], alone[7])
 
 
 def test_preemption_changes_no_frame(parts: Parts, alone: list[np.ndarray], demo_folder: Path) -> None:
-    decoder = make_decoder(demo_folder, parts, Limits(), num_blocks=4)  # 3 of 32 positions; both grow to 2
-    generator = Generator(parts.config, parts.embedding, decoder.backbone, decoder, Limits())
+    engine = make_engine(demo_folder, parts, Limits(), num_blocks=4)  # 3 of 32 positions; both grow to 2
+    generator = Generator(parts.config, engine, Limits())
     numbers = [1, 7]
     frames = run(generator, parts, numbers)
     assert generator.scheduler.preempted
@@ -69,28 +70,34 @@ def test_preemption_changes_no_frame(parts: Parts, alone: list[np.ndarray], demo
 
 
 def test_rows_too_many_touch_no_block_and_no_slot(parts: Parts, demo_folder: Path) -> None:
-    decoder = make_decoder(demo_folder, parts, Limits(max_streams=4), num_blocks=9)
-    decoder._read_scratch()
-    decoder.next_input.normal_()
-    before = decoder.next_input.clone()
+    engine = make_engine(demo_folder, parts, Limits(max_streams=4), num_blocks=9)
+    engine._read_scratch()
+    engine.next_input.normal_()
+    before = engine.next_input.clone()
     columns = parts.config.max_seq_len // 32
     blocks = np.zeros((3, columns), np.int32)
     blocks[:, 0] = [2, 4, 6]
-    decoder.draw(
-        Frames(
-            slots=np.array([3, 0, 2]),
-            starts=np.array([0, 5, 31]),
-            blocks=blocks,
-            numbers=np.zeros(3, np.int64),
-            seeds=np.arange(3),
-            temperature=np.ones(3, np.float32),
-            top_k=np.full(3, 50),
-        )
-    )
-    written = (decoder.next_input != before).any(dim=1)
+    slots, starts = np.array([3, 0, 2]), np.array([0, 5, 31], np.int32)
+    engine.step(next_frames(slots, starts, blocks, np.zeros(3, np.int64), np.arange(3), np.ones(3), np.full(3, 50)))
+    written = (engine.next_input != before).any(dim=1)
     assert written.tolist() == [True, False, True, True, True]  # the last is the scratch slot
-    full = decoder.backbone._pool.flatten(0, 1).transpose(0, 1).flatten(1).any(dim=1)
+    full = engine.backbone._pool.flatten(0, 1).transpose(0, 1).flatten(1).any(dim=1)
     assert full.tolist() == [n in (0, 2, 4, 6) for n in range(9)]
+
+
+def next_frames(
+    slots: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int32],
+    blocks: npt.NDArray[np.int32],
+    numbers: npt.NDArray[np.int64],
+    seeds: npt.NDArray[np.int64],
+    temperature: npt.NDArray[np.float64],
+    top_k: npt.NDArray[np.int64],
+) -> Step:
+    """A step in which every sequence generates its next frame."""
+    n = len(slots)
+    rows, ones = np.zeros((0, 0), np.int64), np.ones(n, np.int32)
+    return Step(slots, starts, ones, blocks, n, rows, ones > 0, numbers, seeds, temperature.astype(np.float32), top_k)
 
 
 class NoWaiting(TorchDispatchMode):
@@ -120,10 +127,10 @@ def test_the_captured_code_reads_no_value(weight_type: WeightType, kv_type: KvTy
         embedding = Embedding(weights, config, "meta", dtype)
         backbone = GraphBackbone(weights, config, 20, 16, plain, "meta", dtype, weight_type, kv_type)
         depth = GraphDepth(weights, config, embedding, plain, "meta", dtype, weight_type)
-        decoder = FrameDecoder(backbone, depth, embedding, 3, config.max_seq_len, config.audio_codes)
-        for bucket in (decoder.buckets[0], decoder.buckets[-1]):
+        engine = GraphEngine(backbone, depth, embedding, 3, config.max_seq_len, config.audio_codes)
+        for bucket in (engine.buckets[0], engine.buckets[-1]):
             with NoWaiting() as seen:
-                decoder._frame(bucket)
+                engine._frame(bucket)
             assert len(seen.names) > 100
             with pytest.raises(AssertionError, match="tensor of the host"), NoWaiting():
                 bucket.codes.add(torch.ones(1))
@@ -157,21 +164,13 @@ def test_frames_by_the_kernels(weight_type: WeightType, monkeypatch: pytest.Monk
         run = operations(path)
         backbone = GraphBackbone(weights, config, 6, 16, run, "cpu", torch.float32, weight_type)
         depth = GraphDepth(weights, config, embedding, run, "cpu", torch.float32, weight_type)
-        decoder = FrameDecoder(backbone, depth, embedding, 3, config.max_seq_len, config.audio_codes)
+        engine = GraphEngine(backbone, depth, embedding, 3, config.max_seq_len, config.audio_codes)
         lengths, starts = np.array([3, 2], np.int32), np.zeros(2, np.int32)
-        decoder.next_input[:2] = backbone.forward(Batch(prompts, lengths, starts, blocks))
+        engine.next_input[:2] = backbone.forward(Batch(prompts, lengths, starts, blocks))
         for number in range(2):
-            codes = decoder.draw(
-                Frames(
-                    slots=np.array([1, 0]),
-                    starts=lengths + number,
-                    blocks=blocks,
-                    numbers=np.full(2, number),
-                    seeds=np.array([7, -8]),
-                    temperature=np.array([0.9, 2.0], np.float32),
-                    top_k=np.array([5, 16]),
-                )
-            )
+            sampling = np.array([7, -8]), np.array([0.9, 2.0]), np.array([5, 16])
+            starts = lengths + np.int32(number)
+            codes = engine.step(next_frames(np.array([1, 0]), starts, blocks, np.full(2, number), *sampling))
             drawn.append(codes.tolist())
     assert drawn[:2] == drawn[2:]
     assert len({str(codes) for codes in drawn}) == 2
