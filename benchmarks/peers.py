@@ -36,7 +36,8 @@ from misotts.generate.delivery import Chunk
 from misotts.generate.load import load_generator
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
-from misotts.model.checkpoint import Checkpoint, CheckpointError
+from misotts.model.checkpoint import Checkpoint
+from misotts.model.weight_files import CheckpointError
 from misotts.order import Order
 from misotts_client.errors import MisoError
 

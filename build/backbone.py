@@ -18,7 +18,7 @@ from misotts.engines.manifest import Manifest
 from misotts.engines.table import EngineError, Variant
 from misotts.engines.tensorrt_depth import gpu_here
 from misotts.engines.tensorrt_llm.backbone import backbone_hash, tensorrt_llm_release
-from misotts.model.atomic_folder import draft_folder
+from misotts.model.atomic_folder import atomic_folder
 from misotts.model.checkpoint import Checkpoint
 
 
@@ -44,7 +44,7 @@ def build_backbone(model: Path, variant: Variant, limits: Limits, tell: Callable
     needs = backbone_needs(source.path, variant)
     tell(needs)
     needs.check(model)
-    with draft_folder(folder.path) as draft:
+    with atomic_folder(folder.path) as draft:
         for rank in range(variant.ranks):
             _build_rank(source.path, draft, rank, sizes, variant)
         check_built(json.loads((draft / "config.json").read_text(encoding="utf-8")))

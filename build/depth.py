@@ -16,7 +16,7 @@ from misotts.config import ModelConfig
 from misotts.engines.manifest import Manifest, depth_hash, dtype_name
 from misotts.engines.table import EngineError, depth_graph_folder, tensorrt_depth_folder
 from misotts.engines.tensorrt_depth import ENGINE, gpu_here, release, tensorrt_library
-from misotts.model.atomic_folder import draft_folder
+from misotts.model.atomic_folder import atomic_folder
 from misotts.model.checkpoint import Checkpoint
 from misotts.prompt.limits import DEFAULT_TOP_K
 
@@ -62,7 +62,7 @@ def build_depth(
     if manifest.is_at(folder):
         return folder.path
     depth_needs(model, dtype).check(model)
-    with draft_folder(folder.path) as draft:
+    with atomic_folder(folder.path) as draft:
         (draft / ENGINE).write_bytes(_build(library, source.path / GRAPH, config, manifest, progress))
         manifest.save(draft)
     return folder.path

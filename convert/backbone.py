@@ -19,7 +19,7 @@ from misotts.config import ModelConfig
 from misotts.engines.manifest import Manifest, dtype_name
 from misotts.engines.table import Variant, WeightType
 from misotts.engines.tensorrt_llm.backbone import backbone_hash
-from misotts.model.atomic_folder import draft_folder
+from misotts.model.atomic_folder import atomic_folder
 from misotts.model.checkpoint import Checkpoint, tensor_shapes
 from misotts.model.weight_files import save_weights
 
@@ -63,7 +63,7 @@ def convert_backbone(model: Path, target: Target, progress: Progress) -> Path:
     layouts = checkpoint_layout(config, target)
     total = sum(tensor.nbytes for layout in layouts for tensor in layout.values())
     check_disk(model, total)
-    with draft_folder(folder.path) as draft:
+    with atomic_folder(folder.path) as draft:
         (draft / "config.json").write_text(json.dumps(checkpoint_config(config, target), indent=2) + "\n", "utf-8")
         written = 0
 

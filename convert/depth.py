@@ -19,7 +19,7 @@ from misotts import __version__
 from misotts.config import ModelConfig
 from misotts.engines.manifest import Manifest, depth_hash, dtype_name
 from misotts.engines.table import depth_graph_folder
-from misotts.model.atomic_folder import draft_folder
+from misotts.model.atomic_folder import atomic_folder
 from misotts.model.checkpoint import Checkpoint
 from misotts.model.weight_files import save_weights, tensor_places
 
@@ -52,7 +52,7 @@ def convert_depth(model: Path, dtype: torch.dtype, progress: Progress) -> Path:
         written += size
         progress(written, total)
 
-    with draft_folder(folder.path) as draft:
+    with atomic_folder(folder.path) as draft:
         save_weights(draft / WEIGHTS, layout, wrote, lambda name: depth_weight(name, checkpoint, config).to(dtype))
         ir.save(depth_graph(config, dtype, _external(draft / WEIGHTS, layout)), draft / GRAPH)
         manifest.save(draft)

@@ -1,1 +1,1 @@
-"""The demo: a small model in the real model's file formats, and a script that speaks with it through the server."""
+"""The demo: `model` makes a small model folder, `silentcipher` trained its watermark, `speak` uses it with a server."""

@@ -1,9 +1,9 @@
-"""Make the demo model: small, random, deterministic from a seed, in exactly the files of a real model folder.
+"""Make the demo model: a model folder like that of the 8B model, but small and random. The seed determines it.
 
     python -m demo.model models/demo
 
-Random weights speak noise and never say end of speech; only the watermark is trained. Everything else about the folder
-is real: nothing in the library can tell it from the 8B model.
+Random weights speak noise and never end an utterance; only the watermark is trained. Tests and benchmarks also make
+weights of other sizes with these functions.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from demo.silentcipher.networks import PUBLISHED, Networks
 from misotts.config import ModelConfig
+from misotts.model.atomic_folder import atomic_folder
 from misotts.model.checkpoint import tensor_shapes
-from misotts.model.meta_tokenizer import LLAMA_3_SPLIT
+from misotts.model.meta_tokenizer import BOS, EOS, add_bos_and_eos, llama_tokenizer
 
 TEXT = Path(__file__).with_name("text.txt")
 
@@ -45,47 +46,39 @@ CONFIG = {
 }
 
 SILENTCIPHER = Path(__file__).with_name("silentcipher") / "weights"
-"""Trained on real speech: `python -m demo.silentcipher.train`."""
+"""SilentCipher weights trained on real speech by `demo.silentcipher.train`."""
+
 ENCODER_WIDTH = 4
 
 
 def make_model(folder: Path, seed: int = 0) -> None:
-    """Write the demo model to `folder`, which appears whole or not at all; an existing one is replaced."""
+    """Write the demo model to `folder`, which appears complete or not at all; an existing one is replaced."""
     torch.manual_seed(seed)
-    draft = folder.with_name(folder.name + ".draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    (draft / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
-    config = ModelConfig.load(draft)
-    make_tokenizer(config.text_vocab_size).save(str(draft / "tokenizer.json"))
-    save_file(make_weights(config), draft / "model.safetensors")
-    save_file(make_mimi_weights(config), draft / "mimi.safetensors")
-    shutil.copytree(SILENTCIPHER, draft / "silentcipher")
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+    with atomic_folder(folder) as draft:
+        (draft / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
+        config = ModelConfig.load(draft)
+        make_tokenizer(config.text_vocab_size).save(str(draft / "tokenizer.json"))
+        save_file(make_weights(config), draft / "model.safetensors")
+        save_file(make_mimi_weights(config), draft / "mimi.safetensors")
+        shutil.copytree(SILENTCIPHER, draft / "silentcipher")
 
 
 def make_tokenizer(vocab_size: int) -> Tokenizer:
-    """A byte-level BPE with Llama 3's split, BOS and EOS, learnt from `text.txt`."""
-    tokenizer = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(LLAMA_3_SPLIT), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|begin_of_text|>", "<|end_of_text|>"]
+    """Train a byte-level BPE with Llama 3's split, BOS and EOS on `text.txt`."""
+    tokenizer = llama_tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=special,
+        special_tokens=[BOS, EOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXT.read_text(encoding="utf-8").splitlines(), trainer)
-    ids = [(token, tokenizer.token_to_id(token)) for token in special]
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{special[0]} $A {special[1]}", special_tokens=ids)
+    add_bos_and_eos(tokenizer)
     return tokenizer
 
 
 def make_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Random weights at the scales of a trained network, so that signals neither vanish nor explode."""
+    """Return random weights at the scales of a trained network, so that signals neither vanish nor explode."""
     weights = {}
     for name, shape in tensor_shapes(config).items():
         if name.endswith("scale"):
@@ -100,8 +93,8 @@ def make_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
 
 
 def make_mimi_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
-    """moshi's own initialisation, with filled codebooks and the last layer at the loudness of speech."""
-    from misotts.mimi import build_mimi  # not at the top: what else is here needs no moshi
+    """Return moshi's own initialisation, with filled codebooks and the last layer at the loudness of speech."""
+    from misotts.mimi import build_mimi  # the other functions need no moshi
 
     mimi = build_mimi(config).eval()
     state = mimi.state_dict()
@@ -119,7 +112,7 @@ def make_mimi_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
 
 
 def make_silentcipher(folder: Path, width: int = ENCODER_WIDTH) -> None:
-    """The published sizes at a narrow width (the published one is 32), random weights."""
+    """Write random SilentCipher weights of the published sizes at a smaller width (published: 32)."""
     widths = dict(enc_conv_dim=width, dec_c_conv_dim=3 * width, dec_m_conv_dim=4 * width, dec_m_n_layers=10)
     Networks(PUBLISHED | widths).save(folder)
 

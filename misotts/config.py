@@ -1,46 +1,46 @@
-"""What a model folder's `config.json` says, and the constants that several stages share."""
+"""The configuration of a model folder, `config.json`, and the constants that several stages share."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 SAMPLE_RATE = 24_000
-"""Samples per second of every audio tensor that crosses a stage, mono float32."""
+"""Samples per second of the audio between the stages, which is mono float32."""
 
 FRAME_SAMPLES = 1_920
-"""Samples in one frame: Mimi's 12.5 frames per second at 24 kHz."""
+"""Number of samples in one frame: Mimi has 12.5 frames per second."""
 
 FRAME_MS = 80
 
 RESERVED_CODES = 3
-"""The last codes of every codebook (2048, 2049, 2050 at full size) have no entry in Mimi and are never sampled."""
+"""Number of codes at the end of every codebook (2048, 2049, 2050) that Mimi does not have. They are never sampled."""
 
 MASKED = -1
-"""Marks the columns of a prompt position that are not used."""
+"""Value of a column that a position of a prompt does not use."""
 
 NO_SLOT = -1
-"""Slot of an utterance that has none: it waits."""
+"""Slot of a stream that has none."""
 
 MAX_CHUNK_FRAMES = 25
-"""Frames of the largest chunk."""
+"""Number of frames in the largest chunk."""
 
 MAX_UNACKNOWLEDGED = 8
-"""Chunks that may be under way between `generate` and the end of the road; beyond it the utterance pauses."""
+"""Number of chunks of a stream that may be unacknowledged; the stream then pauses."""
 
 
 class ConfigError(ValueError):
-    """A model folder whose configuration cannot be served; the message names the file and the key."""
+    """A configuration that cannot be used; the message names the file and the key."""
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """One Llama-style transformer, in torchtune's words.
+    """Sizes of one Llama transformer, with torchtune's names.
 
-    RoPE is the Llama-3 form: low factor 1, high factor 4, original context 8192.
+    RoPE is Llama 3's: low factor 1, high factor 4, original context 8192.
     """
 
     num_layers: int
@@ -77,7 +77,7 @@ FLAVORS: Mapping[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A MisoTTS or CSM model."""
+    """Sizes of a MisoTTS or CSM model. The JSON key of `depth`, the depth decoder, is `decoder`."""
 
     text_vocab_size: int
     audio_vocab_size: int
@@ -86,18 +86,18 @@ class ModelConfig:
     depth: TransformerConfig
     max_seq_len: int = 2048
     speaker_space: bool = True
-    """Whether the speaker tag is followed by a space: `[0] text` (MisoTTS) or `[0]text` (CSM-1B)."""
+    """True if a space follows the speaker tag: `[0] text` (MisoTTS), not `[0]text` (CSM-1B)."""
     mimi: Mapping[str, Any] = field(default_factory=dict)
-    """Sizes of Mimi where they differ from the published codec, by moshi's own names."""
+    """Sizes of Mimi that differ from the published codec, with moshi's names."""
 
     @property
     def audio_codes(self) -> int:
-        """Codes of a codebook that are audio: 0 to `audio_codes` - 1."""
+        """Number of codes of a codebook that are audio: 0 to `audio_codes` - 1."""
         return self.audio_vocab_size - RESERVED_CODES
 
     @property
     def frame_columns(self) -> int:
-        """Columns of a prompt position: one per codebook, then the text token."""
+        """Number of columns of a position: one per codebook, then the text token."""
         return self.audio_num_codebooks + 1
 
     @classmethod
@@ -105,7 +105,7 @@ class ModelConfig:
         """Read `folder/config.json`.
 
         Raises:
-            ConfigError: the file is missing, is not JSON, or a key is missing or out of range.
+            ConfigError: the file is missing or not JSON, or a key is missing or out of range.
         """
         path = Path(folder) / "config.json"
         try:
@@ -115,7 +115,7 @@ class ModelConfig:
         except ValueError as error:
             raise ConfigError(f"{path} is not JSON: {error}") from None
         if not isinstance(raw, dict):
-            raise ConfigError(f"{path} must hold a JSON object")
+            raise ConfigError(f"{path} must contain a JSON object")
         try:
             return cls.from_dict(raw)
         except ConfigError as error:
@@ -123,7 +123,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ModelConfig:
-        """Build from the keys of `config.json`; the reference's `backbone_flavor` and `decoder_flavor` are read too."""
+        """Build from the keys of `config.json`, or from the reference's `backbone_flavor` and `decoder_flavor`."""
         shared = {key: raw[key] for key in ("norm_eps", "rope_base", "rope_scale_factor") if key in raw}
         optional = {key: raw[key] for key in ("max_seq_len", "speaker_space", "mimi") if key in raw}
         return cls(
@@ -134,6 +134,12 @@ class ModelConfig:
             depth=_transformer(raw, "decoder", shared),
             **optional,
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys of `config.json`, which `from_dict` reads."""
+        raw = asdict(self)
+        raw["decoder"] = raw.pop("depth")
+        return raw
 
     def __post_init__(self) -> None:
         if self.audio_codes < 1:
@@ -155,7 +161,7 @@ def _transformer(raw: Mapping[str, Any], key: str, shared: Mapping[str, Any]) ->
     value = raw.get(key, raw.get(f"{key}_flavor"))
     if isinstance(value, str):
         if value not in FLAVORS:
-            raise ConfigError(f"{key}: unknown flavour {value!r}; known are {', '.join(FLAVORS)}")
+            raise ConfigError(f"{key}: unknown flavour {value!r}; it must be one of {', '.join(FLAVORS)}")
         value = FLAVORS[value]
     if not isinstance(value, Mapping):
         raise ConfigError(f"{key} must be a flavour name or an object of dimensions, got {value!r}")

@@ -1,4 +1,4 @@
-"""Kyutai's Mimi codec, as moshi builds it: 24 kHz mono audio <-> frames of codes."""
+"""Kyutai's Mimi codec as moshi builds it: 24 kHz mono audio <-> frames of codes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from moshi.models.compression import MimiModel
@@ -58,16 +59,15 @@ PUBLISHED: Mapping[str, Any] = {
         "output_dimensions": [512],
     },
 }
-"""Sizes of the published codec (79.3 M parameters). A model folder's `mimi` names what differs."""
-
+"""Sizes of the published codec (79.3 M parameters). The key `mimi` of `config.json` overrides them."""
 
 PIECE_FRAMES = 125
-"""Frames that are encoded in one call, 10 s. The whole of a clip of minutes would take gigabytes, and for longer than a
-stage may give no sign of life."""
+"""Number of frames that are encoded in one call, 10 s. A clip of minutes in one call would take gigabytes, and longer
+than a stage may go without a sign of life."""
 
 
 def build_mimi(config: ModelConfig) -> MimiModel:
-    """Mimi at the model's sizes, weights not set."""
+    """Return Mimi at the model's sizes, with random weights."""
     sizes = {
         key: {**value, **config.mimi.get(key, {})} if isinstance(value, Mapping) else config.mimi.get(key, value)
         for key, value in PUBLISHED.items()
@@ -76,15 +76,15 @@ def build_mimi(config: ModelConfig) -> MimiModel:
 
 
 def load_mimi(folder: Path, config: ModelConfig, device: str = "cpu") -> MimiModel:
-    """Mimi with the weights of `folder/mimi.safetensors`: see `read_mimi`."""
+    """Return Mimi with the weights of `folder/mimi.safetensors`: see `read_mimi`."""
     return read_mimi(Path(folder) / "mimi.safetensors", config).to(device)
 
 
 def read_mimi(path: Path, config: ModelConfig) -> MimiModel:
-    """Mimi with the weights of a file in moshi's or Transformers' layout, in evaluation mode, without gradients.
+    """Return Mimi with the weights of a file in moshi's or Transformers' layout, in evaluation mode, without gradients.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or holds another codec; the message lists what does not fit.
+        CheckpointError: the file is missing, damaged, or contains another codec; the message lists what does not fit.
     """
     mimi, tensors = build_mimi(config), open_weights(path)
     if is_transformers_mimi(tensors):
@@ -92,22 +92,24 @@ def read_mimi(path: Path, config: ModelConfig) -> MimiModel:
         tensors = moshi_tensors(tensors, mimi.state_dict().keys(), heads)
     try:
         mimi.load_state_dict(tensors)
-    except RuntimeError as error:  # lists every name and shape
-        raise CheckpointError(f"{path} does not make the codec: {error}") from None
+    except RuntimeError as error:  # it lists every name and shape
+        raise CheckpointError(f"{path} does not fit the codec of config.json: {error}") from None
     return mimi.eval().requires_grad_(False)
 
 
 @torch.inference_mode()
-def encode(mimi: MimiModel, audio: np.ndarray, pause: Callable[[], None] = lambda: None) -> np.ndarray:
-    """Encode a whole clip, float32 [samples] at 24 kHz → codes int32 [frames, codebooks]; the last frame is padded
-    with silence. One clip of a codec at a time.
+def encode(
+    mimi: MimiModel, audio: npt.NDArray[np.float32], pause: Callable[[], None] = lambda: None
+) -> npt.NDArray[np.int32]:
+    """Encode a clip, float32 [samples] at 24 kHz → codes int32 [frames, codebooks]; the last frame is padded with
+    silence. A codec encodes one clip at a time.
 
-    A clip of more than `PIECE_FRAMES` is encoded piece by piece. `pause` is called in between; what it raises ends the
-    work.
+    A clip of more than `PIECE_FRAMES` is encoded in pieces. `pause` is called between them; an exception from it ends
+    the encoding.
     """
     wave = torch.from_numpy(audio).to(next(mimi.parameters()).device)
     wave = F.pad(wave, (0, -len(wave) % FRAME_SAMPLES)).view(1, 1, -1)
-    first, *others = wave.split(PIECE_FRAMES * FRAME_SAMPLES, dim=-1)
+    first, *others = torch.split(wave, PIECE_FRAMES * FRAME_SAMPLES, dim=-1)
     if not others:
         return _codes(mimi.encode(first))
     network = _MimiEncoder(mimi)
@@ -121,12 +123,12 @@ def encode(mimi: MimiModel, audio: np.ndarray, pause: Callable[[], None] = lambd
     return np.concatenate(codes)
 
 
-def _codes(codes: torch.Tensor) -> np.ndarray:
+def _codes(codes: torch.Tensor) -> npt.NDArray[np.int32]:
     return codes[0].T.to("cpu", torch.int32).numpy()
 
 
 class _MimiEncoder(StreamingContainer):
-    """The half of Mimi that encodes, as `mimi.encode` but without its CUDA graphs."""
+    """Mimi's encoder alone: `mimi.encode` without its CUDA graphs."""
 
     def __init__(self, mimi: MimiModel) -> None:
         super().__init__()
@@ -140,11 +142,11 @@ class _MimiEncoder(StreamingContainer):
 
 
 def enlarge_rings(states: Iterable[Any], steps: int) -> None:
-    """Make room for `steps` more than the attention's context in the fresh states of a streaming network.
+    """Make room for `steps` more than the attention's context in the new states of a streaming network.
 
-    moshi's ring holds just the context, so a call of several steps overwrites the oldest keys before its first steps
-    have read them: after 10 s of audio the result would depend on how the stream was cut (and the write that a masked
-    row makes would eat keys that it still needs).
+    moshi's ring holds exactly the context, so a call of several steps overwrites the oldest keys before its first steps
+    have read them. After 10 s of audio the result would depend on how the stream is cut, and the write of a masked row
+    would overwrite keys that it still needs.
     """
     for state in states:
         if ring := getattr(state, "kv_cache", None):

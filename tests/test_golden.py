@@ -27,7 +27,7 @@ from misotts.engines.interface import Batch, Sampling
 from misotts.engines.sampling import gumbel_noise
 from misotts.mimi import build_mimi, encode
 from misotts.model.checkpoint import tensor_shapes
-from misotts.model.meta_tokenizer import frame_with_bos_and_eos, tokenizer_from_meta
+from misotts.model.meta_tokenizer import add_bos_and_eos, tokenizer_from_meta
 from misotts.slots import Piece
 from tests.support.tiny import tiny_config
 
@@ -46,7 +46,7 @@ TEXTS = [
 
 def tokens() -> dict[str, list[int]]:
     tokenizer = tokenizer_from_meta(Path(meta.__file__).with_name("tokenizer.model"))
-    frame_with_bos_and_eos(tokenizer)
+    add_bos_and_eos(tokenizer)
     tokenizer.encode_special_tokens = True
     return {text: tokenizer.encode(text).ids for text in TEXTS}
 

@@ -13,7 +13,7 @@ from transformers import MimiModel
 from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.decode.decoder import Decoder
 from misotts.mimi import PIECE_FRAMES, build_mimi, encode, read_mimi
-from misotts.model.checkpoint import CheckpointError
+from misotts.model.weight_files import CheckpointError
 from misotts.slots import Piece
 from tests.support.mimi_peer import make_mimi_peer
 

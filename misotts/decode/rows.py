@@ -130,7 +130,7 @@ class _View:
     def _run_rows(self, codes: torch.Tensor) -> torch.Tensor:
         for whole, packed, rows in self._moves:
             packed.copy_(whole.index_select(rows, self._slot_of))
-        audio = self._network(codes)
+        audio: torch.Tensor = self._network(codes)
         for whole, packed, rows in self._moves:
             whole.index_copy_(rows, self._slot_of, packed)
         return audio

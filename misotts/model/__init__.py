@@ -1,1 +1,1 @@
-"""A model folder's files: checkpoints, the published layouts of their weights, the tokenizer's source."""
+"""The files of a model folder: weights and their published layouts, the tokenizer, and `prepare`, which makes one."""

@@ -1,4 +1,4 @@
-"""Folders that appear whole, or not at all."""
+"""Folders that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 
 @contextmanager
-def draft_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder`, which takes its name and its place at the end, or is gone."""
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder` that replaces it at the end, or is removed if the block fails."""
     draft = folder.with_name(folder.name + ".draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:

@@ -1,4 +1,4 @@
-"""The weights of a model, by their canonical (torchtune) names, from every published layout."""
+"""The weights of a model by their canonical (torchtune) names, from every published layout."""
 
 from __future__ import annotations
 
@@ -13,23 +13,20 @@ from misotts.model.weight_files import CheckpointError, Tensors, open_weights
 
 Shapes = dict[str, tuple[int, ...]]
 
-
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def tensor_shapes(config: ModelConfig) -> Shapes:
-    """Name and shape of every tensor of a model (367 of them at 8B)."""
-    backbone, decoder = config.backbone, config.depth
+    """Return the name and shape of every tensor of a model; the 8B model has 367."""
+    backbone, depth = config.backbone, config.depth
     shapes: Shapes = {
         "text_embeddings.weight": (config.text_vocab_size, backbone.embed_dim),
         "audio_embeddings.weight": (config.audio_num_codebooks * config.audio_vocab_size, backbone.embed_dim),
-        "projection.weight": (decoder.embed_dim, backbone.embed_dim),
+        "projection.weight": (depth.embed_dim, backbone.embed_dim),
         "codebook0_head.weight": (config.audio_vocab_size, backbone.embed_dim),
-        "audio_head": (config.audio_num_codebooks - 1, decoder.embed_dim, config.audio_vocab_size),
+        "audio_head": (config.audio_num_codebooks - 1, depth.embed_dim, config.audio_vocab_size),
     }
-    shapes.update(_transformer_shapes("backbone", backbone))
-    shapes.update(_transformer_shapes("decoder", decoder))
-    return shapes
+    return shapes | _transformer_shapes("backbone", backbone) | _transformer_shapes("decoder", depth)
 
 
 def _transformer_shapes(prefix: str, config: TransformerConfig) -> Shapes:
@@ -51,17 +48,17 @@ def _transformer_shapes(prefix: str, config: TransformerConfig) -> Shapes:
 
 
 class Checkpoint(Mapping[str, torch.Tensor]):
-    """The weights of a model, in any published layout: a mapping from canonical name to tensor.
+    """Maps canonical names to a model's tensors, whatever the layout of its files.
 
-    Tensors are memory-mapped; what a caller changes or converts is the caller's own.
+    The tensors are memory-mapped. A change that a caller makes to one does not reach the file.
     """
 
     def __init__(self, path: Path, config: ModelConfig) -> None:
-        """Open what `open_weights` takes and hold every name, shape and type against `config`.
+        """Open `path` (see `open_weights`) and compare every name, shape and type with `config`.
 
         Raises:
-            CheckpointError: a file is missing or damaged, or tensors are missing, unexpected, wrongly shaped or of a
-                type other than F32, BF16 and F16.
+            CheckpointError: a file is missing or damaged, or tensors are missing, unexpected, of a wrong shape or of a
+                type other than F32, BF16 and F16. The message lists them all.
         """
         tensors = open_weights(path)
         self._half_split = is_csm(tensors)
@@ -83,10 +80,10 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
 
 def _from_csm(tensors: Tensors, config: ModelConfig) -> Tensors:
-    """Canonical names; a tensor that has none keeps its own, and so is found to be unexpected."""
+    """Rename tensors to canonical names. One that has none keeps its own and is reported as unexpected."""
     tables = [tensors[name] for name in AUDIO_EMBEDDINGS if name in tensors]
     if len(tables) == 2 and not torch.equal(*tables):
-        raise CheckpointError(f"{' and '.join(AUDIO_EMBEDDINGS)} must be one table: they differ")
+        raise CheckpointError(f"{' and '.join(AUDIO_EMBEDDINGS)} must be one table, but they differ")
     names = canonical_names(config)
     return {names.get(name, name): tensor for name, tensor in tensors.items() if not name.startswith(CODEC)}
 
@@ -99,6 +96,6 @@ def _compare(expected: Shapes, found: Tensors, path: Path) -> None:
         if shapes[name] != expected[name]:
             faults.append(f"wrong shape: {name} is {list(shapes[name])}, config.json asks for {list(expected[name])}")
         if found[name].dtype not in TYPES:
-            faults.append(f"wrong type: {name} is {found[name].dtype}, known are {', '.join(map(str, TYPES))}")
+            faults.append(f"wrong type: {name} is {found[name].dtype}, it must be one of {', '.join(map(str, TYPES))}")
     if faults:
-        raise CheckpointError(f"the weights at {path} do not make the model:\n  " + "\n  ".join(sorted(faults)))
+        raise CheckpointError(f"the weights at {path} do not fit config.json:\n  " + "\n  ".join(sorted(faults)))

@@ -1,4 +1,4 @@
-"""CSM as Transformers publishes it (`CsmForConditionalGeneration`): config words, tensor names, row order."""
+"""The layout of CSM in Transformers (`CsmForConditionalGeneration`): config keys, tensor names, row order."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from misotts.config import ConfigError, ModelConfig, TransformerConfig
 
 CODEC = "codec_model."
-"""Prefix of Mimi's tensors, which lie beside the language model's."""
+"""Prefix of Mimi's tensors, which are in the same files as the language model's."""
 
 AUDIO_EMBEDDINGS = ("backbone_model.embed_tokens.embed_audio_tokens.weight", "depth_decoder.model.embed_tokens.weight")
-"""One table under two names; a file may hold either or both."""
+"""One table under two names; a file may contain either or both."""
 
 _NAMES = {
     "embed_text_tokens.weight": "text_embeddings.weight",
@@ -36,15 +36,15 @@ _LAYER_NAMES = {
 
 
 def is_csm(names: Mapping[str, Any]) -> bool:
-    """Whether these are the tensors of a `CsmForConditionalGeneration`."""
+    """True if these are the tensors of a `CsmForConditionalGeneration`."""
     return any(name.startswith(("backbone_model.", "depth_decoder.")) for name in names)
 
 
 def canonical_names(config: ModelConfig) -> dict[str, str]:
-    """Their name of every tensor → ours."""
+    """Map Transformers' name of every tensor to the canonical one."""
     names = dict(_NAMES)
-    sides = (("backbone_model", "backbone", config.backbone), ("depth_decoder.model", "decoder", config.depth))
-    for theirs, ours, sizes in sides:
+    parts = (("backbone_model", "backbone", config.backbone), ("depth_decoder.model", "decoder", config.depth))
+    for theirs, ours, sizes in parts:
         names[f"{theirs}.norm.weight"] = f"{ours}.norm.scale"
         for n in range(sizes.num_layers):
             names.update({f"{theirs}.layers.{n}.{a}": f"{ours}.layers.{n}.{b}" for a, b in _LAYER_NAMES.items()})
@@ -54,15 +54,16 @@ def canonical_names(config: ModelConfig) -> dict[str, str]:
 def interleaved_rows(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Permute the rows of a q or k projection [heads * head_dim, width] from Transformers' half-split RoPE pairs
     (x0, x[head_dim/2]), ... to torchtune's interleaved ones (x0, x1), ..."""
-    return weight.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
+    pairs = weight.view(-1, 2, head_dim // 2, weight.shape[1])
+    return pairs.transpose(1, 2).flatten(0, 2)
 
 
 def config_from_csm(raw: Mapping[str, Any]) -> ModelConfig:
-    """Read their `config.json`. CSM-1B was trained without a space behind the speaker tag. Where the codec is not the
-    published one, our own key `mimi` says so.
+    """Build the configuration from Transformers' `config.json`. CSM-1B was trained without a space after the speaker
+    tag. Our own key `mimi` gives the sizes of a codec that is not the published one.
 
     Raises:
-        ConfigError: a key is missing, or says something that the family does not have.
+        ConfigError: a key is missing or has an unsupported value.
     """
     try:
         depth = raw["depth_decoder_config"]

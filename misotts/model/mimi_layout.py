@@ -1,4 +1,4 @@
-"""Mimi as Transformers publishes it (`kyutai/mimi`) → moshi's names and row order."""
+"""The layout of Mimi in Transformers (`kyutai/mimi`), converted to moshi's names and row order."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ _QUERY = ".self_attn.q_proj.weight"
 
 
 def is_transformers_mimi(names: Collection[str]) -> bool:
-    """Whether these are the tensors of a Transformers `MimiModel`."""
+    """True if these are the tensors of a Transformers `MimiModel`."""
     return any("residual_vector_quantizer" in name for name in names)
 
 
 def moshi_tensors(
     tensors: Mapping[str, torch.Tensor], expected: Collection[str], heads: int
 ) -> dict[str, torch.Tensor]:
-    """Bring `tensors` to moshi's layout, whose names are `expected`; `heads` are those of the codec's transformers.
+    """Convert `tensors` to moshi's layout, which has the names `expected`. `heads` is the number of attention heads of
+    the codec's transformers.
 
-    A tensor that has no counterpart keeps a name of its own, for the loader to find.
+    A tensor without a counterpart keeps its name, which the loader then reports.
     """
     out = {}
     for name, tensor in tensors.items():

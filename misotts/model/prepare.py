@@ -1,11 +1,11 @@
-"""Downloaded files → a model folder, checked, whole or not at all."""
+"""Makes a model folder from downloaded files and checks it."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,11 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from misotts.config import FRAME_SAMPLES, ConfigError, ModelConfig
 from misotts.decode.decoder import Decoder
 from misotts.mimi import encode, load_mimi, read_mimi
-from misotts.model.atomic_folder import draft_folder
-from misotts.model.checkpoint import Checkpoint, CheckpointError
+from misotts.model.atomic_folder import atomic_folder
+from misotts.model.checkpoint import Checkpoint
 from misotts.model.csm_layout import config_from_csm
-from misotts.model.meta_tokenizer import frame_with_bos_and_eos, tokenizer_from_meta
-from misotts.model.weight_files import save_weights
+from misotts.model.meta_tokenizer import add_bos_and_eos, tokenizer_from_meta
+from misotts.model.weight_files import CheckpointError, save_weights
 from misotts.prompt.tokenizer import Tokenizer
 from misotts.slots import Piece
 from misotts.watermark.silentcipher import SilentCipherError
@@ -28,35 +28,35 @@ from misotts.watermark.watermarker import Watermarker
 SILENTCIPHER_FILES = ("hparams.yaml", "enc_c.ckpt", "dec_c.ckpt", "dec_m_0.ckpt")
 
 Progress = Callable[[str, int, int], object]
-"""Told what is being written, how many of its bytes are, and how many there are in all."""
+"""Called with the name of the file that is being written, the number of bytes written, and their total."""
 
 
 @dataclass(frozen=True)
 class Downloads:
-    """Where the downloaded files lie."""
+    """Paths of the downloaded files."""
 
     weights: Path
-    """Whatever `open_weights` takes: MisoTTS's or CSM-1B's, in either layout."""
+    """Weights of MisoTTS or CSM-1B in any form that `open_weights` reads."""
     tokenizer: Path
     """`tokenizer.json`, or Meta's `tokenizer.model`."""
     mimi: Path
-    """moshi's or Transformers' safetensors file."""
+    """Safetensors file of moshi or Transformers."""
     silentcipher: Path
-    """The folder of the 44.1 kHz model."""
+    """Folder of the 44.1 kHz model."""
     config: Path
-    """`config.json` that came with the weights: the reference's words, ours, or Transformers'."""
+    """The `config.json` of the weights, with the reference's keys, ours or Transformers'."""
 
 
 def make_model_folder(folder: Path, downloads: Downloads, progress: Progress) -> None:
-    """Write `folder`; on any failure nothing is left of it.
+    """Write `folder`. If anything fails, no folder is left behind.
 
     Raises:
-        FileExistsError: `folder` is there already.
+        FileExistsError: `folder` exists.
         ConfigError, CheckpointError, SilentCipherError: a file is missing, damaged, or does not fit the others.
     """
     if folder.exists():
-        raise FileExistsError(f"{folder} is there already")
-    with draft_folder(folder) as draft:
+        raise FileExistsError(f"{folder} already exists")
+    with atomic_folder(folder) as draft:
         config = _write_config(draft, downloads.config)
         _write_weights(draft, downloads.weights, config, progress)
         _write_tokenizer(draft, downloads.tokenizer)
@@ -71,12 +71,12 @@ def _write_config(draft: Path, source: Path) -> ModelConfig:
     except (OSError, ValueError) as error:
         raise ConfigError(f"no config at {source}: {error}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{source} must hold a JSON object")
+        raise ConfigError(f"{source} must contain a JSON object")
     try:
         config = config_from_csm(raw) if "depth_decoder_config" in raw else ModelConfig.from_dict(raw)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
-    (draft / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+    (draft / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
     return config
 
 
@@ -105,7 +105,7 @@ def _write_tokenizer(draft: Path, source: Path) -> None:
         tokenizer = tokenizer_from_meta(source)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    frame_with_bos_and_eos(tokenizer)
+    add_bos_and_eos(tokenizer)
     tokenizer.save(str(draft / "tokenizer.json"))
 
 
@@ -119,15 +119,15 @@ def _copy_silentcipher(draft: Path, source: Path) -> None:
 
 
 def _check(folder: Path, config: ModelConfig) -> None:
-    """Read everything back as the stages will, and take one frame down the road."""
+    """Read everything back as the stages do, and run one frame through the codec and the watermark."""
     if ModelConfig.load(folder) != config:
-        raise ConfigError(f"{folder}: config.json reads back as something else")
+        raise ConfigError(f"{folder}: config.json differs from what was written")
     weights = Checkpoint(folder, config)
     for name in ("backbone.norm.scale", "decoder.norm.scale"):
         if not weights[name].isfinite().all():
-            raise CheckpointError(f"{name} holds NaN or infinity")
+            raise CheckpointError(f"{name} contains NaN or infinity")
     if len(Tokenizer(folder, config).encode("Hello.", speaker=0)) < 3:
-        raise ConfigError(f"{folder}: tokenizer.json makes nothing of a word")
+        raise ConfigError(f"{folder}: tokenizer.json encodes 'Hello.' to fewer than 3 tokens; is it Llama 3's?")
     mimi = load_mimi(folder, config)
     codes = encode(mimi, np.zeros(FRAME_SAMPLES, np.float32))
     (audio,) = Decoder(mimi, slots=1).decode([Piece(0, True, codes)])

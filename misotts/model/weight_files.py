@@ -1,4 +1,4 @@
-"""Files of weights → tensors by name, memory-mapped: nothing is in memory until it is used. And the way back."""
+"""Reads and writes files of weights, one tensor at a time: reading maps them into memory and loads nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 Tensors = dict[str, torch.Tensor]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which trainers put the weights in a pickled dict, beside optimizer states and counters."""
+"""Keys of a pickled dict under which trainers store the weights, beside optimizer states and counters."""
 
 _TYPE_NAMES = {
     torch.float32: "F32",
@@ -26,15 +26,15 @@ _TYPE_NAMES = {
 
 
 class CheckpointError(ValueError):
-    """Weights that do not make the model; the message lists everything that is at fault."""
+    """Weights that cannot be read or do not fit the model; the message lists every fault."""
 
 
 def open_weights(path: Path) -> Tensors:
-    """Map the tensors of `path`: a `.safetensors` file, a pickled state dict, a shards' `.index.json`, or a folder
-    that holds `model.safetensors` or its index.
+    """Map the tensors of `path`: a `.safetensors` file, a pickled state dict, an `.index.json` of shards, or a folder
+    with `model.safetensors` or its index.
 
     Raises:
-        CheckpointError: files are missing, damaged, or not what their names say; the message lists all of them.
+        CheckpointError: files are missing, damaged or of another format; the message lists all of them.
     """
     tensors: Tensors = {}
     faults = []
@@ -60,7 +60,7 @@ def _files(path: Path) -> list[Path]:
         names = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
         return [path.with_name(name) for name in sorted(set(names))]
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise CheckpointError(f"{path} is no index of shards") from None
+        raise CheckpointError(f"{path} is not an index of shards") from None
 
 
 def _open_safetensors(path: Path) -> Tensors:
@@ -70,7 +70,7 @@ def _open_safetensors(path: Path) -> Tensors:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     except SafetensorError as error:
-        raise CheckpointError(f"{path.name} is truncated or no safetensors file: {error}") from None
+        raise CheckpointError(f"{path.name} is truncated or not a safetensors file: {error}") from None
 
 
 def _open_pickle(path: Path) -> Tensors:
@@ -79,9 +79,9 @@ def _open_pickle(path: Path) -> Tensors:
     try:
         loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError:
-        raise CheckpointError(f"{path.name} holds more than weights, and code in it is not run") from None
+        raise CheckpointError(f"{path.name} contains more than weights; code in it is not run") from None
     except (RuntimeError, ValueError, OSError, EOFError, LookupError):
-        raise CheckpointError(f"{path.name} is truncated or no file that torch.save has written since 1.6") from None
+        raise CheckpointError(f"{path.name} is truncated or was not written by torch.save 1.6 or later") from None
     return {name.removeprefix("module."): tensor for name, tensor in _unwrap(loaded, path).items()}
 
 
@@ -91,7 +91,7 @@ def _unwrap(loaded: Any, path: Path) -> Tensors:
             if isinstance(loaded.get(key), dict):
                 return _unwrap(loaded[key], path)
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise CheckpointError(f"{path.name} holds no state dict, bare or under {', '.join(WRAPPERS)}")
+        raise CheckpointError(f"{path.name} contains no state dict, neither directly nor under {', '.join(WRAPPERS)}")
     return loaded
 
 
@@ -101,11 +101,11 @@ def save_weights(
     wrote: Callable[[int], object],
     read: Callable[[str], torch.Tensor] | None = None,
 ) -> None:
-    """Write a `.safetensors` file one tensor at a time; `wrote` is told the bytes of each. Where `tensors` are on the
-    meta device, mere shapes and types, `read` gives the values of each when its turn comes.
+    """Write a `.safetensors` file one tensor at a time and call `wrote` with the size of each in bytes. If `tensors`
+    are on the meta device, which has only shapes and types, `read` returns the values of each when they are needed.
 
-    safetensors' own writer wants all tensors at once, which is more memory than the 8B model should cost. The format:
-    the header's length (8 bytes, little-endian), the header (JSON), the tensors' bytes end to end.
+    safetensors' own writer needs all tensors in memory at once. The format is the header's length (8 bytes,
+    little-endian), the header (JSON), then the tensors' bytes without gaps.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -121,7 +121,7 @@ def save_weights(
 
 
 def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
-    """Where each tensor of a `.safetensors` file lies: its first byte and its length."""
+    """Return each tensor's first byte and number of bytes in a `.safetensors` file."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
@@ -131,5 +131,5 @@ def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """A tensor's values, row by row."""
+    """Return a tensor's values, row by row."""
     return tensor.contiguous().flatten().view(torch.uint8).numpy().data

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.csm_peer import make_peer, peer_config, peer_state
 from misotts.config import FLAVORS, ConfigError, ModelConfig, TransformerConfig
-from misotts.model.checkpoint import Checkpoint, CheckpointError, tensor_shapes
+from misotts.model.checkpoint import Checkpoint, tensor_shapes
 from misotts.model.csm_layout import config_from_csm
-from misotts.model.weight_files import open_weights, save_weights
+from misotts.model.weight_files import CheckpointError, open_weights, save_weights
 from tests.support.tiny import tiny_config, tiny_weights
 
 CONFIG = tiny_config()

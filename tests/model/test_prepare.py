@@ -23,8 +23,9 @@ from demo.model import CONFIG as DEMO
 from demo.model import make_weights
 from misotts.cli.prepare import prepare
 from misotts.config import ConfigError, ModelConfig
-from misotts.model.checkpoint import Checkpoint, CheckpointError, tensor_shapes
+from misotts.model.checkpoint import Checkpoint, tensor_shapes
 from misotts.model.prepare import Downloads, make_model_folder
+from misotts.model.weight_files import CheckpointError
 from misotts.synthesizer import Synthesizer
 from misotts.watermark.silentcipher import SilentCipherError
 from tests.support.mimi_peer import make_mimi_peer
@@ -118,7 +119,7 @@ FAULTS = {
     "weights for mimi": (
         lambda d, f: replace(d, mimi=d.weights / "model.safetensors"),
         CheckpointError,
-        "does not make the codec",
+        "does not fit the codec of config.json",
     ),
     "no tokenizer": (lambda d, f: replace(d, tokenizer=f / "tokenizer.json"), ConfigError, "no tokenizer at"),
     "no json": (lambda d, f: replace(d, tokenizer=cut(d.tokenizer, f / "t.json")), ConfigError, "no tokenizer.json"),
@@ -161,7 +162,7 @@ def test_the_command(downloads: Downloads, demo_folder: Path, tmp_path: Path) ->
     assert "is ready" in result.output
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 1
-    assert "is there already" in again.output
+    assert "already exists" in again.output
     assert (tmp_path / "model" / "config.json").is_file()
 
 
@@ -169,7 +170,7 @@ MEASURE = """
 import sys, threading
 from pathlib import Path
 from misotts.config import ModelConfig
-from misotts.model.checkpoint import Checkpoint
+from misotts.model.checkpoint import Checkpoint, tensor_shapes
 from misotts.model.weight_files import save_weights
 
 def anonymous():

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers.processors import TemplateProcessing
 
 from misotts.config import ConfigError, ModelConfig
-from misotts.model.meta_tokenizer import frame_with_bos_and_eos, tokenizer_from_meta
+from misotts.model.meta_tokenizer import add_bos_and_eos, tokenizer_from_meta
 from misotts.prompt.tokenizer import Tokenizer
 
 META_FILE = Path(meta.__file__).with_name("tokenizer.model")
@@ -47,7 +47,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds the `tokenizer.json` made from Meta's file."""
     folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer = tokenizer_from_meta(META_FILE)
-    frame_with_bos_and_eos(tokenizer)
+    add_bos_and_eos(tokenizer)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
@@ -121,7 +121,7 @@ def test_llamas_own_template_is_replaced(model_folder: Path, tmp_path: Path) -> 
         single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", BOS)]
     )
     assert llama.encode("x").ids[-1] != EOS
-    frame_with_bos_and_eos(llama)
+    add_bos_and_eos(llama)
     assert llama.encode("Hello").ids == reference("Hello")
 
 

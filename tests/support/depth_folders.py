@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -25,9 +24,7 @@ def copy_of(model: Path, folder: Path) -> Path:
 def bare_folder(folder: Path, config: ModelConfig, seed: int = 0) -> Path:
     """Configuration and random weights, nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
-    fields = asdict(config)
-    fields["decoder"] = fields.pop("depth")
-    (folder / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
     torch.manual_seed(seed)
     save_weights(folder / "model.safetensors", make_weights(config), lambda size: None)
     return folder
