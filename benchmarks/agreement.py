@@ -1,10 +1,10 @@
-"""How far quantised weights, or keys and values in FP8, move the codes that the graph engine draws.
+"""The effect of quantised weights, or of keys and values in FP8, on the codes that the graph engine samples.
 
     python -m benchmarks.agreement [--model DIR] [--weights int8] [--kv-type fp8] [--device cuda]
 
-Two engines, one of them with weights and KV as they are, read the same prompts (random ones: half text, half audio) and
-then the same frames, code by code: those that the first one draws. So each code is compared given everything before it,
-and what is counted is one code's own rounding, not what follows from an earlier difference.
+Two engines, one of them without quantisation, read the same prompts (random ones: half text, half audio) and then the
+same frames, those of the first engine, code by code. So each code is compared given the same codes before it, and an
+earlier difference has no effect on it.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ class Agreement:
     """Means over all codes."""
 
     likeliest: float
-    """Share of codes whose likeliest value is the same: what greedy decoding would draw."""
+    """Share of codes whose likeliest value is the same."""
     overlap: float
-    """The probability that the two distributions (temperature 0.9, top-k 50) have in common: 1 where they are the same,
-    0 where no code can be drawn by both."""
+    """Probability that the two distributions (temperature 0.9, top-k 50) have in common: 1 if they are equal, 0 if no
+    code can be sampled from both."""
     first_codebook_likeliest: float
     first_codebook_overlap: float
 
 
 @dataclass
 class Recorder:
-    """Operations that keep every draw's logits, and draw what they are told, if they are."""
+    """Operations that record the logits, and sample the `forced` codes if there are any."""
 
     run: Operations
     forced: list[torch.Tensor] | None = None
     logits: list[torch.Tensor] = field(default_factory=list)
-    drawn: list[torch.Tensor] = field(default_factory=list)
+    sampled: list[torch.Tensor] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.run, name)
 
-    def draw(
+    def sample(
         self,
         logits: torch.Tensor,
         temperature: torch.Tensor,
@@ -65,14 +65,14 @@ class Recorder:
         noise: torch.Tensor,
         table: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """See `plain.draw`."""
+        """See `plain.sample`."""
         self.logits.append(logits.float().cpu())
         if self.forced is None:
-            codes, rows = self.run.draw(logits, temperature, top_k, noise, table)
+            codes, rows = self.run.sample(logits, temperature, top_k, noise, table)
         else:
-            codes = self.forced[len(self.drawn)]
+            codes = self.forced[len(self.sampled)]
             rows = None if table is None else table[codes]
-        self.drawn.append(codes)
+        self.sampled.append(codes)
         return codes, rows
 
 
@@ -86,7 +86,7 @@ def record(
     kv_type: KvType = "full",
     forced: list[torch.Tensor] | None = None,
 ) -> Recorder:
-    """Let an engine read `prompts` int64 [n, positions, codebooks + 1] and speak `frames` frames, or forced ones."""
+    """Run an engine over `prompts` int64 [n, positions, codebooks + 1] and `frames` frames, sampled or `forced`."""
     n, length, _ = prompts.shape
     on_gpu = device != "cpu"
     dtype = torch.bfloat16 if on_gpu else torch.float32
@@ -121,7 +121,7 @@ def compare(reference: Recorder, other: Recorder, codebooks: int) -> Agreement:
 
 
 def _chances(logits: torch.Tensor) -> torch.Tensor:
-    """What each code is drawn with [n, codes]."""
+    """Probability of each code [n, codes]."""
     best = logits.topk(min(TOP_K, logits.shape[1]), dim=1)
     return torch.zeros_like(logits).scatter(1, best.indices, (best.values / TEMPERATURE).softmax(dim=1))
 
@@ -143,18 +143,18 @@ def main(
     kv_type: KvType = "full",
     device: str = "cpu",
     streams: int = 16,
-    positions: Annotated[int, typer.Option(help="Of a prompt.")] = 100,
+    positions: Annotated[int, typer.Option(help="Positions of a prompt.")] = 100,
     frames: int = 20,
 ) -> None:
-    """Report how far a quantised graph engine is from the one that is not."""
+    """Compare a quantised graph engine with one that is not."""
     config = ModelConfig.load(model)
     checkpoint = Checkpoint(model, config)
     prompts = random_prompts(config, streams, positions)
     reference = record(checkpoint, config, prompts, frames, device)
-    other = record(checkpoint, config, prompts, frames, device, weights, kv_type, reference.drawn)
+    other = record(checkpoint, config, prompts, frames, device, weights, kv_type, reference.sampled)
     found = asdict(compare(reference, other, config.audio_num_codebooks))
     typer.echo(", ".join(f"{name.replace('_', ' ')} {share:.2%}" for name, share in found.items()))
-    figures = dict(weights=weights, kv=kv_type, device=device, codes=len(reference.drawn) * streams, **found)
+    figures = dict(weights=weights, kv=kv_type, device=device, codes=len(reference.sampled) * streams, **found)
     typer.echo(save(f"agreement-{device}-{weights}-kv-{kv_type}", figures))
 
 

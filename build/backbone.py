@@ -1,6 +1,7 @@
 """The backbone's checkpoint → `engines/backbone-tensorrt-llm-...`: `rank<n>.engine`, `config.json`, `manifest.json`.
 
-What comes before and after TensorRT-LLM's builder is tested; the builder itself was never run: see `miso_backbone.py`.
+The code before and after TensorRT-LLM's builder is tested. The builder itself has never been run: see
+`miso_backbone.py`.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from misotts.model.atomic_folder import atomic_folder
 from misotts.model.checkpoint import Checkpoint
 
 
-def build_backbone(model: Path, variant: Variant, limits: Limits, tell: Callable[[Needs], object]) -> Path:
-    """Build the backbone engine of a model folder unless it is there already; return its folder. `tell` is told what it
-    will take, before it starts.
+def build_backbone(model: Path, variant: Variant, limits: Limits, report: Callable[[Needs], object]) -> Path:
+    """Build the backbone engine of a model folder unless it exists already; return its folder. `report` is called with
+    the memory and disk that the build needs, before it starts.
 
     Raises:
-        ConfigError, CheckpointError: `model` is no model folder.
-        EngineError: the checkpoint is missing or of other weights, there is no TensorRT-LLM, no GPU, one that cannot do
-            it, or too little memory or disk; all but the first of these before any work.
+        ConfigError, CheckpointError: `model` is not a model folder.
+        EngineError: the checkpoint is missing or of other weights, TensorRT-LLM or a suitable GPU is missing, or memory
+            or disk do not suffice.
     """
     config = ModelConfig.load(model)
     source, folder = variant.checkpoint(model), variant.engine(model, limits.max_streams)
@@ -42,7 +43,7 @@ def build_backbone(model: Path, variant: Variant, limits: Limits, tell: Callable
     if manifest.is_at(folder):
         return folder.path
     needs = backbone_needs(source.path, variant)
-    tell(needs)
+    report(needs)
     needs.check(model)
     with atomic_folder(folder.path) as draft:
         for rank in range(variant.ranks):
@@ -53,22 +54,24 @@ def build_backbone(model: Path, variant: Variant, limits: Limits, tell: Callable
 
 
 def capable_gpu(variant: Variant) -> str:
-    """Compute capability of the GPU here, if an engine of this variant runs on it.
+    """Return the compute capability of the GPU here.
 
     Raises:
-        EngineError: there is no GPU, or it does not.
+        EngineError: there is no GPU, or an engine of this variant does not run on it.
     """
     gpu = gpu_here()
     if gpu is None:
-        raise EngineError("TensorRT-LLM builds for the GPU at hand, and there is none")
+        raise EngineError("TensorRT-LLM builds for the GPU of this machine, which has none")
     what, needed = ("FP8", (8, 9)) if variant.weights == "fp8" else (variant.dtype, (8, 0))
     if tuple(map(int, gpu.split("."))) < needed:
-        raise EngineError(f"{what} needs compute capability {needed[0]}.{needed[1]}, the GPU here has {gpu}")
+        raise EngineError(
+            f"{what} needs compute capability {needed[0]}.{needed[1]} or above, the GPU of this machine has {gpu}"
+        )
     return gpu
 
 
 def engine_limits(config: ModelConfig, limits: Limits, ranks: int) -> dict[str, int]:
-    """What the engine must be able to take, so that the scheduler never asks for more."""
+    """Limits of the engine: the largest step that the scheduler can ask for."""
     return {
         "sequences": limits.max_streams,
         "positions": limits.largest_step(BLOCK_SIZE),
@@ -79,14 +82,14 @@ def engine_limits(config: ModelConfig, limits: Limits, ranks: int) -> dict[str, 
 
 
 def backbone_needs(source: Path, variant: Variant) -> Needs:
-    """What a build takes, by what it holds at once: one rank's file, the network's copy of it, and the engine. An
-    estimate, never measured."""
+    """Memory and disk of a build, which holds one rank's file, the network's copy of it and the engine at the same
+    time. An estimate, never measured."""
     sizes = [(source / f"rank{rank}.safetensors").stat().st_size for rank in range(variant.ranks)]
     return Needs(memory=3 * max(sizes), disk=sum(sizes))
 
 
 def _build_rank(source: Path, draft: Path, rank: int, sizes: Mapping[str, int], variant: Variant) -> None:
-    """Build one rank's engine, on this machine's GPU: the ranks of one engine are alike and need no other."""
+    """Build one rank's engine on this machine's GPU. The ranks are alike, and no other GPU is needed."""
     from tensorrt_llm.builder import BuildConfig, build
     from tensorrt_llm.plugin import PluginConfig
 
@@ -98,11 +101,11 @@ def _build_rank(source: Path, draft: Path, rank: int, sizes: Mapping[str, int], 
         gemm_plugin=None if variant.weights == "fp8" else "auto",
         tokens_per_block=sizes["block_size"],
         use_paged_context_fmha=True,
-        use_fp8_context_fmha=variant.kv_type == "fp8",  # paged, it reads FP8 keys and values, or none
+        use_fp8_context_fmha=variant.kv_type == "fp8",  # without it paged attention cannot read FP8 keys and values
         remove_input_padding=True,
         multiple_profiles=False,
     )
-    for name, value in wanted.items():  # its constructor takes them by name in some releases only
+    for name, value in wanted.items():  # only some releases take them in the constructor
         setattr(plugins, name, value)
     settings = BuildConfig(
         max_input_len=sizes["max_seq_len"],
@@ -110,8 +113,8 @@ def _build_rank(source: Path, draft: Path, rank: int, sizes: Mapping[str, int], 
         max_batch_size=sizes["sequences"],
         max_beam_width=1,
         max_num_tokens=sizes["positions"],
-        opt_num_tokens=sizes["sequences"],  # most steps only decode
-        output_timing_cache=str(draft / "timing.cache"),  # by default it lands in the working directory
+        opt_num_tokens=sizes["sequences"],  # most steps have one position of each sequence
+        output_timing_cache=str(draft / "timing.cache"),  # by default it is written into the working directory
         plugin_config=plugins,
     )
     network = MisoBackbone.from_checkpoint(str(source), rank=rank)
@@ -119,11 +122,11 @@ def _build_rank(source: Path, draft: Path, rank: int, sizes: Mapping[str, int], 
 
 
 def check_built(config: Mapping[str, Any]) -> None:
-    """Hold the builder's own account of an engine, its `config.json`, against what the tables take for granted: it
-    turns some settings off with no more than a line in its log.
+    """Check the `config.json` that the builder writes against the settings that the tables presume: the builder turns
+    some of them off with no more than a line in its log.
 
     Raises:
-        EngineError: the engine would read the tables otherwise.
+        EngineError: the engine would read the tables in another way.
     """
     plugins = config["build_config"]["plugin_config"]
     wanted = dict(
@@ -132,7 +135,7 @@ def check_built(config: Mapping[str, Any]) -> None:
     for name, value in wanted.items():
         if plugins.get(name) != value:
             raise EngineError(
-                f"TensorRT-LLM has built the backbone with {name} {plugins.get(name)}, it must be {value}"
+                f"TensorRT-LLM has built the backbone with {name} {plugins.get(name)}, but {value} is needed"
             )
     if not plugins.get("paged_kv_cache", True) or not plugins.get("gpt_attention_plugin"):
         raise EngineError("TensorRT-LLM has built the backbone without paged keys and values in its attention plugin")

@@ -9,25 +9,21 @@ import typer
 
 from build.backbone import build_backbone
 from convert.backbone_command import Type
+from misotts.cli.errors import one_line_errors
 from misotts.engines.interface import Limits
 from misotts.engines.table import KvType, Variant, WeightType
 
 
 def backbone(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
-    dtype: Annotated[Type, typer.Option(help="Type of activations, and of matrices that are not FP8.")] = "bfloat16",
+    dtype: Annotated[Type, typer.Option(help="Type of the activations, and of matrices in `full`.")] = "bfloat16",
     ranks: Annotated[int, typer.Option(min=1, help="GPUs that share every layer (tensor parallelism).")] = 1,
-    weights: Annotated[WeightType, typer.Option(help="Number format of the matrices: full or fp8.")] = "full",
+    weights: Annotated[WeightType, typer.Option(help="Number format of the matrices: `full` or `fp8`.")] = "full",
     kv_type: Annotated[KvType, typer.Option(help="Number format of keys and values.")] = "full",
-    max_streams: Annotated[int, typer.Option(min=1, help="Utterances that generate at once.")] = Limits.max_streams,
+    max_streams: Annotated[int, typer.Option(min=1, help="Most utterances in a step.")] = Limits.max_streams,
 ) -> None:
-    """Build the backbone's checkpoint into a TensorRT-LLM engine for the GPU at hand."""
-    try:
-        variant = Variant(weights, kv_type, dtype, ranks)
-        folder = build_backbone(
-            model, variant, Limits(max_streams=max_streams), lambda needs: typer.echo(f"takes {needs}")
-        )
-    except (OSError, ValueError) as error:  # ValueError: what is wrong with the files or the machine
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+    """Build the backbone's TensorRT-LLM engine for the GPU of this machine, from its checkpoint."""
+    with one_line_errors(OSError, ValueError):  # ValueError: the files or the machine
+        variant, limits = Variant(weights, kv_type, dtype, ranks), Limits(max_streams=max_streams)
+        folder = build_backbone(model, variant, limits, lambda needs: typer.echo(f"the build takes {needs}"))
     typer.echo(f"{folder} is ready")

@@ -21,11 +21,12 @@ from misotts.model.checkpoint import Checkpoint
 from misotts.prompt.limits import DEFAULT_TOP_K
 
 MEMORY_PER_WEIGHT_BYTE, LEAST_MEMORY = 5, 2**30
-"""Of TensorRT for RTX at full size 4.8 were measured, of which 1.1 is the graph's file: docs/engines.md."""
+"""At full size TensorRT for RTX took 4.8 bytes for each byte of weights, 1.1 of them for the graph's file:
+docs/engines.md."""
 DISK_PER_WEIGHT_BYTE, LEAST_DISK = 1.1, 2**27
 
 Progress = Callable[[str, int, int], object]
-"""Told which phase TensorRT is in, how many of its steps are done, and how many there are."""
+"""Called with the name of TensorRT's phase, the number of its steps that are done, and the number of all."""
 
 
 def build_depth(
@@ -35,14 +36,15 @@ def build_depth(
     gpu: str | None,
     progress: Progress,
 ) -> Path:
-    """Build the depth engine of a model folder unless it is there already; return its folder.
+    """Build the depth engine of a model folder unless it exists already; return its folder.
 
-    `gpu`: the compute capability to build for; TensorRT builds only for the GPU at hand, TensorRT for RTX for any that
-    it knows.
+    `gpu`: the compute capability to build for. TensorRT builds only for the GPU of this machine, TensorRT for RTX for
+    any GPU that it supports.
 
     Raises:
-        ConfigError, CheckpointError: `model` is no model folder.
-        EngineError: the graph is missing or of other weights, there is no such GPU, or TensorRT refuses.
+        ConfigError, CheckpointError: `model` is not a model folder.
+        EngineError: the graph is missing or of other weights, there is no such GPU, TensorRT rejects the graph, or
+            memory or disk do not suffice.
     """
     config = ModelConfig.load(model)
     source, folder = (
@@ -54,9 +56,7 @@ def build_depth(
     library = tensorrt_library()
     target = gpu or gpu_here()
     if target is None:
-        raise EngineError(
-            "there is no GPU here to build for; TensorRT for RTX builds without one: say which, with --gpu"
-        )
+        raise EngineError("this machine has no GPU to build for; with TensorRT for RTX, name one with --gpu")
     limits = {"streams": max_streams, "ranks": config.audio_codes}
     manifest = Manifest(graph.weights, graph.dtype, {**graph.made_with, **release(library)}, target, limits)
     if manifest.is_at(folder):
@@ -81,34 +81,35 @@ def _build(library: Any, graph: Path, config: ModelConfig, manifest: Manifest, p
     parser = library.OnnxParser(network, builder.logger)
     if not parser.parse_from_file(str(graph)):
         faults = [parser.get_error(n).desc() for n in range(parser.num_errors)]
-        raise EngineError("TensorRT does not take the depth graph:\n  " + "\n  ".join(faults))
+        raise EngineError("TensorRT rejects the depth graph:\n  " + "\n  ".join(faults))
     settings = builder.create_builder_config()
     _set_target(library, settings, manifest.gpu)
     settings.add_optimization_profile(_profile(builder, config, manifest))
     settings.progress_monitor = monitor = _monitor(library, progress)
     engine = builder.build_serialized_network(network, settings)
-    del monitor  # it had to live until here
+    del monitor  # the builder does not keep it alive
     if engine is None:
-        raise EngineError("TensorRT could not build the depth engine: it says why above")
+        raise EngineError("TensorRT could not build the depth engine; it has logged the reason")
     return memoryview(engine)
 
 
 def _set_target(library: Any, settings: Any, gpu: str | None) -> None:
-    """Name the GPU to build for."""
-    if not hasattr(settings, "set_compute_capability"):  # TensorRT proper: the GPU at hand
+    """Set the GPU to build for."""
+    if not hasattr(settings, "set_compute_capability"):  # TensorRT proper
         if gpu != gpu_here():
-            raise EngineError(f"TensorRT builds for the GPU at hand, {gpu_here()}, not for {gpu}")
+            raise EngineError(f"TensorRT builds for the GPU of this machine, {gpu_here()}, not for {gpu}")
         return
     known = {f"{name[2:-1]}.{name[-1]}": value for name, value in library.ComputeCapability.__members__.items()}
     if gpu not in known:
         names = ", ".join(name for name in known if name[0].isdigit())
-        raise EngineError(f"TensorRT for RTX does not build for compute capability {gpu}; it knows {names}")
+        raise EngineError(f"TensorRT for RTX does not build for compute capability {gpu}; it supports {names}")
     settings.num_compute_capabilities = 1
     settings.set_compute_capability(known[gpu], 0)
 
 
 def _profile(builder: Any, config: ModelConfig, manifest: Manifest) -> Any:
-    """Least, likeliest and largest shapes: of streams, and of the noise's ranks (a step's largest TOP_K)."""
+    """Smallest, usual and largest shapes, for the number of streams and of the noise's ranks (a step's largest
+    TOP_K)."""
     most, ranks = manifest.limits["streams"], manifest.limits["ranks"]
     streams = (1, max(most // 2, 1), most)
     top_k = (1, min(DEFAULT_TOP_K, ranks), ranks)
@@ -122,7 +123,7 @@ def _profile(builder: Any, config: ModelConfig, manifest: Manifest) -> Any:
 
 def _monitor(library: Any, progress: Progress) -> Any:
     class Monitor(library.IProgressMonitor):
-        """Follows the outermost phases."""
+        """Reports the outermost phases."""
 
         def __init__(self) -> None:
             super().__init__()

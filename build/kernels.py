@@ -1,7 +1,7 @@
-"""The Triton kernels of a full-size frame → machine code, on any machine: Triton's wheel brings its own assembler.
+"""Compiles the Triton kernels of a full-size frame, on any machine: Triton's wheel brings its own assembler.
 
-What the assembler says of each: registers, shared memory, bytes spilled to local memory. Only where kernels are not
-interpreted (TRITON_INTERPRET unset).
+The assembler reports registers, shared memory and bytes spilled to local memory of each kernel. TRITON_INTERPRET must
+not be set.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ CODES, CODEBOOKS, BLOCK_SIZE = 2048, 32, 32
 
 @dataclass(frozen=True)
 class Compiled:
-    """One kernel as one launch of a frame wants it."""
+    """A kernel, compiled for one of its launches in a frame."""
 
     kernel: str
     launch: str
     registers: int
-    """Of a thread."""
+    """Registers of a thread."""
     shared: int
     """Bytes of a program's shared memory."""
     local: int
@@ -49,7 +49,7 @@ class Compiled:
 
 
 class _Target:
-    """Stands in for a GPU's driver: names the target, launches nothing."""
+    """A driver that names the target and launches nothing."""
 
     def __init__(self, capability: int) -> None:
         self._target = GPUTarget("cuda", capability, 32)
@@ -66,7 +66,8 @@ class _Target:
 
 @contextmanager
 def compiling(capability: int) -> Iterator[list[tuple[str, Any]]]:
-    """Sets Triton's target for good. Within, launches only compile; yields (kernel, what Triton made of it) of each."""
+    """Within the context, launches only compile; yields the list of (kernel name, compiled kernel). Triton's target
+    stays set afterwards."""
     found: list[tuple[str, Any]] = []
     run = JITFunction.run
 
@@ -93,22 +94,22 @@ def compile_kernels(capability: int = 90) -> list[Compiled]:
 
 
 def launches() -> dict[str, Callable[[], object]]:
-    """By name. Tensors are on the CPU and never touched: only their types and alignment count."""
+    """Return the launches by name. Tensors are on the CPU and never read: only their types and alignment matter."""
     backbone, depth = TransformerConfig(**FLAVORS["llama-8B"]), TransformerConfig(**FLAVORS["llama-300M"])
     made: dict[str, Callable[[], object]] = {}
     for rows, types in ((1, get_args(WeightType)), (32, ("full",)), (64, get_args(WeightType))):
-        for stored in types:
-            name = f"{rows} rows, {stored}"
-            made[f"{name}, norm"] = partial(_linear, rows, stored, norm=True)
-            made[f"{name}, norm, SwiGLU"] = partial(_linear, rows, stored, norm=True, swiglu=True)
-            made[f"{name}, residual"] = partial(_linear, rows, stored, residual=True)
-    for runs, longest in ((1, 1), (64, 1), (64, 16)):
-        for kept in (torch.bfloat16, QUANTISED_KV):
-            name = f"{'decode' if longest == 1 else 'prefill'}, {runs} runs, {str(kept).split('.')[1]}"
-            made[name] = partial(_attention, backbone, runs, longest, kept)
+        for weight_type in types:
+            name = f"{rows} rows, {weight_type}"
+            made[f"{name}, norm"] = partial(_linear, rows, weight_type, norm=True)
+            made[f"{name}, norm, SwiGLU"] = partial(_linear, rows, weight_type, norm=True, swiglu=True)
+            made[f"{name}, residual"] = partial(_linear, rows, weight_type, residual=True)
+    for tiles, longest in ((1, 1), (64, 1), (64, 16)):
+        for kv_dtype in (torch.bfloat16, QUANTISED_KV):
+            name = f"{'single positions' if longest == 1 else 'prefill'}, {tiles} tiles, {str(kv_dtype).split('.')[1]}"
+            made[name] = partial(_attention, backbone, tiles, longest, kv_dtype)
     for new in (2, 1):
         made[f"depth, {new} new"] = partial(_depth_attention, depth, new)
-    made["draw"] = _draw
+    made["sample"] = _sample
     made["frame"] = lambda: fused.embed_frames(_ints(1, CODEBOOKS), _bf16(CODEBOOKS * 2051, 4096), 2051)
     made["final norm"] = lambda: fused.rms_norm(_bf16(1, 4096), _bf16(4096), 1e-5)
     return made
@@ -122,24 +123,28 @@ def _ints(*shape: int) -> torch.Tensor:
     return torch.empty(shape, dtype=torch.int64)
 
 
-def _linear(rows: int, stored: WeightType, norm: bool = False, swiglu: bool = False, residual: bool = False) -> None:
+def _linear(
+    rows: int, weight_type: WeightType, norm: bool = False, swiglu: bool = False, residual: bool = False
+) -> None:
     types = {"full": torch.bfloat16, "fp8": torch.float8_e4m3fn, "int8": torch.int8}
     outputs = 1536 * (2 if swiglu else 1)
-    matrix = Matrix(torch.empty(outputs, 1536, dtype=types[stored]), None if stored == "full" else torch.empty(outputs))
+    matrix = Matrix(
+        torch.empty(outputs, 1536, dtype=types[weight_type]), None if weight_type == "full" else torch.empty(outputs)
+    )
     fused.linear(_bf16(rows, 1536), matrix, 1e-5 if norm else None, swiglu, _bf16(rows, 1536) if residual else None)
 
 
-def _attention(config: TransformerConfig, runs: int, longest: int, kept: torch.dtype) -> None:
+def _attention(config: TransformerConfig, tile_count: int, longest: int, kv_dtype: torch.dtype) -> None:
     shape = (100, config.num_kv_heads, BLOCK_SIZE)
-    pool = torch.empty(2, *shape, config.head_dim).to(kept)
-    cache = LayerCache(pool[0], pool[1], torch.empty(2, *shape) if kept == QUANTISED_KV else None)
+    pool = torch.empty(2, *shape, config.head_dim).to(kv_dtype)
+    cache = LayerCache(pool[0], pool[1], torch.empty(2, *shape) if kv_dtype == QUANTISED_KV else None)
     cos, sin = rope_table(config, 2048)
-    rows = runs * longest
+    rows = tile_count * longest
     qkv = _bf16(rows, (config.num_heads + 2 * config.num_kv_heads) * config.head_dim)
     q = fused.rope_and_cache(qkv, cos, sin, _ints(rows), _ints(rows), cache)
-    of, first_row, position, count = torch.empty(4, runs, dtype=torch.int32)
-    tiles = Tiles(of, first_row, position, count, longest)
-    fused.paged_attention(q, cache, torch.empty(runs, 64, dtype=torch.int32), tiles)
+    sequence, first_row, position, count = torch.empty(4, tile_count, dtype=torch.int32)
+    tiles = Tiles(sequence, first_row, position, count, longest)
+    fused.paged_attention(q, cache, torch.empty(tile_count, 64, dtype=torch.int32), tiles)
 
 
 def _depth_attention(config: TransformerConfig, new: int) -> None:
@@ -149,10 +154,10 @@ def _depth_attention(config: TransformerConfig, new: int) -> None:
     fused.depth_attention(qkv, keys, keys, cos, sin, 2 - new)
 
 
-def _draw() -> None:
+def _sample() -> None:
     noise = torch.empty(1, CODEBOOKS, 64)[:, 1]
-    fused.draw(_bf16(1, CODES), torch.empty(1), _ints(1), noise, _bf16(2051, 1536))
-    fused.draw(_bf16(1, CODES), torch.empty(1), _ints(1), noise, None)
+    fused.sample(_bf16(1, CODES), torch.empty(1), _ints(1), noise, _bf16(2051, 1536))
+    fused.sample(_bf16(1, CODES), torch.empty(1), _ints(1), noise, None)
 
 
 def _describe(name: str, launch: str, kernel: Any) -> Compiled:
@@ -176,6 +181,6 @@ def _resource_usage(cubin: bytes) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        said = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
-    line = said.stdout.split("Function")[-1]
+        report = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    line = report.stdout.split("Function")[-1]
     return {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", line)}

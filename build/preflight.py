@@ -1,4 +1,4 @@
-"""What a build takes, found before it starts rather than by the kernel's killer in its middle."""
+"""The memory and disk of a build, checked before it starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from misotts.engines.table import EngineError
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes of memory and disk."""
+    """Bytes of memory and disk that a build needs."""
 
     memory: int
     disk: int
@@ -20,10 +20,10 @@ class Needs:
         return f"about {self.memory / 2**30:.1f} GiB of memory and {self.disk / 2**30:.1f} GiB of disk"
 
     def check(self, folder: Path) -> None:
-        """See that they are there.
+        """Check that memory and the disk of `folder` suffice.
 
         Raises:
-            EngineError: they are not; names the numbers.
+            EngineError: names the numbers.
         """
         check_disk(folder, self.disk)
         available = available_memory()

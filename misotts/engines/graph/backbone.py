@@ -1,4 +1,4 @@
-"""The backbone by fused operations: one position of each sequence inside the graph, pieces of prompts beside it."""
+"""The backbone of the graph engine: one position of each sequence inside the graph, prefill chunks outside of it."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from misotts.engines.table import KvType, WeightType
 from misotts.engines.transfer import to_device
 from misotts.engines.transformer import rope_table
 
-PREFILL_RUN = 16
-"""Positions of a prompt whose queries share what is read: with four query heads to a key head, 64 rows of a product."""
+PREFILL_TILE = 16
+"""Positions of a prompt whose queries share the keys that are read: with four query heads to a key head, 64 rows of a
+product."""
 
 
 @dataclass(frozen=True)
 class Positions:
-    """Where a step's packed rows lie, on the device."""
+    """Positions of a step's packed rows, on the device."""
 
     position: torch.Tensor
     """int64 [rows]."""
-    slot: torch.Tensor
-    """int64 [rows]: block * block_size + offset, where the row's key and value go."""
+    kv_index: torch.Tensor
+    """int64 [rows]: block * block_size + offset of the row's key and value."""
     tables: torch.Tensor
     """int32 [sequences, columns]."""
     tiles: Tiles
 
 
 class GraphBackbone:
-    """See `Backbone`. Weights in one of `WeightType`; keys and values in `dtype` or FP8."""
+    """See `Backbone`."""
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class GraphBackbone:
         weight_type: WeightType = "full",
         kv_type: KvType = "full",
     ) -> None:
-        """Read the weights and take the pool: `num_blocks` x layers x 2 x KV heads x block x head size, zeroed."""
+        """Read the weights and allocate the pool: layers x 2 x `num_blocks` x KV heads x block x head size, zeros."""
         self.config = c = config.backbone
         self.num_blocks, self.block_size = num_blocks, block_size
         self._run = run
@@ -57,8 +58,8 @@ class GraphBackbone:
         self._norm = weights["backbone.norm.scale"].to(device=device, dtype=dtype)
         self._cos, self._sin = (t.to(device) for t in rope_table(c, config.max_seq_len))
         shape = (c.num_layers, 2, num_blocks, c.num_kv_heads, block_size)
-        kept = QUANTISED_KV if kv_type == "fp8" else dtype
-        self._pool = torch.zeros(*shape, c.head_dim, device=device, dtype=kept)
+        kv_dtype = QUANTISED_KV if kv_type == "fp8" else dtype
+        self._pool = torch.zeros(*shape, c.head_dim, device=device, dtype=kv_dtype)
         self._scales = torch.zeros(shape, device=device) if kv_type == "fp8" else None
 
     @property
@@ -74,8 +75,8 @@ class GraphBackbone:
         return self._run.rms_norm(x[to_device(last, x.device)], self._norm, self.config.norm_eps)
 
     def decode(self, x: torch.Tensor, starts: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
-        """One position of each sequence, x [n, width] at positions `starts` int64 [n] → hidden [n, width], after the
-        final norm. tables: int32 [n, columns]. Nothing here reads a value on the host."""
+        """Compute one position of each sequence, x [n, width] at positions `starts` int64 [n] → hidden [n, width],
+        after the final norm. tables: int32 [n, columns]. Reads no value on the host."""
         column = (starts // self.block_size).unsqueeze(1)
         block = tables.gather(1, column).squeeze(1).long()
         rows = torch.arange(len(x), device=x.device, dtype=torch.int32)
@@ -84,35 +85,38 @@ class GraphBackbone:
         return self._run.rms_norm(self.transform(x, where), self._norm, self.config.norm_eps)
 
     def transform(self, x: torch.Tensor, where: Positions) -> torch.Tensor:
-        """All layers over packed rows x [rows, width], keys and values into the pool."""
+        """Run all layers over packed rows x [rows, width], and write keys and values into the pool."""
         run, eps = self._run, self.config.norm_eps
         for n, layer in enumerate(self.layers):
             keys, values = self._pool[n]
             cache = LayerCache(keys, values, None if self._scales is None else self._scales[n])
             qkv = run.linear(x, layer.qkv, eps)
-            q = run.rope_and_cache(qkv, self._cos, self._sin, where.position, where.slot, cache)
+            q = run.rope_and_cache(qkv, self._cos, self._sin, where.position, where.kv_index, cache)
             x = layer.merge(run, x, run.paged_attention(q, cache, where.tables, where.tiles), eps)
         return x
 
     def _place(self, batch: Batch) -> Positions:
-        """Work out on the host where a batch's rows lie, and send it over in one copy."""
-        runs, position, slot = [], [], []
+        """Compute the positions of a batch's rows on the host, and copy them to the device in one piece."""
+        tiles, position, kv_index = [], [], []
         first_row = 0
         for sequence, (start, length) in enumerate(zip(batch.starts.tolist(), batch.lengths.tolist(), strict=True)):
             steps = np.arange(start, start + length)
             position.append(steps)
             block = batch.blocks[sequence, steps // self.block_size].astype(np.int64)
-            slot.append(block * self.block_size + steps % self.block_size)
-            for offset in range(0, length, PREFILL_RUN):
-                count = min(PREFILL_RUN, length - offset)
-                runs.append((sequence, first_row + offset, start + offset, count))
+            kv_index.append(block * self.block_size + steps % self.block_size)
+            for offset in range(0, length, PREFILL_TILE):
+                count = min(PREFILL_TILE, length - offset)
+                tiles.append((sequence, first_row + offset, start + offset, count))
             first_row += length
-        rows, tables = np.array(runs, np.int32).T, np.ascontiguousarray(batch.blocks, np.int32)
-        packed = np.concatenate([*position, *slot, rows.ravel(), tables.ravel()]).astype(np.int64)
-        there = to_device(torch.from_numpy(packed), batch.inputs.device)
-        sizes = [first_row, first_row, rows.size, tables.size]
-        position_there, slot_there, runs_there, tables_there = there.split(sizes)
-        longest = 1 if len(runs) == len(batch.lengths) == first_row else PREFILL_RUN
-        of, first_row_there, first_position, count = runs_there.int().view(4, -1)
-        tiles = Tiles(of, first_row_there, first_position, count, longest)
-        return Positions(position_there, slot_there, tables_there.int().view(tables.shape), tiles)
+        table, blocks = np.array(tiles, np.int32).T, np.ascontiguousarray(batch.blocks, np.int32)
+        packed = np.concatenate([*position, *kv_index, table.ravel(), blocks.ravel()]).astype(np.int64)
+        on_device = to_device(torch.from_numpy(packed), batch.inputs.device)
+        positions, indices, table_there, blocks_there = on_device.split([first_row, first_row, table.size, blocks.size])
+        longest = 1 if len(tiles) == len(batch.lengths) == first_row else PREFILL_TILE
+        sequence, first_rows, first_position, count = table_there.int().view(4, -1)
+        return Positions(
+            positions,
+            indices,
+            blocks_there.int().view(blocks.shape),
+            Tiles(sequence, first_rows, first_position, count, longest),
+        )

@@ -1,4 +1,4 @@
-"""The depth decoder by fused operations: a hidden state in, one frame and the backbone's next input out."""
+"""The depth decoder of the graph engine: a hidden state in, one frame and the backbone's next input out."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class GraphDepth:
         dtype: torch.dtype = torch.bfloat16,
         weight_type: WeightType = "full",
     ) -> None:
-        """Read the weights. The heads keep only the rows of codes that are audio, and stay in `dtype`: they are a tenth
-        of what a frame reads, and decide the codes."""
+        """Read the weights. The heads have only the rows of codes that are audio, and stay in `dtype`: they are a tenth
+        of the bytes that a frame reads, and decide the codes."""
         self.config = config.depth
         self.codebooks, self._vocabulary = config.audio_num_codebooks, config.audio_vocab_size
         self._embedding, self._run = embedding, run
@@ -47,10 +47,10 @@ class GraphDepth:
 
     @torch.inference_mode()
     def forward(self, hidden: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Depth.forward`. Nothing here reads a value on the host."""
+        """See `Depth.forward`. Reads no value on the host."""
         run, n = self._run, len(hidden)
-        code, following = self._draw(run.linear(hidden, self._head0), sampling, 0)
-        drawn = [code]
+        code, following = self._sample(run.linear(hidden, self._head0), sampling, 0)
+        sampled = [code]
         assert following is not None
         x = torch.stack([run.linear(hidden, self._projection), following], dim=1).flatten(0, 1)
         c = self.config
@@ -58,22 +58,22 @@ class GraphDepth:
         for codebook in range(1, self.codebooks):
             x = self._transform(x, caches, first=codebook + 1 - len(x) // n)
             logits = run.linear(x.view(n, -1, x.shape[1])[:, -1].contiguous(), self._heads[codebook - 1], c.norm_eps)
-            code, following = self._draw(logits, sampling, codebook)
-            drawn.append(code)
+            code, following = self._sample(logits, sampling, codebook)
+            sampled.append(code)
             if following is not None:
                 x = following
-        codes = torch.stack(drawn, dim=1)
+        codes = torch.stack(sampled, dim=1)
         return codes, run.embed_frames(codes, self._embedding.audio_table, self._vocabulary)
 
-    def _draw(
+    def _sample(
         self, logits: torch.Tensor, sampling: Sampling, codebook: int
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Codes [n] of a codebook and their projected embeddings, if another codebook follows."""
+        """Sample codes [n] of a codebook; return them and, if another codebook follows, their projected embeddings."""
         table = self._inputs[codebook] if codebook < self.codebooks - 1 else None
-        return self._run.draw(logits, sampling.temperature, sampling.top_k, sampling.noise[:, codebook], table)
+        return self._run.sample(logits, sampling.temperature, sampling.top_k, sampling.noise[:, codebook], table)
 
     def _transform(self, x: torch.Tensor, caches: torch.Tensor, first: int) -> torch.Tensor:
-        """All layers over x [n * positions, width], the positions from `first` on."""
+        """Run all layers over x [n * positions, width], the positions from `first` on."""
         run, eps = self._run, self.config.norm_eps
         for layer, (keys, values) in zip(self.layers, caches, strict=True):
             qkv = run.linear(x, layer.qkv, eps)

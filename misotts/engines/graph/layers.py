@@ -1,5 +1,4 @@
-"""A transformer's weights as the kernels want them: norms multiplied into the matrix behind them, QKV one matrix, gate
-and up one matrix."""
+"""A transformer layer's weights for the kernels: each norm is multiplied into the matrix behind it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A matrix as it lies on the device: in the type of the activations, or rounded to one byte a weight.
+"""A matrix on the device: in the type of the activations, or rounded to one byte a weight.
 
-Weight-only: a byte becomes the activations' type again on its way from memory to the product, which both FP8 (E4M3) and
-INT8 do exactly in bfloat16; each output's scale is multiplied in behind the product. Half the bytes is what is gained;
-the arithmetic stays as it was.
+Only the weights are quantised. A byte is converted to the activations' type between memory and product, which is exact
+in bfloat16 for FP8 (E4M3) and for INT8, and each output is multiplied by its scale after the product. This halves the
+bytes that are read; the arithmetic stays the same.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Matrix:
         weight_type: WeightType = "full",
         norm: torch.Tensor | None = None,
     ) -> Matrix:
-        """Take over `weight` [outputs, inputs]. `norm` [inputs] is the scale of an RMSNorm in front: it is multiplied
-        in, before any rounding."""
+        """Convert `weight` [outputs, inputs]. `norm` [inputs], the scale of an RMSNorm in front of the product, is
+        multiplied in before any rounding."""
         real = weight.float()
         if norm is not None:
             real = real * norm.float()

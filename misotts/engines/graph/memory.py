@@ -1,4 +1,4 @@
-"""What goes where in a GPU's memory, worked out before anything is loaded."""
+"""The plan of a GPU's memory, made before anything is loaded."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from misotts.model.checkpoint import tensor_shapes
 HALF = 2
 """Bytes of a bfloat16."""
 LIBRARIES = 1 << 30
-"""Left for CUDA's context, cuBLAS's workspace and compiled kernels: an estimate, not measured."""
+"""Bytes for CUDA's context, cuBLAS's workspace and compiled kernels. An estimate, not measured."""
 GRAPH = 48 << 20
-"""A captured graph of some 1,500 launches: an estimate, not measured."""
+"""Bytes of a captured graph of some 1,500 launches. An estimate, not measured."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class MemoryPlan:
     """Bytes of each share."""
 
     free: int
-    """Before anything is loaded."""
+    """Free bytes before anything is loaded."""
     weights: int
     activations: int
-    """The largest step's: a piece of prompt, or the largest graph."""
+    """Activations of the largest step or graph."""
     graphs: int
     libraries: int
     pool: int
-    """Keys and values, from what is left."""
+    """Keys and values."""
     blocks: int
     """Blocks of the pool, the scratch block among them."""
 
@@ -57,11 +57,11 @@ def plan_memory(
     kv_type: KvType = "full",
     kv_memory: int | None = None,
 ) -> MemoryPlan:
-    """Share out `free` bytes. The pool takes what the others leave, at most what `limits.max_streams` utterances of
-    full length need, or `kv_memory` bytes.
+    """Divide `free` bytes. The pool gets what the others leave, but at most what `limits.max_streams` utterances of
+    full length need, and at most `kv_memory` bytes.
 
     Raises:
-        ConfigError: not one utterance of full length would fit; says what is there and what is needed.
+        ConfigError: the pool would not hold one utterance of full length; names the numbers.
     """
     weights, activations = weight_bytes(config, weight_type), activation_bytes(config, limits, block_size)
     taken = weights + activations + graphs * GRAPH + LIBRARIES
@@ -83,7 +83,7 @@ def plan_memory(
 
 
 def weight_bytes(config: ModelConfig, weight_type: WeightType, width: int = HALF) -> int:
-    """Bytes of what `Embedding`, `GraphBackbone` and `GraphDepth` keep of the weights; `width`: of an activation."""
+    """Bytes of the weights in `Embedding`, `GraphBackbone` and `GraphDepth`; `width`: bytes of an activation."""
     shapes = tensor_shapes(config)
     tables = sum(math.prod(shapes[f"{name}_embeddings.weight"]) for name in ("text", "audio"))
     later = (config.audio_num_codebooks - 1) * config.depth.embed_dim
@@ -108,8 +108,8 @@ def _layer_bytes(c: TransformerConfig, weight_type: WeightType, width: int) -> i
 
 
 def activation_bytes(config: ModelConfig, limits: Limits, block_size: int) -> int:
-    """An upper estimate, not measured: everything that one layer makes of the largest step's rows, twice; and the noise
-    of the largest graph, whose making holds four int64 tensors of its shape at a time."""
+    """Return an upper estimate, not measured: twice all that one layer computes for the rows of the largest step, and
+    the noise of the largest graph, whose computation holds four int64 tensors of its shape at a time."""
     c = config.backbone
     wide = 4 * c.embed_dim + 2 * c.num_kv_heads * c.head_dim + 3 * c.intermediate_dim
     step = limits.largest_step(block_size) * wide * HALF * 2
@@ -118,7 +118,7 @@ def activation_bytes(config: ModelConfig, limits: Limits, block_size: int) -> in
 
 
 def block_bytes(c: TransformerConfig, block_size: int, kv_type: KvType) -> int:
-    """Bytes of a block in all layers; FP8 has a float32 scale for each key and each value of each head."""
+    """Bytes of a block in all layers. FP8 has a float32 scale for each key and each value of each head."""
     vector = c.head_dim + 4 if kv_type == "fp8" else c.head_dim * HALF
     return c.num_layers * 2 * c.num_kv_heads * block_size * vector
 

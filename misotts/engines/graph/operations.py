@@ -1,5 +1,4 @@
-"""The operations that both transformers are made of, behind one name: fused kernels where there is a GPU, plain PyTorch
-elsewhere."""
+"""The operations of both transformers: fused kernels on a GPU, plain PyTorch elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from misotts.engines.graph.plain import LayerCache, Tiles
 
 
 class Operations(Protocol):
-    """The functions of `plain`, which says what each computes."""
+    """The functions of `plain`, where each is described."""
 
     def linear(
         self,
@@ -32,7 +31,7 @@ class Operations(Protocol):
         cos: torch.Tensor,
         sin: torch.Tensor,
         positions: torch.Tensor,
-        slots: torch.Tensor,
+        kv_index: torch.Tensor,
         cache: LayerCache,
     ) -> torch.Tensor: ...
 
@@ -50,7 +49,7 @@ class Operations(Protocol):
         first: int,
     ) -> torch.Tensor: ...
 
-    def draw(
+    def sample(
         self,
         logits: torch.Tensor,
         temperature: torch.Tensor,
@@ -63,10 +62,10 @@ class Operations(Protocol):
 
 
 def operations(name: str) -> Operations:
-    """`plain` or `fused`. Triton is imported only for the latter."""
+    """Return the operations `plain` or `fused`. Only `fused` imports Triton."""
     return cast(Operations, import_module(f"misotts.engines.graph.{name}"))
 
 
 def operations_on(device: str) -> Operations:
-    """Fused on a GPU, plain on the CPU and on a PyTorch that has no CUDA (a test's pretended GPU)."""
+    """Return `fused` on a GPU, and `plain` on the CPU and with a PyTorch without CUDA (a test's emulated GPU)."""
     return operations("plain" if device == "cpu" or torch.version.cuda is None else "fused")

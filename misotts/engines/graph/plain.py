@@ -1,6 +1,6 @@
-"""What the kernels compute, in plain PyTorch: their reference, and what the graph's code path runs on the CPU.
+"""The operations in plain PyTorch: the reference of the kernels, and what the graph engine runs on the CPU.
 
-Every function allocates its result: during capture from the graph's own memory, which is the graph's for good.
+Every function allocates its result, during capture from the graph's own memory, which the graph keeps.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ class LayerCache:
     """[blocks, kv_heads, block_size, head_dim], the activations' type or float8_e4m3fn; rotated."""
     values: torch.Tensor
     scales: torch.Tensor | None
-    """float32 [2, blocks, kv_heads, block_size] where they are FP8: of each key, then of each value; real = stored x
-    scale."""
+    """float32 [2, blocks, kv_heads, block_size] if keys and values are FP8: the scale of each key, then of each value;
+    real = stored x scale."""
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Runs of neighbouring positions of one sequence, whose queries share the keys that are read. int32 [tiles] each,
+    """Tiles of consecutive positions of one sequence, whose queries share the keys that are read. int32 [tiles] each,
     on the device."""
 
     sequence: torch.Tensor
-    """Row of the block tables."""
+    """Row of the sequence in the block tables."""
     first_row: torch.Tensor
-    """The run's first packed row."""
+    """First packed row of the tile."""
     first_position: torch.Tensor
     count: torch.Tensor
-    """Positions of the run."""
+    """Positions of the tile."""
     longest: int
-    """None has more positions than this."""
+    """Largest `count` that a tile may have."""
 
 
 def linear(
@@ -55,8 +55,8 @@ def linear(
 ) -> torch.Tensor:
     """x [rows, inputs] times the matrix → [rows, outputs].
 
-    `norm_eps`: x is divided by the root of its mean square plus this, first. `swiglu`: the matrix is gate and up, one
-    above the other; silu(gate) * up comes out, half as wide. `residual`: is added.
+    `norm_eps`: x is first divided by the root of its mean square plus this. `swiglu`: the matrix is gate above up, and
+    the result is silu(gate) * up, half as wide. `residual`: is added to the result.
     """
     if norm_eps is not None:
         x = F.rms_norm(x, x.shape[-1:], None, norm_eps)
@@ -80,27 +80,27 @@ def rope_and_cache(
     cos: torch.Tensor,
     sin: torch.Tensor,
     positions: torch.Tensor,
-    slots: torch.Tensor,
+    kv_index: torch.Tensor,
     cache: LayerCache,
 ) -> torch.Tensor:
-    """Rotate q and k of qkv [rows, (heads + 2 kv_heads) * head_dim], put k and v into the pool, return q [rows, heads,
-    head_dim].
+    """Rotate q and k of qkv [rows, (heads + 2 kv_heads) * head_dim], write k and v into the pool, return q [rows,
+    heads, head_dim].
 
-    cos, sin: `rope_table`'s, float32 [all positions, head_dim]. positions int64 [rows]. slots int64 [rows]: block *
-    block_size + offset.
+    cos, sin: the tables of `rope_table`, float32 [all positions, head_dim]. positions int64 [rows]. kv_index int64
+    [rows]: block * block_size + offset.
     """
     _, kv_heads, block_size, head_dim = cache.keys.shape
     x = qkv.view(len(qkv), -1, head_dim)
     qk, v = x.split([x.shape[1] - kv_heads, kv_heads], dim=1)
     qk = rotate(qk.float(), cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)).to(qkv.dtype)
     q, k = qk.split([x.shape[1] - 2 * kv_heads, kv_heads], dim=1)
-    blocks, offsets = slots // block_size, slots % block_size
+    blocks, offsets = kv_index // block_size, kv_index % block_size
     for n, (pool, new) in enumerate(((cache.keys, k), (cache.values, v))):
         if cache.scales is None:
             pool[blocks, :, offsets] = new
             continue
         scale = new.float().abs().amax(dim=-1).clamp(min=1e-12) / LARGEST_KV
-        # By way of bytes: PyTorch has no indexed writes of FP8 on the CPU.
+        # As bytes: PyTorch has no indexed writes of FP8 on the CPU.
         pool.view(torch.uint8)[blocks, :, offsets] = (
             (new.float() / scale.unsqueeze(-1)).to(QUANTISED_KV).view(torch.uint8)
         )
@@ -109,8 +109,8 @@ def rope_and_cache(
 
 
 def paged_attention(q: torch.Tensor, cache: LayerCache, tables: torch.Tensor, tiles: Tiles) -> torch.Tensor:
-    """Causal attention of q [rows, heads, head_dim] over the sequences' blocks, the rows' own keys among them → [rows,
-    heads * head_dim]. tables: int32 [sequences, columns]. Rows of no tile stay zero."""
+    """Causal attention of q [rows, heads, head_dim] over the sequences' blocks, which hold the rows' own keys → [rows,
+    heads * head_dim]. tables: int32 [sequences, columns]. Rows that are in no tile stay zero."""
     rows, heads, head_dim = q.shape
     kv_heads = cache.keys.shape[1]
     steps = torch.arange(tiles.longest, device=q.device)
@@ -125,7 +125,7 @@ def paged_attention(q: torch.Tensor, cache: LayerCache, tables: torch.Tensor, ti
     attended = F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=seen.unsqueeze(1), enable_gqa=heads != kv_heads
     )
-    # One row more than there are: where the queries beyond a run's end are put.
+    # The additional row takes the queries beyond a tile's end.
     out = q.new_zeros(rows + 1, heads * head_dim)
     out[row.masked_fill(outside, rows)] = attended.transpose(1, 2).flatten(2)
     return out[:rows]
@@ -149,10 +149,10 @@ def depth_attention(
     sin: torch.Tensor,
     first: int,
 ) -> torch.Tensor:
-    """The depth decoder's attention: rotate q and k, keep k and v, attend.
+    """The depth decoder's attention: rotate q and k, cache k and v, attend.
 
-    qkv [rows * new, (heads + 2 kv_heads) * head_dim]: positions `first` and after of each row. keys, values [rows,
-    kv_heads, codebooks, head_dim]: what came before; the new ones are written. → [rows * new, heads * head_dim].
+    qkv [rows * new, (heads + 2 kv_heads) * head_dim]: the positions of each row from `first` on. keys, values [rows,
+    kv_heads, codebooks, head_dim]: the cache, into which the new ones are written. → [rows * new, heads * head_dim].
     """
     rows, kv_heads, _, head_dim = keys.shape
     new = len(qkv) // rows
@@ -169,27 +169,27 @@ def depth_attention(
     return attended.transpose(1, 2).reshape(len(qkv), -1)
 
 
-def draw(
+def sample(
     logits: torch.Tensor,
     temperature: torch.Tensor,
     top_k: torch.Tensor,
     noise: torch.Tensor,
     table: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Draw a code for each row of logits → codes int64 [n], and their rows of table [codes, width], if there is one.
+    """Sample a code for each row of logits → codes int64 [n], and their rows of table [codes, width], if there is one.
 
-    As `misotts.engines.sampling.sample` has it; of codes that are equally likely, the lower one comes first. noise [n,
-    ranks] may be a slice of a larger tensor.
+    Like `misotts.engines.sampling.sample`, except that equally likely codes are ranked by number. noise [n, ranks] may
+    be a slice of a larger tensor.
     """
     values, codes = logits.float().sort(dim=-1, descending=True, stable=True)
     ranks = noise.shape[1]
     score = values[:, :ranks] / temperature.unsqueeze(1) + noise
     dropped = torch.arange(ranks, device=logits.device) >= top_k.unsqueeze(1)
     winner = score.masked_fill(dropped, -torch.inf).argmax(dim=-1, keepdim=True)
-    drawn = codes.gather(1, winner).squeeze(1)
-    return drawn, None if table is None else table.index_select(0, drawn)
+    sampled = codes.gather(1, winner).squeeze(1)
+    return sampled, None if table is None else table.index_select(0, sampled)
 
 
 def embed_frames(codes: torch.Tensor, table: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """The sum over codebooks of the embeddings of codes [n, codebooks]; table [codebooks * vocabulary, width]."""
+    """Sum the embeddings of codes [n, codebooks] over the codebooks; table [codebooks * vocabulary, width]."""
     return F.embedding_bag(codes + torch.arange(codes.shape[1], device=codes.device) * vocabulary, table, mode="sum")

@@ -192,7 +192,7 @@ def test_depth_attention(heads: int, kv_heads: int, head_dim: int, dtype: torch.
 
 
 @pytest.mark.parametrize("codes", [16, 64, 65, 300])
-def test_draw(codes: int) -> None:
+def test_sample(codes: int) -> None:
     """Top-k from 1 to all; logits with ties and below zero; noise that is a slice."""
     rows = 9
     logits = random(rows, codes)
@@ -204,14 +204,14 @@ def test_draw(codes: int) -> None:
     for frame in range(2):
         noise = gumbel_noise(torch.arange(rows), torch.full((rows,), frame), 3, codes)[:, 1]
         for stored in (logits, logits.bfloat16()):
-            drawn, taken = fused.draw(stored, temperature, top_k, noise, table)
-            wanted, _ = plain.draw(stored, temperature, top_k, noise, table)
-            assert torch.equal(drawn, wanted)
+            sampled, taken = fused.sample(stored, temperature, top_k, noise, table)
+            wanted, _ = plain.sample(stored, temperature, top_k, noise, table)
+            assert torch.equal(sampled, wanted)
             assert taken is not None
-            assert torch.equal(taken, table[drawn])
-        last, nothing = fused.draw(logits, temperature, top_k, noise, None)
+            assert torch.equal(taken, table[sampled])
+        last, nothing = fused.sample(logits, temperature, top_k, noise, None)
         assert nothing is None
-        assert torch.equal(last, plain.draw(logits, temperature, top_k, noise, None)[0])
+        assert torch.equal(last, plain.sample(logits, temperature, top_k, noise, None)[0])
 
 
 @pytest.mark.parametrize("width", [5, 256, 300])

@@ -1,7 +1,6 @@
-"""Triton kernels, each with the function that launches it. `misotts.engines.graph.plain` has the same functions
-in plain PyTorch, and says what they compute.
+"""Triton kernels, each with the function that launches it. `misotts.engines.graph.plain` has and describes the same
+functions in plain PyTorch.
 
-Run on the CPU in Triton's interpreter (tests/engines/graph/test_kernels.py) and compiled for compute capability 9.0
-(tests/engines/graph/test_compile.py). They have never run on a GPU. Tile sizes are reasoned, not
-measured: docs/graph-engine.md.
+Tests run the kernels in Triton's interpreter (tests/engines/graph/test_kernels.py) and compile them for compute
+capability 9.0 (test_compile.py). They have never run on a GPU, and tile sizes are not measured: docs/graph-engine.md.
 """

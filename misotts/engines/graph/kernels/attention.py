@@ -1,9 +1,9 @@
-"""Paged attention, for decode and for pieces of prompts alike (flash attention's running softmax over the blocks).
+"""Paged attention, for single positions and for prefill chunks (flash attention's running softmax over the blocks).
 
-A program has a run of neighbouring positions of one sequence and one key head: the query heads that share it are rows
-of one product, so a block is read once for all of them. Decode is a run of one position. Where there are few programs
-the keys are split among several, and a second kernel puts their parts together; each works out from the sequence's
-length which blocks are its own, so that a captured launch fits any length.
+A program computes a tile of consecutive positions of one sequence for one key head. The query heads that share it are
+rows of one product, so a block is read once for all of them. A step without prefill has tiles of one position. If there
+are few programs, the keys are split among several, and a second kernel combines their parts. Each program derives its
+blocks from the sequence's length, so that a captured launch fits any length.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ def paged_attention_kernel(
     QUANTISED: tl.constexpr,
     DOT: tl.constexpr,
 ):
-    run, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    tile_index, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     shared: tl.constexpr = HEADS // KV_HEADS
-    count = tl.load(counts + run)
-    first_position = tl.load(first_positions + run)
-    table = tables + tl.load(sequences + run) * columns
+    count = tl.load(counts + tile_index)
+    first_position = tl.load(first_positions + tile_index)
+    table = tables + tl.load(sequences + tile_index) * columns
     r = tl.arange(0, ROWS)
     step, head = r // shared, kv_head * shared + r % shared
     is_row = step < count
     position = first_position + step
     d = tl.arange(0, WIDTH)
     is_d = d < HEAD_DIM
-    place = ((tl.load(first_rows + run) + step) * HEADS + head)[:, None] * HEAD_DIM + d[None, :]
+    place = ((tl.load(first_rows + tile_index) + step) * HEADS + head)[:, None] * HEAD_DIM + d[None, :]
     inside = is_row[:, None] & is_d[None, :]
     query = tl.load(q + place, mask=inside, other=0.0).to(DOT)
 
@@ -73,29 +73,31 @@ def paged_attention_kernel(
         block = tl.load(table + column).to(tl.int64)
         t = tl.arange(0, KEYS)
         is_key = t < BLOCK_SIZE
-        slot = (block * KV_HEADS + kv_head) * BLOCK_SIZE + t
-        key = tl.load(keys + slot[None, :] * HEAD_DIM + d[:, None], mask=is_key[None, :] & is_d[:, None], other=0.0)
+        index = (block * KV_HEADS + kv_head) * BLOCK_SIZE + t
+        key = tl.load(keys + index[None, :] * HEAD_DIM + d[:, None], mask=is_key[None, :] & is_d[:, None], other=0.0)
         score = tl.dot(query, key.to(DOT), input_precision="ieee") * softmax_scale
         if QUANTISED:
-            score *= tl.load(scales + slot, mask=is_key, other=0.0)[None, :]
+            score *= tl.load(scales + index, mask=is_key, other=0.0)[None, :]
         seen = is_key[None, :] & (column * BLOCK_SIZE + t[None, :] <= position[:, None])
         score = tl.where(seen, score, float("-inf"))
         now = tl.maximum(largest, tl.max(score, axis=1))
-        # A row that has seen no key yet has no largest score; any number does in its place.
+        # A row that has seen no key yet has no largest score; any number serves in its place.
         base = tl.where(now == float("-inf"), 0.0, now)
         weight = tl.exp(score - base[:, None])
         fade = tl.exp(largest - base)
         total = total * fade + tl.sum(weight, axis=1)
-        value = tl.load(values + slot[:, None] * HEAD_DIM + d[None, :], mask=is_key[:, None] & is_d[None, :], other=0.0)
+        value = tl.load(
+            values + index[:, None] * HEAD_DIM + d[None, :], mask=is_key[:, None] & is_d[None, :], other=0.0
+        )
         if QUANTISED:
-            weight *= tl.load(scales + scales_each + slot, mask=is_key, other=0.0)[None, :]
+            weight *= tl.load(scales + scales_each + index, mask=is_key, other=0.0)[None, :]
         attended = attended * fade[:, None] + tl.dot(weight.to(DOT), value.to(DOT), input_precision="ieee")
         largest = now
     if SPLITS == 1:
         attended = attended / tl.where(total == 0.0, 1.0, total)[:, None]
         tl.store(out + place, attended.to(out.dtype.element_ty), mask=inside)
     else:
-        part = (run * HEADS + head) * SPLITS + split
+        part = (tile_index * HEADS + head) * SPLITS + split
         tl.store(part_out + part[:, None] * HEAD_DIM + d[None, :], attended, mask=inside)
         tl.store(part_largest + part, largest, mask=is_row)
         tl.store(part_total + part, total, mask=is_row)
@@ -122,22 +124,26 @@ def combine_kernel(
     tl.store(out + head * HEAD_DIM + d, attended.to(out.dtype.element_ty), mask=is_d)
 
 
-def splits_for(runs: int, kv_heads: int) -> int:
-    """Into how many parts the keys of a run of one position are split: enough programs for the GPU, a power of 2."""
-    return min(MAX_SPLITS, triton.next_power_of_2(triton.cdiv(PROGRAMS, runs * kv_heads)))
+def splits_for(tile_count: int, kv_heads: int) -> int:
+    """Number of parts into which the keys of a tile of one position are split, a power of 2 that gives the GPU enough
+    programs."""
+    return min(MAX_SPLITS, triton.next_power_of_2(triton.cdiv(PROGRAMS, tile_count * kv_heads)))
 
 
 def paged_attention(q: torch.Tensor, cache: LayerCache, tables: torch.Tensor, tiles: Tiles) -> torch.Tensor:
-    """See `plain.paged_attention`; rows of no tile are left as they are. A run of one position is row `run` of q."""
+    """See `plain.paged_attention`; rows that are in no tile are not written. If tiles have one position, tile n is row
+    n of q."""
     rows, heads, head_dim = q.shape
     _, kv_heads, block_size, _ = cache.keys.shape
-    runs = len(tiles.sequence)
-    splits = splits_for(runs, kv_heads) if tiles.longest == 1 else 1
+    tile_count = len(tiles.sequence)
+    splits = splits_for(tile_count, kv_heads) if tiles.longest == 1 else 1
     out = q.new_empty(rows, heads * head_dim)
-    part_out = q.new_empty(runs, heads, splits, head_dim, dtype=torch.float32) if splits > 1 else out
-    part_largest, part_total = q.new_empty(2, runs, heads, splits, dtype=torch.float32) if splits > 1 else (out, out)
+    part_out = q.new_empty(tile_count, heads, splits, head_dim, dtype=torch.float32) if splits > 1 else out
+    part_largest, part_total = (
+        q.new_empty(2, tile_count, heads, splits, dtype=torch.float32) if splits > 1 else (out, out)
+    )
     scales = cache.scales
-    paged_attention_kernel[(runs, kv_heads, splits)](
+    paged_attention_kernel[(tile_count, kv_heads, splits)](
         q,
         cache.keys,
         cache.values,
@@ -168,7 +174,7 @@ def paged_attention(q: torch.Tensor, cache: LayerCache, tables: torch.Tensor, ti
         num_stages=3,
     )
     if splits > 1:
-        combine_kernel[(runs * heads,)](
+        combine_kernel[(tile_count * heads,)](
             part_out,
             part_largest,
             part_total,

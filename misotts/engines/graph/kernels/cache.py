@@ -1,4 +1,4 @@
-"""RoPE and the write into the pool of blocks in one: a program for each head of each row."""
+"""RoPE and the write into the KV pool in one kernel, with a program for each head of each row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def rope_and_cache_kernel(
     cos,
     sin,
     positions,
-    slots,
+    kv_index,
     keys,
     values,
     scales,
@@ -44,10 +44,10 @@ def rope_and_cache_kernel(
     else:
         is_value = head >= HEADS + KV_HEADS
         kv_head = head - HEADS - is_value.to(tl.int32) * KV_HEADS
-        slot = tl.load(slots + row)
-        place = (slot // BLOCK_SIZE * KV_HEADS + kv_head) * BLOCK_SIZE + slot % BLOCK_SIZE
+        index = tl.load(kv_index + row)
+        place = (index // BLOCK_SIZE * KV_HEADS + kv_head) * BLOCK_SIZE + index % BLOCK_SIZE
         if QUANTISED:
-            # What is kept is the rounded key, as it would be without FP8.
+            # The key is rounded to the activations' type first, as it is without FP8.
             x = x.to(q.dtype.element_ty).to(tl.float32)
             scale = tl.maximum(tl.max(tl.abs(x)), 1e-12) / LARGEST
             tl.store(scales + is_value.to(tl.int64) * scales_each + place, scale)
@@ -63,7 +63,7 @@ def rope_and_cache(
     cos: torch.Tensor,
     sin: torch.Tensor,
     positions: torch.Tensor,
-    slots: torch.Tensor,
+    kv_index: torch.Tensor,
     cache: LayerCache,
 ) -> torch.Tensor:
     """See `plain.rope_and_cache`."""
@@ -76,7 +76,7 @@ def rope_and_cache(
         cos,
         sin,
         positions,
-        slots,
+        kv_index,
         cache.keys,
         cache.values,
         scales if scales is not None else cos,

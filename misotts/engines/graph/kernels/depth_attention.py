@@ -1,5 +1,5 @@
-"""The depth decoder's attention in one kernel: at most 32 positions fit into one tile, so a program rotates, keeps the
-new keys and values, and attends, for one row and one key head."""
+"""The depth decoder's attention in one kernel. Its positions, at most 32, fit into one tile, so a program rotates,
+caches the new keys and values, and attends, for one row and one key head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backbone's next input: the sum of a frame's embeddings."""
+"""The backbone's next input, the sum of a frame's embeddings."""
 
 from __future__ import annotations
 

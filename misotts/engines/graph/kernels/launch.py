@@ -1,4 +1,4 @@
-"""What the kernels' launchers share."""
+"""Types and tile sizes for the kernels' launchers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import triton
 import triton.language as tl
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
-"""Whether kernels run in Triton's interpreter, on the CPU."""
+"""True if kernels run in Triton's interpreter, on the CPU."""
 
 SMALLEST_DOT = 16
-"""Rows, columns and depth below which `tl.dot` does not go."""
+"""Least number of rows, columns and terms of `tl.dot`."""
 
 
 def dot_type(dtype: torch.dtype) -> Any:
-    """Type of a product's factors. The interpreter's product of bfloat16 is garbage, so there it is float32."""
+    """Type of a product's factors. It is float32 in the interpreter, whose product of bfloat16 is wrong."""
     return tl.bfloat16 if dtype == torch.bfloat16 and not INTERPRETED else tl.float32
 
 
 def tile(size: int) -> int:
-    """The smallest tile of `tl.dot` that holds `size`."""
+    """Size of the smallest tile of `tl.dot` that holds `size`."""
     return max(SMALLEST_DOT, triton.next_power_of_2(size))

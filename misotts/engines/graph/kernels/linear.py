@@ -1,8 +1,8 @@
-"""Matrix products of few rows, where reading the weights is what takes the time: each weight is read once, and what
-comes before and after the product costs no launch of its own.
+"""Matrix products of few rows, whose time is that of reading the weights: each weight is read once, and the operations
+before and after the product need no launch of their own.
 
-RMSNorm needs no pass before it. Its scale is in the weights (`matrix.py`), and dividing a row by its length can be done
-after the product as well as before; the length is summed up while the row passes by.
+RMSNorm needs no pass before the product. Its scale is in the weights (`matrix.py`), and a row can be divided by its
+length after the product as well; the length is summed up while the row is read.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from misotts.engines.graph.kernels.launch import dot_type, tile
 from misotts.engines.graph.matrix import Matrix
 
 MANY_ROWS = 64
-"""From here on the weights are no longer what takes the time, and unless they are quantised cuBLAS multiplies."""
+"""With more rows than this, reading the weights no longer dominates, and unless they are quantised cuBLAS
+multiplies."""
 
 
-@triton.jit(do_not_specialize=["rows"])  # or a prompt of a new length would wait for Triton to compile
+@triton.jit(do_not_specialize=["rows"])  # so that a prompt of a new length does not wait for a compilation
 def linear_kernel(
     x,
     weight,
@@ -79,7 +80,7 @@ def linear_kernel(
 
 @dataclass(frozen=True)
 class LinearTiles:
-    """How a product is cut: each program makes `rows` x `outputs` of it, `inputs` at a time."""
+    """Tiles of a product: each program computes `rows` x `outputs` of it, `inputs` at a time."""
 
     rows: int
     outputs: int
@@ -95,8 +96,8 @@ class LinearTiles:
 
 
 def linear_tiles(rows: int) -> LinearTiles:
-    """Few rows: narrow tiles, so that even the narrowest matrix (1536 outputs) keeps 96 programs busy, and deep
-    prefetch: 16 x 256 x 2 bytes x 3 stages under way are 24 KiB a program, where 16 KiB an SM hide 0.7 us at 3 TB/s."""
+    """For few rows the tiles are narrow, so that even the narrowest matrix (1536 outputs) keeps 96 programs busy, and
+    the prefetch is deep: 16 x 256 x 2 bytes x 3 stages are 24 KiB a program, and 16 KiB an SM hide 0.7 us at 3 TB/s."""
     if rows <= 16:
         return LinearTiles(rows=16, outputs=16, inputs=256, warps=4, stages=4)
     if rows <= 32:

@@ -1,4 +1,4 @@
-"""RMSNorm where no product follows that could do it on the way: behind the backbone."""
+"""RMSNorm after the last layer, where no product follows that could include it."""
 
 from __future__ import annotations
 
