@@ -104,7 +104,7 @@ def record(
     x = embedding.prompt(prompts[:, -1])
     seeds = torch.arange(n, device=device)
     for number in range(frames):
-        hidden = backbone.decode(x, torch.full_like(seeds, length - 1 + number), tables)
+        hidden = backbone.advance(x, torch.full_like(seeds, length - 1 + number), tables)
         noise = gumbel_noise(seeds, torch.full_like(seeds, number), config.audio_num_codebooks, ranks)
         temperature, top_k = torch.full((n,), TEMPERATURE, device=device), torch.full_like(seeds, ranks)
         _, x = depth.forward(hidden, Sampling(temperature, top_k, noise))

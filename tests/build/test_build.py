@@ -98,7 +98,7 @@ def test_what_is_missing_is_said_before_work_begins(model: Path, monkeypatch: py
         build(model)
     machine = Machine(monkeypatch)
     machine.gpu = None
-    with pytest.raises(EngineError, match="builds for the GPU at hand, and there is none"):
+    with pytest.raises(EngineError, match="builds for the GPU of this machine, which has none"):
         build(model)
     machine.gpu = "7.5"
     with pytest.raises(EngineError, match=r"bfloat16 needs compute capability 8.0 or above, .* has 7.5"):

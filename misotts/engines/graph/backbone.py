@@ -74,7 +74,7 @@ class GraphBackbone:
         x = self.transform(batch.inputs, self._place(batch))
         return self._run.rms_norm(x[to_device(last, x.device)], self._norm, self.config.norm_eps)
 
-    def decode(self, x: torch.Tensor, starts: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
+    def advance(self, x: torch.Tensor, starts: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
         """Compute one position of each sequence, x [n, width] at positions `starts` int64 [n] → hidden [n, width],
         after the final norm. tables: int32 [n, columns]. Reads no value on the host."""
         column = (starts // self.block_size).unsqueeze(1)

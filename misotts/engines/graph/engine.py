@@ -157,7 +157,7 @@ class GraphEngine:
         """What is captured: reads and writes the bucket's buffers, `next_input` and the pool of blocks."""
         slot, position, number, top_k, temperature, seed = bucket.inputs[:, : len(_COLUMNS)].T.contiguous()
         tables = bucket.inputs[:, len(_COLUMNS) :].int()
-        hidden = self.backbone.decode(self.next_input.index_select(0, slot), position, tables)
+        hidden = self.backbone.advance(self.next_input.index_select(0, slot), position, tables)
         noise = gumbel_noise(seed, number, self.depth.codebooks, bucket.ranks)
         sampling = Sampling(temperature.int().view(torch.float32), top_k, noise)
         codes, following = self.depth.forward(hidden, sampling)
