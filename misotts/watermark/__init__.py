@@ -1,1 +1,1 @@
-"""The watermark stage and the detector of its mark."""
+"""The watermark stage, and the detector of its mark."""

@@ -1,34 +1,37 @@
-"""Detection: does audio carry the watermark, and is it this key's?
+"""Detects whether audio carries the watermark, and whether the mark is that of a given key.
 
-Any piece of audio will do: any rate, any start, a mark that begins or ends in the middle. A reading is a guess of where
-the columns and the message begin: `PHASES` positions of the STFT's columns times the 21 of the message. Two questions,
+Any audio will do: any rate, any start, a mark that begins or ends in the middle. A reading is a guess of where the
+columns and the message begin: `PHASES` positions of the STFT's columns times the 21 of the message. Two questions have
 two statistics:
 
-**Is it this key's?** Let l(c, v) be the log probability that column c carries symbol v, and T_j(v) its sum over all
-columns in which a reading puts the key's symbol j of 20. The score of key k is S(k) = sum over j of T_j(k_j). If the
-audio has nothing to do with the key, then a key that was drawn at random stands before fixed numbers T, and for every
-t > 0 (Markov's inequality for exp(t S); symbols independent and equally likely):
+**Is the mark this key's?** Let l(c, v) be the log probability that column c carries symbol v, and T_j(v) its sum over
+all columns in which a reading puts the key's symbol j of 20. The score of key k is S(k) = sum over j of T_j(k_j). If
+the audio has nothing to do with the key, then a key that was drawn at random meets fixed numbers T, and for every t > 0
+(Markov's inequality for exp(t S); symbols independent and equally likely):
 
     P(S(K) >= S(k)) <= exp(-t S(k)) * product over j of mean over v = 1..4 of exp(t T_j(v))
 
-The readings are tried together (Bonferroni, weighted): a reading's bound is divided by its weight, and the weights add
-up to 1. They lean towards readings that are likely without the key: half of the weight is the probability of the
-reading, given the start symbol and a key that could be any, half is shared equally. The least quotient is
-`Verdict.false_positive`. No assumption about the audio or the network goes into it, only that the key was drawn at
-random. It does not hold for MisoTTS's published key, twenty times the same symbol, as which an unlucky sound may pass.
+The readings are tried together (weighted Bonferroni): a reading's bound is divided by its weight, and the weights add
+up to 1. They favour readings that are likely without the key: half of the weight is the probability of the reading,
+given the start symbol and any key; the other half is shared equally. The least quotient is `Verdict.false_positive`. It
+assumes nothing about the audio or the network, only that the key was drawn at random. So it does not hold for MisoTTS's
+published key: that is twenty times the same symbol, which some sounds resemble.
 
-**Is it anybody's?** The message of 21 columns is taken from all columns but one, and the one compared with it, each in
-turn. By chance so many agree as when the audio is folded by a wrong length; the largest agreement of ten wrong lengths
-is the chance, and Chernoff's bound on the binomial tail of the right one `Verdict.unmarked`. Columns are not quite
-independent, so this is a measured statistic, not a proven bound: docs/watermark.md.
+**Is there any mark?** The message of 21 columns is estimated from all columns but one and compared with that one, for
+each column in turn. Chance agreement is what folding the audio by a wrong length gives; the largest agreement of ten
+wrong lengths is taken as chance, and Chernoff's bound on the binomial tail of the right length is `Verdict.unmarked`.
+Columns are not quite independent, so this is a measured statistic, not a proven bound: docs/watermark.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 import soxr
 
@@ -36,38 +39,40 @@ from misotts.watermark.read_network import ReadNetwork
 from misotts.watermark.silentcipher import SYMBOLS_PER_KEY, symbols_of
 
 PHASES = 3
-"""Positions of the columns that are tried, a third of a hop apart."""
+"""Number of positions of the columns that are tried, a third of a hop apart."""
 
 PIECE_S = 30
 """Longer audio is judged in pieces, so that a mark in a part of it is found and clocks may drift."""
 
 THRESHOLD = 1e-6
-"""A probability below this is a finding."""
+"""A probability below this counts as a mark."""
 
 TRACE = 0.01
-"""A bound above this shows nothing of the key."""
+"""A bound above this shows no trace of the key."""
 
 MESSAGE = SYMBOLS_PER_KEY + 1
 WRONG_LENGTHS = [length for length in range(MESSAGE - 5, MESSAGE + 6) if length != MESSAGE]
 TILTS = np.geomspace(0.01, 30, 40)
-"""Values of t for which the bound is computed; each is valid, the least counts."""
+"""Values of t for which the bound is computed. Each bound is valid; the least counts."""
+
+Floats = npt.NDArray[np.floating[Any]]
 
 
 class AudioFileError(ValueError):
-    """A file that holds no audio to check."""
+    """A file without audio that can be checked."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What detection says about a piece of audio."""
+    """The result of detection."""
 
     false_positive: float
-    """Bound on the probability that a key drawn at random would look as present as this one; 1 without a trace."""
+    """Bound on the probability that a key drawn at random seems as present as this one; 1 if there is no trace."""
     unmarked: float
-    """Probability that audio without a mark would repeat itself this well; 1 without a trace."""
+    """Probability that audio without a mark repeats itself this well; 1 if there is no trace."""
     agreement: float
-    """Share of the columns that carry the key's symbols, in the best reading: what SilentCipher calls confidence. By
-    chance about a fifth."""
+    """Share of the columns that carry the key's symbols in the best reading: SilentCipher's confidence. Chance gives
+    about a fifth."""
     seconds: float
 
     @property
@@ -76,27 +81,27 @@ class Verdict:
 
     @property
     def marked(self) -> bool:
-        """By this key or another."""
+        """True if there is a mark of this key or another."""
         return self.key_matches or self.unmarked < THRESHOLD
 
     @property
     def other_key(self) -> bool:
-        """Marked, and without a trace of this key. A faint mark may be neither this key's nor another's."""
+        """True if there is a mark without a trace of this key. A faint mark may be neither this key's nor another's."""
         return self.marked and self.false_positive > TRACE
 
 
 @dataclass(frozen=True)
 class Readings:
-    """What the network reads in a piece of audio."""
+    """The network's output for some audio."""
 
-    pieces: list[list[np.ndarray]]
-    """Of each piece of the audio, at each of the phases, log probabilities [columns, symbols]. Silence, and what is
-    shorter than a message, are left out."""
+    pieces: Sequence[Sequence[Floats]]
+    """For each piece of the audio and each phase the log probabilities [columns, symbols]. Pieces that are silent or
+    shorter than a message are left out."""
     seconds: float
 
 
 class Detector:
-    """Looks for watermarks."""
+    """Detects watermarks."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         """Read `folder/silentcipher`.
@@ -106,12 +111,12 @@ class Detector:
         """
         self._network = ReadNetwork(Path(folder) / "silentcipher", device)
 
-    def check(self, audio: np.ndarray, rate: int, key: bytes) -> Verdict:
+    def check(self, audio: Floats, rate: int, key: bytes) -> Verdict:
         """Judge float32 [samples] mono at any rate, in Hz."""
         return judge(self.read(audio, rate), key)
 
-    def read(self, audio: np.ndarray, rate: int) -> Readings:
-        """The part of `check` that takes long and needs no key."""
+    def read(self, audio: Floats, rate: int) -> Readings:
+        """Do the part of `check` that takes long and needs no key."""
         config = self._network.config
         resampled = soxr.resample(audio.astype(np.float32), rate, config.SR)
         pieces = []
@@ -124,7 +129,7 @@ class Detector:
 
 
 def judge(readings: Readings, key: bytes) -> Verdict:
-    """Whether what was read is a mark, and `key`'s."""
+    """Decide whether the audio carries a mark, and that of `key`."""
     if not readings.pieces:
         return Verdict(1.0, 1.0, 0.0, readings.seconds)
     symbols = np.array(symbols_of(key))
@@ -144,22 +149,22 @@ def _probability(logarithm: float, tries: int) -> float:
 
 
 def check_file(file: Path, detector: Detector, key: bytes) -> Verdict:
-    """Judge a file in any format that libsndfile reads: wav, flac, mp3, ogg. Channels are mixed.
+    """Judge a file in any format that libsndfile reads: wav, flac, mp3, ogg. Its channels are mixed.
 
     Raises:
-        AudioFileError: it is missing, no audio, or holds NaN or infinity.
+        AudioFileError: it is missing, not audio, or contains NaN or infinity.
     """
     try:
         audio, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:
         raise AudioFileError(f"{file}: {getattr(error, 'error_string', None) or 'cannot be read'}") from None
     if not np.isfinite(audio).all():
-        raise AudioFileError(f"{file}: holds NaN or infinity")
+        raise AudioFileError(f"{file}: contains NaN or infinity")
     return detector.check(audio.mean(axis=1), rate, key)
 
 
-def _key_evidence(phases: list[np.ndarray], symbols: np.ndarray) -> tuple[float, float]:
-    """Of the best reading: the logarithm of the bound on a random key's luck, and minus the agreement."""
+def _key_evidence(phases: Sequence[Floats], symbols: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Return the logarithm of the bound for the best reading, and minus its agreement."""
     placed = np.stack([np.roll(_fold(phase, MESSAGE), n, axis=0) for phase in phases for n in range(MESSAGE)])
     totals = placed[:, :-1, 1:]  # [readings, 20, 4]: the key's part
     score = totals[:, np.arange(SYMBOLS_PER_KEY), symbols[:-1] - 1].sum(axis=1)
@@ -175,14 +180,14 @@ def _key_evidence(phases: list[np.ndarray], symbols: np.ndarray) -> tuple[float,
     return float(bound[best]), -float((reading.argmax(axis=1) == wanted).mean())
 
 
-def _log_mean_exp(x: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
-    peak = x.max(axis=-1)
-    return peak + np.log(np.exp(x - peak[..., None]).mean(axis=-1))
+def _log_mean_exp(x: Floats) -> Floats:
+    """Return log(mean(exp(x))) over the last axis."""
+    mean: Floats = np.logaddexp.reduce(x, axis=-1) - np.log(x.shape[-1])
+    return mean
 
 
-def _repetition(reading: np.ndarray) -> float:
-    """Logarithm of the probability that chance makes the columns agree this well with those a message away."""
+def _repetition(reading: Floats) -> float:
+    """Return the logarithm of the probability that columns agree this well by chance with those a message away."""
     centred = reading - reading.mean(axis=0)
     agreed, columns = _agreement(centred, MESSAGE)
     chance = max(a / max(n, 1) for a, n in (_agreement(centred, length) for length in WRONG_LENGTHS))
@@ -195,15 +200,16 @@ def _repetition(reading: np.ndarray) -> float:
     return -columns * float(share * np.log(share / chance) + rest)
 
 
-def _agreement(reading: np.ndarray, length: int) -> tuple[int, int]:
-    """Of the columns that have others `length` or a multiple of it away: how many are what those say, and how many."""
+def _agreement(reading: Floats, length: int) -> tuple[int, int]:
+    """Return (agreeing, judged): columns that match the vote of the columns a multiple of `length` away."""
     place = np.arange(len(reading)) % length
     others = _fold(reading, length)[place] - reading
     judged = np.bincount(place, minlength=length)[place] > 1
     return int((others.argmax(axis=1) == reading.argmax(axis=1))[judged].sum()), int(judged.sum())
 
 
-def _fold(reading: np.ndarray, length: int) -> np.ndarray:
-    """Sums over the columns that stand in the same place of a message of `length` → [length, symbols]."""
+def _fold(reading: Floats, length: int) -> Floats:
+    """Sum the columns at the same place of a message of `length` → [length, symbols]."""
     padded = np.pad(reading.astype(np.float64), ((0, -len(reading) % length), (0, 0)))
-    return padded.reshape(-1, length, reading.shape[1]).sum(axis=0)
+    folded: Floats = padded.reshape(-1, length, reading.shape[1]).sum(axis=0)
+    return folded

@@ -1,6 +1,6 @@
 """The watermark's key: five bytes that a deployment chooses and keeps secret.
 
-Whoever knows the key can forge the mark or tell it to be another's. It is never logged, and no error shows it.
+The key lets anyone forge the mark or recognise it. It is never logged, and no error shows it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ KEY_ENV = "MISOTTS_WATERMARK_KEY"
 KEY_BYTES = 5
 
 REFERENCE_KEY = bytes(KEY_BYTES)
-"""MisoTTS's published key. Everybody knows it, so it proves nothing."""
+"""MisoTTS's published key, which proves nothing."""
 
 
 class WatermarkKeyError(ValueError):
-    """No key, or one that must not be used."""
+    """The key is missing or must not be used."""
 
 
 def read_key(file: Path | None) -> bytes:
-    """The key of `file`, or of the environment's `MISOTTS_WATERMARK_KEY`: ten hexadecimal digits.
+    """Read a key of ten hexadecimal digits from `file`, or from the variable `MISOTTS_WATERMARK_KEY`.
 
     Raises:
-        WatermarkKeyError: there is none, it is not ten hexadecimal digits, or it is the published one.
+        WatermarkKeyError: there is no key, it is not ten hexadecimal digits, or it is the published one.
     """
     if file:
         source = str(file)
@@ -43,7 +43,7 @@ def read_key(file: Path | None) -> bytes:
     except ValueError:
         key = b""
     if len(key) != KEY_BYTES:
-        raise WatermarkKeyError(f"the watermark key of {source} must be {2 * KEY_BYTES} hexadecimal digits")
+        raise WatermarkKeyError(f"the watermark key in {source} must be {2 * KEY_BYTES} hexadecimal digits")
     if key == REFERENCE_KEY:
-        raise WatermarkKeyError(f"the watermark key of {source} is MisoTTS's published one, which proves nothing")
+        raise WatermarkKeyError(f"the watermark key in {source} is MisoTTS's published one, which proves nothing")
     return key

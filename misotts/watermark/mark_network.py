@@ -1,9 +1,9 @@
 """SilentCipher's embedding network, run column by column with state kept between calls.
 
-The arithmetic is the published one, rearranged where that saves work and changes nothing: batch normalisation becomes
-a scale and a shift, a layer's convolution and gate are one convolution, the carrier and the message enter the decoder
-once instead of as 32 equal channels each, and only the bins that the message can touch are computed, with the margin
-that the kernels see.
+The arithmetic is the published one, rearranged to save work without changing the result: batch normalisation becomes a
+scale and a shift, a layer's convolution and gate are one convolution, the carrier and the message enter the decoder as
+one channel each instead of 32 equal ones, and only the bins that the message can change are computed, with the margin
+of the kernels.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -29,7 +30,8 @@ ATTENUATION = 10 ** (-36 / 20)
 
 
 class MarkNetwork:
-    """Windows of audio in, windows of mark out, `config.columns_ahead` columns later; a slot of state per stream."""
+    """Turns windows of audio into windows of mark, `config.columns_ahead` columns later, with a slot of state for each
+    stream."""
 
     def __init__(self, folder: Path, key: bytes, slots: int, device: str = "cpu") -> None:
         self.config = config = SilentCipherConfig.load(folder)
@@ -68,12 +70,15 @@ class MarkNetwork:
         for tensor in self._state.tensors():
             tensor[slots] = 0
 
-    def marks(self, slots: list[int], windows: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    def marks(
+        self, slots: list[int], windows: npt.NDArray[np.float32], gains: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
         """Run the next columns of some streams.
 
-        windows float32 [n, columns, N_FFT], the audio at the network's rate; gains float32 [n, columns], what brings it
-        to the loudness the network knows. Returns the marks of the columns `columns_ahead` before, to be overlap-added
-        at the windows' places, float32 [n, columns, N_FFT]; a stream's first `columns_ahead` marks belong to no column.
+        windows float32 [n, columns, N_FFT] are the audio at the network's rate; gains float32 [n, columns] bring it to
+        the loudness of the network's training. Returns the marks of the columns `columns_ahead` earlier, float32
+        [n, columns, N_FFT], to be overlap-added at their windows' places. A stream's first `columns_ahead` marks belong
+        to no column.
         """
         rows = torch.tensor(slots, device=self._device)
         state = self._state.rows(rows)
@@ -82,16 +87,17 @@ class MarkNetwork:
         info = self._run_layers(spectra.abs() * gain.unsqueeze(-1), state)
         spectra, state.spectra = _delay(spectra[..., : self._band], state.spectra)
         gain, state.gains = _delay(gain, state.gains)
-        # The message is taken out of the carrier, never more of it than there is.
+        # The message is subtracted from the carrier, never more than the carrier's magnitude.
         magnitude = torch.minimum(info * (self._carrier_rms / gain.clamp(min=1e-12)).unsqueeze(-1), spectra.abs())
         mark = F.pad(-magnitude * torch.sgn(spectra), (0, self.config.bins - self._band))
         state.columns += windows.shape[1]
         self._state.store(rows, state)
-        return (torch.fft.irfft(mark, n=self.config.N_FFT) * self._synthesis).cpu().numpy()
+        marks: npt.NDArray[np.float32] = (torch.fft.irfft(mark, n=self.config.N_FFT) * self._synthesis).cpu().numpy()
+        return marks
 
     def _run_layers(self, carrier: torch.Tensor, state: _State) -> torch.Tensor:
-        """Magnitudes [n, columns, bins] → the message's magnitudes [n, columns, band], relative to the carrier's RMS,
-        for the columns `columns_ahead` before."""
+        """Magnitudes [n, columns, bins] → the message's magnitudes [n, columns, band] for the columns `columns_ahead`
+        earlier, relative to the carrier's RMS."""
         time = state.columns.unsqueeze(1) + torch.arange(carrier.shape[1], device=carrier.device)
         x = carrier.unsqueeze(1)
         for number, layer in enumerate(self._encoder):
@@ -109,31 +115,30 @@ class MarkNetwork:
     def _run_layer(
         self, layer: GatedLayer, x: torch.Tensor, state: _State, number: int, time: torch.Tensor
     ) -> torch.Tensor:
-        """One 3 x 3 layer. Columns before the stream's start are the zeros of the published network's padding, not what
-        the layer makes of zeros."""
+        """Run one 3 x 3 layer. Its output is zero before the stream's start, as the published network's padding is."""
         x = torch.cat([state.inputs[number], x], dim=2)
         state.inputs[number] = x[:, :, -2:]
         return layer(x) * (time >= self._columns_behind(number)).view(len(x), 1, -1, 1)
 
     def _columns_behind(self, number: int) -> int:
-        """How far layer `number`'s output stands behind the newest column: one for each layer that looks ahead."""
+        """Number of columns by which layer `number`'s output is late: one for each layer that looks ahead."""
         return min(number + 1, self.config.columns_ahead)
 
 
 @dataclass
 class _State:
-    """What the network keeps of each stream, one row per slot."""
+    """The network's state, one row per slot."""
 
     columns: torch.Tensor
-    """int64 [slots]: columns seen."""
+    """int64 [slots]: number of columns so far."""
     inputs: list[torch.Tensor]
-    """Of each 3 x 3 layer [slots, channels, 2, bins]: the last two input columns."""
+    """[slots, channels, 2, bins] for each 3 x 3 layer: its last two input columns."""
     spectra: torch.Tensor
-    """complex64 [slots, columns ahead, band]: columns whose mark is not known yet."""
+    """complex64 [slots, columns ahead, band]: columns without a known mark."""
     carriers: torch.Tensor
-    """[slots, columns ahead of the encoder, bins]: network inputs that the decoder has not seen yet."""
+    """[slots, columns ahead of the encoder, bins]: network inputs that have not reached the decoder."""
     gains: torch.Tensor
-    """[slots, columns ahead]."""
+    """[slots, columns ahead]: gains of the columns in `spectra`."""
 
     def tensors(self) -> list[torch.Tensor]:
         return [self.columns, *self.inputs, self.spectra, self.carriers, self.gains]
@@ -148,16 +153,16 @@ class _State:
 
 
 def _delay(x: torch.Tensor, queue: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Put x [n, columns, ...] behind queue [n, delay, ...]; return what comes out and the new queue."""
+    """Append x [n, columns, ...] to queue [n, delay, ...]; return the first columns and the new queue."""
     both = torch.cat([queue, x], dim=1)
     return both[:, : x.shape[1]], both[:, x.shape[1] :]
 
 
 def _fold_repeats(state: dict[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:
-    """The published network feeds its decoder `width` channels of encoding, then the carrier `width` times, then the
-    message `width` times: equal channels are one channel with the sum of their weights."""
+    """Replace equal input channels of the decoder by one with the sum of their weights. Published are `width` channels
+    of encoding, then the carrier `width` times, then the message `width` times."""
     folded = dict(state)
     for name in ("main.0.conv.weight", "main.0.gate.weight"):
-        encoding, carrier, message = state[name].split(width, dim=1)
+        encoding, carrier, message = torch.split(state[name], width, dim=1)
         folded[name] = torch.cat([encoding, carrier.sum(1, keepdim=True), message.sum(1, keepdim=True)], dim=1)
     return folded

@@ -1,21 +1,22 @@
-"""SilentCipher's reading network over a clip: which symbol each STFT column carries."""
+"""SilentCipher's reading network, which estimates the symbol of each STFT column of a clip."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
 from misotts.watermark.silentcipher import SPEECH_POWER, GatedLayer, SilentCipherConfig, read_message_decoder
 
 PIECE_COLUMNS = 512
-"""The network runs over so many columns at a time, which bounds its memory."""
+"""Number of columns over which the network runs at a time, which bounds its memory."""
 
 
 class ReadNetwork:
-    """Clips at `config.SR` → the symbols' probabilities in each column."""
+    """Computes the symbols' probabilities in each column of a clip at `config.SR`."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         self.config = config = SilentCipherConfig.load(folder)
@@ -25,9 +26,11 @@ class ReadNetwork:
         self._window = torch.hann_window(config.N_FFT, device=device)
 
     @torch.inference_mode()
-    def read(self, audio: np.ndarray) -> np.ndarray:
-        """audio float32 [samples], any loudness → log probabilities float32 [columns, message_dim]; column n is centred
-        on sample n * HOP_LENGTH."""
+    def read(self, audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Read float32 [samples] of any loudness → log probabilities, float32 [columns, message_dim].
+
+        Column n is centred on sample n * HOP_LENGTH.
+        """
         config = self.config
         loudness = np.sqrt(np.mean(np.square(audio, dtype=np.float64)))
         samples = torch.from_numpy(audio * np.float32(SPEECH_POWER**0.5 / max(loudness, 1e-12)))

@@ -1,9 +1,8 @@
 """Streaming resampling between 24 kHz and SilentCipher's rate with a known, small, constant delay.
 
-A library resampler's streams hold back an amount that depends on its internal blocks; the watermark must know to the
-sample where it stands. The ratio of the rates is that of two whole numbers (24 to 44.1 kHz: 80 to 147), so every block
-of that many samples becomes a block of the other size by one small matrix: a windowed-sinc filter (Kaiser) written out
-for each output phase.
+The stream of a library resampler holds back an amount that depends on its internal blocks, but the watermark must know
+its place to the sample. The rates have the ratio of two integers (24 to 44.1 kHz: 80 to 147), so one small matrix turns
+every block of one size into a block of the other: a windowed-sinc filter (Kaiser) written out for each output phase.
 """
 
 from __future__ import annotations
@@ -13,14 +12,17 @@ from functools import cached_property
 from math import gcd
 
 import numpy as np
+import numpy.typing as npt
 
 _KAISER_BETA = 8.0  # 80 dB stop band
 _HALF_WIDTH = 32  # samples of the slower rate to each side: 1.3 ms at 24 kHz
 
+Samples = npt.NDArray[np.float32]
+
 
 @dataclass(frozen=True)
 class Resampler:
-    """`rate_in` → `rate_out`. Output sample n stands at input time n * rate_in / rate_out: nothing is shifted."""
+    """Converts `rate_in` to `rate_out` without a shift: output sample n is at input time n * rate_in / rate_out."""
 
     rate_in: int
     rate_out: int
@@ -35,14 +37,14 @@ class Resampler:
 
     @property
     def reach(self) -> int:
-        """Input samples that an output needs to each side."""
+        """Number of input samples that an output depends on to each side."""
         if self.rate_in == self.rate_out:
             return 0
         return -(-_HALF_WIDTH * max(self.rate_in, self.rate_out) // self.rate_out)
 
     @cached_property
-    def matrix(self) -> np.ndarray:
-        """float32 [in_block + 2 * reach, out_block]."""
+    def matrix(self) -> Samples:
+        """The filter, float32 [in_block + 2 * reach, out_block]."""
         if not self.reach:
             return np.ones((1, 1), np.float32)
         inputs = np.arange(-self.reach, self.in_block + self.reach)[:, None]
@@ -57,20 +59,20 @@ class Resampler:
         return ResampleStream(self)
 
     def known(self, samples: int) -> int:
-        """How many output samples the first `samples` of a stream determine."""
+        """Number of output samples that the first `samples` of a stream determine."""
         return max((samples - self.reach) // self.in_block, 0) * self.out_block
 
     def touched(self, at: int) -> int:
-        """The first output sample that an input sample can change."""
+        """Return the first output sample that input sample `at` can change."""
         return (at - self.reach) // self.in_block * self.out_block
 
-    def piece(self, samples: np.ndarray, at: int) -> tuple[int, np.ndarray]:
-        """Resample float32 [n] that begins at input time `at` and has silence before and behind it.
+    def piece(self, samples: Samples, at: int) -> tuple[int, Samples]:
+        """Resample float32 [n] that begins at input time `at`, with silence before and after it.
 
-        Returns the output time where the result begins, `touched(at)`, and the result.
+        Returns the output time at which the result begins, `touched(at)`, and the result.
         """
         start = self.touched(at)
-        first = start // self.out_block * self.in_block - self.reach  # the first input time that is looked at
+        first = start // self.out_block * self.in_block - self.reach  # the first input time that the filter reads
         blocks = -(-(at + len(samples) + self.reach - first) // self.in_block)
         padded = np.zeros(blocks * self.in_block + 2 * self.reach, np.float32)
         padded[at - first : at - first + len(samples)] = samples
@@ -84,8 +86,8 @@ class ResampleStream:
         self._resampler = resampler
         self._buffer = np.zeros(resampler.reach, np.float32)
 
-    def push(self, samples: np.ndarray) -> np.ndarray:
-        """Take float32 [n]; return what has become known, a multiple of `out_block` samples."""
+    def push(self, samples: Samples) -> Samples:
+        """Take float32 [n] and return the output that it completes, a multiple of `out_block` samples."""
         self._buffer = np.concatenate([self._buffer, samples])
         blocks = max((len(self._buffer) - 2 * self._resampler.reach) // self._resampler.in_block, 0)
         out = _run_blocks(self._resampler, self._buffer, blocks)
@@ -93,11 +95,12 @@ class ResampleStream:
         return out
 
 
-def _run_blocks(resampler: Resampler, padded: np.ndarray, blocks: int) -> np.ndarray:
-    """`blocks` blocks of input with `reach` samples to each side → as many blocks of output, float32 [samples]."""
+def _run_blocks(resampler: Resampler, padded: Samples, blocks: int) -> Samples:
+    """Resample `blocks` blocks of input with `reach` samples to each side → as many blocks, float32 [samples]."""
     if not blocks:
         return np.zeros(0, np.float32)
     width = resampler.in_block + 2 * resampler.reach
     windows = np.lib.stride_tricks.sliding_window_view(padded, width)[:: resampler.in_block][:blocks]
-    # A copy: of rows that overlap, numpy makes the product without BLAS, 30 times slower.
-    return (np.ascontiguousarray(windows) @ resampler.matrix).reshape(-1)
+    # A copy, because numpy multiplies overlapping rows without BLAS, 30 times slower.
+    out: Samples = (np.ascontiguousarray(windows) @ resampler.matrix).reshape(-1)
+    return out

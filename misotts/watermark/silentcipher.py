@@ -1,4 +1,4 @@
-"""A SilentCipher folder (Singh et al. 2024), read as it is published: `hparams.yaml`, `enc_c.ckpt`, `dec_c.ckpt`,
+"""Reads a SilentCipher folder (Singh et al. 2024) as published: `hparams.yaml`, `enc_c.ckpt`, `dec_c.ckpt` and
 `dec_m_0.ckpt`.
 
 `mark_network` runs the first two networks over streams, `read_network` the third over clips.
@@ -19,10 +19,10 @@ import yaml
 from misotts.watermark.key import KEY_BYTES
 
 SYMBOLS_PER_KEY = 4 * KEY_BYTES
-"""Two bits each, high bits first; a start symbol stands behind them."""
+"""Number of symbols of a key: two bits each, high bits first. A start symbol follows them."""
 
 SPEECH_POWER = 0.002837200844477648
-"""Mean power to which SilentCipher brings what it marks and what it reads (its training speech, VCTK)."""
+"""Mean power to which SilentCipher scales the audio that it marks or reads (that of its training speech, VCTK)."""
 
 BATCH_NORM_EPS = 1e-5
 
@@ -33,14 +33,14 @@ class SilentCipherError(ValueError):
 
 @dataclass(frozen=True)
 class SilentCipherConfig:
-    """`hparams.yaml`. The fields with defaults are not in the published file; the defaults are what it means."""
+    """`hparams.yaml`. The fields with defaults are missing in the published file, and the defaults describe it."""
 
     SR: int
     """Sample rate of the network, Hz."""
     N_FFT: int
     HOP_LENGTH: int
     message_band_size: int
-    """Bins from 0 Hz on that carry the message."""
+    """Number of bins from 0 Hz on that carry the message."""
     message_dim: int
     message_len: int
     enc_n_layers: int
@@ -51,26 +51,27 @@ class SilentCipherConfig:
     dec_m_conv_dim: int = 128
     dec_m_n_layers: int = 10
     lookahead: int | None = None
-    """So many 3 x 3 layers, from the first on, see the next column; the others see only earlier ones. None: all."""
+    """Number of 3 x 3 layers, from the first on, that see the next column; the others see only earlier ones. None means
+    all."""
     delay_frames: int | None = None
-    """Frames that a stream holds back; columns whose mark is not known by then stay unmarked. None: as many as it takes
-    to mark every column."""
+    """Number of frames that a stream holds back. Columns whose mark is not known by then stay unmarked. None means as
+    many as every column's mark needs."""
 
     @classmethod
     def load(cls, folder: Path) -> SilentCipherConfig:
         """Read `folder/hparams.yaml`.
 
         Raises:
-            SilentCipherError: it is missing, or asks for what is not implemented.
+            SilentCipherError: it is missing or has unsupported values.
         """
         try:
             raw = yaml.safe_load((folder / "hparams.yaml").read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise SilentCipherError(f"no SilentCipher at {folder}: hparams.yaml is missing") from None
         except (yaml.YAMLError, UnicodeDecodeError):
-            raise SilentCipherError(f"{folder}/hparams.yaml is no YAML file") from None
+            raise SilentCipherError(f"{folder}/hparams.yaml is not a YAML file") from None
         if not isinstance(raw, dict):
-            raise SilentCipherError(f"{folder}/hparams.yaml must hold a mapping")
+            raise SilentCipherError(f"{folder}/hparams.yaml must contain a mapping")
         known = {field.name: raw[field.name] for field in fields(cls) if field.name in raw}
         for name, value in known.items():
             if not isinstance(value, int) and not (value is None and name in ("lookahead", "delay_frames")):
@@ -85,17 +86,17 @@ class SilentCipherConfig:
 
     @property
     def wide_layers(self) -> int:
-        """3 x 3 layers between audio and mark."""
+        """Number of 3 x 3 layers between audio and mark."""
         return self.enc_n_layers + self.dec_c_n_layers - 1
 
     @property
     def columns_ahead(self) -> int:
-        """Columns after its own that a column's mark depends on."""
+        """Number of later columns that a column's mark depends on."""
         return self.wide_layers if self.lookahead is None else self.lookahead
 
     @property
     def bins(self) -> int:
-        """Of a whole column."""
+        """Number of bins in a column."""
         return self.N_FFT // 2 + 1
 
     def _problems(self, raw: Mapping[str, Any]) -> list[str]:
@@ -123,11 +124,11 @@ class SilentCipherConfig:
 
 @dataclass(frozen=True)
 class GatedLayer:
-    """y = scale * conv(x) * sigmoid(gate(x)) + shift: a convolution, its gate and batch normalisation with its trained
-    statistics."""
+    """A convolution, its gate, and batch normalisation with its trained statistics:
+    y = scale * conv(x) * sigmoid(gate(x)) + shift."""
 
     weight: torch.Tensor
-    """[2 * out, in, time, frequency]: convolution, then gate."""
+    """[2 * out, in, time, frequency]: the convolution's, then the gate's."""
     bias: torch.Tensor
     scale: torch.Tensor
     shift: torch.Tensor
@@ -145,17 +146,17 @@ class GatedLayer:
 
     @property
     def channels(self) -> int:
-        """Of the input."""
+        """Number of input channels."""
         return self.weight.shape[1]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x [batch, in, time, bins] → [batch, out, time - taps + 1, bins]."""
+        """Run x [batch, in, time, bins] → [batch, out, time - taps + 1, bins]."""
         value, gate = F.conv2d(x, self.weight, self.bias, padding=(0, self.weight.shape[3] // 2)).chunk(2, dim=1)
         return self.scale * value * gate.sigmoid() + self.shift
 
 
 def read_encoder(folder: Path, config: SilentCipherConfig) -> dict[str, torch.Tensor]:
-    """`enc_c.ckpt`, checked."""
+    """Read `enc_c.ckpt` and check its tensors."""
     widths = [1] + [config.enc_conv_dim] * config.enc_n_layers
     shapes = _layer_shapes(range(config.enc_n_layers), widths, [3] * config.enc_n_layers)
     shapes["linear.weight"] = (config.message_band_size, config.message_dim)
@@ -164,14 +165,14 @@ def read_encoder(folder: Path, config: SilentCipherConfig) -> dict[str, torch.Te
 
 
 def read_carrier_decoder(folder: Path, config: SilentCipherConfig) -> dict[str, torch.Tensor]:
-    """`dec_c.ckpt`, checked."""
+    """Read `dec_c.ckpt` and check its tensors."""
     layers = config.dec_c_n_layers
     widths = [3 * config.enc_conv_dim] + [config.dec_c_conv_dim] * (layers - 1) + [1]
     return _read_state(folder / "dec_c.ckpt", _layer_shapes(range(layers), widths, [3] * (layers - 1) + [1]))
 
 
 def read_message_decoder(folder: Path, config: SilentCipherConfig) -> dict[str, torch.Tensor]:
-    """`dec_m_0.ckpt`, checked. Its layers stand between Dropouts: every second number."""
+    """Read `dec_m_0.ckpt` and check its tensors. Its layers have the odd numbers; Dropouts have the even ones."""
     layers = config.dec_m_n_layers
     widths = [1] + [config.dec_m_conv_dim] * (layers - 1) + [config.message_dim]
     shapes = _layer_shapes(range(1, 2 * layers, 2), widths, [3] * layers)
@@ -197,20 +198,20 @@ def _read_state(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, AttributeError):
-        raise SilentCipherError(f"{path} is damaged or holds no weights") from None
+        raise SilentCipherError(f"{path} is damaged or contains no weights") from None
     if missing := [name for name in shapes if name not in state]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise SilentCipherError(f"{path}: missing: {missing[0]}{more}")
     for name, shape in shapes.items():
         if tuple(state[name].shape) != shape:
             found = list(state[name].shape)
-            raise SilentCipherError(f"{path}: {name} is {found}, by hparams.yaml it must be {list(shape)}")
+            raise SilentCipherError(f"{path}: {name} is {found}, hparams.yaml says it must be {list(shape)}")
         if not state[name].isfinite().all():
-            raise SilentCipherError(f"{path}: {name} holds NaN or infinity")
+            raise SilentCipherError(f"{path}: {name} contains NaN or infinity")
     return {name: state[name] for name in shapes}
 
 
 def symbols_of(key: bytes) -> list[int]:
-    """A key's symbols, 1 to 4, then the start symbol, 0: what the columns of a stream carry, over and over."""
+    """Return the symbols that the columns of a stream repeat: the key's, 1 to 4, then the start symbol, 0."""
     bits = "".join(f"{byte:08b}" for byte in key)
     return [int(bits[i : i + 2], 2) + 1 for i in range(0, len(bits), 2)] + [0]

@@ -309,5 +309,5 @@ def test_nan_in_the_weights_is_named(demo_folder: Path, tmp_path: Path) -> None:
     state = torch.load(file, weights_only=True)
     state["linear.bias"][3] = float("nan")
     torch.save(state, file)
-    with pytest.raises(SilentCipherError, match=r"linear\.bias holds NaN"):
+    with pytest.raises(SilentCipherError, match=r"linear\.bias contains NaN"):
         MarkNetwork(folder / "silentcipher", KEY, slots=1)
