@@ -26,7 +26,7 @@ from rich.progress import track
 from benchmarks.record import save
 from benchmarks.usage import Usage, usage
 from misotts.config import FRAME_MS, FRAME_SAMPLES
-from misotts.serve.local import RunningServer, is_ready, running_server
+from misotts.serve.local import RunningServer, running_server
 from misotts_client import Client
 from misotts_client.errors import DeadlineExceeded, InvalidArgument, MisoError, Unavailable
 
@@ -137,7 +137,7 @@ def left_behind(server: RunningServer) -> list[str]:
             break
         time.sleep(0.2)
     faults = [f"{value:g} {name} are left in generate" for name, value in held.items() if value]
-    if not is_ready(server):
+    if not server.is_ready:
         faults.append("the server is not ready any more")
     return faults
 

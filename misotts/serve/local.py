@@ -1,8 +1,9 @@
-"""A server of one's own, on free ports, for as long as a block runs: for the demo, the tests and the benchmarks."""
+"""A `misotts serve` on free ports for as long as a block runs: for the demo, the tests and the benchmarks."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 import socket
@@ -12,8 +13,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from misotts.serve.readiness import answers
+from misotts.serve.tritonserver import Ports
 
 START_S = 120
 STOP_S = 30
@@ -21,28 +26,56 @@ STOP_S = 30
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A `misotts serve` that has said it is ready."""
+    """A process of `misotts serve` that listens on 127.0.0.1."""
 
     process: subprocess.Popen[str]
-    http_port: int
-    grpc_port: int
-    metrics_port: int
-    ready_port: int
+    ports: Ports
 
     @property
     def url(self) -> str:
-        return f"127.0.0.1:{self.grpc_port}"
+        return f"127.0.0.1:{self.ports.grpc}"
 
     @property
     def metrics_url(self) -> str:
-        return f"http://127.0.0.1:{self.metrics_port}/metrics"
+        return f"http://127.0.0.1:{self.ports.metrics}/metrics"
+
+    @property
+    def ready_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.ready}/ready"
+
+    @property
+    def is_ready(self) -> bool:
+        return answers(self.ready_url)
+
+    def readiness(self) -> tuple[int, dict[str, Any]]:
+        """Return the status and the body of /ready."""
+        try:
+            with urllib.request.urlopen(self.ready_url, timeout=5) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
 
     def metrics(self) -> dict[str, float]:
         """See `read_metrics`."""
         return read_metrics(self.metrics_url)
 
+    def wait_until_ready(self) -> None:
+        """Wait until the server is ready.
+
+        Raises:
+            RuntimeError: it has ended, or is not ready after `START_S`.
+        """
+        limit = time.monotonic() + START_S
+        while time.monotonic() < limit:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"misotts serve ended with status {self.process.returncode}")
+            if self.is_ready:
+                return
+            time.sleep(0.1)
+        raise RuntimeError(f"misotts serve was not ready after {START_S} s")
+
     def stop(self) -> int:
-        """Ask it to drain; return its exit status."""
+        """Let the server drain; return its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_S)
@@ -50,14 +83,14 @@ class RunningServer:
 
 @contextlib.contextmanager
 def running_server(model: Path, *options: str) -> Iterator[RunningServer]:
-    """Start `misotts serve` with `options`, wait until it is ready, stop it at the end of the block.
+    """Start `misotts serve` with `options`, wait until it is ready, and stop it at the end of the block.
 
     Raises:
-        RuntimeError: it did not become ready; its own words are on stderr.
+        RuntimeError: it did not become ready; the reason is on stderr.
     """
     server = start_server(model, options)
     try:
-        wait_until_ready(server)
+        server.wait_until_ready()
         yield server
     finally:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -67,31 +100,12 @@ def running_server(model: Path, *options: str) -> Iterator[RunningServer]:
 
 
 def start_server(model: Path, options: Sequence[str] = (), stderr: int | None = None) -> RunningServer:
-    """Start `misotts serve` and return at once; later flags in `options` win over those chosen here."""
-    ports = dict(zip(("http_port", "grpc_port", "metrics_port", "ready_port"), free_ports(4), strict=True))
-    flags = [f"--{name.replace('_', '-')}={port}" for name, port in ports.items()]
+    """Start `misotts serve` and return at once. `options` override those that are chosen here."""
+    ports = Ports(*free_ports(4))
+    flags = [f"--{name}-port={port}" for name, port in asdict(ports).items()]
     flags += ["--host=127.0.0.1", "--allow-reference-key"]
     command = [sys.executable, "-m", "misotts.cli", "serve", f"--model={model}", *flags, *options]
-    return RunningServer(subprocess.Popen(command, text=True, stderr=stderr), **ports)
-
-
-def wait_until_ready(server: RunningServer) -> None:
-    limit = time.monotonic() + START_S
-    while time.monotonic() < limit:
-        if server.process.poll() is not None:
-            raise RuntimeError(f"misotts serve ended with status {server.process.returncode}")
-        if is_ready(server):
-            return
-        time.sleep(0.1)
-    raise RuntimeError(f"misotts serve was not ready after {START_S} s")
-
-
-def is_ready(server: RunningServer) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.ready_port}/ready", timeout=2):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
+    return RunningServer(subprocess.Popen(command, text=True, stderr=stderr), ports)
 
 
 def read_metrics(url: str) -> dict[str, float]:
@@ -106,7 +120,7 @@ def read_metrics(url: str) -> dict[str, float]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, all different."""
+    """Return different ports of 127.0.0.1 that are free now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

@@ -1,5 +1,7 @@
-"""The folder of one start of the server: settings, sockets, Triton's log. A killed launcher leaves it behind, with its
-keys, and the stages' shared memory; the next start removes both."""
+"""The folder of one run of the server: settings, sockets, Triton's log.
+
+A launcher that is killed leaves its folder, with the keys in it, and shared memory behind. The next start removes both.
+"""
 
 from __future__ import annotations
 
@@ -13,39 +15,39 @@ from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
 LOCK = "lock"
-"""A file that the launcher holds locked. The kernel frees it when the launcher ends, however it ends."""
+"""A file that the launcher holds locked. The kernel unlocks it when the launcher ends, however it ends."""
 
 
 @contextlib.contextmanager
 def run_folder() -> Iterator[Path]:
-    """A locked folder in `TMPDIR` for as long as the block runs; what dead launchers left there goes first.
+    """Make a locked folder in `TMPDIR` for as long as the block runs. Folders of dead launchers are removed first.
 
     Raises:
-        OSError: none can be written there.
+        OSError: the folder cannot be made.
     """
-    for left in Path(tempfile.gettempdir()).glob("misotts-*"):
-        with contextlib.suppress(OSError):  # it goes just now, or is another user's
-            _remove_if_dead(left)
+    for left_behind in Path(tempfile.gettempdir()).glob("misotts-*"):
+        with contextlib.suppress(OSError):  # another start removes it too, or it belongs to another user
+            _remove_if_dead(left_behind)
     run = Path(tempfile.mkdtemp(prefix="misotts-"))
     try:
         with open(run / "new-lock", "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            (run / "new-lock").rename(run / LOCK)  # there at no time without being held
+            (run / "new-lock").rename(run / LOCK)  # so that no other start ever finds it unlocked
             yield run
     finally:
         _remove(run)
 
 
 def shared_memory_prefix(run: Path) -> str:
-    """Names the stubs' regions in /dev/shm, which a killed server leaves behind."""
+    """Return the beginning of the names of the stages' regions in /dev/shm."""
     return f"misotts_{run.name}_"
 
 
 def _remove_if_dead(run: Path) -> None:
-    """Without a lock file it may be about to be locked: it has no keys yet.
+    """Remove a run folder if its lock is free. One without a lock file may be new, and has no keys in it yet.
 
     Raises:
-        OSError: its launcher lives, or it cannot be looked at.
+        OSError: its launcher lives, or the folder cannot be read.
     """
     if run.is_symlink() or run.stat().st_uid != os.geteuid():
         return
@@ -55,9 +57,9 @@ def _remove_if_dead(run: Path) -> None:
 
 
 def _remove(run: Path) -> None:
-    """Regions and keys first: once the lock is gone nobody takes up what is interrupted here."""
+    """Remove regions and keys first: without its lock file a folder that is removed in part would never be found."""
     for region in SHARED_MEMORY.glob(f"{shared_memory_prefix(run)}*"):
-        with contextlib.suppress(OSError):  # another start removes it too, or it is another user's
+        with contextlib.suppress(OSError):  # another start removes it too, or it belongs to another user
             region.unlink()
     (run / "settings.json").unlink(missing_ok=True)
     shutil.rmtree(run, ignore_errors=True)

@@ -1,62 +1,58 @@
-"""Triton's output: a file of bounded size for all of it, stderr for what the stages complain of."""
+"""Triton's output: all of it goes to a file of bounded size, and the warnings and errors of stages to stderr."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterable
+from logging import LogRecord, makeLogRecord
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import IO
 
 ROLL_BYTES = 8 * 2**20
-"""The file begins anew at this size, and the one before is kept: TMPDIR is often memory."""
+"""At this size a new file begins, and one older file is kept. TMPDIR, where they lie, is often in memory."""
 REASON_S = 2.0
-"""What Triton complained of longer before its end is not the reason of it."""
+"""An error line of Triton's that is older than this is not taken for the reason of its end."""
 STAGE_LINE = "misotts "
-"""Stages begin their log lines with this; the rest of Triton's output goes to the file alone."""
+"""The log lines of stages begin with this."""
 
-_COMPLAINT = re.compile(r"(?:E\d{4} \S+ \d+ \S+\] |error: )(.*)")
-"""An error line of Triton's own log, or its last words."""
+_ERROR = re.compile(r"(?:E\d{4} \S+ \d+ \S+\] |error: )(.*)")
+"""An error in Triton's own log, or the last line of a tritonserver that gives up."""
 _NO_GPU = re.compile("CUDA driver version is insufficient|CudaDriverHelper has not been initialized")
-"""Triton's usual complaints on a machine without a GPU, which it does not die of."""
+"""Errors that Triton always logs on a machine without a GPU. They do not end it."""
 
 
 class TritonLog:
     """Copies what Triton prints, for as long as it prints."""
 
     def __init__(self, file: Path) -> None:
-        self._path, self._older = file, file.with_suffix(".older")
-        self._file: IO[bytes] | None = None
-        self._size = 0
-        self._complaint, self._complained_at = "", 0.0
+        self._files = (Path(f"{file}.1"), file)
+        self._writer = _Writer(file, maxBytes=ROLL_BYTES, backupCount=1, encoding="utf-8", delay=True)
+        self._error, self._error_at = "", 0.0
 
     def copy(self, lines: Iterable[str]) -> None:
-        """Read `lines` to the end, whatever cannot be written: a pipe that nobody reads would hang every stage at its
-        next line."""
+        """Read `lines` to the end, even if they cannot be written: stages hang when their output is not read."""
         for line in lines:
-            with contextlib.suppress(OSError):
-                self._write(line.encode())
+            self._writer.emit(makeLogRecord({"msg": line.rstrip("\n")}))
             if line.startswith(STAGE_LINE) and " INFO " not in line:
                 with contextlib.suppress(OSError):
                     sys.stderr.write(line)
-            if (complaint := _COMPLAINT.match(line)) and not _NO_GPU.search(line):
-                self._complaint, self._complained_at = complaint[1], time.monotonic()
+            if (error := _ERROR.match(line)) and not _NO_GPU.search(line):
+                self._error, self._error_at = error[1], time.monotonic()
 
-    def complaint(self) -> str:
-        """`; Triton says: ...` if it has just complained of something, else nothing: a server that gives up takes its
-        stages with it."""
-        recent = self._complaint and time.monotonic() - self._complained_at < REASON_S
-        return f"; Triton says: {self._complaint}" if recent else ""
+    def recent_error(self) -> str:
+        """Return `; Triton says: ...` if Triton has logged an error in the last `REASON_S`, else an empty string."""
+        is_recent = self._error and time.monotonic() - self._error_at < REASON_S
+        return f"; Triton says: {self._error}" if is_recent else ""
 
-    def keep(self, kept: Path) -> bool:
-        """Copy what there is to `kept`; whether that could be done."""
-        parts = [part for part in (self._older, self._path) if part.exists()]
+    def save(self, target: Path) -> bool:
+        """Copy the log to `target`. Return False if there is none, or if it cannot be copied."""
+        parts = [file for file in self._files if file.exists()]
         try:
-            with open(kept, "wb") as whole:
+            with open(target, "wb") as whole:
                 for part in parts:
                     with open(part, "rb") as log:
                         shutil.copyfileobj(log, whole)
@@ -64,25 +60,7 @@ class TritonLog:
             return False
         return bool(parts)
 
-    def _write(self, data: bytes) -> None:
-        if self._file is None or self._size + len(data) > ROLL_BYTES:
-            self._begin()
-        assert self._file is not None
-        self._size += self._file.write(data)
 
-    def _begin(self) -> None:
-        """A new file; one that cannot be set aside is lost, not continued."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-            self._path.replace(self._older)
-        self._file = open(self._path, "wb", buffering=0)  # noqa: SIM115
-        self._size = 0
-
-
-def ending(status: int) -> str:
-    """How tritonserver ended, by the status that `Popen` has of it."""
-    if status >= 0:
-        return f"tritonserver ended with status {status}"
-    killer = ", perhaps by the kernel because memory ran out (see dmesg)" if status == -signal.SIGKILL else ""
-    return f"tritonserver was killed by signal {-status}{killer}"
+class _Writer(RotatingFileHandler):
+    def handleError(self, record: LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Lose a line that cannot be written."""

@@ -1,4 +1,4 @@
-"""Where tritonserver is, and how it is started: NVIDIA's container has it on PATH, a laptop in a wheel."""
+"""Finds a tritonserver and builds its command: NVIDIA's container has it on PATH, other machines have it in a wheel."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from misotts.watermark.key import KEY_ENV
 
 REPOSITORY = "model_repository"
 
-# A peer that vanished is given up after 15 s of silence, which ends its streams; Triton's own default is two hours.
-# Clients may ping every 2 s, idle ones too (ours do every 5 s while a stream runs).
+# The streams of a client that has vanished end after 15 s of silence; Triton's own default is two hours.
+# Clients may ping every 2 s, even without a call (ours ping every 5 s while a stream runs).
 KEEPALIVE = (
     "--grpc-keepalive-time=5000",
     "--grpc-keepalive-timeout=10000",
@@ -29,38 +29,50 @@ KEEPALIVE = (
 
 
 class NoTritonError(RuntimeError):
-    """There is no tritonserver that this Python can use."""
+    """No tritonserver is found that this Python can use."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The ports of the server."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+    ready: int = 8003
 
 
 @dataclass(frozen=True)
 class TritonServer:
-    """A tritonserver and a backend folder whose Python stub matches this Python."""
+    """A tritonserver that runs its Python backend with this Python."""
 
     binary: Path
     backends: Path | None
-    """None: the installation's own."""
+    """Folder of backends; None: that of the installation."""
     libraries: Path | None
-    """What the binary needs on LD_LIBRARY_PATH."""
+    """Folder of libraries that the binary needs on LD_LIBRARY_PATH."""
 
     @classmethod
     def find(cls, run: Path) -> TritonServer:
-        """The one on PATH, else the one in the nvidia-pytriton wheel, its backend folder laid out in `run`.
+        """Find the one on PATH, else the one in the nvidia-pytriton wheel, whose backend is copied to `run`.
 
         Raises:
-            NoTritonError: neither is there, or the wheel has no stub for this Python.
+            NoTritonError: neither exists, or the wheel has no stub for this Python.
         """
         on_path = shutil.which("tritonserver")
         if on_path:
             return cls(Path(on_path), None, None)
         spec = importlib.util.find_spec("pytriton")
         if spec is None or not spec.origin:
-            raise NoTritonError("no tritonserver on PATH and no nvidia-pytriton wheel (see stale-pins.txt)")
+            raise NoTritonError(
+                "tritonserver is not on PATH, and the nvidia-pytriton wheel (see stale-pins.txt) is missing"
+            )
         package = Path(spec.origin).parent / "tritonserver"
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         stub = package / "python_backend_stubs" / version / "triton_python_backend_stub"
         if not stub.is_file():
-            have = ", ".join(sorted(path.name for path in stub.parents[1].iterdir()))
-            raise NoTritonError(f"the nvidia-pytriton wheel has no stub for Python {version}, only for {have}")
+            versions = ", ".join(sorted(path.name for path in stub.parents[1].iterdir()))
+            raise NoTritonError(f"the nvidia-pytriton wheel has no stub for Python {version}, only for {versions}")
         _require_libpython(version)
         backend = run / "backends" / "python"
         shutil.copytree(package / "backends" / "python", backend)
@@ -68,17 +80,17 @@ class TritonServer:
         return cls(package / "bin" / "tritonserver", backend.parent, package.parents[1] / "nvidia_pytriton.libs")
 
     def environment(self, settings: StageSettings) -> dict[str, str]:
-        """The server's and so the stages' environment."""
+        """Return the environment of the server and its stages."""
         libraries = [str(self.libraries)] if self.libraries else []
-        # The stub is linked to libpython, which a Python outside the system's folders brings itself.
+        # The stub is linked to libpython, which lies beside a Python that is not the system's.
         libraries += [sysconfig.get_config_var("LIBDIR") or "", os.environ.get("LD_LIBRARY_PATH", "")]
         cores = len(os.sched_getaffinity(0))
         inherited = {name: value for name, value in os.environ.items() if name != KEY_ENV}
         return {
-            # Stages share the cores; each with a pool of all of them would fight the others.
+            # The stages share the cores, so none of them gets a thread pool for all cores.
             "OMP_NUM_THREADS": str(max(cores // 2, 1)),
-            # A thread that spins while it waits takes the core from the very thread that it waits for: steps of 20 ms
-            # were seen to take seconds.
+            # A thread that spins while it waits takes the core from the thread that it waits for: steps of 20 ms
+            # then take seconds.
             "OMP_WAIT_POLICY": "passive",
             **inherited,
             "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
@@ -88,8 +100,8 @@ class TritonServer:
         }
 
     def command(self, settings: StageSettings, host: str, ports: Ports, exit_timeout_s: int) -> list[str]:
-        """The command line. Callers get inference and health; the rest of the protocol (models' configurations,
-        loading and unloading, shared memory, ...) needs a key that nobody has."""
+        """Return the command line. Callers get inference and health; the rest of Triton's protocol (configurations of
+        models, loading and unloading, shared memory, ...) needs a key that is given to none."""
         private = "metadata,model-config,model-repository,shared-memory,statistics,trace,logging"
         backends = [f"--backend-directory={self.backends}"] if self.backends else []
         return [
@@ -110,28 +122,18 @@ class TritonServer:
         ]
 
 
-@dataclass(frozen=True)
-class Ports:
-    """Where the server listens."""
-
-    http: int = 8000
-    grpc: int = 8001
-    metrics: int = 8002
-    ready: int = 8003
-
-
 def _require_libpython(version: str) -> None:
-    """The stub is linked to the shared libpython, which a Python may be built or packaged without."""
+    """Check for the shared libpython that the stub is linked to: a Python may be built or packaged without it."""
     own = Path(sysconfig.get_config_var("LIBDIR") or "/") / f"libpython{version}.so.1.0"
     if not own.exists() and not ctypes.util.find_library(f"python{version}"):
         raise NoTritonError(f"Triton's stub needs libpython{version}.so.1.0 (Debian: libpython{version})")
 
 
 def lay_out_repository(settings: StageSettings) -> None:
-    """Copy the model repository to the run folder, with this start's door in place of `DOOR`."""
-    source = Path(__file__).parents[2] / REPOSITORY  # a checkout
+    """Copy the model repository to the run folder, with the name of this run's door in place of `DOOR`."""
+    source = Path(__file__).parents[2] / REPOSITORY  # in a checkout
     if not source.is_dir():
-        source = Path(__file__).parents[1] / REPOSITORY  # an installed wheel
+        source = Path(__file__).parents[1] / REPOSITORY  # in an installed wheel
     target = Path(settings.run) / REPOSITORY
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     for path in target.glob("*/config.pbtxt"):

@@ -34,6 +34,7 @@ from benchmarks.record import write
 from misotts.cli.main import app
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts.serve.local import RunningServer, free_ports
+from misotts.serve.tritonserver import Ports
 from misotts_client import Chunk, SpeechRequest, Unavailable
 
 FRAME_S = FRAME_MS / 1000
@@ -313,7 +314,7 @@ def test_the_terminal_says_what_was_found(two_results: tuple[dict[str, Any], dic
 def test_a_server_that_dies_under_load_leaves_the_calls_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_share, "PUBLISH_S", 0.0)
     nobody = f"http://127.0.0.1:{free_ports(1)[0]}/metrics"
-    server = RunningServer(subprocess.Popen(["sleep", "60"], text=True), 1, 2, 3, 4)
+    server = RunningServer(subprocess.Popen(["sleep", "60"], text=True), Ports(1, 2, 3, 4))
     before = server_share.snapshot(nobody, server)
     assert [each.name for each in before.usage] == ["launcher"]
     server.process.kill()

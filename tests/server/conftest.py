@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,17 +53,5 @@ def synthesizer(demo_folder: Path, voices: Path) -> Iterator[Synthesizer]:
 
 @pytest.fixture
 def busy_streams(server: RunningServer) -> Callable[[], int]:
-    """How many utterances hold something in the server, by its readiness port."""
-
-    def read() -> int:
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.ready_port}/ready", timeout=5) as response:
-            return int(json.load(response)["streams"])
-
-    return read
-
-
-@pytest.hookimpl(tryfirst=True)  # before -m deselects items
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker("server")
+    """Return the number of unfinished requests and utterances, by the readiness port."""
+    return lambda: int(server.readiness()[1]["streams"])

@@ -51,7 +51,7 @@ def test_context_that_does_not_fit_is_counted(client: Client, server: RunningSer
 
 
 def test_the_server_publishes_the_table_of_metrics(server: RunningServer) -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=5) as response:
+    with urllib.request.urlopen(server.metrics_url, timeout=5) as response:
         text = response.read().decode()
     table = {f"misotts_{stage}_{metric.name}": metric for stage in METRICS for metric in METRICS[stage]}
     kinds = dict(re.findall(r"^# TYPE (misotts_\w+) (\w+)$", text, re.MULTILINE))
