@@ -41,7 +41,7 @@ def of_table(costs: CostTable) -> tuple[list[Option], list[Option]]:
 
 
 def _times(gpu: str, fp8: bool, times: float) -> Option:
-    costs = floor(GPUS[gpu], fp8).times(times)
+    costs = floor(GPUS[gpu], fp8).slower_device(times)
     return Option(f"{GPUS[gpu].name}{', FP8' if fp8 else ''}, {times:g} x floor", costs, gpu)
 
 

@@ -1,62 +1,64 @@
-"""What the stages cost on a machine: times in a JSON file that anyone can write, and that `misotts capacity` reads.
+"""What the stages cost on a machine: times in a JSON file that anyone can write and `misotts capacity` reads.
 
-All times are milliseconds of wall time with nothing else running on the device. Grids are rectangular; between two
-points costs are linear, below the first point they are that point's, beyond the last one they go on as between the last
-two. Only a batch beyond the largest one measured is an error: nobody knows what the device does there.
+All times are milliseconds of wall time with nothing else running on the device. Grids are rectangular. Costs are linear
+between two points, constant below the first point, and go on beyond the last point as between the last two. Only a
+batch larger than the largest measured one is an error, because the device may do anything there.
 
     {
      "format": "misotts cost table 1",
      "name": "H100, MisoTTS 8B, bf16",     for people: machine, model, precision, engines
-     "source": "measured",                 or "floor model": see floor.py; shown wherever a figure from it is shown
-     "date": "2026-11-23T02:00:00+00:00",  date, command, machine: what benchmarks.record.record() puts there
+     "source": "measured",                 or "floor model" (see gpus.py); shown with every figure made from the table
+     "date": "2026-11-23T02:00:00+00:00",  date, command and machine as benchmarks.record.record() writes them
      "command": "python -m ...",
      "machine": {...},
-     "step": {                             one step of generate in which every row draws a frame (embedding, backbone,
-      "batch": [1, 4, 16, 64, 256],        depth, draws, the host's part); each row has `context` positions cached
+     "step": {                             a step of generate in which every row gets a frame (embedding, backbone,
+      "batch": [1, 4, 16, 64, 256],        depth decoder, sampling); each row has `context` positions cached
       "context": [64, 512, 1024],
       "ms": [[...], ...]},                 [batch][context]
-     "prefill": {                          a backbone pass over one piece of a prompt alone, nothing drawn
+     "prefill": {                          a backbone pass over one prefill chunk alone, without sampling
       "positions": [1, 64, 256, 512],
       "ms": [...]},
      "decode": {                           one call of Mimi's decoder: `rows` streams, `frames` frames of each
       "rows": [1, 8, 64],
       "frames": [1, 2, 4, 8],
       "ms": [[...], ...]},                 [rows][frames]
-     "watermark": {                        one call of the watermarker, the same
+     "watermark": {                        one call of the watermarker, likewise
       "rows": [1, 8, 64],
       "frames": [1, 2, 4, 8],
       "ms": [[...], ...]},
      "prompt": {                           the prompt stage: one request without a new voice
       "ms": 1.0,
-      "positions_per_char": 0.24,          of the text, by the model's tokenizer
-      "fixed_positions": 6},               its beginning, its end, the speaker
+      "positions_per_char": 0.24,          positions of a text by the model's tokenizer
+      "fixed_positions": 6},               beginning, end, speaker
      "hop_ms": 0.5,                        one message through Triton: into a stage, or out to the caller
-     "send_ms": 0.3,                       what of it is its sender's time: a stage's next message waits for so long
+     "send_ms": 0.3,                       the part of it that occupies the sender: its next message waits that long
      "network_ms": 0.0,                    one way between caller and server
-     "speed_when_busy": [1.0, 0.5],        of each stage while 1, 2, ... of them work at once: one GPU shared by all is
-                                           [1, 1/2, 1/3]; beyond the last it falls as 1/n
-     "on_host": ["watermark"],             stages whose time is a CPU core's of their own, so that they neither slow the
-                                           device down nor are slowed by it; may be left out: none
-     "not_measured_here": ["hop_ms"],      keys whose values are from elsewhere or assumed; may be left out: none
-     "overlaps": true,                     whether the host plans a step while the device works on the one before
-     "hold_back_frames": 5,                frames that the watermark holds back before a stream's first sound
-     "block_size": 32,                     of the KV pool
-     "kv_blocks": 4000                     that the device's memory holds beside the weights
+     "speed_when_busy": [1.0, 0.5],        speed of each stage while 1, 2, ... stages work at once: one GPU shared by
+                                           all is [1, 1/2, 1/3]; beyond the last entry it falls as 1/n
+     "on_host": ["watermark"],             stages that use a CPU core of their own and not the device; default: none
+     "not_measured_here": ["hop_ms"],      keys that come from elsewhere or are assumed; default: none
+     "overlaps": true,                     true if the host plans a step while the device works on the one before
+     "hold_back_frames": 5,                frames that the watermark holds back before a stream's first audio
+     "block_size": 32,                     positions of a KV block
+     "kv_blocks": 4000                     KV blocks that fit into the device's memory beside the weights
     }
 
-Other keys are allowed and ignored, so that a file may hold more than this (the parts of a step, the floor beside it).
+Other keys are allowed and ignored.
 """
 
 from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 FORMAT = "misotts cost table 1"
+AXES = {"step": ("batch", "context"), "decode": ("rows", "frames"), "watermark": ("rows", "frames")}
 
 Source = Literal["measured", "floor model"]
 
@@ -81,6 +83,9 @@ class Line:
     def at(self, value: float) -> float:
         return _between(self.points, self.ms, value)
 
+    def times(self, factor: float) -> Line:
+        return Line(self.points, [round(ms * factor, 4) for ms in self.ms])
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -101,10 +106,10 @@ class Grid:
         return self.rows[-1]
 
     def at(self, row: float, column: float) -> float:
-        """Linear in both.
+        """Return the time at a place, linear in both quantities.
 
         Raises:
-            CostError: `row` is beyond the last one measured.
+            CostError: `row` is larger than the last one measured.
         """
         if row > self.rows[-1]:
             raise CostError(f"a batch of {row:g} was asked for, measured up to {self.rows[-1]:g}")
@@ -113,9 +118,12 @@ class Grid:
         ends = [_between(self.columns, self.ms[each], column) for each in (first, last)]
         return _between([self.rows[first], self.rows[last]], ends, row)
 
+    def times(self, factor: float) -> Grid:
+        return replace(self, ms=[[round(ms * factor, 4) for ms in row] for row in self.ms])
+
 
 def _between(points: list[float], values: list[float], at: float) -> float:
-    """Linear between the points, the first value below them, the last slope (if it rises) beyond them."""
+    """Interpolate: linear between the points, constant below them, with the last slope (if it rises) beyond them."""
     if at <= points[0] or len(points) == 1:
         return values[0]
     last = min(bisect_right(points, at), len(points) - 1)
@@ -135,13 +143,13 @@ class PromptCost:
     fixed_positions: int
 
     def positions(self, chars: int) -> int:
-        """Prompt positions of a text of so many code points."""
+        """Return the prompt positions of a text of `chars` code points."""
         return self.fixed_positions + max(round(chars * self.positions_per_char), 1)
 
 
 @dataclass(frozen=True)
 class CostTable:
-    """See the module's head for what each part means."""
+    """See the module's docstring for each part."""
 
     name: str
     source: Source
@@ -166,56 +174,53 @@ class CostTable:
 
     @property
     def label(self) -> str:
-        """The name, and whether anyone has measured it."""
+        """The name, and whether it was measured."""
         if self.source != "measured":
             return f"{self.name} (from the floor model, never measured)"
         but = f", but for {', '.join(self.not_measured_here)}" if self.not_measured_here else ""
         return f"{self.name} (measured {self.date[:10]}{but})"
 
-    def times(self, factor: float) -> CostTable:
-        """The same with all that the device does slower by a factor; the host's part stays."""
-
-        def slower(name: str) -> Grid:
-            grid: Grid = getattr(self, name)
-            return grid if name in self.on_host else replace(grid, ms=[[ms * factor for ms in row] for row in grid.ms])
-
+    def times(self, generate: float, decode: float, watermark: float) -> CostTable:
+        """Return the same table with each stage's times multiplied by a factor."""
         return replace(
             self,
-            name=f"{self.name}, times {factor:g}",
-            step=slower("step"),
-            prefill=Line(self.prefill.points, [ms * factor for ms in self.prefill.ms]),
-            decode=slower("decode"),
-            watermark=slower("watermark"),
+            step=self.step.times(generate),
+            prefill=self.prefill.times(generate),
+            decode=self.decode.times(decode),
+            watermark=self.watermark.times(watermark),
         )
+
+    def slower_device(self, factor: float) -> CostTable:
+        """Return the same table for a device that takes `factor` times as long; stages on the host stay."""
+        factors = {stage: 1.0 if stage in self.on_host else factor for stage in ("generate", "decode", "watermark")}
+        return replace(self.times(**factors), name=f"{self.name}, times {factor:g}")
 
     @property
     def max_batch(self) -> int:
-        """Streams that the table covers."""
+        """Largest number of streams that the table covers."""
         return int(min(self.step.largest_row, self.decode.largest_row, self.watermark.largest_row))
 
     def step_ms(self, draws: int, context: float, prefill: int) -> float:
-        """One step: `draws` rows that draw a frame, with `context` positions cached on average, beside `prefill`
-        positions of prompts. The weights are read once for both: prefill adds what it costs beyond one position."""
+        """Return the time of a step: `draws` rows that get a frame, with `context` positions cached on average, beside
+        `prefill` positions of prompts. The weights are read once for both, so prefill adds its cost beyond one
+        position."""
         alone = self.prefill.at(prefill) if prefill else 0.0
         if not draws:
             return alone
         return self.step.at(draws, context) + max(alone - self.prefill.ms[0], 0.0)
 
     def speed(self, busy: int) -> float:
-        """Speed of each of `busy` stages that work at the same time; 1 is alone."""
+        """Return the speed of each of `busy` stages that work at the same time; 1 is alone."""
         known = len(self.speed_when_busy)
         return self.speed_when_busy[busy - 1] if busy <= known else self.speed_when_busy[-1] * known / busy
 
     def to_json(self) -> dict[str, Any]:
-        """As in the module's head, less date, command and machine, which `benchmarks.record` adds."""
-        table = asdict(self)
-        for name in ("date", "command", "machine"):
-            del table[name]
-        table["step"] = {"batch": self.step.rows, "context": self.step.columns, "ms": self.step.ms}
+        """Return the table as in the module's docstring, without date, command and machine."""
+        table = {name: value for name, value in asdict(self).items() if name not in ("date", "command", "machine")}
         table["prefill"] = {"positions": self.prefill.points, "ms": self.prefill.ms}
-        for name in ("decode", "watermark"):
+        for name, (down, across) in AXES.items():
             grid: Grid = getattr(self, name)
-            table[name] = {"rows": grid.rows, "frames": grid.columns, "ms": grid.ms}
+            table[name] = {down: grid.rows, across: grid.columns, "ms": grid.ms}
         return {"format": FORMAT, **table}
 
 
@@ -226,19 +231,17 @@ def read(path: Path) -> CostTable:
         CostError: the file is missing, is no JSON, or a key is missing or wrong.
     """
     try:
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        return from_json(json.loads(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
         raise CostError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise CostError(f"{path} is no JSON: {error}") from None
-    try:
-        return from_json(raw)
     except CostError as error:
         raise CostError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise CostError(f"{path} is no JSON: {error}") from None
 
 
 def from_json(raw: Any) -> CostTable:
-    """Build a table from what `to_json` makes.
+    """Build a table from the result of `to_json`.
 
     Raises:
         CostError: a key is missing or wrong.
@@ -247,34 +250,51 @@ def from_json(raw: Any) -> CostTable:
         raise CostError(f"format: must be {FORMAT!r}")
     if raw.get("source") not in ("measured", "floor model"):
         raise CostError("source: must be 'measured' or 'floor model'")
-    plain = ("hop_ms", "send_ms", "network_ms", "speed_when_busy", "overlaps", "hold_back_frames", "block_size")
-    speeds = _get(raw, "speed_when_busy")
+    plain = ("name", "source", "hop_ms", "send_ms", "network_ms", "speed_when_busy", "overlaps", "hold_back_frames")
+    optional = ("on_host", "not_measured_here", "date", "command", "machine")
+    values = {name: _part(raw, name, lambda value: value) for name in (*plain, "block_size", "kv_blocks")}
+    speeds = values["speed_when_busy"]
     if not speeds or speeds[0] != 1 or any(not 0 < later <= earlier for earlier, later in pairwise(speeds)):
         raise CostError("speed_when_busy: must begin with 1 and not rise")
+    for name, axes in AXES.items():
+        values[name] = _part(raw, name, partial(_grid, axes=axes))
     return CostTable(
-        name=str(_get(raw, "name")),
-        source=raw["source"],
-        step=_part(raw, "step", lambda part: Grid(part["batch"], part["context"], part["ms"])),
         prefill=_part(raw, "prefill", lambda part: Line(part["positions"], part["ms"])),
-        decode=_part(raw, "decode", lambda part: Grid(part["rows"], part["frames"], part["ms"])),
-        watermark=_part(raw, "watermark", lambda part: Grid(part["rows"], part["frames"], part["ms"])),
         prompt=_part(raw, "prompt", lambda part: PromptCost(**part)),
-        **{name: _get(raw, name) for name in (*plain, "kv_blocks")},
-        **{name: raw[name] for name in ("on_host", "not_measured_here", "date", "command", "machine") if name in raw},
+        **values,
+        **{name: raw[name] for name in optional if name in raw},
     )
 
 
-def _get(raw: dict[str, Any], key: str) -> Any:
+def _grid(part: Any, axes: tuple[str, str]) -> Grid:
+    return Grid(part[axes[0]], part[axes[1]], part["ms"])
+
+
+def _part(raw: dict[str, Any], key: str, build: Callable[[Any], Any]) -> Any:
     if key not in raw:
         raise CostError(f"{key}: is missing")
-    return raw[key]
-
-
-def _part(raw: dict[str, Any], key: str, build: Any) -> Any:
-    part = _get(raw, key)
     try:
-        return build(part)
+        return build(raw[key])
     except KeyError as error:
         raise CostError(f"{key}: {error.args[0]} is missing") from None
     except (TypeError, CostError) as error:
         raise CostError(f"{key}: {error}") from None
+
+
+def measured_parts(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return the fields `step`, `prefill`, `decode` and `watermark` of a table from rows of times.
+
+    A column that was not measured to the last row (memory or time did not suffice) is left out.
+
+    Raises:
+        CostError: a part has no times.
+    """
+    parts: dict[str, Any] = {}
+    for name, (down, across) in AXES.items():
+        ms = {(row[down], row[across]): row["ms"] for row in tables.get(name, []) if "ms" in row}
+        rows = sorted({place[0] for place in ms})
+        columns = [each for each in sorted({place[1] for place in ms}) if all((row, each) in ms for row in rows)]
+        parts[name] = Grid(rows, columns, [[ms[row, column] for column in columns] for row in rows])
+    prefill = [row for row in tables.get("prefill", []) if "ms" in row]
+    parts["prefill"] = Line([row["positions"] for row in prefill], [row["ms"] for row in prefill])
+    return parts

@@ -16,7 +16,7 @@ FEWEST = 3
 
 @dataclass(frozen=True)
 class Time:
-    """Of one call."""
+    """The time of one call."""
 
     ms: float
     """Median wall time from an idle device to an idle device."""
@@ -28,10 +28,18 @@ class Time:
 
 
 def measure(
-    action: Callable[[], object], device: str, repeats: int, seconds: float = float("inf"), calls: int = 1
+    action: Callable[[], object],
+    device: str,
+    repeats: int,
+    seconds: float = float("inf"),
+    calls: int = 1,
+    pause_s: float = 0.0,
 ) -> Time:
-    """Time `action`, at least `FEWEST` times, at most `repeats` times and about `seconds`. What is compiled or captured
-    must be so after `WARM_UP` calls."""
+    """Time `action` at least `FEWEST` times, at most `repeats` times and for about `seconds`.
+
+    `calls`: runs between two looks at the clock. `pause_s`: sleep before each of these, which lets caches forget.
+    Everything must be compiled and captured after `WARM_UP` calls.
+    """
     for _ in range(WARM_UP):
         action()
     synchronize(device)
@@ -39,6 +47,7 @@ def measure(
     hosts: list[float] = []
     began = time.perf_counter()
     while len(walls) < FEWEST or (len(walls) < repeats and time.perf_counter() - began < seconds):
+        time.sleep(pause_s)
         start = time.perf_counter()
         for _ in range(calls):
             action()
@@ -46,30 +55,22 @@ def measure(
         synchronize(device)
         walls.append((time.perf_counter() - start) / calls * 1000)
         hosts.append((returned - start) / calls * 1000)
-    return Time(
-        ms=round(statistics.median(walls), 4),
-        low=round(min(walls), 4),
-        high=round(max(walls), 4),
-        host_ms=round(statistics.median(hosts), 4),
-        repeats=len(walls),
-    )
+    times = statistics.median(walls), min(walls), max(walls), statistics.median(hosts)
+    ms, low, high, host_ms = (round(each, 4) for each in times)
+    return Time(ms, low, high, host_ms, repeats=len(walls))
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has done everything that it was given."""
+    """Wait until the device has finished all its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def memory(device: str) -> dict[str, float]:
-    """GiB that torch has taken on the GPU: now, at most, and what is free."""
+    """Return the GPU's memory in GiB: allocated by torch, the most that was, free, and in all."""
     if device != "cuda":
         return {}
     free, total = torch.cuda.mem_get_info()
-    figures = {
-        "allocated": torch.cuda.memory_allocated(),
-        "most": torch.cuda.max_memory_allocated(),
-        "free": free,
-        "total": total,
-    }
+    allocated, most = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+    figures = {"allocated": allocated, "most": most, "free": free, "total": total}
     return {name: round(size / 2**30, 2) for name, size in figures.items()}

@@ -1,19 +1,21 @@
-"""Sections `decode` and `watermark`: the two later stages, first right, then timed, at their published sizes."""
+"""Sections `decode` and `watermark`: the two later stages, first checked, then timed, at their published sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from moshi.models import MimiModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.costs.floors import Work
+from benchmarks.costs.grids import time_decode, time_watermark
 from benchmarks.costs.timing import memory
 from benchmarks.gpu_suite.section import Section
 from benchmarks.gpu_suite.sizes import TOY
@@ -24,11 +26,18 @@ from misotts.mimi import build_mimi
 from misotts.slots import Piece
 from misotts.watermark.watermarker import Watermarker
 
-CUTS = ((1, 1, 1), (1, 1, 1), (1, 1, 1), (2, 1, 3), (4, 0, 2), (1, 2, 1), (1, 1, 1))
+Samples = npt.NDArray[np.float32]
+
+STREAMS, FRAMES = 3, 32
+DECODE_CUTS = ((1, 1, 1), (1, 1, 1), (1, 1, 1), (2, 1, 3), (4, 0, 2), (1, 2, 1), (1, 1, 1))
 """Frames of three streams in each call. One shape comes often enough for its graph to be captured and replayed."""
+RESTART = (1, 3)
+"""The stream that starts again, and the call in which it does so."""
+WATERMARK_CUTS = ((1, 1, 1), (2, 2, 2), (5, 5, 5), (8, 8, 8), (16, 16, 16))
 
 RATE = "float32 as TF32"
-"""What torch allows convolutions to compute in."""
+"""torch lets convolutions compute in TF32."""
+BOUNDS = {"float32": 1e-3, "TF32": 3e-2}
 
 
 def random_mimi(config: ModelConfig, device: str) -> MimiModel:
@@ -40,7 +49,7 @@ def random_mimi(config: ModelConfig, device: str) -> MimiModel:
 
 @contextmanager
 def random_silentcipher(width: int) -> Iterator[Path]:
-    """A folder that holds `silentcipher/`."""
+    """Yield a folder that holds `silentcipher/`."""
     torch.manual_seed(0)
     with TemporaryDirectory() as folder:
         make_silentcipher(Path(folder) / "silentcipher", width)
@@ -49,55 +58,43 @@ def random_silentcipher(width: int) -> Iterator[Path]:
 
 def decode(section: Section) -> None:
     """Sends checks of the audio, with and without TF32, and the table `decode`."""
-    codes = np.random.default_rng(0).integers(0, TOY.audio_codes, (3, 32, TOY.audio_num_codebooks)).astype(np.int32)
-    expected = _stream(Decoder(random_mimi(TOY, "cpu"), 3), codes)
-    for name, allowed, bound in (("float32", False, 1e-3), ("TF32", True, 3e-2)):
-        with _tf32(allowed):
-            found = _stream(Decoder(random_mimi(TOY, section.device), 3), codes)
-        error = max(_error(a, b) for a, b in zip(found, expected, strict=True))
-        section.check(f"audio, {name}", error <= bound, error=error)
-    config = section.sizes.config
+    codes = np.random.default_rng(0).integers(0, TOY.audio_codes, (STREAMS, FRAMES, TOY.audio_num_codebooks))
+
+    def run(device: str) -> list[Samples]:
+        decoder = Decoder(random_mimi(TOY, device), STREAMS)
+        return _stream(decoder.decode, codes.astype(np.int32), 1, DECODE_CUTS, RESTART)
+
+    _check(section, "audio", run, np.zeros(STREAMS))
+    config, rows = section.sizes.config, section.sizes.codec_rows
     mimi = random_mimi(config, "cpu")
     halves = (mimi.decoder, mimi.decoder_transformer, mimi.upsample)
     weights = float(sum(p.nbytes for half in halves if half is not None for p in half.parameters()))
-    piece = np.ones((1, config.audio_num_codebooks), np.int32)
-    alone = Decoder(mimi, 1)
-    flops = _flops(lambda: alone.decode([Piece(0, False, piece)]))  # on the CPU: a graph's replay counts nothing
-    decoder = Decoder(random_mimi(config, section.device), max(section.sizes.codec_rows))
-    for frames in section.sizes.codec_frames:
-        for rows in section.sizes.codec_rows:
-            pieces = [Piece(n, False, piece.repeat(frames, axis=0)) for n in range(rows)]
-            work = Work(weights, flops * rows * frames, RATE)
-            section.time("decode", partial(decoder.decode, pieces), work, rows=rows, frames=frames)
+    piece, alone = Piece(0, False, np.ones((1, config.audio_num_codebooks), np.int32)), Decoder(mimi, 1)
+    frame = Work(weights, _flops(lambda: alone.decode([piece])), RATE)  # on the CPU: a graph's replay counts nothing
+    decoder = Decoder(random_mimi(config, section.device), max(rows))
+    time_decode(section, decoder, config.audio_num_codebooks, rows, section.sizes.codec_frames, frame)
     section.value("memory", memory(section.device))
 
 
 def watermark(section: Section) -> None:
-    """Sends a check of the marked audio, and the table `watermark`."""
-    dice = np.random.default_rng(0)
-    audio = dice.normal(0, 0.1, (3, 32 * FRAME_SAMPLES)).astype(np.float32)
+    """Sends checks of the mark, with and without TF32, and the table `watermark`."""
+    audio = np.random.default_rng(0).normal(0, 0.1, (STREAMS, FRAMES * FRAME_SAMPLES)).astype(np.float32)
     with random_silentcipher(4) as folder:
-        expected = _mark(Watermarker(folder, 3), audio)
-        for name, allowed, bound in (("float32", False, 1e-3), ("TF32", True, 3e-2)):
-            with _tf32(allowed):
-                found = _mark(Watermarker(folder, 3, device=section.device), audio)
-            # Of the mark, not of the audio that it hides in.
-            error = max(_error(a - c, b - c) for a, b, c in zip(found, expected, audio, strict=True))
-            section.check(f"mark, {name}", error <= bound, error=error)
+
+        def run(device: str) -> list[Samples]:
+            return _stream(Watermarker(folder, STREAMS, device=device).mark, audio, FRAME_SAMPLES, WATERMARK_CUTS)
+
+        _check(section, "mark", run, audio)
+    rows = section.sizes.codec_rows
     with random_silentcipher(section.sizes.watermark_width) as folder:
-        watermarker = Watermarker(folder, max(section.sizes.codec_rows), device=section.device)
-        for frames in section.sizes.codec_frames:
-            for rows in section.sizes.codec_rows:
-                audio = dice.normal(0, 0.1, frames * FRAME_SAMPLES).astype(np.float32)
-                pieces = [Piece(n, False, audio, False) for n in range(rows)]
-                mark = partial(watermarker.mark, pieces)
-                work = Work(0, _flops(mark), RATE)  # some hundred kilobytes of weights
-                section.time("watermark", mark, work, rows=rows, frames=frames)
+        watermarker = Watermarker(folder, max(rows), device=section.device)
+        # The network has some hundred kilobytes of weights, which do not count.
+        time_watermark(section, watermarker, rows, section.sizes.codec_frames, lambda mark: Work(0, _flops(mark), RATE))
     section.value("memory", memory(section.device))
 
 
 def _flops(call: Callable[[], object]) -> float:
-    """Operations of a call's products and convolutions: the mean of a few, since columns do not come one a frame."""
+    """Return the operations of a call's products and convolutions: a mean, because columns do not come one a frame."""
     calls = 4
     with FlopCounterMode(display=False) as counter:
         for _ in range(calls):
@@ -105,39 +102,42 @@ def _flops(call: Callable[[], object]) -> float:
     return counter.get_total_flops() / calls
 
 
-def _stream(decoder: Decoder, codes: np.ndarray) -> list[np.ndarray]:
-    """Three streams, cut as `CUTS` says; the second begins anew after half of the calls."""
-    at = [0, 0, 0]
-    audio: list[list[np.ndarray]] = [[], [], []]
-    for number, cut in enumerate(CUTS):
+def _check(
+    section: Section, name: str, run: Callable[[str], list[Samples]], clean: Sequence[float] | npt.NDArray[Any]
+) -> None:
+    """Compare the device with the CPU; what counts is the difference from `clean`, such as the mark in the audio."""
+    expected = run("cpu")
+    for precision, bound in BOUNDS.items():
+        with _tf32(precision == "TF32"):
+            found = run(section.device)
+        errors = [_error(a - c, b - c) for a, b, c in zip(found, expected, clean, strict=True)]
+        section.check(f"{name}, {precision}", all(error <= bound for error in errors), error=max(errors))
+
+
+def _stream(
+    process: Callable[[list[Piece[Any]]], list[Samples]],
+    data: npt.NDArray[Any],
+    frame_rows: int,
+    cuts: Sequence[Sequence[int]],
+    restart: tuple[int, int] | None = None,
+) -> list[Samples]:
+    """Send streams in pieces of `cuts` frames through a stage; `frame_rows`: rows of `data` [stream, rows] a frame."""
+    at = [0] * STREAMS
+    audio: list[list[Samples]] = [[] for _ in at]
+    for number, cut in enumerate(cuts):
         pieces = []
         for slot, frames in enumerate(cut):
-            first = number == 0 or (slot == 1 and number == len(CUTS) // 2)
-            pieces.append(Piece(slot, first, codes[slot, at[slot] : at[slot] + frames]))
+            rows = data[slot, at[slot] * frame_rows : (at[slot] + frames) * frame_rows]
+            pieces.append(Piece(slot, number == 0 or (slot, number) == restart, rows, number == len(cuts) - 1))
             at[slot] += frames
-        for slot, out in enumerate(decoder.decode(pieces)):
+        for slot, out in enumerate(process(pieces)):
             audio[slot].append(out)
     return [np.concatenate(parts) for parts in audio]
 
 
-def _mark(watermarker: Watermarker, audio: np.ndarray) -> list[np.ndarray]:
-    """Three streams in pieces of different lengths, to their ends."""
-    marked: list[list[np.ndarray]] = [[], [], []]
-    frames = audio.shape[1] // FRAME_SAMPLES
-    cuts = [(0, 1), (1, 3), (3, 8), (8, 16), (16, frames)]
-    for first, last in cuts:
-        pieces = [
-            Piece(slot, first == 0, audio[slot, first * FRAME_SAMPLES : last * FRAME_SAMPLES], last == frames)
-            for slot in range(3)
-        ]
-        for slot, out in enumerate(watermarker.mark(pieces)):
-            marked[slot].append(out)
-    return [np.concatenate(parts) for parts in marked]
-
-
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
-    """For convolutions, which torch computes so unless it is told not to; not for matrix products."""
+    """Allow convolutions TF32 or not; matrix products are not changed."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = allowed
     try:
@@ -146,6 +146,6 @@ def _tf32(allowed: bool) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def _error(found: np.ndarray, expected: np.ndarray) -> float:
-    found, expected = found.astype(np.float64), expected.astype(np.float64)
-    return float(f"{np.linalg.norm(found - expected) / np.linalg.norm(expected):.3g}")
+def _error(found: Samples, expected: Samples) -> float:
+    difference = np.linalg.norm((found - expected).astype(np.float64))
+    return float(f"{difference / np.linalg.norm(expected.astype(np.float64)):.3g}")

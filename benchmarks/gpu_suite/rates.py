@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ def rates(section: Section) -> None:
             continue
         found.matrix[name] = per_s
         section.row("rates", rate=f"{name} matrix product", TFLOP_per_s=round(per_s / 1e12, 3))
-        section.value("rates", found.to_json())
+        section.value("rates", asdict(found))
 
 
 def _copy(section: Section) -> float:

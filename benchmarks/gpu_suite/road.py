@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.costs.engines import ENGINES, Needs, RandomWeights
+from benchmarks.costs.engines import ENGINES
 from benchmarks.costs.timing import memory, synchronize
 from benchmarks.gpu_suite.codec import random_mimi, random_silentcipher
-from benchmarks.gpu_suite.generate import blocks_that_fit
+from benchmarks.gpu_suite.generate import blocks_that_fit, make_engines
 from benchmarks.gpu_suite.section import Section
 from demo.model import make_tokenizer
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
@@ -64,11 +64,10 @@ def road(section: Section) -> None:
 class _Stages:
     def __init__(self, section: Section, folder: Path) -> None:
         self._sizes = section.sizes
-        config, device, dtype = section.sizes.config, section.device, section.dtype
+        config, device = section.sizes.config, section.device
         most = max(section.sizes.streams)
-        weights = RandomWeights(config, device, dtype)
-        num_blocks = min(blocks_that_fit(section, weights), 1 + most * (256 // BLOCK_SIZE))
-        engines = ENGINES[ENGINE](Needs(weights, config, num_blocks, most, device, dtype))
+        num_blocks = min(blocks_that_fit(section), 1 + most * (256 // BLOCK_SIZE))
+        engines = make_engines(section, ENGINE, num_blocks, most)
         self._generator = engines.generator(Limits(most, most), delay_frames(folder) + 1)
         mimi = random_mimi(config, device)
         make_tokenizer(min(config.text_vocab_size, 1024)).save(str(folder / "tokenizer.json"))

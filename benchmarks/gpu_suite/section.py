@@ -62,9 +62,9 @@ class Section:
 
     def time(
         self, table: str, action: Callable[[], object], work: Work | None = None, calls: int = 1, **where: Any
-    ) -> float | None:
-        """Add a row with the time of `action`, beside its floor; `calls`: how often it runs between two looks at the
-        clock, for what takes microseconds. Returns the milliseconds, or None where memory did not suffice.
+    ) -> None:
+        """Add a row with the time of `action` and its floor; `calls`: runs between two looks at the clock, for an
+        action of microseconds.
 
         Raises:
             OutOfTimeError: the section's time is up.
@@ -75,7 +75,6 @@ class Section:
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             self.row(table, **where, skipped="the GPU's memory does not suffice")
-            return None
+            return
         floor = self.rates.floor(work, found.ms) if self.rates and work else {}
         self.row(table, **where, **asdict(found), **floor)
-        return found.ms

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.costs.floors import MISOTTS_8B
 from demo.model import CONFIG, ENCODER_WIDTH
-from misotts.config import FLAVORS, ModelConfig, TransformerConfig
+from misotts.config import ModelConfig
 
-MISOTTS_8B = ModelConfig(
-    text_vocab_size=128_256,
-    audio_vocab_size=2051,
-    audio_num_codebooks=32,
-    backbone=TransformerConfig(**FLAVORS["llama-8B"]),
-    depth=TransformerConfig(**FLAVORS["llama-300M"]),
-)
 TOY = ModelConfig.from_dict(CONFIG)
 
 PUBLISHED_WATERMARK_WIDTH = 32
@@ -31,8 +25,8 @@ class Sizes:
     """Positions cached before the step that is timed."""
     pool_positions: int
     """Of the KV pool, which is filled before anything is timed; a batch and context that need more are left out."""
-    pieces: tuple[int, ...]
-    """Positions of a piece of a prompt."""
+    prefill_chunks: tuple[int, ...]
+    """Positions of a prefill chunk."""
     codec_rows: tuple[int, ...]
     codec_frames: tuple[int, ...]
     streams: tuple[int, ...]
@@ -57,7 +51,7 @@ FULL = Sizes(
     batches=(1, 2, 4, 8, 16, 32, 64, 128, 256),
     contexts=(64, 512, 1024, 2000),
     pool_positions=256 * (1024 + 32),
-    pieces=(1, 64, 256, 512, 1024),
+    prefill_chunks=(1, 64, 256, 512, 1024),
     codec_rows=(1, 8, 64, 256),
     codec_frames=(1, 2, 4, 8),
     streams=(1, 4, 16, 64, 128, 256),
@@ -79,7 +73,7 @@ SMALL = Sizes(
     batches=(1, 3),
     contexts=(5, 130),
     pool_positions=4 * 160,
-    pieces=(1, 40),
+    prefill_chunks=(1, 40),
     codec_rows=(1, 3),
     codec_frames=(1, 2),
     streams=(1, 3),

@@ -13,7 +13,7 @@ from misotts.watermark.watermarker import delay_frames
 
 
 def test_the_stages_alone(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"BATCHES": (1, 4), "CONTEXTS": (16, 64), "FRAMES": (1, 8), "PIECES": (1, 256)}.items():
+    for name, value in {"BATCHES": (1, 4), "CONTEXTS": (16, 64), "FRAMES": (1, 8), "PREFILL_CHUNKS": (1, 256)}.items():
         monkeypatch.setattr(measure, name, value)
     monkeypatch.setattr(measure, "WORK", {stage: measure.WORK[stage] for stage in ("decode", "watermark")})
     threads = torch.get_num_threads()

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.costs import floors
 from benchmarks.costs.engines import ENGINES
+from benchmarks.costs.floors import MISOTTS_8B, Floors, Rates, Work
 from benchmarks.gpu_suite.costs import cost_table
 from benchmarks.gpu_suite.section import Section, SkippedError
-from benchmarks.gpu_suite.sizes import MISOTTS_8B, SMALL
+from benchmarks.gpu_suite.sizes import SMALL
 from benchmarks.gpu_suite.suite import Part, Suite, parts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,14 +117,15 @@ def test_without_a_stage_there_is_no_cost_table() -> None:
 
 def test_floors_are_those_of_the_published_shape() -> None:
     """Bytes and operations worked out by hand from the model's shapes."""
-    backbone = floors.backbone(MISOTTS_8B, rows=64, context=400, itemsize=2, dtype="bfloat16")
+    floors = Floors(MISOTTS_8B, "bfloat16", weight_bytes=2, kv_bytes=2)
+    backbone = floors.backbone(rows=64, context=400)
     assert backbone.bytes == pytest.approx(13.96e9 + 64 * 400 * 131_072, rel=1e-3)
-    assert floors.backbone(MISOTTS_8B, 256, 0, 2, "bfloat16").flops == pytest.approx(3.57e12, rel=1e-2)
-    depth = floors.depth(MISOTTS_8B, rows=256, itemsize=2, dtype="bfloat16")
+    assert floors.backbone(256, 0).flops == pytest.approx(3.57e12, rel=1e-2)
+    depth = floors.depth(rows=256)
     assert depth.bytes == pytest.approx(31 * 0.604e9 + 2 * 97.7e6 + 2 * (2048 + 1536) * 4096, rel=2e-3)
     assert depth.flops == pytest.approx(4.95e12 + 0.05e12, rel=1e-2)
 
 
 def test_a_floor_is_the_larger_of_bytes_and_operations() -> None:
-    rates = floors.Rates(copy=2e12, matrix={"bfloat16": 5e14})
-    assert rates.floor(floors.Work(bytes=4e9, flops=5e11), ms=3.0) == {"bytes_ms": 2, "flops_ms": 1, "x_floor": 1.5}
+    rates = Rates(copy=2e12, matrix={"bfloat16": 5e14})
+    assert rates.floor(Work(bytes=4e9, flops=5e11), ms=3.0) == {"bytes_ms": 2, "flops_ms": 1, "x_floor": 1.5}

@@ -80,7 +80,7 @@ def test_a_sweep_ends_at_a_knee(server: RunningServer, monkeypatch: pytest.Monke
 
 
 def test_what_the_server_adds_to_the_stages_can_be_seen(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure_costs, "HOPS", 5)
+    monkeypatch.setattr(measure_costs, "MESSAGES", 5)
     (seen,) = see(Target.of(server), callers=(1,), seconds=1.0)
     assert seen.busy_ms.keys() == {"generate", "decode", "watermark"}
     assert all(ms > 1 for ms in seen.busy_ms.values())
