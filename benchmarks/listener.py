@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from misotts.generate.delivery import Chunk
 from misotts.generate.loop import Generator
+from misotts.generate.stream import Chunk
 from misotts_client.errors import MisoError
 
 

@@ -32,9 +32,9 @@ from benchmarks.record import record, save, write
 from misotts.config import MASKED, ConfigError, ModelConfig
 from misotts.engines.interface import Limits
 from misotts.engines.table import DepthLibrary, EngineChoice
-from misotts.generate.delivery import Chunk
 from misotts.generate.load import load_generator
 from misotts.generate.loop import Generator
+from misotts.generate.stream import Chunk
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
 from misotts.model.weight_files import CheckpointError

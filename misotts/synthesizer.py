@@ -15,8 +15,8 @@ from moshi.models import MimiModel
 from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.decode.decoder import Decoder
 from misotts.engines.interface import Limits
-from misotts.generate.delivery import Chunk as FrameChunk
 from misotts.generate.load import load_generator
+from misotts.generate.stream import Chunk as FrameChunk
 from misotts.generate.utterance import Utterance
 from misotts.mimi import encode, load_mimi
 from misotts.prompt.builder import Prompter

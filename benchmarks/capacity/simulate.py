@@ -22,7 +22,7 @@ from benchmarks.load.plan import Call, Load, calls
 from benchmarks.load.playback import Arrival
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts.engines.interface import Limits
-from misotts.generate.delivery import Chunk
+from misotts.generate.stream import Chunk
 from misotts.generate.utterance import Utterance
 from misotts.order import Order
 from misotts_client.errors import MisoError, error_of, finish_of
@@ -150,12 +150,12 @@ class Caller:
         self._server.generate.submit(self._utterance, self)
 
     def chunk(self, chunk: Chunk) -> None:
-        """See `misotts.generate.outbox.Receiver`: from generate to decode."""
+        """See `misotts.generate.stream.Receiver`: from generate to decode."""
         piece = Piece(chunk.stream, chunk.slot, chunk.index, len(chunk.frames), chunk.finish, self._decoded)
         self._server.from_generate(lambda _: self._server.decode.put(piece))
 
     def refuse(self, error: MisoError) -> None:
-        """See `misotts.generate.outbox.Receiver`: it ends before its first chunk."""
+        """See `misotts.generate.stream.Receiver`: it ends before its first chunk."""
         self._server.hop(lambda _: self._end(finish_of(error)), network=True)
 
     def _decoded(self, piece: Piece, frames: int) -> None:
@@ -230,7 +230,7 @@ class _Crowd:
         self._under_way -= 1
 
     def result(self) -> Simulated:
-        server, counts = self._server, self._server.generate.statistics
+        server, counts = self._server, self._server.generate.core.statistics
         return Simulated(
             answers=sorted(self._answers, key=lambda answer: answer.call.number),
             seconds=max((answer.ended_s for answer in self._answers), default=0.0),
@@ -243,14 +243,14 @@ class _Crowd:
             },
             mean_batch=counts.frames / counts.steps if counts.steps else 0.0,
             most_streams=self._most,
-            preempted=server.generate.scheduler.preempted,
+            preempted=server.generate.core.scheduler.preempted,
         )
 
 
 def _prompt(call: Call, costs: CostTable) -> np.ndarray:
     """A prompt whose positions tell apart what the KV pool must tell apart: voices and calls."""
-    own = np.full((costs.prompt.positions(len(call.request.text)), 1), call.number + 1, np.int32)
+    own = np.full((costs.prompt.positions(len(call.request.text)), 2), call.number + 1, np.int32)
     if call.request.voice is None:
         return own
     voice = 2**30 + zlib.crc32(call.request.voice.encode()) % 2**30  # no call's number
-    return np.concatenate([np.full((VOICE_POSITIONS, 1), voice, np.int32), own])
+    return np.concatenate([np.full((VOICE_POSITIONS, 2), voice, np.int32), own])

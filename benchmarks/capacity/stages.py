@@ -1,9 +1,7 @@
 """The stages under a virtual clock: what they do is decided by their own code, how long it takes by the cost table.
 
-Real: the scheduler, its KV pool, the streams with their deliveries (the pace of their chunks, the bound on
-unacknowledged chunks, deadlines, cancels, probes), what a worker takes as a batch, the cutting of batches into calls.
-Written again here, because the original is tied to threads, tensors or Triton: the order of the generate loop's step
-(`misotts.generate.loop`), and how many frames the watermark lets go.
+Real: the core of the generate stage (`misotts.generate.core`), what a worker takes as a batch, the cutting of batches
+into calls. Written again here, because the original is tied to tensors: how many frames the watermark lets go.
 """
 
 from __future__ import annotations
@@ -17,62 +15,47 @@ import simpy
 
 from benchmarks.capacity.device import Device
 from benchmarks.costs.table import CostTable
-from misotts.config import MAX_UNACKNOWLEDGED, NO_SLOT
+from misotts.config import NO_SLOT
 from misotts.decode.decoder import MAX_FRAMES
-from misotts.engines.interface import Limits
+from misotts.engines.interface import Limits, Step
 from misotts.generate.blocks import BlockPool
+from misotts.generate.core import Core
 from misotts.generate.loop import WATCH_WAIT_S
-from misotts.generate.outbox import Outbox, Receiver
-from misotts.generate.scheduler import Part, QueueFullError, Scheduler, TooLongError
-from misotts.generate.statistics import Statistics
-from misotts.generate.streams import Streams
+from misotts.generate.stream import Receiver, deliver
 from misotts.generate.utterance import Utterance
 from misotts.serve.stage.worker import next_batch
 from misotts.slots import call_rows, rounds
-from misotts_client.errors import LENGTH, Unavailable
+from misotts_client.errors import Unavailable
 
-CODES = np.ones(1, np.int32)
-"""Stands for any frame: nothing looks at the codes."""
+MAX_POSITIONS = 4096
+"""More than any call takes."""
 
 Process = Generator[simpy.Event, object, None]
 
 
-@dataclass
-class _Step:
-    """A step that the device works on, or has yet to begin."""
-
-    utterances: list[Utterance]
-    """Those that draw a frame."""
-    done: simpy.Event
-
-
 class Generate:
-    """The generate stage. See `misotts.generate.loop` for the order of things within a step."""
+    """The generate stage: its own core, on an engine that takes the time of the cost table."""
 
     def __init__(self, environment: simpy.Environment, device: Device, costs: CostTable, limits: Limits) -> None:
         self._environment, self._device, self._costs = environment, device, costs
-        self.scheduler = Scheduler(BlockPool(costs.kv_blocks, costs.block_size), limits)
-        self.statistics = Statistics()
-        self._outbox = Outbox((limits.max_streams + limits.max_waiting) * (MAX_UNACKNOWLEDGED + 2))
-        self.streams = Streams(self.scheduler, self.statistics, self._outbox, codebooks=1)
-        self._steps: deque[_Step] = deque()
+        pool = BlockPool(costs.kv_blocks, costs.block_size)
+        self.core = Core(pool, limits, MAX_POSITIONS, deliver, first_chunk_frames=costs.hold_back_frames + 1)
+        self._launched: deque[tuple[simpy.Process, int]] = deque()
+        """The steps in flight, and how many frames each samples."""
         self._wake = environment.event()
         environment.process(self._run())
 
     def submit(self, utterance: Utterance, receiver: Receiver) -> None:
-        """Queue an utterance; `receiver` gets its chunks."""
-        self.statistics.submitted += 1
+        """Queue an utterance; `receiver` gets its chunks, or hears that it is refused."""
         try:
-            self.scheduler.add(utterance)
-        except (QueueFullError, TooLongError) as error:
-            self.statistics.rejected += 1
-            receiver.refuse(Unavailable(str(error)))
-            return
-        self.streams.open(utterance, receiver, self._environment.now)
-        self._notify()
+            self.core.submit(utterance, receiver, self._environment.now)
+        except Unavailable as error:
+            receiver.refuse(error)
+        else:
+            self._notify()
 
     def acknowledge(self, stream: int, index: int, cancelled: bool) -> None:
-        self.streams.acknowledge(stream, index, cancelled)
+        self.core.acknowledge(stream, index, cancelled)
         self._notify()
 
     def _notify(self) -> None:
@@ -80,63 +63,42 @@ class Generate:
             self._wake.succeed()
 
     def _run(self) -> Process:
+        """See `misotts.generate.loop.Generator.step`."""
         while True:
-            self.streams.retire(self._environment.now)
-            self._outbox.hand_on()
-            parts = self.scheduler.schedule(self.streams.paused())
-            if parts:
-                step = self._launch(parts)
+            step = self.core.plan(self._environment.now)
+            if step is not None:
+                done = self._launch(step)
                 if not self._costs.overlaps:
-                    yield step.done
-                self.scheduler.advance(parts)
-            elif not self._steps:
+                    yield done
+            elif not self._launched:
                 yield from self._sleep()
-            while self._steps and (not parts or len(self._steps) > 1 or self._steps[0].done.triggered):
-                step = self._steps.popleft()
-                if not step.done.processed:
-                    yield step.done
-                self._collect(step.utterances)
-                self._outbox.hand_on()
+            while self._launched and self.core.due(self._launched[0][0].triggered):
+                done, samples = self._launched.popleft()
+                if not done.processed:
+                    yield done
+                self.core.collect(np.ones((samples, 1), np.int32), self._environment.now)
 
     def _sleep(self) -> Process:
         self._wake = self._environment.event()
-        # Nobody wakes an empty stage but `submit`: without a timer the simulation can come to its end.
-        timer = [self._environment.timeout(WATCH_WAIT_S)] if len(self.streams) else []
+        # Only `submit` wakes an empty stage: without a timer the simulation can come to its end.
+        timer = [self._environment.timeout(WATCH_WAIT_S)] if self.core.streams else []
         yield self._environment.any_of([self._wake, *timer])
 
-    def _launch(self, parts: list[Part]) -> _Step:
-        decodes = [part.utterance for part in parts if part.decodes]
-        context = sum(utterance.cached for utterance in decodes) / max(len(decodes), 1)
-        prefill = sum(part.length for part in parts if not part.decodes)
-        draws = [part.utterance for part in parts if part.draws]
-        seconds = self._costs.step_ms(len(draws), context, prefill) / 1000
-        before = self._steps[-1].done if self._steps else None
-        step = _Step(draws, self._environment.process(self._execute(before, seconds)))
-        self._steps.append(step)
-        self.statistics.steps += 1
-        self.statistics.frames += len(draws)
-        self.statistics.prefilled += prefill
-        return step
+    def _launch(self, step: Step) -> simpy.Process:
+        context = step.starts[: step.generating].sum() / max(step.generating, 1)
+        samples = int(step.samples.sum())
+        seconds = self._costs.step_ms(samples, float(context), len(step.rows)) / 1000
+        before = self._launched[-1][0] if self._launched else None
+        done = self._environment.process(self._execute(before, seconds))
+        self._launched.append((done, samples))
+        return done
 
     def _execute(self, before: simpy.Event | None, seconds: float) -> Process:
         if before is not None and not before.processed:
             yield before
         began = self._environment.now
         yield self._device.work(seconds)
-        self.statistics.busy_s += self._environment.now - began
-
-    def _collect(self, utterances: list[Utterance]) -> None:
-        now, running = self._environment.now, len(self.scheduler.running)
-        for utterance in reversed(utterances):  # the last to come first, as in the loop
-            if utterance.finish:  # it ended while this frame was being drawn
-                continue
-            stream = self.streams.of(utterance)
-            utterance.frames.append(CODES)
-            if len(utterance.frames) == utterance.order.max_frames:
-                stream.delivery.keep(CODES)
-                self.streams.end(stream, LENGTH, now)
-            else:
-                stream.delivery.add(CODES, self._costs.hold_back_frames + 1, running, now)
+        self.core.statistics.spend(self._environment.now - began)
 
 
 @dataclass(frozen=True)

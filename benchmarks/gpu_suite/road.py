@@ -26,7 +26,7 @@ from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts.decode.decoder import Decoder
 from misotts.engines.interface import Limits
 from misotts.engines.kv_memory import BLOCK_SIZE
-from misotts.generate.delivery import Chunk
+from misotts.generate.stream import Chunk
 from misotts.generate.utterance import Utterance
 from misotts.mimi import encode
 from misotts.prompt.builder import Prompter

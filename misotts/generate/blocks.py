@@ -1,9 +1,9 @@
-"""The pool of KV blocks: fixed runs of cache positions, counted references, and prefixes that are computed once.
+"""The pool of KV blocks: fixed runs of cache positions, reference counts, and prefixes that are computed once.
 
-A block is free, held by one or more utterances, or idle: held by nobody, but still full of keys and values that a later
-prompt may begin with. Full blocks of a prompt are named by their content and everything before it (a hash chain over
-frames), so two prompts that begin with the same voice share its blocks. Only full blocks are shared, and an utterance
-writes only behind them: no block is ever written by two.
+A block is free, held by one or more utterances, or idle: no utterance holds it, but it still contains keys and values
+with which a later prompt may begin. A full block of a prompt is identified by its content and everything before it (a
+hash chain over rows), so two prompts that begin with the same voice share its blocks. Only full blocks are shared, and
+an utterance writes only behind them: no block is ever written by two utterances.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 SCRATCH = 0
-"""Block 0 is where engines write what nobody will read (padding rows); it is never handed out."""
+"""Block 0 is where engines write padding rows; it is never allocated."""
 
 
-def block_keys(prompt: np.ndarray, block_size: int) -> list[bytes]:
-    """Names of a prompt's full blocks, int32 [positions, columns] → one key a block, each over all positions up to the
-    block's end."""
+def block_keys(prompt: npt.NDArray[np.int32], block_size: int) -> list[bytes]:
+    """Return a key for each full block of a prompt [positions, columns]; it covers all positions up to the block's
+    end."""
     chain = hashlib.blake2b(digest_size=16)
     keys = []
     for end in range(block_size, len(prompt) + 1, block_size):
@@ -30,73 +31,73 @@ def block_keys(prompt: np.ndarray, block_size: int) -> list[bytes]:
 
 
 class BlockPool:
-    """Hands out blocks of `block_size` positions and takes them back."""
+    """Allocates and frees blocks of `block_size` positions."""
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self.block_size = block_size
         self.capacity = num_blocks - 1
         self.shared = 0
-        """Blocks that a prompt found computed, since start."""
+        """Blocks that prompts found already computed, since start."""
         self._free = list(range(num_blocks - 1, SCRATCH, -1))
-        self._holders = [0] * num_blocks
+        self._ref_counts = [0] * num_blocks
         self._idle: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._key_of: dict[int, bytes] = {}
         self._block_of: dict[bytes, int] = {}
 
     @property
-    def free(self) -> int:
-        """Blocks that hold nothing."""
+    def num_free(self) -> int:
+        """Number of blocks that contain nothing."""
         return len(self._free)
 
     @property
-    def idle(self) -> int:
-        """Blocks that hold a prefix nobody uses now."""
+    def num_idle(self) -> int:
+        """Number of blocks that contain a prefix which no utterance uses."""
         return len(self._idle)
 
     @property
     def available(self) -> int:
-        """Blocks that `take` can hand out."""
+        """Number of blocks that `allocate` can return."""
         return len(self._free) + len(self._idle)
 
     def blocks_for(self, positions: int) -> int:
-        """How many blocks hold `positions` positions."""
+        """Number of blocks that hold `positions` positions."""
         return -(-positions // self.block_size)
 
-    def take(self, count: int) -> list[int]:
-        """Hand out `count` blocks to be written; the caller has seen that so many are `available`. Idle prefixes are
-        forgotten only when no block is free, the least recently used first."""
-        _require(count <= self.available, "more blocks are taken than are available")
+    def allocate(self, count: int) -> list[int]:
+        """Return `count` blocks to write; the caller has checked that as many are `available`. An idle prefix is
+        evicted only when no block is free, the least recently used first."""
+        _require(count <= self.available, "more blocks are allocated than are available")
         blocks = [self._free.pop() if self._free else self._evict() for _ in range(count)]
         for block in blocks:
-            self._holders[block] = 1
+            self._ref_counts[block] = 1
         return blocks
 
     def share(self, keys: Iterable[bytes]) -> list[int]:
-        """Hand out the blocks of the longest known prefix of `keys`, to be read only."""
+        """Return the blocks of the longest cached prefix of `keys`; they may only be read."""
         blocks = []
         for key in keys:
             block = self._block_of.get(key)
             if block is None:
                 break
             self._idle.pop(block, None)
-            self._holders[block] += 1
+            self._ref_counts[block] += 1
             blocks.append(block)
         return blocks
 
-    def publish(self, block: int, key: bytes) -> None:
-        """Say that a held block now holds the keys and values that `key` names."""
-        _require(self._holders[block] > 0, "a block that nobody holds is published")
+    def cache_prefix(self, block: int, key: bytes) -> None:
+        """Record that a held block contains the keys and values that `key` identifies."""
+        _require(self._ref_counts[block] > 0, "a block is cached as a prefix that no utterance holds")
         if key not in self._block_of and block not in self._key_of:
             self._block_of[key] = block
             self._key_of[block] = key
 
-    def give_back(self, blocks: list[int]) -> None:
-        """Take back an utterance's blocks, in its order. Its later blocks are forgotten before its earlier ones, since
-        a prefix is of no use without its beginning."""
+    def free(self, blocks: list[int]) -> None:
+        """Free an utterance's blocks, given in its order. Later blocks become evictable before earlier ones, because a
+        prefix is useless without its beginning."""
         for block in reversed(blocks):
-            _require(self._holders[block] > 0, "a block is given back that was not held")
-            self._holders[block] -= 1
-            if self._holders[block] == 0:
+            _require(self._ref_counts[block] > 0, "a block is freed that no utterance holds")
+            self._ref_counts[block] -= 1
+            if self._ref_counts[block] == 0:
                 if block in self._key_of:
                     self._idle[block] = None
                 else:
@@ -108,18 +109,18 @@ class BlockPool:
         return block
 
     def check(self, tables: Iterable[list[int]]) -> None:
-        """Hold the pool against the block tables of all utterances.
+        """Check the pool against the block tables of all utterances.
 
         Raises:
-            RuntimeError: a block is lost, in two states, or counted wrongly.
+            RuntimeError: a block is lost, in two states, or has a wrong reference count.
         """
         held = Counter(block for table in tables for block in table)
-        for block in range(1, self.capacity + 1):
-            _require(self._holders[block] == held[block], f"block {block} is held {held[block]} times, counted wrongly")
+        for block, count in enumerate(self._ref_counts[1:], start=1):
+            _require(count == held[block], f"block {block} is held {held[block]} times, its reference count is {count}")
         states = [*self._free, *self._idle, *(block for block in held if held[block])]
         _require(sorted(states) == list(range(1, self.capacity + 1)), "a block is lost or in two states")
-        _require(all(self._block_of[key] == block for block, key in self._key_of.items()), "a key names another block")
-        _require(len(self._block_of) == len(self._key_of), "a key is left behind")
+        _require(all(self._block_of[key] == block for block, key in self._key_of.items()), "a key has another block")
+        _require(len(self._block_of) == len(self._key_of), "a key has no block")
         _require(set(self._idle) <= set(self._key_of), "an idle block has no key")
 
 

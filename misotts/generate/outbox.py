@@ -1,33 +1,22 @@
-"""From the loop to whoever waits for an utterance: bounded, and handed on by a thread of its own."""
+"""A bounded queue and a thread that deliver the loop's chunks to their receivers."""
 
 from __future__ import annotations
 
 import logging
 import queue
 import threading
-from typing import Protocol
 
-from misotts.generate.delivery import Chunk
+from misotts.generate.stream import Chunk, Receiver, deliver
 from misotts_client.errors import MisoError
 
 log = logging.getLogger(__name__)
 
 
-class Receiver(Protocol):
-    """Where an utterance's chunks go. Called from one thread, in order."""
-
-    def chunk(self, chunk: Chunk) -> None: ...
-
-    def refuse(self, error: MisoError) -> None:
-        """The utterance ended before its first chunk; nothing else will come."""
-        ...
-
-
 class Outbox:
-    """What the loop has for the receivers. The loop never waits for it."""
+    """Chunks and refusals for the receivers. The loop never waits for it."""
 
     def __init__(self, limit: int) -> None:
-        """`limit`: more than can be under way by the bounds on streams and on their unacknowledged chunks."""
+        """`limit`: more than can wait by the bounds on streams and on their unacknowledged chunks."""
         self._queue: queue.Queue[tuple[Receiver, Chunk | MisoError] | None] = queue.Queue(maxsize=limit)
         self._thread = threading.Thread(target=self._run, name="generate-send", daemon=True)
 
@@ -38,26 +27,23 @@ class Outbox:
         self._queue.put_nowait((receiver, news))
 
     def close(self) -> None:
-        """Hand on what waits, then stop."""
+        """Deliver what waits, then stop."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
 
     def hand_on(self) -> None:
-        """Hand on what waits in the caller's thread, where the outbox's own is not started."""
+        """Deliver what waits in the caller's thread, where the outbox's own is not started."""
         while not self._queue.empty():
             if item := self._queue.get():
-                self._hand_on(*item)
+                self._deliver(*item)
 
     def _run(self) -> None:
         while item := self._queue.get():
-            self._hand_on(*item)
+            self._deliver(*item)
 
-    def _hand_on(self, receiver: Receiver, news: Chunk | MisoError) -> None:
+    def _deliver(self, receiver: Receiver, news: Chunk | MisoError) -> None:
         try:
-            if isinstance(news, Chunk):
-                receiver.chunk(news)
-            else:
-                receiver.refuse(news)
-        except Exception:  # a caller's trouble must not stop the others
+            deliver(receiver, news)
+        except Exception:  # a receiver's error must not stop the others
             log.exception("a receiver failed")

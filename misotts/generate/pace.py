@@ -1,9 +1,9 @@
-"""When a stream's frames go out as a chunk: before its caller has played all that it got.
+"""When a stream's frames are sent as a chunk: before the caller has played everything that it received.
 
-The first chunk is the smallest that can be heard. From then on a caller who plays what comes is known to run dry at a
-certain time, and frames are held back only as long as that is some way off. So the slower the frames come, the smaller
-are the chunks, and no caller starves because the next chunk was too large, as long as frames are made faster than they
-play; the faster they come, the sooner the chunks are full ones.
+The first chunk is the smallest that can be heard. If the caller plays what it receives, the time at which it runs out
+of audio is then known, and frames are held back only while that time is far enough away. So slow generation makes small
+chunks, fast generation makes full ones, and as long as generation is faster than playback no caller runs out of audio
+because the next chunk was too large.
 """
 
 from __future__ import annotations
@@ -11,40 +11,42 @@ from __future__ import annotations
 from misotts.config import FRAME_MS, MAX_CHUNK_FRAMES
 
 FULL_FRAMES = 8
-"""A chunk of this many goes out however much its caller has: what is held back helps nobody in a hiccup."""
+"""A chunk of this many frames is sent however much audio the caller has: frames that are held back do not help when
+generation stalls."""
 
 CROWD = 128
-"""So many running streams make every chunk, the least and the full one, that much longer again: each costs three stages
-some host time."""
+"""This many running streams add the smallest chunk's size and the full size once more: each chunk costs the host time
+in three stages."""
 
 LEAD_S = 0.16
-"""What a caller should have left when a chunk goes out, for what may go wrong before the next: two frames."""
+"""Audio that a caller should still have when a chunk is sent, two frames, in case the next one is late."""
 
 
 class Pace:
-    """One stream's chunk sizes. Times are seconds of one clock."""
+    """Chunk sizes of one stream. Times are seconds of one clock."""
 
-    def __init__(self, chunk_frames: int, now: float) -> None:
-        """`chunk_frames`: frames of every chunk; 0 leaves it to the pace."""
-        self._chunk_frames = chunk_frames
+    def __init__(self, chunk_frames: int, first_frames: int, now: float) -> None:
+        """`chunk_frames`: frames of every chunk, 0: as many as the pace says. `first_frames`: frames that it takes
+        until the first is heard, including the later stages' delay."""
+        self._chunk_frames, self._first_frames = chunk_frames, first_frames
         self._last_frame = now
         self._runs_dry: float | None = None
-        """When the caller will have played all, if it plays from the first chunk on without a pause of its own."""
+        """When the caller will have played everything, if it plays without pause from the first chunk on."""
 
-    def full(self, frames: int, first_frames: int, running: int, now: float) -> bool:
-        """Whether `frames` frames, the last of which has just come, should go out now. `first_frames`: how many it
-        takes for the first to be heard, the later stages' delay included; `running`: streams that speak at present."""
+    def full(self, frames: int, running: int, now: float) -> bool:
+        """True if `frames` frames, the last of which is new, should be sent now. `running`: number of running
+        streams."""
         step_s, self._last_frame = now - self._last_frame, now
         crowded = 1 + running // CROWD
         if self._chunk_frames:
             goes = frames >= self._chunk_frames
         elif self._runs_dry is None:
-            goes = frames >= first_frames - 1 + crowded
+            goes = frames >= self._first_frames - 1 + crowded
         elif now + step_s + LEAD_S < self._runs_dry:
             goes = frames >= min(FULL_FRAMES * crowded, MAX_CHUNK_FRAMES)
         else:
             goes = frames >= min(crowded, MAX_CHUNK_FRAMES)
         if goes:
-            heard = frames - (first_frames - 1 if self._runs_dry is None else 0)
+            heard = frames - (self._first_frames - 1 if self._runs_dry is None else 0)
             self._runs_dry = max(self._runs_dry or now, now) + max(heard, 0) * FRAME_MS / 1000
         return goes

@@ -1,8 +1,8 @@
-"""Who takes part in the next step. A pure object: no clock, no engine, no thread.
+"""Decides which utterances take part in the next step. It has no clock, no engine and no thread.
 
-Waiting utterances are served first come, first served. A running one takes blocks as it grows; when none is left, the
-youngest running utterance gives up its own and goes back to the head of the line, to be computed again from its prompt
-and the frames it has: slower, never different.
+Waiting utterances are served first come, first served. A running one needs more blocks as it grows; when none is left,
+the youngest running utterance is preempted: it loses its blocks and goes back to the head of the queue, to be computed
+again from its prompt and the frames it has. That costs time and changes no frame.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ class QueueFullError(RuntimeError):
 
 
 class TooLongError(ValueError):
-    """An utterance that the pool could never hold."""
+    """An utterance needs more blocks than the pool has."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One utterance's share of a step: `length` positions from its first one that is not cached."""
+    """One utterance's share of a step: its next `length` positions that are not cached."""
 
     utterance: Utterance
     length: int
-    decodes: bool
-    """Whether the position is the frame drawn last, whose embedding is on the device."""
-    draws: bool
-    """Whether the step reaches the end of what is known, so that a frame is drawn."""
+    prefill: bool
+    """True for rows of the prompt, and for frames that are computed again; False for the last frame, which is on the
+    device."""
+    samples: bool
+    """True if the step reaches the last known position, so that a frame is sampled."""
 
 
 class Scheduler:
-    """Admits waiting utterances, gives every running one its share of a step, takes leavers out."""
+    """Admits waiting utterances, gives every running one its share of a step, and removes them."""
 
     def __init__(self, pool: BlockPool, limits: Limits) -> None:
         self.pool, self.limits = pool, limits
@@ -47,7 +48,7 @@ class Scheduler:
         self.running: list[Utterance] = []
         """In the order of admission."""
         self.preempted = 0
-        """Times that an utterance gave up its blocks, since start."""
+        """Number of preemptions since start."""
         self._slots = list(range(limits.max_streams))  # a heap: low slots first keep the later stages' batches small
 
     @property
@@ -55,85 +56,85 @@ class Scheduler:
         return len(self._slots)
 
     def add(self, utterance: Utterance) -> None:
-        """Put an utterance in the waiting line.
+        """Queue an utterance.
 
         Raises:
             TooLongError: the pool could never hold it.
-            QueueFullError: the line is full.
+            QueueFullError: the queue is full.
         """
-        need = self.pool.blocks_for(utterance.last_position)
+        need = self.pool.blocks_for(utterance.most_positions)
         if need > self.pool.capacity:
             raise TooLongError(f"the utterance may need {need} KV blocks, the server has {self.pool.capacity}")
-        # Those who will sit down at the next step do not wait: a burst on an idle server fills its slots and the line.
+        # Utterances that get a slot at the next step do not count: a burst may fill an idle server's slots and queue.
         if len(self.waiting) >= self.limits.max_waiting + self.free_slots:
             raise QueueFullError(f"{self.limits.max_streams} utterances may run and {self.limits.max_waiting} wait")
-        utterance.keys = block_keys(utterance.order.frames, self.pool.block_size)
+        utterance.prefix_keys = block_keys(utterance.order.frames, self.pool.block_size)
         self.waiting.append(utterance)
 
     def schedule(self, paused: Collection[Utterance] = ()) -> list[Part]:
-        """Plan one step: the next position of each utterance that draws frames (but the `paused`), then pieces of
-        prompts, the longest-waiting first. A piece that does not end its prompt is of whole blocks: TensorRT-LLM's
-        attention over paged context asks for it."""
+        """Plan one step: the next position of each generating utterance (but the `paused`), then prefill chunks, first
+        admitted first. A chunk that does not end its prompt has whole blocks: TensorRT-LLM's attention over paged
+        context requires it."""
         self._admit()
-        decodes = []
+        generating = []
         for utterance in list(self.running):
-            if utterance.decodes and utterance not in paused and self._grow(utterance):
-                decodes.append(utterance)
-        # `_grow` may have sent one away that was planned before it.
-        parts = [Part(u, 1, decodes=True, draws=True) for u in decodes if u.blocks]
+            if utterance.generating and utterance not in paused and self._grow(utterance):
+                generating.append(utterance)
+        # `_grow` may have preempted an utterance that was planned before.
+        parts = [Part(u, 1, prefill=False, samples=True) for u in generating if u.blocks]
         block_size, positions = self.pool.block_size, self.limits.step_positions
         budget = max(positions - len(parts), positions // 4, block_size)
         for utterance in self.running:
             missing = utterance.known - utterance.cached
-            if utterance.decodes or utterance in paused:
+            if utterance.generating or utterance in paused:
                 continue
             length = missing if missing <= budget else budget // block_size * block_size
             if length:
-                parts.append(Part(utterance, length, decodes=False, draws=length == missing))
+                parts.append(Part(utterance, length, prefill=True, samples=length == missing))
                 budget -= length
         return parts
 
     def advance(self, parts: list[Part]) -> None:
-        """Record that a planned step has been carried out, or is certain to be before any later one."""
+        """Record that a planned step has been computed, or will be before any later one."""
         for part in parts:
             utterance = part.utterance
-            if not part.decodes:
-                self._publish(utterance, utterance.cached + part.length)
+            if part.prefill:
+                self._cache_prefixes(utterance, utterance.cached + part.length)
             utterance.cached += part.length
-            utterance.drawn += part.draws
+            utterance.sampled += part.samples
 
-    def _publish(self, utterance: Utterance, cached: int) -> None:
+    def _cache_prefixes(self, utterance: Utterance, cached: int) -> None:
         size = self.pool.block_size
-        for number in range(utterance.cached // size, min(cached // size, len(utterance.keys))):
-            self.pool.publish(utterance.blocks[number], utterance.keys[number])
+        for number in range(utterance.cached // size, min(cached // size, len(utterance.prefix_keys))):
+            self.pool.cache_prefix(utterance.blocks[number], utterance.prefix_keys[number])
 
     def _admit(self) -> None:
-        """Seat utterances from the head of the line while there are a slot and blocks for all that is known of them,
-        and one more for each that runs, so that admission does not at once force a preemption."""
+        """Admit utterances from the head of the queue while a slot is free, and blocks for all their known positions
+        and one more for each running utterance, so that an admission does not force a preemption at once."""
         while self.waiting:
             utterance = self.waiting[0]
             if utterance.slot == NO_SLOT and not self._slots:
                 return
-            if len(utterance.frames) < utterance.drawn:  # preempted, and its last codes are still on the device
+            if len(utterance.frames) < utterance.sampled:  # preempted, and its last codes are still on the device
                 return
-            # The last position is always computed: its hidden state draws the next frame.
+            # The last position is always computed: its hidden state is needed to sample the next frame.
             shareable = (utterance.known - 1) // self.pool.block_size
-            shared = self.pool.share(utterance.keys[:shareable])
+            shared = self.pool.share(utterance.prefix_keys[:shareable])
             need = self.pool.blocks_for(utterance.known) - len(shared)
             if need + len(self.running) > self.pool.available:
-                self.pool.give_back(shared)
+                self.pool.free(shared)
                 return
             self.waiting.popleft()
             if utterance.slot == NO_SLOT:
                 utterance.slot = heapq.heappop(self._slots)
             self.pool.shared += len(shared)
-            utterance.blocks = shared + self.pool.take(need)
+            utterance.blocks = shared + self.pool.allocate(need)
             utterance.cached = len(shared) * self.pool.block_size
             self.running.append(utterance)
 
     def _grow(self, utterance: Utterance) -> bool:
-        """Give a running utterance the block of its next position; False if it had to give up its own instead."""
-        if not utterance.blocks:  # sent away while this step was planned
+        """Allocate the block of a running utterance's next position; False if the utterance was preempted instead."""
+        if not utterance.blocks:  # preempted while this step was planned
             return False
         if utterance.cached < len(utterance.blocks) * self.pool.block_size:
             return True
@@ -142,7 +143,7 @@ class Scheduler:
             self._preempt(youngest)
             if youngest is utterance:
                 return False
-        utterance.blocks += self.pool.take(1)
+        utterance.blocks += self.pool.allocate(1)
         return True
 
     def _preempt(self, utterance: Utterance) -> None:
@@ -152,11 +153,11 @@ class Scheduler:
         self.waiting.appendleft(utterance)
 
     def _free_blocks(self, utterance: Utterance) -> None:
-        self.pool.give_back(utterance.blocks)
+        self.pool.free(utterance.blocks)
         utterance.blocks, utterance.cached = [], 0
 
     def remove(self, utterance: Utterance) -> None:
-        """Take an utterance out, wherever it is, and free its blocks. Its slot stays held: see `release_slot`."""
+        """Remove an utterance, waiting or running, and free its blocks. It keeps its slot: see `release_slot`."""
         if utterance in self.waiting:
             self.waiting.remove(utterance)
         elif utterance in self.running:
@@ -164,13 +165,13 @@ class Scheduler:
             self._free_blocks(utterance)
 
     def release_slot(self, utterance: Utterance) -> None:
-        """Free the slot, once the later stages are known to be done with its slot."""
+        """Free the slot, once the later stages are done with theirs of the same number."""
         if utterance.slot != NO_SLOT:
             heapq.heappush(self._slots, utterance.slot)
             utterance.slot = NO_SLOT
 
     def check(self) -> None:
-        """Hold the pool against the utterances.
+        """Check the pool against the utterances.
 
         Raises:
             RuntimeError: see `BlockPool.check`.

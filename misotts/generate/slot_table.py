@@ -16,9 +16,8 @@ from misotts.generate.utterance import Utterance
 class SlotTable:
     """Block tables and sampling parameters."""
 
-    def __init__(self, slots: int, columns: int, codebooks: int) -> None:
-        """`columns`: blocks of the longest sequence."""
-        self._codebooks = codebooks
+    def __init__(self, slots: int, columns: int) -> None:
+        """`columns`: blocks of the longest utterance."""
         self._tables = np.zeros((slots, columns), np.int32)
         self._blocks = np.zeros(slots, np.int64)
         """Number of blocks in each table."""
@@ -28,24 +27,24 @@ class SlotTable:
 
     def step(self, parts: Sequence[Part]) -> Step:
         """The engine's step for the scheduler's parts, the generating ones first."""
-        rows = [np.zeros((0, self._codebooks + 1), np.int64)]
+        utterances = [part.utterance for part in parts]
+        rows = [utterances[0].order.frames[:0].astype(np.int64)]
         for part in parts:
-            if part.decodes:
-                self._extend(part.utterance)
-            else:
+            if part.prefill:
                 self._set(part.utterance)
                 rows.append(_known_rows(part.utterance, part.length))
-        utterances = [part.utterance for part in parts]
+            else:
+                self._extend(part.utterance)
         slots = np.array([utterance.slot for utterance in utterances], np.int64)
         return Step(
             slots=slots,
             starts=np.array([utterance.cached for utterance in utterances], np.int32),
             lengths=np.array([part.length for part in parts], np.int32),
             blocks=self._tables[slots],
-            generating=sum(part.decodes for part in parts),
+            generating=sum(not part.prefill for part in parts),
             rows=np.concatenate(rows),
-            samples=np.array([part.draws for part in parts], np.bool_),
-            numbers=np.array([utterance.drawn for utterance in utterances], np.int64),
+            samples=np.array([part.samples for part in parts], np.bool_),
+            numbers=np.array([utterance.sampled for utterance in utterances], np.int64),
             seeds=self._seeds[slots],
             temperature=self._temperature[slots],
             top_k=self._top_k[slots],

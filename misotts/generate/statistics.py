@@ -1,4 +1,4 @@
-"""What the generate stage counts, for the metrics."""
+"""Counts of the generate stage, for the metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from misotts_client.errors import EOS, LENGTH, error_of
 
 REASONS = (EOS, LENGTH, "cancelled", "deadline_exceeded", "unavailable", "internal")
-"""Why utterances end: the first two are whole ones, the others the lower-case codes of errors."""
+"""Why utterances end: the first two are complete ones, the others are codes of errors in lower case."""
 
 KEPT_OBSERVATIONS = 4096
 
@@ -19,16 +19,16 @@ def _observations() -> dict[str, deque[float]]:
 
 @dataclass
 class Statistics:
-    """Counts since start, and single measurements since they were last taken."""
+    """Counts since start, and measurements since they were last taken."""
 
     steps: int = 0
     frames: int = 0
     prefilled: int = 0
-    """Positions of prompts computed; those found in shared blocks are not among them."""
+    """Positions computed for prompts, without those found in shared blocks."""
     busy_s: float = 0.0
     submitted: int = 0
     rejected: int = 0
-    """Utterances refused on arrival, because the line was full or the server stops."""
+    """Utterances refused on arrival, because the queue is full or the server stops."""
     finished: Counter[str] = field(default_factory=Counter)
     """By reason: one of `REASONS`."""
     observations: dict[str, deque[float]] = field(default_factory=_observations)
@@ -38,7 +38,12 @@ class Statistics:
         error = error_of(finish)
         self.finished[error.code.lower() if error else finish] += 1
 
+    def spend(self, seconds: float) -> None:
+        """Count the time of one pass of the loop."""
+        self.busy_s += seconds
+        self.observations["step_seconds"].append(seconds)
+
     def take_observations(self) -> dict[str, list[float]]:
-        """Measurements since the last call, by name. Any thread may call it while the loop goes on measuring: a deque's
-        ends need no lock."""
+        """Return the measurements since the last call, by name. Any thread may call it while the loop goes on: the ends
+        of a deque need no lock."""
         return {name: [values.popleft() for _ in range(len(values))] for name, values in self.observations.items()}

@@ -197,11 +197,11 @@ def test_every_call_ends_once_and_leaves_nothing_behind(
             assert answer.call.listener == "cancels"
             assert answer.audio_s < asked_s + 0.001
     generate = server.generate
-    generate.scheduler.check()
-    assert len(generate.streams) == 0
-    assert not generate.scheduler.running
-    assert generate.scheduler.free_slots == LIMITS.max_streams
-    assert generate.scheduler.pool.available == blocks - 1
+    generate.core.scheduler.check()
+    assert not generate.core.streams
+    assert not generate.core.scheduler.running
+    assert generate.core.scheduler.free_slots == LIMITS.max_streams
+    assert generate.core.scheduler.pool.available == blocks - 1
 
 
 def test_the_same_seed_makes_the_same_day() -> None:

@@ -22,8 +22,8 @@ from misotts.decode.decoder import MAX_FRAMES, TAIL_LOUDNESS, TAIL_SAMPLES, Deco
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Batch, Limits, Sampling
 from misotts.engines.two_part import TwoPart
-from misotts.generate.delivery import Chunk
 from misotts.generate.loop import Generator
+from misotts.generate.stream import Chunk
 from misotts.generate.utterance import Utterance
 from misotts.mimi import build_mimi, encode, load_mimi
 from misotts.order import Order
@@ -305,7 +305,7 @@ def test_the_tail_from_the_loop_to_the_audio(
     prompt[:, -1] = 5
     generator.submit(Utterance(Order(prompt, max_frames, seed=0, chunk_frames=chunk_frames)), player)
     generator.start()
-    while generator.streams:
+    while generator.core.streams:
         time.sleep(0.002)
     generator.close()
     assert player.finish == finish

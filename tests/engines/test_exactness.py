@@ -69,11 +69,11 @@ def run(generator: Generator, parts: Parts, numbers: range | list[int]) -> list[
     for number in numbers:
         inboxes.append(CodesListener(generator))
         generator.submit(make_utterance(number, parts.config), inboxes[-1])
-    while generator.streams:
+    while generator.core.streams:
         generator.step()
         generator.hand_on()
-    generator.scheduler.check()
-    assert generator.scheduler.pool.available == generator.scheduler.pool.capacity
+    generator.core.scheduler.check()
+    assert generator.core.scheduler.pool.available == generator.core.scheduler.pool.capacity
     return [np.concatenate(inbox.codes) for inbox in inboxes]
 
 
@@ -106,9 +106,9 @@ def test_twins_speak_alike_and_strangers_do_not(parts: Parts, alone: list[np.nda
 def test_shared_prefixes_change_no_frame(parts: Parts, alone: list[np.ndarray]) -> None:
     generator = make_generator(parts, Limits(step_positions=150))
     run(generator, parts, range(len(PROMPTS)))
-    assert not generator.scheduler.pool.shared
+    assert not generator.core.scheduler.pool.shared
     again = run(generator, parts, range(len(PROMPTS)))
-    assert generator.scheduler.pool.shared == sum((length - 1) // 32 for length in PROMPTS)
+    assert generator.core.scheduler.pool.shared == sum((length - 1) // 32 for length in PROMPTS)
     assert [np.array_equal(a, b) for a, b in zip(alone, again, strict=True)] == [True] * len(PROMPTS)
 
 
@@ -118,5 +118,5 @@ def test_preemption_changes_no_frame(parts: Parts, alone: list[np.ndarray], demo
     generator = make_generator(Parts(parts.config, parts.embedding, tight, parts.depth), Limits())
     numbers = [1, 7]
     crowd = run(generator, parts, numbers)
-    assert generator.scheduler.preempted
+    assert generator.core.scheduler.preempted
     assert [np.array_equal(alone[n], frames) for n, frames in zip(numbers, crowd, strict=True)] == [True, True]

@@ -16,11 +16,11 @@ SURE = 1e-9
 
 def send(steps: list[float], first_frames: int = 1, running: int = 1, chunk_frames: int = 0) -> list[tuple[float, int]]:
     """Frames that come after `steps` seconds each: the chunks' times and sizes. The last goes out with the end."""
-    pace, now, pending, chunks = Pace(chunk_frames, 0.0), 0.0, 0, []
+    pace, now, pending, chunks = Pace(chunk_frames, first_frames, 0.0), 0.0, 0, []
     for step in steps:
         now += step
         pending += 1
-        if pace.full(pending, first_frames, running, now):
+        if pace.full(pending, running, now):
             chunks.append((now, pending))
             pending = 0
     return [*chunks, (now, pending)] if pending else chunks

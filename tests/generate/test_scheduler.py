@@ -49,7 +49,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             try:
                 self.scheduler.add(utterance)
             except TooLongError:
-                assert utterance.last_position > 12 * BLOCK
+                assert utterance.most_positions > 12 * BLOCK
             except QueueFullError:
                 assert waiting >= LIMITS.max_waiting + self.scheduler.free_slots  # a preempted one waits too
             else:
@@ -67,7 +67,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.steps += 1
         read_late = data.draw(st.booleans())
         for part in parts:
-            if part.draws:
+            if part.samples:
                 self.late.append(part.utterance)
         if not read_late:
             self.read_back()
@@ -75,13 +75,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     def check_parts(self, parts: list[Part], paused: set[Utterance]) -> None:
         assert len({part.utterance for part in parts}) == len(parts)
         assert not paused.intersection(part.utterance for part in parts)
-        decodes = sum(part.decodes for part in parts)
-        assert [part.decodes for part in parts] == [True] * decodes + [False] * (len(parts) - decodes)
+        prefills = sum(part.prefill for part in parts)
+        assert [part.prefill for part in parts] == [False] * (len(parts) - prefills) + [True] * prefills
         assert sum(part.length for part in parts) <= LIMITS.largest_step(BLOCK)
-        assert all(part.draws or part.length % BLOCK == 0 for part in parts)
+        assert all(part.samples or part.length % BLOCK == 0 for part in parts)
         # Somebody always gets on, unless all that run are paused or wait for their last codes.
         if self.scheduler.running and not parts:
-            stuck = [u for u in self.scheduler.running if u not in paused and u.drawn < u.order.max_frames]
+            stuck = [u for u in self.scheduler.running if u not in paused and u.sampled < u.order.max_frames]
             assert not stuck
 
     def compute(self, part: Part) -> None:
@@ -91,7 +91,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             block = utterance.blocks[position // BLOCK]
             assert block != SCRATCH
             holders = sum(block in other.blocks for other in self.scheduler.running)
-            assert holders == 1, "a block is written that two hold"
+            assert holders == 1, "a block is written that two utterances hold"
             self.memory[block, position % BLOCK] = self.content(utterance, position)
         for position in range(end):
             held = self.memory[utterance.blocks[position // BLOCK], position % BLOCK]
@@ -100,7 +100,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def read_back(self) -> None:
         for utterance in self.late:
-            if not utterance.finish:
+            if utterance in self.utterances:
                 utterance.frames.append(np.array([1]))
                 self.progress[utterance] = self.steps
                 if len(utterance.frames) == utterance.order.max_frames:
@@ -113,7 +113,6 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.end(data.draw(st.sampled_from(self.utterances)))
 
     def end(self, utterance: Utterance) -> None:
-        utterance.finish = "ended"
         self.scheduler.remove(utterance)
         self.scheduler.release_slot(utterance)
         self.utterances.remove(utterance)
@@ -139,7 +138,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             for part in parts:
                 self.compute(part)
             self.scheduler.advance(parts)
-            self.late += [part.utterance for part in parts if part.draws]
+            self.late += [part.utterance for part in parts if part.samples]
             self.read_back()
         assert not self.utterances
         self.scheduler.check()
@@ -160,7 +159,7 @@ def drive(scheduler: Scheduler, steps: int) -> list[list[Part]]:
         done.append(scheduler.schedule())
         scheduler.advance(done[-1])
         for part in done[-1]:
-            if part.draws:
+            if part.samples:
                 part.utterance.frames.append(np.array([1]))
             if len(part.utterance.frames) == part.utterance.order.max_frames:
                 scheduler.remove(part.utterance)
@@ -174,7 +173,7 @@ def test_a_prompt_is_computed_once() -> None:
     scheduler.add(utterance([*voice, 90, 91]))
     (first,) = drive(scheduler, 1)
     scheduler.add(utterance([*voice, 80, 81, 82]))
-    second = next(part for part in drive(scheduler, 1)[0] if not part.decodes)
+    second = next(part for part in drive(scheduler, 1)[0] if part.prefill)
     assert (first[0].length, second.length) == (11, 12 - 2 * BLOCK)
     assert scheduler.pool.shared == 2
 
@@ -184,19 +183,19 @@ def test_a_whole_known_prompt_still_computes_its_last_position() -> None:
     for _ in range(2):
         scheduler.add(utterance(list(range(2 * BLOCK)), max_frames=1))
         (parts,) = drive(scheduler, 1)
-    assert [(part.length, part.draws) for part in parts] == [(BLOCK, True)]
+    assert [(part.length, part.samples) for part in parts] == [(BLOCK, True)]
 
 
 def test_idle_prefixes_are_forgotten_oldest_first_and_tail_first() -> None:
     pool = BlockPool(num_blocks=7, block_size=1)
     keys = {name: block_keys(np.array(name, np.int32)[:, None], 1) for name in ((1, 2), (3, 4), (5, 6))}
     for chain in keys.values():
-        blocks = pool.take(2)
+        blocks = pool.allocate(2)
         for block, key in zip(blocks, chain, strict=True):
-            pool.publish(block, key)
-        pool.give_back(blocks)
-    assert (pool.free, pool.idle) == (0, 6)
-    taken = pool.take(3)
+            pool.cache_prefix(block, key)
+        pool.free(blocks)
+    assert (pool.num_free, pool.num_idle) == (0, 6)
+    taken = pool.allocate(3)
     known = {name: len(pool.share(chain)) for name, chain in keys.items()}
     assert known == {(1, 2): 0, (3, 4): 1, (5, 6): 2}
     assert len(set(taken)) == 3
@@ -221,8 +220,8 @@ def test_only_the_end_of_a_prompt_is_a_broken_block(step_positions: int) -> None
     for first, length in ((0, 1), (100, 23), (200, 9)):
         scheduler.add(utterance(list(range(first, first + length)), max_frames=20))
     steps = drive(scheduler, 15)
-    pieces = [part for parts in steps for part in parts if not part.decodes]
-    assert {part.length % BLOCK for part in pieces if not part.draws} == {0}
+    pieces = [part for parts in steps for part in parts if part.prefill]
+    assert {part.length % BLOCK for part in pieces if not part.samples} == {0}
     assert [sum(p.length for p in pieces if len(p.utterance.order.frames) == n) for n in (1, 23, 9)] == [1, 23, 9]
     assert max(sum(part.length for part in parts) for parts in steps) <= limits.largest_step(BLOCK)
 

@@ -1,18 +1,23 @@
-"""Engines that say what a test wrote for them, and a receiver that keeps what it gets."""
+"""An engine whose codes a test writes, a generate stage around it, and a receiver that keeps what it gets."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from misotts.config import MASKED, ModelConfig, TransformerConfig
 from misotts.engines.embedding import Embedding
-from misotts.engines.interface import Batch, Limits, Sampling
+from misotts.engines.interface import Batch, Limits, Sampling, Step
 from misotts.engines.two_part import TwoPart
-from misotts.generate.delivery import Chunk
+from misotts.generate.blocks import BlockPool
+from misotts.generate.core import Core
 from misotts.generate.loop import Generator
+from misotts.generate.stream import Chunk, deliver
 from misotts.generate.utterance import Utterance
 from misotts.order import Order
 from misotts_client.errors import MisoError
@@ -40,10 +45,8 @@ class ScriptedBackbone:
 
     def __init__(self, num_blocks: int = 200) -> None:
         self.num_blocks = num_blocks
-        self.batches: list[Batch] = []
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        self.batches.append(batch)
         # Every position of the batch lies in a block of its own sequence, and not in the scratch block.
         for length, start, blocks in zip(batch.lengths, batch.starts, batch.blocks, strict=True):
             held = blocks[: -(-(start + length) // self.block_size)]
@@ -87,39 +90,69 @@ class SeedEmbedding(Embedding):
 
 
 class Inbox:
-    """Keeps an utterance's chunks; acknowledges them at once unless told not to."""
+    """Keeps a stream's chunks; acknowledges them at once unless it is told not to."""
 
-    def __init__(self, generator: Generator, acknowledges: bool = True) -> None:
-        self.generator, self.acknowledges = generator, acknowledges
+    def __init__(self, stage: Core | Generator, acknowledges: bool = True) -> None:
+        self.stage, self.acknowledges = stage, acknowledges
         self.chunks: list[Chunk] = []
         self.error: MisoError | None = None
 
     def chunk(self, chunk: Chunk) -> None:
         self.chunks.append(chunk)
         if self.acknowledges:
-            self.generator.acknowledge(chunk.stream, chunk.index)
+            self.stage.acknowledge(chunk.stream, chunk.index)
 
     def refuse(self, error: MisoError) -> None:
         self.error = error
 
     @property
     def codes(self) -> list[list[int]]:
-        return np.concatenate([chunk.codes for chunk in self.chunks]).tolist()
+        codes: list[list[int]] = np.concatenate([chunk.codes for chunk in self.chunks]).tolist()
+        return codes
 
     @property
     def finish(self) -> str:
-        return self.chunks[-1].finish
+        return self.chunks[-1].finish if self.chunks else ""
 
 
-def make_generator(script: Script, limits: Limits | None = None, num_blocks: int = 200) -> Generator:
-    """A generator that is not started: call `step` and `deliver`."""
-    limits = limits or Limits(max_streams=4, max_waiting=8, step_positions=16)
+LIMITS = Limits(max_streams=4, max_waiting=8, step_positions=16)
+
+
+def scripted_engine(script: Script, limits: Limits = LIMITS, num_blocks: int = 200) -> TwoPart:
     parts = SeedEmbedding(), ScriptedBackbone(num_blocks), ScriptedDepth(script)
-    return Generator(CONFIG, TwoPart(CONFIG, *parts, limits.max_streams), limits)
+    return TwoPart(CONFIG, *parts, limits.max_streams)
 
 
-def utterance(seed: int, positions: int = 3, max_frames: int = 5, **fields: object) -> Utterance:
-    """Its prompt repeats its seed, which is how the scripted engines know it."""
+class ScriptedStage:
+    """The generate stage without a thread: a core on a scripted engine, and a clock that the test sets."""
+
+    def __init__(
+        self, script: Script, limits: Limits = LIMITS, num_blocks: int = 200, retire_every_s: float = 0.0
+    ) -> None:
+        self._engine = scripted_engine(script, limits, num_blocks)
+        pool = BlockPool(num_blocks, self._engine.block_size)
+        self.core = Core(pool, limits, CONFIG.max_seq_len, deliver, retire_every_s=retire_every_s)
+        self.steps: list[Step] = []
+        self.now = 0.0
+        self._codes: deque[npt.NDArray[np.int32]] = deque()
+
+    def submit(self, spoken: Utterance, acknowledges: bool = True) -> Inbox:
+        inbox = Inbox(self.core, acknowledges)
+        self.core.submit(spoken, inbox, self.now)
+        return inbox
+
+    def step(self, ready: bool = True) -> None:
+        """One pass of the loop. `ready`: the engine is done with its step before the next is planned."""
+        step = self.core.plan(self.now)
+        if step is not None:
+            self.steps.append(step)
+            self._codes.append(self._engine.step(step).int().numpy())
+        while self._codes and self.core.due(ready):
+            self.core.collect(self._codes.popleft(), self.now)
+
+
+def utterance(seed: int, positions: int = 3, max_frames: int = 5, **fields: Any) -> Utterance:
+    """Its prompt repeats its seed, by which the scripted engine recognises it."""
     prompt = np.full((positions, CODEBOOKS + 1), MASKED, np.int32)
     prompt[:, -1] = seed
-    return Utterance(Order(prompt, max_frames, seed, **fields))  # type: ignore[arg-type]
+    return Utterance(Order(prompt, max_frames, seed, **fields))

@@ -9,9 +9,9 @@ import numpy as np
 
 from misotts.config import NO_SLOT
 from misotts.engines.interface import Limits
-from misotts.generate.delivery import Chunk
 from misotts.generate.load import load_generator
 from misotts.generate.statistics import REASONS
+from misotts.generate.stream import Chunk
 from misotts.generate.utterance import Utterance
 from misotts.order import Order
 from misotts.serve.stage.acknowledge import AcknowledgementReceiver
@@ -63,7 +63,7 @@ class GenerateStage(Stage):
         return time.monotonic() - self.generator.last_pass
 
     def report(self) -> dict[str, float]:
-        counts, scheduler = self.generator.statistics, self.generator.scheduler
+        counts, scheduler = self.generator.core.statistics, self.generator.core.scheduler
         return {
             "busy_seconds_total": counts.busy_s,
             "steps_total": counts.steps,
@@ -77,19 +77,19 @@ class GenerateStage(Stage):
         }
 
     def state(self) -> dict[str, float]:
-        scheduler = self.generator.scheduler
+        scheduler = self.generator.core.scheduler
         pool = scheduler.pool
         return {
-            "streams": self.generator.streams,
+            "streams": len(self.generator.core.streams),
             "running": len(scheduler.running),
             "waiting": len(scheduler.waiting),
             "blocks_used": pool.capacity - pool.available,
-            "blocks_cached": pool.idle,
-            "blocks_free": pool.free,
+            "blocks_cached": pool.num_idle,
+            "blocks_free": pool.num_free,
         }
 
     def observations(self) -> dict[str, list[float]]:
-        return self.generator.statistics.take_observations()
+        return self.generator.core.statistics.take_observations()
 
 
 class NextStage:

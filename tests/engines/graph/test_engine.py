@@ -65,7 +65,7 @@ def test_preemption_changes_no_frame(parts: Parts, alone: list[np.ndarray], demo
     generator = Generator(parts.config, engine, Limits())
     numbers = [1, 7]
     frames = run(generator, parts, numbers)
-    assert generator.scheduler.preempted
+    assert generator.core.scheduler.preempted
     assert [np.array_equal(alone[n], f) for n, f in zip(numbers, frames, strict=True)] == [True, True]
 
 

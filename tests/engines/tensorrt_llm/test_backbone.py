@@ -78,7 +78,7 @@ def speak(model: Path, backbone: Backbone) -> list[list[list[int]]]:
         prompt[:, -1] = random.integers(0, config.text_vocab_size, length)
         inboxes.append(Inbox(generator))
         generator.submit(Utterance(Order(prompt, 6, seed)), inboxes[-1])
-    while generator.streams:
+    while generator.core.streams:
         generator.step()
         generator.hand_on()
     return [inbox.codes for inbox in inboxes]

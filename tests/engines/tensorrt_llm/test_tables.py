@@ -96,7 +96,7 @@ def converse(engine: Compared) -> Generator:
         if length >= 97:
             prompt[:70, -1] = voice
         generator.submit(Utterance(Order(prompt, 12, seed=number)), Inbox(generator))
-    while generator.streams:
+    while generator.core.streams:
         generator.step()
         generator.hand_on()
     return generator
@@ -121,7 +121,7 @@ def test_every_step_has_the_torch_engines_hidden_states(conversation: tuple[Comp
     assert any(len(d) == STREAMS and d.all() for d in decodes), "decodes alone"
     assert any((batch.lengths == 1)[batch.starts == 0].any() for batch in engine.batches), "a prompt of one position"
     assert any(((batch.starts % BLOCK == 0) & d).any() for batch, d in zip(engine.batches, decodes, strict=True))
-    assert generator.scheduler.pool.shared, "a prefix that was computed before"
+    assert generator.core.scheduler.pool.shared, "a prefix that was computed before"
 
 
 def assert_same_pools(engine: Compared) -> None:

@@ -1,0 +1,146 @@
+"""One utterance as the later stages see it: chunks of its frames, and their acknowledgements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from misotts.config import MAX_UNACKNOWLEDGED, NO_SLOT
+from misotts.generate.pace import Pace
+from misotts.generate.utterance import Utterance
+from misotts_client.errors import MisoError
+
+PROBE_AFTER_S = 0.1
+"""A stream that has been quiet for this long gets an empty chunk; its acknowledgement tells if the caller is still
+there."""
+
+PROBE_WAITING_AFTER_S = 1.0
+"""The same for a stream in the queue: at 10 Hz, a full queue made 500 of the 540 chunks per second that the later
+stages had to take."""
+
+SILENT_AFTER_S = 30.0
+"""A stream is ended if its oldest chunk is not acknowledged for this long: a later stage has lost it."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive frames of one stream on their way to the decode stage."""
+
+    stream: int
+    slot: int
+    """`NO_SLOT` in a probe of a stream that waits."""
+    index: int
+    frames: list[npt.NDArray[np.int32]]
+    """int32 [codebooks] each. Empty in a probe, and in the last chunk of a stream that was broken off. At the end of
+    speech the last frame is the one of zeros."""
+    codebooks: int
+    seed: int
+    finish: str
+    """Not empty in the last chunk."""
+
+    @property
+    def codes(self) -> npt.NDArray[np.int32]:
+        """The frames as one array, int32 [frames, codebooks], which is made outside of the loop's thread."""
+        return np.stack(self.frames) if self.frames else np.zeros((0, self.codebooks), np.int32)
+
+
+class Receiver(Protocol):
+    """Where a stream's chunks go. It is called from one thread, in order."""
+
+    def chunk(self, chunk: Chunk) -> None: ...
+
+    def refuse(self, error: MisoError) -> None:
+        """The stream ended before its first chunk; nothing else will come."""
+        ...
+
+
+Send = Callable[[Receiver, Chunk | MisoError], None]
+
+
+def deliver(receiver: Receiver, news: Chunk | MisoError) -> None:
+    """Give a chunk or a refusal to its receiver: the plainest `Send`."""
+    if isinstance(news, Chunk):
+        receiver.chunk(news)
+    else:
+        receiver.refuse(news)
+
+
+class Stream:
+    """Collects an utterance's frames and sends them in chunks."""
+
+    def __init__(self, utterance: Utterance, receiver: Receiver, send: Send, first_frames: int, now: float) -> None:
+        """`first_frames`: see `Pace`."""
+        self.utterance, self.receiver, self.submitted = utterance, receiver, now
+        self.finish = ""
+        """Why no more frames come; empty while they do."""
+        self.cancelled = self.failed = self.abandoned = False
+        self._send = send
+        self._pace = Pace(utterance.order.chunk_frames, first_frames, now)
+        self._pending: list[npt.NDArray[np.int32]] = []
+        self._chunks = 0
+        self._unacknowledged: dict[int, float] = {}
+        """When each chunk was sent that has not been acknowledged, oldest first."""
+        self._last_sent = now
+
+    @property
+    def started(self) -> bool:
+        """True if a chunk has been sent, so that an error can no longer be an ordinary one."""
+        return self._chunks > 0
+
+    @property
+    def paused(self) -> bool:
+        """True if no frames should be generated until chunks are acknowledged."""
+        return len(self._unacknowledged) >= MAX_UNACKNOWLEDGED
+
+    @property
+    def settled(self) -> bool:
+        """True if no acknowledgement is missing."""
+        return self.abandoned or not self._unacknowledged
+
+    def silent(self, now: float) -> bool:
+        """True if the oldest chunk has waited too long for its acknowledgement."""
+        oldest = next(iter(self._unacknowledged.values()), now)
+        return now - oldest >= SILENT_AFTER_S
+
+    def add(self, codes: npt.NDArray[np.int32], running: int, now: float) -> None:
+        """Add a frame's codes int32 [codebooks]; send a chunk when it is time: see `Pace.full`."""
+        self._pending.append(codes)
+        if self._pace.full(len(self._pending), running, now):
+            self._flush(now)
+
+    def end(self, finish: str, now: float, last: npt.NDArray[np.int32] | None = None) -> None:
+        """Send everything that is left, and the frame `last`, with the reason of the end."""
+        if last is not None:
+            self._pending.append(last)
+        self.finish = finish
+        self._flush(now)
+
+    def probe(self, now: float) -> None:
+        """Send an empty chunk if the stream has been quiet."""
+        quiet_s = PROBE_WAITING_AFTER_S if self.utterance.slot == NO_SLOT else PROBE_AFTER_S
+        if now - self._last_sent >= quiet_s and not self._unacknowledged:
+            pending, self._pending = self._pending, []
+            self._flush(now)
+            self._pending = pending
+
+    def acknowledge(self, index: int, cancelled: bool, failed: bool) -> None:
+        """Record that chunk `index`, and with it every earlier one, has left the last stage."""
+        for earlier in [chunk for chunk in self._unacknowledged if chunk <= index]:
+            del self._unacknowledged[earlier]
+        self.cancelled |= cancelled
+        self.failed |= failed
+
+    def _flush(self, now: float) -> None:
+        utterance, order, frames = self.utterance, self.utterance.order, self._pending
+        index, codebooks = self._chunks, order.frames.shape[1] - 1
+        self._pending = []
+        self._unacknowledged[index] = self._last_sent = now
+        self._chunks += 1
+        self._send(
+            self.receiver,
+            Chunk(utterance.stream, utterance.slot, index, frames, codebooks, order.seed, self.finish),
+        )
