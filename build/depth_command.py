@@ -32,7 +32,7 @@ def depth(
         def show(phase: str, done: int, steps: int) -> None:
             bars.update(bar, description=phase, completed=done, total=steps)
 
-        with one_line_errors(OSError, ValueError):  # ValueError: the model, the graph or the GPU
+        with one_line_errors(OSError, ValueError):
             bars.print(f"the build takes {depth_needs(model, getattr(torch, dtype))}")
             folder = build_depth(model, getattr(torch, dtype), max_streams, gpu, show)
     typer.echo(f"{folder} is ready")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +15,42 @@ from convert.disk import check_disk
 from convert.fp8 import Fp8
 from misotts import __version__
 from misotts.config import ModelConfig
-from misotts.engines.manifest import Manifest, dtype_name
-from misotts.engines.table import Variant, WeightType
-from misotts.engines.tensorrt_llm.backbone import backbone_hash
+from misotts.engines.manifest import Manifest
+from misotts.engines.table import Variant
+from misotts.engines.tensorrt_llm.backbone import backbone_hash, torch_dtype
 from misotts.model.atomic_folder import atomic_folder
 from misotts.model.checkpoint import Checkpoint, tensor_shapes
 from misotts.model.weight_files import save_weights
 
 ARCHITECTURE = "MisoBackbone"
-"""Under this name our model class is made known to TensorRT-LLM: see `build/miso_backbone.py`."""
+"""Name under which `build/miso_backbone.py` registers the model class with TensorRT-LLM."""
 
 Progress = Callable[[int, int], object]
-"""Told how many bytes of the checkpoint are written, and how many there are in all."""
+"""Called with the number of bytes that are written, and the number of all."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """What a checkpoint is to be: as a `Variant` says, with the scales that FP8 takes."""
-
-    dtype: torch.dtype = torch.bfloat16
-    ranks: int = 1
-    fp8: Fp8 | None = None
-
-    @property
-    def variant(self) -> Variant:
-        weights: WeightType = "fp8" if self.fp8 else "full"
-        return Variant(weights, "fp8" if self.fp8 and self.fp8.kv else "full", dtype_name(self.dtype), self.ranks)
-
-
-def convert_backbone(model: Path, target: Target, progress: Progress) -> Path:
-    """Write the checkpoint of a model folder, unless it is there already; return its folder.
+def convert_backbone(model: Path, variant: Variant, progress: Progress, fp8: Fp8 | None = None) -> Path:
+    """Write the checkpoint of a model folder, unless it exists already; return its folder. `fp8`: the scales of a
+    variant in FP8.
 
     Raises:
-        ConfigError, CheckpointError: `model` is no model folder, its heads cannot be split so, or a weight is too large
-            for the type.
+        ConfigError, CheckpointError: `model` is not a model folder, its heads cannot be split over the ranks, or a
+            weight is too large for the type.
         EngineError: the disk is too full.
     """
     config = ModelConfig.load(model)
     weights = Checkpoint(model, config)
-    folder = target.variant.checkpoint(model)
-    made_with = {"misotts": __version__, **({"calibration": target.fp8.digest} if target.fp8 else {})}
-    limits = {"ranks": target.ranks, "max_seq_len": config.max_seq_len}
-    manifest = Manifest(backbone_hash(weights, config), dtype_name(target.dtype), made_with, limits=limits)
+    folder = variant.checkpoint(model)
+    made_with = {"misotts": __version__, **({"calibration": fp8.digest} if fp8 else {})}
+    limits = {"ranks": variant.ranks, "max_seq_len": config.max_seq_len}
+    manifest = Manifest(backbone_hash(weights, config), variant.dtype, made_with, limits=limits)
     if manifest.is_at(folder):
         return folder.path
-    layouts = checkpoint_layout(config, target)
+    layouts = checkpoint_layout(config, variant, fp8)
     total = sum(tensor.nbytes for layout in layouts for tensor in layout.values())
     check_disk(model, total)
     with atomic_folder(folder.path) as draft:
-        (draft / "config.json").write_text(json.dumps(checkpoint_config(config, target), indent=2) + "\n", "utf-8")
+        (draft / "config.json").write_text(json.dumps(checkpoint_config(config, variant), indent=2) + "\n", "utf-8")
         written = 0
 
         def wrote(size: int) -> None:
@@ -73,28 +59,28 @@ def convert_backbone(model: Path, target: Target, progress: Progress) -> Path:
             progress(written, total)
 
         for rank, layout in enumerate(layouts):
-            tensors = _rank_weights(weights, config, target, rank)
+            tensors = _rank_weights(weights, config, variant, rank, fp8)
             save_weights(draft / f"rank{rank}.safetensors", layout, wrote, tensors.__getitem__)
         manifest.save(draft)
     return folder.path
 
 
-def checkpoint_layout(config: ModelConfig, target: Target) -> list[dict[str, torch.Tensor]]:
-    """Each rank's tensors on the meta device: names, shapes and types, in the order of the file."""
+def checkpoint_layout(config: ModelConfig, variant: Variant, fp8: Fp8 | None = None) -> list[dict[str, torch.Tensor]]:
+    """Return each rank's tensors on the meta device: names, shapes and types, in the order of the file."""
     weights = {name: torch.empty(shape, device="meta") for name, shape in tensor_shapes(config).items()}
-    return [dict(_rank_weights(weights, config, target, rank)) for rank in range(target.ranks)]
+    return [dict(_rank_weights(weights, config, variant, rank, fp8)) for rank in range(variant.ranks)]
 
 
-def _rank_weights(weights: Weights, config: ModelConfig, target: Target, rank: int) -> RankWeights:
-    return RankWeights(weights, config.backbone, target.dtype, target.ranks, rank, target.fp8)
+def _rank_weights(weights: Weights, config: ModelConfig, variant: Variant, rank: int, fp8: Fp8 | None) -> RankWeights:
+    return RankWeights(weights, config.backbone, torch_dtype(variant), variant.ranks, rank, fp8)
 
 
-def checkpoint_config(config: ModelConfig, target: Target) -> dict[str, Any]:
-    """The checkpoint's `config.json`, in the words of TensorRT-LLM's `PretrainedConfig`."""
+def checkpoint_config(config: ModelConfig, variant: Variant) -> dict[str, Any]:
+    """Return the checkpoint's `config.json`, with the keys of TensorRT-LLM's `PretrainedConfig`."""
     backbone = config.backbone
     return {
         "architecture": ARCHITECTURE,
-        "dtype": dtype_name(target.dtype),
+        "dtype": variant.dtype,
         "logits_dtype": "float32",
         "vocab_size": config.audio_vocab_size,
         "hidden_size": backbone.embed_dim,
@@ -106,10 +92,10 @@ def checkpoint_config(config: ModelConfig, target: Target) -> dict[str, Any]:
         "hidden_act": "silu",
         "norm_epsilon": backbone.norm_eps,
         "position_embedding_type": "rope_gpt_neox",
-        # The length of the table of sines that is baked into the engine.
+        # Length of the table of sines in the engine.
         "max_position_embeddings": config.max_seq_len,
         "rotary_base": backbone.rope_base,
-        # All four numbers: what is missing falls back to other defaults than Llama 3's.
+        # All four numbers: the defaults are not Llama 3's.
         "rotary_scaling": {
             "type": "llama3",
             "factor": backbone.rope_scale_factor,
@@ -117,9 +103,9 @@ def checkpoint_config(config: ModelConfig, target: Target) -> dict[str, Any]:
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,
         },
-        "mapping": {"world_size": target.ranks, "tp_size": target.ranks, "pp_size": 1},
+        "mapping": {"world_size": variant.ranks, "tp_size": variant.ranks, "pp_size": 1},
         "quantization": {
-            "quant_algo": "FP8" if target.fp8 else None,
-            "kv_cache_quant_algo": "FP8" if target.fp8 and target.fp8.kv else None,
+            "quant_algo": "FP8" if variant.weights == "fp8" else None,
+            "kv_cache_quant_algo": "FP8" if variant.kv_type == "fp8" else None,
         },
     }

@@ -3,49 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import torch
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from convert.backbone import Target, convert_backbone
+from convert.backbone import convert_backbone
 from convert.fp8 import Fp8
+from misotts.cli.errors import one_line_errors
 from misotts.config import ModelConfig
-from misotts.engines.table import KvType, Variant, WeightType
+from misotts.engines.table import KvType, Variant
 from misotts.model.checkpoint import Checkpoint
 from misotts_client.errors import MisoError
 
 TEXTS = Path("demo/text.txt")
 
-
-Type = Literal["bfloat16", "float16"]
-"""Types of activations."""
+DType = Literal["bfloat16", "float16"]
+"""Types of the activations."""
 
 
 def backbone(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
-    dtype: Annotated[Type, typer.Option(help="Type of activations, and of matrices that are not FP8.")] = "bfloat16",
+    dtype: Annotated[DType, typer.Option(help="Type of the activations, and of matrices in `full`.")] = "bfloat16",
     ranks: Annotated[int, typer.Option(min=1, help="GPUs that share every layer (tensor parallelism).")] = 1,
-    weights: Annotated[WeightType, typer.Option(help="Number format of the matrices: full or fp8.")] = "full",
+    weights: Annotated[Literal["full", "fp8"], typer.Option(help="Number format of the matrices.")] = "full",
     kv_type: Annotated[KvType, typer.Option(help="Number format of keys and values.")] = "full",
-    voices: Annotated[Optional[Path], typer.Option(help="Folder of voices to calibrate FP8 with.")] = None,  # noqa: UP045
-    texts: Annotated[Path, typer.Option(help="Texts to calibrate FP8 with, one a line.")] = TEXTS,
+    voices: Annotated[Path | None, typer.Option(help="Folder of voices for the calibration of FP8.")] = None,
+    texts: Annotated[Path, typer.Option(help="File of texts for the calibration of FP8, one text a line.")] = TEXTS,
 ) -> None:
-    """Write the backbone as a TensorRT-LLM checkpoint."""
+    """Write the backbone as a TensorRT-LLM checkpoint, from which `python -m build backbone` builds the engine."""
     if weights == "fp8" and voices is None:
-        raise typer.BadParameter("FP8 is calibrated with real prompts: name a folder of voices with --voices")
+        raise typer.BadParameter("--weights fp8 needs --voices: FP8 is calibrated with prompts of real speech")
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    try:
-        with Progress(*columns, transient=True) as bars:
-            Variant(weights, kv_type)  # refuses number formats that TensorRT-LLM does not have
-            scales = _calibrate(model, voices, texts, kv_type, bars) if voices and weights == "fp8" else None
-            bar = bars.add_task("weights")
-            target = Target(getattr(torch, dtype), ranks, scales)
-            folder = convert_backbone(model, target, lambda done, total: bars.update(bar, completed=done, total=total))
-    except (OSError, ValueError, MisoError) as error:  # ValueError: what is wrong with the files
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+    with one_line_errors(OSError, ValueError, MisoError), Progress(*columns, transient=True) as bars:
+        variant = Variant(weights, kv_type, dtype, ranks)
+        fp8 = _calibrate(model, voices, texts, kv_type, bars) if voices and weights == "fp8" else None
+        bar = bars.add_task("weights")
+
+        def show(done: int, total: int) -> None:
+            bars.update(bar, completed=done, total=total)
+
+        folder = convert_backbone(model, variant, show, fp8)
     typer.echo(f"{folder} is ready")
 
 

@@ -10,15 +10,17 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from convert.depth import convert_depth
+from misotts.cli.errors import one_line_errors
 
 
 def depth(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="float32 for ONNX Runtime on the CPU.")
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(help="Type of weights and activations; ONNX Runtime on the CPU needs float32."),
     ] = "float32",
 ) -> None:
-    """Write the depth decoder as one ONNX graph."""
+    """Write the depth decoder as an ONNX graph, for ONNX Runtime and for `python -m build depth`."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as bars:
         bar = bars.add_task("weights", total=None)
@@ -26,9 +28,6 @@ def depth(
         def show(written: int, total: int) -> None:
             bars.update(bar, completed=written, total=total)
 
-        try:
+        with one_line_errors(OSError, ValueError):
             folder = convert_depth(model, getattr(torch, dtype), show)
-        except (OSError, ValueError) as error:  # ValueError: what is wrong with the files
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from None
     typer.echo(f"{folder} is ready")

@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from build.__main__ import app
 from build.backbone import build_backbone, check_built
-from convert.backbone import Target, convert_backbone
+from convert.backbone import convert_backbone
 from convert.backbone_weights import MATRICES
 from convert.fp8 import Fp8
 from misotts.engines.interface import Limits
@@ -50,7 +49,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def test_an_engine_is_built_once_and_again_when_anything_changes(model: Path, machine: Machine) -> None:
-    convert_backbone(model, Target(ranks=2), ignore)
+    convert_backbone(model, Variant(ranks=2), ignore)
     variant = Variant(ranks=2)
     folder = build(model, variant)
     assert folder == model / "engines" / "backbone-tensorrt-llm-tp2-bfloat16"
@@ -73,7 +72,7 @@ def test_an_engine_is_built_once_and_again_when_anything_changes(model: Path, ma
         EngineError, match=r"build it again with: python -m convert backbone .* --dtype bfloat16 --ranks 2"
     ):
         build(model, variant)
-    convert_backbone(model, Target(ranks=2), ignore)
+    convert_backbone(model, Variant(ranks=2), ignore)
     build_again()
     machine.built.clear()
     build(model, variant, replace(LIMITS, max_streams=9))
@@ -85,7 +84,7 @@ def test_a_new_calibration_is_a_new_engine(model: Path, machine: Machine) -> Non
     for largest in (1.0, 2.0):
         fp8 = Fp8([dict.fromkeys(MATRICES, largest)] * 2, [largest] * 2, kv=False)
         for _ in range(2):
-            convert_backbone(model, Target(fp8=fp8), ignore)
+            convert_backbone(model, Variant("fp8"), ignore, fp8)
             build(model, variant)
     assert machine.built == [0, 0]
 
@@ -93,7 +92,7 @@ def test_a_new_calibration_is_a_new_engine(model: Path, machine: Machine) -> Non
 def test_what_is_missing_is_said_before_work_begins(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineError, match=r"no engine at .*; build it with: python -m convert backbone"):
         build(model)
-    convert_backbone(model, Target(), ignore)
+    convert_backbone(model, Variant(), ignore)
     with pytest.raises(EngineError, match=r"needs TensorRT-LLM 1.2, which comes with NVIDIA's container"):
         build(model)
     machine = Machine(monkeypatch)
@@ -124,7 +123,7 @@ def test_what_is_missing_is_said_before_work_begins(model: Path, monkeypatch: py
 def test_an_engine_that_reads_the_tables_otherwise_is_thrown_away(
     model: Path, machine: Machine, setting: str, value: object
 ) -> None:
-    convert_backbone(model, Target(), ignore)
+    convert_backbone(model, Variant(), ignore)
     machine.config = {"build_config": {"plugin_config": {**BUILT["plugin_config"], setting: value}}}
     with pytest.raises(EngineError, match=r"TensorRT-LLM has built the backbone with(out)? "):
         build(model)
@@ -134,7 +133,7 @@ def test_an_engine_that_reads_the_tables_otherwise_is_thrown_away(
 
 def test_an_engine_that_does_not_match_is_refused_with_the_reason(model: Path, machine: Machine) -> None:
     config = tiny_config()
-    convert_backbone(model, Target(), ignore)
+    convert_backbone(model, Variant(), ignore)
     folder = build(model)
 
     def check(limits: Limits = LIMITS) -> Manifest:
@@ -169,14 +168,14 @@ def test_an_engine_that_does_not_match_is_refused_with_the_reason(model: Path, m
 
 
 def test_the_command_says_what_is_missing(model: Path) -> None:
-    convert_backbone(model, Target(), ignore)
+    convert_backbone(model, Variant(), ignore)
     run = CliRunner().invoke(app, ["backbone", str(model)])
     assert run.exit_code == 1
     assert "error: the backbone engine needs TensorRT-LLM 1.2" in run.output
 
 
 def test_an_engine_over_several_gpus_is_not_served(model: Path, machine: Machine) -> None:
-    convert_backbone(model, Target(torch.float16, ranks=2), ignore)
+    convert_backbone(model, Variant(dtype="float16", ranks=2), ignore)
     folder = build(model, Variant(dtype="float16", ranks=2))
     with pytest.raises(EngineError, match=r"has limits {'ranks': 2, 'max_seq_len': 64}, but {'ranks': 1"):
         checked_manifest(EngineFolder(folder, "BUILD"), Checkpoint(model, tiny_config()), tiny_config(), LIMITS)

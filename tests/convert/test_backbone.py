@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from convert.backbone import Target, checkpoint_layout, convert_backbone
+from convert.backbone import checkpoint_layout, convert_backbone
 from misotts.config import ConfigError, ModelConfig
+from misotts.engines.manifest import dtype_name
+from misotts.engines.table import Variant
 from misotts.model.checkpoint import tensor_shapes
 from misotts.model.csm_layout import interleaved_rows
 from misotts.model.weight_files import CheckpointError
@@ -60,7 +62,7 @@ def test_names_and_shapes_of_the_8b_model(ranks: int, qkv: int, dense: int, inne
     }
     wanted = {f"transformer.layers.{n}.{name}": shape for n in range(32) for name, shape in layer.items()}
     wanted["transformer.ln_f.weight"] = (4096,)
-    layouts = checkpoint_layout(MISO_8B, Target(ranks=ranks))
+    layouts = checkpoint_layout(MISO_8B, Variant(ranks=ranks))
     assert len(layouts) == ranks
     for layout in layouts:
         assert {name: tuple(tensor.shape) for name, tensor in layout.items()} == wanted
@@ -106,7 +108,7 @@ def test_read_back_it_is_the_source(tmp_path: Path, dtype: torch.dtype, ranks: i
     source = {name: torch.randn(shape) for name, shape in tensor_shapes(config).items()}
     save_file(source, tmp_path / "model.safetensors")
     told: list[tuple[int, int]] = []
-    folder = convert_backbone(tmp_path, Target(dtype, ranks), lambda *news: told.append(news))
+    folder = convert_backbone(tmp_path, Variant(dtype=dtype_name(dtype), ranks=ranks), lambda *news: told.append(news))
     names = {f"rank{rank}.safetensors" for rank in range(ranks)}
     assert {path.name for path in folder.iterdir()} == {"config.json", "manifest.json", *names}
     shards = [load_file(folder / f"rank{rank}.safetensors") for rank in range(ranks)]
@@ -118,7 +120,8 @@ def test_read_back_it_is_the_source(tmp_path: Path, dtype: torch.dtype, ranks: i
 
 
 def test_the_config_says_what_the_engine_cannot_know(model: Path) -> None:
-    config = json.loads((convert_backbone(model, Target(torch.float16, 2), ignore) / "config.json").read_text())
+    folder = convert_backbone(model, Variant(dtype="float16", ranks=2), ignore)
+    config = json.loads((folder / "config.json").read_text())
     assert config["architecture"] == "MisoBackbone"
     assert config["dtype"] == "float16"
     assert (config["num_attention_heads"], config["num_key_value_heads"], config["head_size"]) == (6, 2, 8)
@@ -139,11 +142,11 @@ def test_the_config_says_what_the_engine_cannot_know(model: Path) -> None:
 
 def test_a_checkpoint_that_is_up_to_date_is_left_alone(model: Path) -> None:
     told: list[int] = []
-    folder = convert_backbone(model, Target(), ignore)
-    assert convert_backbone(model, Target(), lambda written, total: told.append(written)) == folder
+    folder = convert_backbone(model, Variant(), ignore)
+    assert convert_backbone(model, Variant(), lambda written, total: told.append(written)) == folder
     assert not told
     save_file(tiny_weights(seed=1), model / "model.safetensors")
-    convert_backbone(model, Target(), lambda written, total: told.append(written))
+    convert_backbone(model, Variant(), lambda written, total: told.append(written))
     assert told
     again = load_file(folder / "rank0.safetensors")["transformer.layers.0.mlp.fc.weight"]
     assert torch.equal(again, tiny_weights(seed=1)["backbone.layers.0.mlp.w1.weight"].bfloat16())
@@ -155,12 +158,12 @@ def test_what_the_type_cannot_hold_is_refused_and_nothing_is_left(model: Path, v
     weights["backbone.layers.1.mlp.w2.weight"][3, 3] = value
     save_file(weights, model / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"backbone.layers.1.mlp.w2.weight holds NaN, infinity, or more than"):
-        convert_backbone(model, Target(torch.float16), ignore)
+        convert_backbone(model, Variant(dtype="float16"), ignore)
     assert not any((model / "engines").iterdir())
 
 
 def test_heads_that_cannot_be_split_are_refused(model: Path) -> None:
     with pytest.raises(ConfigError, match="num_heads 6 cannot be split over 4 ranks"):
-        convert_backbone(model, Target(ranks=4), ignore)
+        convert_backbone(model, Variant(ranks=4), ignore)
     with pytest.raises(ConfigError, match="num_kv_heads 2 can neither be split over nor repeated on 3 ranks"):
-        checkpoint_layout(tiny_config(backbone={**TINY["backbone"], "intermediate_dim": 42}), Target(ranks=3))
+        checkpoint_layout(tiny_config(backbone={**TINY["backbone"], "intermediate_dim": 42}), Variant(ranks=3))

@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from convert.__main__ import app
-from convert.backbone import Target, convert_backbone
+from convert.backbone import convert_backbone
 from convert.calibrate import calibrate, real_prompts
 from convert.fp8 import Fp8, weight_scale
 from misotts.config import MASKED, ConfigError, ModelConfig
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Batch
+from misotts.engines.table import Variant
 from misotts.engines.tensorrt_llm.tables import constant_tables, pool_shape, step_tables
 from misotts.model.checkpoint import Checkpoint
 from tests.support.clips import folder_with_ann
@@ -116,7 +117,7 @@ def test_speech_is_needed(model: Path, tmp_path: Path) -> None:
 def test_the_calibration_finds_the_largest_of_all_prompts(
     model: Path, prompts: list[torch.Tensor], calibration: Fp8
 ) -> None:
-    exact = convert_backbone(model, Target(torch.float32), ignore)
+    exact = convert_backbone(model, Variant(dtype="float32"), ignore)
     runs = [Run(model, exact, prompt) for prompt in prompts]
     for layer, found in enumerate(calibration.inputs):
         wanted = {name: max(run.inputs[f"{layer}.{name}"] for run in runs) for name in found}
@@ -131,7 +132,7 @@ def held_from(scale: torch.Tensor, least: float) -> bool:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_what_is_stored_is_the_source_to_a_half_step(model: Path, calibration: Fp8, ranks: int) -> None:
-    folder = convert_backbone(model, Target(torch.bfloat16, ranks, calibration), ignore)
+    folder = convert_backbone(model, Variant("fp8", "fp8", ranks=ranks), ignore, calibration)
     source = Checkpoint(model, ModelConfig.load(model))
     shards = [load_file(folder / f"rank{rank}.safetensors") for rank in range(ranks)]
     for matrix, name, split in (
@@ -162,7 +163,8 @@ def test_what_is_stored_is_the_source_to_a_half_step(model: Path, calibration: F
 
 @pytest.mark.parametrize("kv", [False, True])
 def test_hidden_states_survive(model: Path, prompts: list[torch.Tensor], calibration: Fp8, kv: bool) -> None:
-    folder = convert_backbone(model, Target(fp8=Fp8(calibration.inputs, calibration.cached, kv)), ignore)
+    variant = Variant("fp8", "fp8" if kv else "full")
+    folder = convert_backbone(model, variant, ignore, Fp8(calibration.inputs, calibration.cached, kv))
     error = Run(model, folder, prompts[1]).error
     print(f"FP8{' and KV' * kv}: hidden states differ by {error:.1%} of their RMS")
     assert 0.01 < error < 0.2

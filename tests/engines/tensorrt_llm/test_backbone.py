@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from build.backbone import build_backbone
-from convert.backbone import Target, convert_backbone
+from convert.backbone import convert_backbone
 from misotts.config import MASKED, ModelConfig
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
@@ -93,7 +93,7 @@ def model(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (model / name).symlink_to(demo_folder / name)
     Machine(monkeypatch)
     monkeypatch.setattr(tensorrt_llm_backbone, "_Session", Session)
-    checkpoint = convert_backbone(model, Target(torch.float32), lambda written, total: None)
+    checkpoint = convert_backbone(model, Variant(dtype="float32"), lambda written, total: None)
     folder = build_backbone(model, VARIANT, LIMITS, lambda needs: None)
     (folder / "rank0.engine").write_text(str(checkpoint))
     return model

@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from convert.backbone import Target, convert_backbone
+from convert.backbone import convert_backbone
 from misotts.config import MASKED, ModelConfig
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Batch, Limits
+from misotts.engines.table import Variant
 from misotts.engines.tensorrt_llm.tables import constant_tables, pool_shape, step_tables
 from misotts.engines.two_part import TwoPart
 from misotts.generate.loop import Generator
@@ -62,7 +63,7 @@ class Compared:
         shape = pool_shape(BLOCKS, backbone.num_layers, backbone.num_kv_heads, BLOCK, backbone.head_dim)
         self.pool = np.full(np.prod(shape), np.nan, np.float32)  # what is read before it is written shows
         self.blocks = self.pool.reshape(shape)
-        checkpoint = convert_backbone(model, Target(), lambda written, total: None)
+        checkpoint = convert_backbone(model, Variant(), lambda written, total: None)
         self.plugin = PluginEngine(checkpoint, self.pool, BLOCK)
         self.constants = constant_tables(backbone.num_layers, config.max_seq_len, STREAMS, self.pool.ctypes.data)
         self.spoil = spoil
