@@ -1,1 +1,2 @@
-"""Weights of a model folder → what engines are built from: `python -m convert --help`."""
+"""Converter: writes a model folder's weights in the formats that engines are built from. See `python -m convert
+--help`."""

@@ -8,7 +8,7 @@ from convert.backbone_command import backbone
 from convert.depth_command import depth
 
 app = typer.Typer(
-    help="Weights of a model folder → what engines are built from.",
+    help="Write a model folder's weights in the formats that engines are built from.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )

@@ -1,5 +1,5 @@
 """A model folder's backbone → a TensorRT-LLM checkpoint, `engines/backbone-checkpoint-...`: `config.json` and a
-`rank<n>.safetensors` for each GPU that will share the work."""
+`rank<n>.safetensors` for each rank (GPU)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backbone's tensors as TensorRT-LLM names, shapes and splits them: a mapping for each rank.
+"""The backbone's tensors with the names, shapes and splits of TensorRT-LLM, as a mapping for each rank.
 
 Names are those of its Llama (models/llama/convert.py and docs/source/legacy/architecture/model-weights-loader.md):
 `fc` is the gate and `gate` is the up projection. Matrices are [out, in]. q and k are permuted for half-split RoPE
@@ -28,20 +28,20 @@ MATRICES = {
     "mlp.gate": ("mlp.w3",),
     "mlp.proj": ("mlp.w2",),
 }
-"""A layer's matrices, and what each is made of."""
+"""A layer's matrices, and the checkpoint's matrices in each."""
 
 BY_COLUMNS = ("attention.dense", "mlp.proj")
-"""Matrices of which a rank has a run of columns; of the others it has rows."""
+"""Matrices that are split by columns; the others are split by rows."""
 
 NORMS = {"input_layernorm": "sa_norm", "post_layernorm": "mlp_norm"}
 
 ONE_SCALE = {"mlp.fc": ("mlp.w1", "mlp.w3"), "mlp.gate": ("mlp.w1", "mlp.w3")}
-"""TensorRT-LLM fuses the two and rounds both again to the larger scale, if they differ."""
+"""Matrices with a common scale: TensorRT-LLM fuses the two, and would round both again if their scales differed."""
 
 
 class RankWeights(Mapping[str, torch.Tensor]):
-    """One rank's tensors in `dtype`, each made when it is asked for. Of weights on the meta device it makes tensors on
-    the meta device: names, shapes and types of a checkpoint, without its memory."""
+    """One rank's tensors in `dtype`, each computed at its access. Weights on the meta device give tensors on the meta
+    device: names, shapes and types of a checkpoint, without its memory."""
 
     def __init__(
         self,
@@ -52,11 +52,11 @@ class RankWeights(Mapping[str, torch.Tensor]):
         rank: int,
         fp8: Fp8 | None = None,
     ) -> None:
-        """Split for tensor parallelism over `ranks`. With `fp8` the matrices are float8_e4m3fn, and their scales and
-        those of their inputs stand beside them: numbers of `dtype`, stored as float32.
+        """Split for tensor parallelism over `ranks`. With `fp8` the matrices are float8_e4m3fn, and the mapping also
+        has their scales and those of their inputs: numbers of `dtype`, stored as float32.
 
         Raises:
-            ConfigError: the heads or the feed-forward width cannot be split so.
+            ConfigError: the heads or the feed-forward width cannot be split over `ranks`.
         """
         check_split(config, ranks)
         self._weights, self._config, self._dtype = weights, config, dtype
@@ -87,15 +87,15 @@ class RankWeights(Mapping[str, torch.Tensor]):
     def _read(
         self, name: str, dtype: torch.dtype, part: Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """A tensor of the source, or a part of it, so that no more is read than is used."""
+        """Read a tensor of the source, or only a part of it."""
         source = self._weights[name]
         tensor = (part(source) if part else source).to(dtype)
         if not tensor.is_meta and not tensor.isfinite().all():
-            raise CheckpointError(f"{name} holds NaN, infinity, or more than {dtype} can")
+            raise CheckpointError(f"{name} holds NaN, infinity, or a number too large for {dtype}")
         return tensor
 
     def _matrix(self, name: str, sources: list[str], dtype: torch.dtype) -> torch.Tensor:
-        """This rank's part of a matrix."""
+        """Return this rank's part of a matrix."""
         if name == "attention.qkv":
             return torch.cat([self._heads(source, dtype) for source in sources])
         (source,) = sources
@@ -103,7 +103,7 @@ class RankWeights(Mapping[str, torch.Tensor]):
         return self._read(source, dtype, lambda whole: whole.chunk(self._ranks, dim=along)[self._rank])
 
     def _heads(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """This rank's heads of a q, k or v projection [heads * head_dim, width]."""
+        """Return this rank's heads of a q, k or v projection [heads * head_dim, width]."""
         heads = self._config.num_heads if "q_proj" in name else self._config.num_kv_heads
         first, mine = self._rank * heads // self._ranks, max(heads // self._ranks, 1)
         weight = self._read(
@@ -115,7 +115,7 @@ class RankWeights(Mapping[str, torch.Tensor]):
         return quantize(self._matrix(name, sources, torch.float32), self._scale(scaled))
 
     def _scale(self, scaled: tuple[str, ...]) -> torch.Tensor:
-        """The scale that all of `scaled` share, on all ranks."""
+        """Return the scale that all of `scaled` share, on all ranks."""
         if scaled not in self._scales:
             self._scales[scaled] = weight_scale((self._read(name, torch.float32) for name in scaled), self._dtype)
         return self._scales[scaled]
@@ -131,10 +131,10 @@ class RankWeights(Mapping[str, torch.Tensor]):
 
 
 def check_split(config: TransformerConfig, ranks: int) -> None:
-    """See that a transformer can be split over `ranks`.
+    """Check that a transformer can be split over `ranks`.
 
     Raises:
-        ConfigError: it cannot; names the numbers.
+        ConfigError: names the size that cannot be split.
     """
     for name in ("num_heads", "intermediate_dim"):
         if getattr(config, name) % ranks:

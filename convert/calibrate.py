@@ -1,8 +1,8 @@
-"""What the backbone's matrices and its cache are given by real prompts: the largest magnitudes, from which FP8's scales
-follow.
+"""Calibration for FP8: the largest magnitudes of the inputs of the backbone's matrices, and of keys and values, over
+real prompts. FP8's scales follow from them.
 
-A layer at a time: its weights are read, all prompts go through it, its weights are forgotten. So the whole model is
-never in memory; the prompts' states are.
+One layer is in memory at a time: its weights are read, all prompts go through it, and its weights are freed. The states
+of all prompts stay in memory.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ MATRICES = {
     "gate_up": ("mlp.fc", "mlp.gate"),
     "down": ("mlp.proj",),
 }
-"""A `Layer`'s matrices, and what they are called in the checkpoint."""
+"""A `Layer`'s matrices, and their names in the checkpoint."""
 
 
 def real_prompts(model: Path, config: ModelConfig, texts: Iterable[str], voices: Path) -> list[torch.Tensor]:
-    """Every text after every voice of a folder, int64 [positions, codebooks + 1]: text and speech, as they are served.
+    """Return the prompts of every text with every voice of a folder, int64 [positions, codebooks + 1], as the server
+    builds them.
 
     Raises:
-        ConfigError: there is no voice, and so no speech.
+        ConfigError: the folder has no voice, and so the prompts would have no speech.
         MisoError: a text or a voice is not usable.
     """
     mimi, known = load_mimi(model, config), Voices(voices)
     if not known.names():
-        raise ConfigError(f"no voice at {voices}: a calibration without speech would miss half of what the model reads")
+        raise ConfigError(f"no voice at {voices}: FP8 has to be calibrated with text and speech")
     prompter = Prompter(model, config, partial(encode, mimi), known)
     requests = [SpeechRequest(text, voice=name) for name in known.names() for text in texts]
     return [torch.from_numpy(prompter.build(request).frames).long() for request in requests]
@@ -59,8 +60,8 @@ def calibrate(
     progress: Callable[[int, int], object],
     device: str = "cpu",
 ) -> Fp8:
-    """Run prompts (see `real_prompts`) through the backbone, in float32; `progress` is told layers done and layers in
-    all. `kv`: whether keys and values are to be FP8 as well."""
+    """Run prompts (see `real_prompts`) through the backbone, in float32. `progress` is called with the number of layers
+    that are done and the number of all. `kv`: True if keys and values will be FP8 as well."""
     backbone = config.backbone
     embedding = Embedding(weights, config)
     states = [embedding.prompt(prompt).to(device) for prompt in prompts]
@@ -79,7 +80,7 @@ def calibrate(
 
 
 class _Largest(TorchFunctionMode):
-    """Watches what a layer multiplies with its matrices."""
+    """Records the largest magnitudes of the inputs of a layer's matrices."""
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
@@ -99,7 +100,7 @@ class _Largest(TorchFunctionMode):
 def _through(
     layer: Layer, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, config: TransformerConfig, seen: _Largest
 ) -> torch.Tensor:
-    """One layer over one prompt [positions, width]."""
+    """Run one layer over one prompt [positions, width]."""
     q, k, v = layer.split_heads(x, cos, sin, config)
     seen.cached = max(seen.cached, *(float(t.abs().amax()) for t in (q, k, v)))
     q, k, v = (t.transpose(0, 1) for t in (q, k, v))

@@ -1,7 +1,7 @@
 """A model folder's depth decoder → `engines/depth-onnx-<dtype>`: `graph.onnx`, `weights.safetensors`, `manifest.json`.
 
-ONNX keeps large tensors as (file, offset, length), and a safetensors file is as good as any for that: the weights are
-streamed from the checkpoint into it, one at a time, and the graph refers to them.
+ONNX stores large tensors as (file, offset, length). Here the file is a safetensors file, into which the weights are
+streamed from the checkpoint, one at a time.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from misotts.model.weight_files import save_weights, tensor_places
 GRAPH, WEIGHTS = "graph.onnx", "weights.safetensors"
 
 Progress = Callable[[int, int], object]
-"""Told how many bytes of the weights are written, and how many there are in all."""
+"""Called with the number of bytes that are written, and the number of all."""
 
 
 def convert_depth(model: Path, dtype: torch.dtype, progress: Progress) -> Path:
-    """Write the depth graph of a model folder in `dtype`, unless it is there already; return its folder.
+    """Write the depth graph of a model folder in `dtype`, unless it exists already; return its folder.
 
     Raises:
-        ConfigError, CheckpointError: `model` is no model folder.
+        ConfigError, CheckpointError: `model` is not a model folder.
         EngineError: the disk is too full.
     """
     config = ModelConfig.load(model)
@@ -60,7 +60,7 @@ def convert_depth(model: Path, dtype: torch.dtype, progress: Progress) -> Path:
 
 
 def _external(path: Path, layout: Mapping[str, torch.Tensor]) -> dict[str, ir.ExternalTensor]:
-    """The weights as the graph refers to them: by their place in the file beside it."""
+    """Return the graph's references to the weights in the file beside it."""
     places = tensor_places(path)
     return {
         name: ir.ExternalTensor(

@@ -1,11 +1,10 @@
-"""The depth decoder as one ONNX graph: codebook-0 head, 32 draws, 31 steps with their own keys and values.
+"""The depth decoder as one ONNX graph: codebook-0 head, 32 samplings, 31 steps with their own keys and values.
 
     hidden [n, backbone width], temperature [n], top_k [n], noise [n, codebooks, ranks]
     → codes [n, codebooks] int64, embedding [n, backbone width]
 
-as in `Depth.forward` and `Sampling`; n and ranks are free, so one graph takes any TOP_K. It is written operator by
-operator: PyTorch's exporter takes two minutes to trace 31 steps of the demo model's two layers, and turns small weights
-into a copy for each step. Here all steps use the same initialisers.
+as in `Depth.forward` and `Sampling`. n and ranks are free, so one graph takes any TOP_K. The graph is written operator
+by operator, so that all steps use the same initialisers.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from misotts.config import ModelConfig
 from misotts.engines.transformer import rope_table
 
 OPSET = 20
-"""Below 23, whose RMSNormalization is newer than the TensorRT in today's TensorRT-LLM containers."""
+"""Below 23, because the TensorRT in TensorRT-LLM's containers has no RMSNormalization."""
 IR_VERSION = 10
 
 DTYPES = {
@@ -32,9 +31,9 @@ DTYPES = {
 
 
 def depth_graph(config: ModelConfig, dtype: torch.dtype, weights: Mapping[str, ir.TensorProtocol]) -> ir.Model:
-    """Write the graph around `weights`, which have the names and shapes of `depth_shapes`, in `dtype`.
+    """Build the graph around `weights`, which have the names and shapes of `depth_shapes`, in `dtype`.
 
-    Norms, softmax, draws and the embeddings' sum are in float32 whatever the type.
+    Norms, softmax, sampling and the embeddings' sum are in float32 with any type.
     """
     codebooks, width = config.audio_num_codebooks, config.backbone.embed_dim
     to, whole, number = DTYPES[dtype], ir.DataType.INT64, ir.DataType.FLOAT
@@ -42,8 +41,8 @@ def depth_graph(config: ModelConfig, dtype: torch.dtype, weights: Mapping[str, i
     temperature, top_k = _value("temperature", number, "n"), _value("top_k", whole, "n")
     noise = _value("noise", number, "n", codebooks, "ranks")
     ops = Operators(weights)
-    draw = _Draw(ops, temperature, top_k, noise)
-    codes, embedding = _Decoder(ops, config, to).frame(hidden, draw)
+    sampler = _Sampler(ops, temperature, top_k, noise)
+    codes, embedding = _Decoder(ops, config, to).frame(hidden, sampler)
     for output, expected in (
         (codes, _value("codes", whole, "n", codebooks)),
         (embedding, _value("embedding", to, "n", width)),
@@ -57,7 +56,7 @@ def _value(name: str, dtype: ir.DataType, *shape: int | str) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
 
 
-class _Draw:
+class _Sampler:
     """`misotts.engines.sampling.sample`, codebook by codebook."""
 
     def __init__(self, ops: Operators, temperature: ir.Value, top_k: ir.Value, noise: ir.Value) -> None:
@@ -69,7 +68,7 @@ class _Draw:
         self._temperature = op("Unsqueeze", temperature, [1])
 
     def __call__(self, logits: ir.Value, codebook: int) -> ir.Value:
-        """Draw codes [n, 1] from logits [n, codes], float32."""
+        """Sample codes [n, 1] from logits [n, codes], float32."""
         op = self._ops.op
         logits.name = f"logits.{codebook}"
         values, codes = self._ops.several(2, "TopK", logits, self._ranks)
@@ -91,17 +90,17 @@ class _Decoder:
         self._rope = [table.numpy().astype(dtype.numpy()) for table in rope_table(config.depth, self._codebooks)]
         self._past: dict[int, tuple[ir.Value, ir.Value]] = {}
 
-    def frame(self, hidden: ir.Value, draw: _Draw) -> tuple[ir.Value, ir.Value]:
-        """The codes [n, codebooks] and the sum of their embeddings [n, backbone width]."""
+    def frame(self, hidden: ir.Value, sampler: _Sampler) -> tuple[ir.Value, ir.Value]:
+        """Return the codes [n, codebooks] and the sum of their embeddings [n, backbone width]."""
         op, weights = self._op, self._weights
-        drawn = [draw(self._head(hidden, 0), 0)]
+        sampled = [sampler(self._head(hidden, 0), 0)]
         start = op("Unsqueeze", op("MatMul", hidden, self._weights["projection"]), [1])
-        x = op("Concat", start, self._input(drawn[0], 0), axis=1)
+        x = op("Concat", start, self._input(sampled[0], 0), axis=1)
         for codebook in range(1, self._codebooks):
-            drawn.append(draw(self._head(self._transform(x, codebook), codebook), codebook))
+            sampled.append(sampler(self._head(self._transform(x, codebook), codebook), codebook))
             if codebook < self._codebooks - 1:
-                x = self._input(drawn[-1], codebook)
-        codes = op("Concat", *drawn, axis=1)
+                x = self._input(sampled[-1], codebook)
+        codes = op("Concat", *sampled, axis=1)
         rows = op("Gather", weights["embeddings"], op("Add", codes, np.arange(self._codebooks) * self._vocab))
         return codes, self._narrow(op("ReduceSum", self._wide(rows), [1], keepdims=0))
 
@@ -109,7 +108,7 @@ class _Decoder:
         return self._wide(self._op("MatMul", x, self._weights[f"heads.{codebook}"]))
 
     def _input(self, codes: ir.Value, codebook: int) -> ir.Value:
-        """The next position's input [n, 1, width] for codes [n, 1]."""
+        """Return the next position's input [n, 1, width] for codes [n, 1]."""
         return self._op("Gather", self._weights["inputs"], self._op("Add", codes, codebook * self._vocab))
 
     def _transform(self, x: ir.Value, last: int) -> ir.Value:

@@ -1,4 +1,4 @@
-"""What the depth graph computes with: each weight's name and shape, and its values from a checkpoint, one at a time."""
+"""The weights of the depth graph: names, shapes, and values from a checkpoint, one at a time."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NORMS = {"attention_norm": "sa_norm", "mlp_norm": "mlp_norm"}
 
 
 def depth_shapes(config: ModelConfig) -> dict[str, Shape]:
-    """Name and shape of every weight of the graph, in the order of the file.
+    """Return the name and shape of every weight of the graph, in the order of the file.
 
-    Matrices are [in, out]: the way they are multiplied, so that the graph has no transpose which an engine could fold
-    into a copy for each of its 31 uses.
+    Matrices are [in, out], as they are multiplied, so that the graph has no transpose that an engine could fold into a
+    copy for each of its 31 uses.
     """
     depth, width, codebooks = config.depth, config.backbone.embed_dim, config.audio_num_codebooks
     inner, qkv = depth.intermediate_dim, (depth.num_heads + 2 * depth.num_kv_heads) * depth.head_dim
@@ -42,7 +42,7 @@ def depth_shapes(config: ModelConfig) -> dict[str, Shape]:
 
 
 def depth_weight(name: str, weights: Mapping[str, torch.Tensor], config: ModelConfig) -> torch.Tensor:
-    """The values of one weight, in the checkpoint's type. Heads keep only the codes that are audio."""
+    """Return the values of one weight, in the checkpoint's type. The heads have only the codes that are audio."""
     kind, _, rest = name.partition(".")
     if kind == "heads":
         codebook = int(rest)

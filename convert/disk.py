@@ -1,4 +1,4 @@
-"""Is there room for what is about to be written?"""
+"""Checks for free disk space."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from misotts.engines.table import EngineError
 
 
 def check_disk(folder: Path, size: int) -> None:
-    """See that `size` bytes fit on the disk of `folder`.
+    """Check that the disk of `folder` has `size` bytes free.
 
     Raises:
-        EngineError: they do not; names the numbers.
+        EngineError: names the numbers.
     """
     free = shutil.disk_usage(folder).free
     if free < size:

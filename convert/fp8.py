@@ -1,8 +1,8 @@
-"""FP8 (E4M3) as TensorRT-LLM wants it: one scale a tensor, real = stored x scale, largest stored value 448.
+"""FP8 (E4M3) for TensorRT-LLM: one scale a tensor, real = stored x scale, largest stored value 448.
 
-A matrix's scales are float32 in the checkpoint, but its `FP8Linear` casts them to the type of activations before it
-uses them. So they are numbers of that type: with others, stored weights would be multiplied by a scale that is up to
-0.2 % (bfloat16) off the one they were divided by. The scale of keys and values is used as it is.
+A matrix's scales are float32 in the checkpoint, but TensorRT-LLM's `FP8Linear` casts them to the type of the
+activations before use. So they are numbers of that type here: otherwise stored weights would be multiplied by a scale
+that differs by up to 0.2 % (bfloat16) from their divisor. The scale of keys and values is not cast.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from misotts.engines.eight_bits import LARGEST, round_to
 
 @dataclass(frozen=True)
 class Fp8:
-    """What a calibration has found, by layer."""
+    """The result of a calibration, by layer."""
 
     inputs: list[dict[str, float]]
-    """Largest magnitude of what enters `attention.qkv`, `attention.dense`, `mlp.fc`, `mlp.gate` and `mlp.proj`."""
+    """Largest magnitude of the inputs of `attention.qkv`, `attention.dense`, `mlp.fc`, `mlp.gate` and `mlp.proj`."""
     cached: list[float]
-    """Largest magnitude of the queries and keys (both rotated) and the values: where keys and values are FP8,
-    TensorRT-LLM's context kernel rounds the queries to FP8 as well, by the scale of keys and values."""
+    """Largest magnitude of the queries and keys (both rotated) and the values: if keys and values are FP8,
+    TensorRT-LLM's context kernel rounds the queries to FP8 as well, with the scale of keys and values."""
     kv: bool
-    """Whether keys and values are kept in FP8 as well."""
+    """True if keys and values are FP8 as well."""
 
     @property
     def digest(self) -> str:
-        """Tells one calibration from another."""
+        """Hash of the calibration."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def input_scale(self, layer: int, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """Scale, float32 [1], of what enters a matrix; `dtype`: type of activations."""
+        """Return the scale, float32 [1], of a matrix's input; `dtype`: type of the activations."""
         return _held_by(dtype, _scale(self.inputs[layer][name]))
 
     def kv_scale(self, layer: int) -> torch.Tensor:
-        """Scale, float32 [1], of a layer's keys and values."""
+        """Return the scale, float32 [1], of a layer's keys and values."""
         return _scale(self.cached[layer])
 
 
@@ -48,19 +48,19 @@ def _scale(largest: float) -> torch.Tensor:
 
 
 def weight_scale(parts: Iterable[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-    """The scale, float32 [1], that all `parts` can share; `dtype`: type of activations."""
+    """Return the scale, float32 [1], that all `parts` can share; `dtype`: type of the activations."""
     largest = torch.stack([part.abs().amax().float() for part in parts]).amax()
     return _held_by(dtype, largest.reshape(1) / LARGEST["fp8"])
 
 
 def _held_by(dtype: torch.dtype, scale: torch.Tensor) -> torch.Tensor:
-    """The least number of `dtype` (of 16 or 32 bits) that is not below `scale`, a positive float32."""
+    """Return the least number of `dtype` (of 16 or 32 bits) that is not below `scale`, a positive float32."""
     near = scale.to(dtype)
     bits = torch.int32 if dtype == torch.float32 else torch.int16
-    above = (near.view(bits) + 1).view(dtype)  # of positive floats the next has the next bits
+    above = (near.view(bits) + 1).view(dtype)  # the bits of a positive float plus 1 are the next float's
     return torch.where(near.float() < scale, above, near).float()
 
 
 def quantize(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """What is stored of a weight, float8_e4m3fn."""
+    """Return the stored values of a weight, float8_e4m3fn."""
     return round_to(weight.float() / scale, "fp8")

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-Operand = ir.Value | np.ndarray | Sequence[int] | int
-"""A value of the graph, or a constant: whole numbers become int64."""
+Operand = ir.Value | npt.NDArray[Any] | Sequence[int] | int
+"""A value of the graph, or a constant: integers become int64."""
 
 
 class Operators:
-    """The operators and initialisers of a graph in the making."""
+    """Collects the operators and initialisers of a graph."""
 
     def __init__(self, weights: Mapping[str, ir.TensorProtocol]) -> None:
         self._tape = Tape()
@@ -34,7 +35,7 @@ class Operators:
         return self._tape.op_multi_out(kind, inputs, attributes, num_outputs=outputs)
 
     def _value(self, operand: Operand) -> ir.Value:
-        """An initialiser for each distinct constant."""
+        """Return the operand as a value; equal constants share an initialiser."""
         if isinstance(operand, ir.Value):
             return operand
         array = operand if isinstance(operand, np.ndarray) else np.array(operand, np.int64)
@@ -45,7 +46,7 @@ class Operators:
         return self._constants[key]
 
     def graph(self, name: str, opset: int, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Graph:
-        """The whole graph."""
+        """Return the graph of all operators."""
         return ir.Graph(
             inputs,
             outputs,

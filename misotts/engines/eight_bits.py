@@ -1,4 +1,4 @@
-"""Weights of one byte: what both 8-bit types hold, and the rounding to them."""
+"""The 8-bit types of weights, and the rounding to them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ TYPES: dict[EightBits, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e
 LARGEST: dict[EightBits, float] = {"int8": 127.0, "fp8": torch.finfo(torch.float8_e4m3fn).max}
 
 
-def round_to(ratio: torch.Tensor, stored: EightBits) -> torch.Tensor:
-    """Round to the nearest number of the type. What lies beyond the largest becomes it: torch's cast would make NaN of
-    it in FP8, and wrap it in INT8."""
-    ratio = ratio.clamp(-LARGEST[stored], LARGEST[stored])
-    return (ratio.round() if stored == "int8" else ratio).to(TYPES[stored])
+def round_to(ratio: torch.Tensor, eight_bits: EightBits) -> torch.Tensor:
+    """Round to the nearest number of the type. Numbers beyond the largest become the largest: torch's cast makes NaN of
+    them in FP8, and wraps them in INT8."""
+    ratio = ratio.clamp(-LARGEST[eight_bits], LARGEST[eight_bits])
+    return (ratio.round() if eight_bits == "int8" else ratio).to(TYPES[eight_bits])

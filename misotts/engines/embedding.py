@@ -1,4 +1,4 @@
-"""Input embeddings: prompt positions and drawn frames → the backbone's input."""
+"""Input embeddings: prompt positions and sampled frames → the backbone's input."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Embedding:
     def prompt(self, frames: torch.Tensor) -> torch.Tensor:
         """Embed prompt positions [positions, codebooks + 1] int64 → [positions, width].
 
-        A position is either text (the last column alone) or audio (all others): `MASKED` marks which.
+        A position is either text (the last column alone) or audio (all others); unused columns are `MASKED`.
         """
-        # Which rows are which is worked out on the host: asking a GPU would wait for all it is at.
+        # The rows are told apart on the host: on a GPU this would wait for all earlier work.
         is_text = frames[:, -1] != MASKED
         text, audio = is_text.nonzero().squeeze(1), (~is_text).nonzero().squeeze(1)
         words, codes = frames[text, -1], frames[audio, :-1]

@@ -13,7 +13,7 @@ from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
 from misotts.engines.graph.load import load_graph_engine
-from misotts.engines.interface import Backbone, Depth, Engine, Limits
+from misotts.engines.interface import Depth, Engine, Limits
 from misotts.engines.kv_memory import BLOCK_SIZE, pool_blocks
 from misotts.engines.onnx_depth import OnnxDepth
 from misotts.engines.table import EngineChoice, Variant, check_choice
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 def load_engine(
     folder: Path, config: ModelConfig, choice: EngineChoice, limits: Limits, kv_memory: int | None, device: str
 ) -> Engine:
-    """Load the engine: float32 on the CPU, bfloat16 on CUDA.
+    """Load the engine, in float32 on the CPU and in bfloat16 on CUDA.
 
-    `kv_memory`: bytes of the KV pool; None: as many as `limits.max_streams` utterances of full length need, or as the
-    GPU has left where that is less.
+    `kv_memory`: most bytes of the KV pool. The pool has what `limits.max_streams` utterances of full length need, if
+    `kv_memory` and the GPU's free memory allow it.
 
     Raises:
         ConfigError, CheckpointError: the folder does not hold a model, or the memory does not suffice.
@@ -41,55 +41,27 @@ def load_engine(
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     weights = Checkpoint(folder, config)
     if choice.backbone == "graph":
-        blocks = pool_blocks(config, limits.max_streams, dtype.itemsize, kv_memory, None) if device == "cpu" else None
-        return load_graph_engine(
-            weights, config, limits, BLOCK_SIZE, device, choice.weights, choice.kv_type, kv_memory, blocks
-        )
+        return load_graph_engine(weights, config, limits, device, choice.weights, choice.kv_type, kv_memory)
     embedding = Embedding(weights, config, device, dtype)
-    depth = _load_depth(folder, config, weights, embedding, choice, limits, device, dtype)
-    backbone = _load_backbone(folder, config, weights, choice, limits, kv_memory, device, dtype)
-    return TwoPart(config, embedding, backbone, depth, limits.max_streams)
-
-
-def _load_backbone(
-    folder: Path,
-    config: ModelConfig,
-    weights: Checkpoint,
-    choice: EngineChoice,
-    limits: Limits,
-    kv_memory: int | None,
-    device: str,
-    dtype: torch.dtype,
-) -> Backbone:
-    engine: TorchBackbone | TensorrtLlmBackbone
-    if choice.backbone == "torch":
-        free = _free_beside(_backbone_bytes(config, dtype)) if device != "cpu" else None
-        blocks = pool_blocks(config, limits.max_streams, dtype.itemsize, kv_memory, free)
-        engine = TorchBackbone(weights, config, blocks, BLOCK_SIZE, device, dtype)
+    depth: Depth
+    if choice.depth == "onnx":
+        depth = OnnxDepth(folder, weights, config)
+    elif choice.depth == "tensorrt":
+        depth = TensorrtDepth(folder, weights, config, dtype, limits.max_streams)
     else:
+        depth = TorchDepth(weights, config, embedding, device, dtype)
+    backbone: TorchBackbone | TensorrtLlmBackbone
+    if choice.backbone == "tensorrt-llm":
         variant = Variant(choice.weights, choice.kv_type)
         free = _free_beside(engine_bytes(folder, variant, limits.max_streams))
         blocks = pool_blocks(config, limits.max_streams, kv_dtype(variant).itemsize, kv_memory, free)
-        engine = TensorrtLlmBackbone(folder, weights, config, variant, limits, blocks, device)
-    log.info("KV pool: %d blocks of %d positions, %.0f MiB", blocks, BLOCK_SIZE, engine.pool_bytes / 2**20)
-    return engine
-
-
-def _load_depth(
-    folder: Path,
-    config: ModelConfig,
-    weights: Checkpoint,
-    embedding: Embedding,
-    choice: EngineChoice,
-    limits: Limits,
-    device: str,
-    dtype: torch.dtype,
-) -> Depth:
-    if choice.depth == "onnx":
-        return OnnxDepth(folder, weights, config)
-    if choice.depth == "tensorrt":
-        return TensorrtDepth(folder, weights, config, dtype, limits.max_streams)
-    return TorchDepth(weights, config, embedding, device, dtype)
+        backbone = TensorrtLlmBackbone(folder, weights, config, variant, limits, blocks, device)
+    else:
+        beside = None if device == "cpu" else _free_beside(_backbone_bytes(config, dtype))
+        blocks = pool_blocks(config, limits.max_streams, dtype.itemsize, kv_memory, beside)
+        backbone = TorchBackbone(weights, config, blocks, BLOCK_SIZE, device, dtype)
+    log.info("KV pool: %d blocks of %d positions, %.0f MiB", blocks, BLOCK_SIZE, backbone.pool_bytes / 2**20)
+    return TwoPart(config, embedding, backbone, depth, limits.max_streams)
 
 
 def _backbone_bytes(config: ModelConfig, dtype: torch.dtype) -> int:

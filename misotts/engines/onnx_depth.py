@@ -1,4 +1,4 @@
-"""The depth graph in ONNX Runtime, on the CPU."""
+"""The depth decoder in ONNX Runtime, on the CPU."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from misotts.engines.manifest import Manifest, depth_hash
 from misotts.engines.table import DEPTHS, EngineError, depth_graph_folder
 
 MIN_ROWS = 2
-"""ONNX Runtime multiplies a single row by another routine, whose last bits differ: an utterance alone is given company,
-so that it gets the frames that it would get in a crowd."""
+"""ONNX Runtime multiplies a single row with another routine, whose last bits differ. A batch of one is padded, so that
+an utterance gets the same frames in any batch."""
 
 
 class OnnxDepth:
-    """Runs what `python -m convert depth MODEL` has written."""
+    """Runs the graph that `python -m convert depth MODEL` writes."""
 
     def __init__(self, model: Path, weights: Mapping[str, torch.Tensor], config: ModelConfig) -> None:
-        """Open the engine of a model folder, whose weights are `weights`. It takes as many threads as torch has.
+        """Load the engine of a model folder, whose weights are `weights`. It uses as many threads as torch.
 
         Raises:
             EngineError: onnxruntime is not installed, or the engine is missing or of other weights.
@@ -35,9 +35,9 @@ class OnnxDepth:
             raise EngineError(f"the depth engine needs {DEPTHS['onnx'].package}") from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        # Threads that wait in a loop keep the cores from the other stages.
+        # Threads that wait in a loop would take the cores from the other stages.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # It would pack a weight once for each of the 31 products that read it.
+        # ONNX Runtime would pack a weight once for each of the 31 products that read it.
         options.add_session_config_entry("session.disable_prepacking", "1")
         self._session = onnxruntime.InferenceSession(
             folder.path / "graph.onnx", options, providers=["CPUExecutionProvider"]

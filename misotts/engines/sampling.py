@@ -1,9 +1,8 @@
-"""Drawing codes: temperature and top-k by the exponential race, with noise that belongs to the request.
+"""Sampling of codes with temperature and top-k, by the Gumbel-max method with counter-based noise.
 
-Noise is counter-based: a number is a hash of (seed, frame, codebook, rank) and of nothing else, so an utterance draws
-the same codes alone and in any crowd, in any order of work. Rank r's noise goes to the r-th likeliest code: since the
-numbers are independent and alike, which code carries which does not change the distribution, and only the top k need
-any.
+A noise number is a hash of (seed, frame, codebook, rank) alone, so an utterance gets the same codes in any batch and
+any order of work. The noise of rank r is added to the r-th likeliest code: the numbers are independent and identically
+distributed, so this does not change the distribution, and only the top k codes need noise.
 """
 
 from __future__ import annotations
@@ -12,19 +11,20 @@ import torch
 
 _MAX_RANKS = 4096
 _GROUP = 8
-"""Codes whose maximum stands for them in the first stage of `likeliest`."""
+"""Codes of a group in the first stage of `likeliest`."""
 _WORTH_TWO_STAGES = 4
-"""Rows below which one stage is as quick."""
+"""Rows below which one stage is as fast."""
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 def gumbel_noise(seeds: torch.Tensor, frames: torch.Tensor, codebooks: int, ranks: int) -> torch.Tensor:
-    """Gumbel noise float32 [n, codebooks, ranks] for frame number `frames` [n] of requests with `seeds` [n] (int64).
+    """Return Gumbel noise float32 [n, codebooks, ranks] for frame number `frames` [n] of requests with `seeds` [n]
+    (int64).
 
-    SplitMix64 (Steele, Lea, Flood 2014) started at the mixed seed; the top 23 bits make a uniform u in (0, 1), and
-    -log(-log u) is Gumbel: adding it to logits / temperature and taking the largest is the exponential race.
+    SplitMix64 (Steele, Lea, Flood 2014) starts at the mixed seed; the top 23 bits give a uniform u in (0, 1), and
+    -log(-log u) has the Gumbel distribution. The largest sum of logits / temperature and noise is a sample.
     """
     device = seeds.device
     codebook = torch.arange(codebooks, device=device).view(1, -1, 1)
@@ -43,10 +43,11 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 
 
 def likeliest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count` largest of each row of logits [n, codes], largest first, and their codes: two tensors [n, count].
+    """Return the `count` largest of each row of logits [n, codes], largest first, and their codes: two tensors [n,
+    count].
 
-    In two stages, which halves the time of several rows on the CPU: with codes in groups, the groups of the `count`
-    largest group maxima hold the `count` largest codes.
+    Two stages halve the time of several rows on the CPU: if the codes are divided into groups, the `count` groups with
+    the largest maxima contain the `count` largest codes.
     """
     rows, codes = logits.shape
     groups = codes // _GROUP
@@ -59,7 +60,7 @@ def likeliest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Ten
 
 
 def sample(logits: torch.Tensor, temperature: torch.Tensor, top_k: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Draw one code for each row of logits [n, codes] → int64 [n].
+    """Sample one code for each row of logits [n, codes] → int64 [n].
 
     temperature float32 [n] above 0; top_k int64 [n] from 1 to the noise's ranks; noise float32 [n, ranks].
     """

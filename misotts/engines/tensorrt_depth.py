@@ -1,5 +1,5 @@
-"""The depth graph in TensorRT, on the GPU it was built for. Thin, and never run: no machine so far had both the library
-and a GPU that it builds for. What is known is that the graph compiles (docs/engines.md)."""
+"""The depth decoder in TensorRT, on the GPU that it was built for. This code has never run: no machine so far had both
+the library and a GPU that it builds for. The graph compiles (docs/engines.md)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENGINE = "engine.plan"
 
 
 class TensorrtDepth:
-    """Runs what `python -m build depth MODEL` has written, on torch's current stream."""
+    """Runs the engine that `python -m build depth MODEL` builds, on torch's current stream."""
 
     def __init__(
         self,
@@ -63,17 +63,17 @@ class TensorrtDepth:
             self._context.set_input_shape(name, tuple(tensor.shape))
         for name, tensor in {**inputs, "codes": codes, "embedding": embedding}.items():
             self._context.set_tensor_address(name, tensor.data_ptr())
-        # Inputs may be freed on return: torch hands their memory only to later work on the same stream.
+        # Inputs may be freed on return: torch reuses their memory only for later work on the same stream.
         if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
             raise RuntimeError("TensorRT could not run the depth engine")
         return codes, embedding
 
 
 def tensorrt_library() -> Any:
-    """TensorRT, or TensorRT for RTX where that is what is installed.
+    """Return the module of TensorRT or, if it is not installed, of TensorRT for RTX.
 
     Raises:
-        EngineError: neither is.
+        EngineError: neither is installed.
     """
     for name in ("tensorrt", "tensorrt_rtx_bindings"):
         try:
@@ -84,12 +84,12 @@ def tensorrt_library() -> Any:
 
 
 def release(library: Any) -> dict[str, str]:
-    """Name and release of what `tensorrt_library` returns: an engine runs in the release that built it."""
+    """Return name and release of a `tensorrt_library`: an engine runs only in the release that built it."""
     return {library.__name__.removesuffix("_bindings"): library.__version__}
 
 
 def gpu_here() -> str | None:
-    """Compute capability of the current GPU, such as 9.0; None where there is none."""
+    """Return the compute capability of the current GPU, such as 9.0, or None without a GPU."""
     if not torch.cuda.is_available():
         return None
     major, minor = torch.cuda.get_device_capability()

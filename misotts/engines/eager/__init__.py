@@ -1,1 +1,1 @@
-"""The PyTorch engine that runs operation by operation; its CPU results are exact for any batch."""
+"""The PyTorch engine that runs operation by operation. On the CPU an utterance's frames are the same in any batch."""

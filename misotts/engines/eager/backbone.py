@@ -1,10 +1,11 @@
-"""The backbone in plain PyTorch, keys and values in a pool of blocks: the reference for every other engine."""
+"""The backbone in plain PyTorch, with keys and values in a pool of blocks: the reference of every other engine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -15,11 +16,13 @@ from misotts.engines.transfer import to_device
 from misotts.engines.transformer import rope_table
 
 KEY_TILE = 128
-"""Attention sums over keys in tiles of this many positions, first tile first, so that the length to which a
-neighbour's context pads the batch cannot change an utterance's last bits. A multiple of the block size."""
+"""Attention sums over keys in tiles of this many positions, in order, so that the padding to another sequence's length
+cannot change an utterance's last bits. A multiple of the block size."""
 
 QUERY_TILE = 16
 """Rows of queries are padded to a multiple of this, for the same reason."""
+
+Indices = npt.NDArray[np.int64]
 
 
 class TorchBackbone:
@@ -34,7 +37,7 @@ class TorchBackbone:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Read the weights and take the pool: `num_blocks` x layers x 2 x KV heads x block x head size, zeroed."""
+        """Read the weights and allocate the pool: layers x 2 x `num_blocks` x KV heads x block x head size, zeros."""
         self.config = config.backbone
         self.num_blocks, self.block_size = num_blocks, block_size
         self._layers = load_layers(weights, "backbone", self.config, device, dtype)
@@ -93,23 +96,21 @@ class TorchBackbone:
 
 
 def _sum_tiles(x: torch.Tensor) -> torch.Tensor:
-    """Sum over the tiles (dimension 2) strictly in order: trailing tiles of zeros leave the bits alone."""
+    """Sum over the tiles (dimension 2) in order: trailing tiles of zeros do not change the bits."""
     return x.squeeze(2) if x.shape[2] == 1 else x.cumsum(dim=2)[:, :, -1]
 
 
 class _Group:
     """Sequences with the same number of new positions, whose attention is one batched product."""
 
-    def __init__(
-        self, batch: Batch, members: np.ndarray, first_rows: np.ndarray, block_size: int, device: torch.device
-    ):
+    def __init__(self, batch: Batch, members: Indices, first_rows: Indices, block_size: int, device: torch.device):
         self.length = int(batch.lengths[members[0]])
         starts = batch.starts[members]
         self.tiles = -(-int(starts.max() + self.length) // KEY_TILE)
         columns = self.tiles * KEY_TILE // block_size
         table = np.zeros((len(members), columns), np.int64)
-        known = min(columns, batch.blocks.shape[1])
-        table[:, :known] = batch.blocks[members, :known]
+        used = min(columns, batch.blocks.shape[1])
+        table[:, :used] = batch.blocks[members, :used]
         self.table = to_device(torch.from_numpy(table), device)
         steps = np.arange(self.length)
         self.rows = to_device(torch.from_numpy((first_rows[members, None] + steps).ravel()), device)
@@ -131,7 +132,7 @@ class _Plan:
         padding = -total % row_tile
         blocks = batch.blocks[sequence, position // block_size]
 
-        def put(index: np.ndarray) -> torch.Tensor:
+        def put(index: npt.NDArray[np.integer]) -> torch.Tensor:
             return to_device(torch.from_numpy(index.astype(np.int64)), device)
 
         self.positions = put(np.pad(position, (0, padding)))
@@ -139,7 +140,7 @@ class _Plan:
         self.write_blocks = put(np.pad(blocks, (0, padding)))
         self.write_offsets = put(np.pad(position % block_size, (0, padding)))
         self.last = put(ends - 1)
-        decodes = np.flatnonzero(lengths == 1)
-        members = [decodes] if len(decodes) else []
+        single = np.flatnonzero(lengths == 1)
+        members = [single] if len(single) else []
         members += [np.array([n]) for n in np.flatnonzero(lengths > 1)]
         self.groups = [_Group(batch, m, ends - lengths, block_size, device) for m in members]

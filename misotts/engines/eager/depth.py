@@ -26,7 +26,7 @@ class TorchDepth:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Read the weights. The heads keep only the rows of codes that are audio, so no other code can be drawn."""
+        """Read the weights. The heads keep only the rows of codes that are audio, so no other code can be sampled."""
         self.config = config.depth
         self.codebooks = config.audio_num_codebooks
         self._embedding = embedding
@@ -48,16 +48,16 @@ class TorchDepth:
         """See `Depth.forward`."""
         n = hidden.shape[0]
         hidden = pad_rows(hidden, self._row_tile)
-        drawn = [self._sample(F.linear(hidden, self._head0)[:n], sampling, 0)]
-        x = torch.stack([F.linear(hidden, self._projection), self._input(drawn[0], 0)], dim=1)
+        sampled = [self._sample(F.linear(hidden, self._head0)[:n], sampling, 0)]
+        x = torch.stack([F.linear(hidden, self._projection), self._input(sampled[0], 0)], dim=1)
         cache = self._empty_cache(len(hidden))
         for codebook in range(1, self.codebooks):
             x = self._transform(x, cache, last=codebook)
             logits = F.linear(x, self._heads[codebook - 1])
-            drawn.append(self._sample(logits[:n], sampling, codebook))
+            sampled.append(self._sample(logits[:n], sampling, codebook))
             if codebook < self.codebooks - 1:
-                x = self._input(drawn[-1], codebook).unsqueeze(1)
-        codes = torch.stack(drawn, dim=1)
+                x = self._input(sampled[-1], codebook).unsqueeze(1)
+        codes = torch.stack(sampled, dim=1)
         return codes, self._embedding.audio(codes)
 
     @staticmethod

@@ -1,8 +1,8 @@
 """A transformer layer in plain PyTorch, for the backbone and the depth decoder.
 
-Rows. In float32 on the CPU an utterance must get the same frames alone and in a crowd, to the last bit. A matrix
-product's last bits depend on its number of rows when there are few of them (below 4 on one CPU, below 16 on another),
-so both engines pad their rows to a multiple of what `stable_rows` finds, and never multiply fewer.
+In float32 on the CPU an utterance must get the same frames in any batch, to the last bit. The last bits of a matrix
+product depend on its number of rows if there are few (below 4 on one CPU, below 16 on another), so the backbone and the
+depth decoder pad their rows to a multiple of `stable_rows`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ MAX_ROW_TILE = 16
 
 
 def stable_rows(weights: Iterable[torch.Tensor]) -> int:
-    """The smallest power of two, up to `MAX_ROW_TILE`, from which on this machine a row's product with any of `weights`
-    [out, in] has the same bits whatever the number of rows. 1 on CUDA, where nothing is promised."""
+    """Return the smallest power of two, up to `MAX_ROW_TILE`, with whose multiples as the number of rows a row's
+    product with any of `weights` [out, in] always has the same bits on this machine. 1 on CUDA, without a guarantee."""
     stable = 1
     for weight in {tuple(w.shape): w for w in weights}.values():
         if weight.device.type != "cpu":
@@ -47,7 +47,7 @@ class RMSNorm:
 
     def __init__(self, scale: torch.Tensor, eps: float) -> None:
         self._scale, self._eps = scale, eps
-        # PyTorch has no kernel for it on the CPU and runs one small operation after another; in float32 four do.
+        # On the CPU PyTorch has no fused kernel and runs many small operations; in float32 these four are enough.
         self._by_length = scale.device.type == "cpu" and scale.dtype == torch.float32
         self._scale_of_unit = scale * math.sqrt(len(scale))
         self._floor = scale.new_tensor(math.sqrt(len(scale) * eps))
@@ -61,7 +61,7 @@ class RMSNorm:
 
 @dataclass(frozen=True)
 class Layer:
-    """One transformer layer's weights; q, k, v are one matrix, and so are gate and up."""
+    """One transformer layer's weights."""
 
     attention_norm: RMSNorm
     qkv: torch.Tensor

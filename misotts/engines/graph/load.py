@@ -1,4 +1,4 @@
-"""Weights → the engine that does a frame in one graph."""
+"""Weights → the graph engine."""
 
 from __future__ import annotations
 
@@ -15,50 +15,51 @@ from misotts.engines.graph.engine import GraphEngine, bucket_shapes
 from misotts.engines.graph.memory import plan_memory
 from misotts.engines.graph.operations import operations_on
 from misotts.engines.interface import Limits
+from misotts.engines.kv_memory import BLOCK_SIZE, pool_blocks
 from misotts.engines.table import EngineError, KvType, WeightType
 
 log = logging.getLogger(__name__)
 
 FP8_CAPABILITY = (8, 9)
-"""The first GPUs that have conversions to and from FP8: Ada."""
+"""Compute capability of Ada, the first GPUs that convert to and from FP8."""
 
 
 def load_graph_engine(
     weights: Mapping[str, torch.Tensor],
     config: ModelConfig,
     limits: Limits,
-    block_size: int,
-    device: str = "cuda",
+    device: str,
     weight_type: WeightType = "full",
     kv_type: KvType = "full",
     kv_memory: int | None = None,
-    num_blocks: int | None = None,
 ) -> GraphEngine:
-    """On CUDA: plan the memory, load in bfloat16, capture the graphs; the pool takes what is left, or at most
-    `kv_memory` bytes. On the CPU: the same code in float32, plain and uncaptured, with `num_blocks` blocks.
+    """On CUDA: plan the memory, load in bfloat16, capture the graphs. On the CPU: run the same code in float32, with
+    plain operations and without capture. `kv_memory`: most bytes of the KV pool.
 
     Raises:
-        ConfigError: the GPU is too small; see `plan_memory`.
-        EngineError: the GPU does not know FP8.
+        ConfigError: the memory does not suffice; see `plan_memory`.
+        EngineError: the GPU does not support FP8.
     """
-    on_gpu = device != "cpu"
-    dtype = torch.bfloat16 if on_gpu else torch.float32
-    if on_gpu:
+    if device == "cpu":
+        dtype = torch.float32
+        blocks = pool_blocks(config, limits.max_streams, dtype.itemsize, kv_memory, None)
+    else:
+        dtype = torch.bfloat16
         _check_capability(weight_type, kv_type)
         graphs = len(bucket_shapes(limits.max_streams, config.audio_codes))
         free = torch.cuda.mem_get_info()[0]
-        plan = plan_memory(config, limits, free, graphs, block_size, weight_type, kv_type, kv_memory)
+        plan = plan_memory(config, limits, free, graphs, BLOCK_SIZE, weight_type, kv_type, kv_memory)
         log.info("%s", plan)
-        num_blocks = plan.blocks
-    assert num_blocks is not None
+        blocks = plan.blocks
     run = operations_on(device)
     embedding = Embedding(weights, config, device, dtype)
     depth = GraphDepth(weights, config, embedding, run, device, dtype, weight_type)
-    backbone = GraphBackbone(weights, config, num_blocks, block_size, run, device, dtype, weight_type, kv_type)
+    backbone = GraphBackbone(weights, config, blocks, BLOCK_SIZE, run, device, dtype, weight_type, kv_type)
     return GraphEngine(backbone, depth, embedding, limits.max_streams, config.max_seq_len, config.audio_codes)
 
 
 def _check_capability(weight_type: WeightType, kv_type: KvType) -> None:
-    here = torch.cuda.get_device_capability()
-    if (weight_type == "fp8" or kv_type == "fp8") and here < FP8_CAPABILITY:
-        raise EngineError(f"FP8 needs a GPU of compute capability 8.9 or above, this one has {here[0]}.{here[1]}")
+    capability = torch.cuda.get_device_capability()
+    if "fp8" in (weight_type, kv_type) and capability < FP8_CAPABILITY:
+        found, needed = (".".join(map(str, each)) for each in (capability, FP8_CAPABILITY))
+        raise EngineError(f"FP8 needs compute capability {needed} or above, the GPU of this machine has {found}")

@@ -12,6 +12,7 @@ from misotts.engines.graph.engine import bucket_shapes
 from misotts.engines.graph.load import load_graph_engine
 from misotts.engines.graph.memory import block_bytes, plan_memory, weight_bytes
 from misotts.engines.interface import Limits
+from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.engines.table import KvType, WeightType
 from tests.support.tiny import tiny_config, tiny_weights
 
@@ -32,16 +33,16 @@ GIB = 2**30
 def test_the_sums_are_what_is_loaded(weight_type: WeightType, kv_type: KvType) -> None:
     """Float32 on the CPU: 4 bytes an activation where a GPU has 2."""
     config = tiny_config()
-    engine = load_graph_engine(tiny_weights(), config, Limits(), 16, "cpu", weight_type, kv_type, num_blocks=7)
+    engine = load_graph_engine(tiny_weights(), config, Limits(), "cpu", weight_type, kv_type)
     embedding, backbone, depth = engine.embedding, engine.backbone, engine.depth
     heads = [depth._head0, *depth._heads, depth._projection]
     loaded = embedding.text_table.nbytes + embedding.audio_table.nbytes + backbone._norm.nbytes
     loaded += sum(layer.nbytes for layer in [*backbone.layers, *depth.layers]) + sum(head.nbytes for head in heads)
     loaded += sum(table.nbytes for table in depth._inputs)
     assert weight_bytes(config, weight_type, width=4) == loaded
-    elements = backbone._pool.numel()
+    pool = backbone._pool.numel() * (1 if kv_type == "fp8" else 2)
     scales = backbone._scales.numel() * 4 if backbone._scales is not None else 0
-    assert 7 * block_bytes(config.backbone, 16, kv_type) == elements * (1 if kv_type == "fp8" else 2) + scales
+    assert engine.num_blocks * block_bytes(config.backbone, BLOCK_SIZE, kv_type) == pool + scales
 
 
 @settings(max_examples=60, deadline=None)
