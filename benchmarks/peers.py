@@ -14,7 +14,6 @@ import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,19 +26,17 @@ import torch
 import transformers
 from transformers import CompileConfig, CsmForConditionalGeneration
 
+from benchmarks.costs.engines import speak
 from benchmarks.csm_peer import make_peer
 from benchmarks.record import record, save, write
 from misotts.config import MASKED, ConfigError, ModelConfig
 from misotts.engines.interface import Limits
 from misotts.engines.table import DepthLibrary, EngineChoice
 from misotts.generate.load import load_generator
-from misotts.generate.loop import Generator
-from misotts.generate.stream import Chunk
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
 from misotts.model.weight_files import CheckpointError
 from misotts.order import Order
-from misotts_client.errors import MisoError
 
 TEXT, AUDIO = 40, 60
 """Positions of a prompt."""
@@ -68,32 +65,8 @@ class Ours:
 
     def speak(self, prompts: np.ndarray, frames: int, temperature: float) -> np.ndarray:
         """See `Side.speak`."""
-        inboxes = [Inbox(self._generator) for _ in prompts]
-        for seed, (prompt, inbox) in enumerate(zip(prompts, inboxes, strict=True)):
-            self._generator.submit(Utterance(Order(prompt, frames, seed, temperature, TOP_K)), inbox)
-        return np.stack([inbox.wait() for inbox in inboxes])
-
-
-class Inbox:
-    """Acknowledges every chunk at once."""
-
-    def __init__(self, generator: Generator) -> None:
-        self._generator = generator
-        self._chunks: list[np.ndarray] = []
-        self._finished = threading.Event()
-
-    def chunk(self, chunk: Chunk) -> None:
-        self._chunks.append(chunk.codes)
-        self._generator.acknowledge(chunk.stream, chunk.index)
-        if chunk.finish:
-            self._finished.set()
-
-    def refuse(self, error: MisoError) -> None:
-        raise error
-
-    def wait(self) -> np.ndarray:
-        self._finished.wait()
-        return np.concatenate(self._chunks)
+        orders = [Order(prompt, frames, seed, temperature, TOP_K) for seed, prompt in enumerate(prompts)]
+        return np.stack(speak(self._generator, [Utterance(order) for order in orders]))
 
 
 class Theirs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Iterator
 from functools import cached_property
@@ -15,6 +14,7 @@ from moshi.models import MimiModel
 from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.decode.decoder import Decoder
 from misotts.engines.interface import Limits
+from misotts.generate.inbox import Inbox
 from misotts.generate.load import load_generator
 from misotts.generate.stream import Chunk as FrameChunk
 from misotts.generate.utterance import Utterance
@@ -25,7 +25,6 @@ from misotts.slots import Piece
 from misotts.watermark.key import REFERENCE_KEY
 from misotts.watermark.watermarker import Watermarker, delay_frames
 from misotts_client.chunk import Chunk
-from misotts_client.errors import MisoError, error_of
 from misotts_client.request import SpeechRequest, as_request
 
 
@@ -102,19 +101,14 @@ class Synthesizer:
 
     def _generate(self, request: SpeechRequest) -> Iterator[FrameChunk]:
         utterance = Utterance(self._prompter.build(request))
-        inbox: queue.SimpleQueue[FrameChunk | MisoError] = queue.SimpleQueue()
-        self._generator.submit(utterance, _Inbox(inbox))
-        finished = False
+        inbox, finished = Inbox(), False
+        self._generator.submit(utterance, inbox)
         try:
             while not finished:
-                news = inbox.get()
-                if isinstance(news, MisoError):
-                    raise news
-                finished = bool(news.finish)
-                if error := error_of(news.finish):
-                    raise error
-                yield news
-                self._generator.acknowledge(news.stream, news.index)
+                chunk = inbox.next()
+                finished = bool(chunk.finish)
+                yield chunk
+                self._generator.acknowledge(chunk.stream, chunk.index)
         finally:
             self._generator.abandon(utterance.stream)
 
@@ -126,8 +120,3 @@ class Synthesizer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Inbox:
-    def __init__(self, inbox: queue.SimpleQueue[FrameChunk | MisoError]) -> None:
-        self.chunk = self.refuse = inbox.put

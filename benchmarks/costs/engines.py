@@ -5,10 +5,12 @@ To put another one on the list, write what makes it and add a line to `ENGINES`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from misotts.config import ModelConfig
@@ -22,7 +24,9 @@ from misotts.engines.graph.operations import operations_on
 from misotts.engines.interface import Backbone, Depth, Limits, Step
 from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.engines.two_part import TwoPart
+from misotts.generate.inbox import Inbox
 from misotts.generate.loop import Generator
+from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import tensor_shapes
 
 
@@ -78,6 +82,33 @@ def graph_engines(needs: Needs) -> Engines:
     backbone = GraphBackbone(needs.weights, config, needs.num_blocks, BLOCK_SIZE, run, *where)
     engine = GraphEngine(backbone, depth, embedding, needs.max_streams, config.max_seq_len, config.audio_codes)
     return Engines(config, embedding, backbone, depth, engine)
+
+
+def speak(
+    generator: Generator, utterances: Sequence[Utterance], step: Callable[[], object] | None = None
+) -> list[npt.NDArray[np.int32]]:
+    """Submit the utterances, acknowledge their chunks at once and return the codes [frames, codebooks] of each.
+
+    A generator that is not started needs `step`, which is also called after each submission.
+    """
+    inbox = Inbox()
+    for utterance in utterances:
+        generator.submit(utterance, inbox)
+        if step:
+            step()
+    codes: dict[int, list[npt.NDArray[np.int32]]] = {utterance.stream: [] for utterance in utterances}
+    running = set(codes)
+    while running:
+        if step and inbox.empty():
+            step()
+            generator.hand_on()
+            continue
+        chunk = inbox.next()
+        codes[chunk.stream].append(chunk.codes)
+        generator.acknowledge(chunk.stream, chunk.index)
+        if chunk.finish:
+            running.remove(chunk.stream)
+    return [np.concatenate(each) for each in codes.values()]
 
 
 ENGINES: dict[str, Callable[[Needs], Engines]] = {

@@ -24,7 +24,7 @@ def cost_table(suite: Suite, result: dict[str, Any]) -> dict[str, Any] | None:
         return suite.sections.get(section, {}).get(kind, {})
 
     engine = next((name for name in reversed(ENGINES) if "step" in find(f"generate, {name}", "tables")), None)
-    generate, pipeline = find(f"generate, {engine}", "values"), find("road", "values")
+    generate, pipeline = find(f"generate, {engine}", "values"), find("pipeline", "values")
     sections = (f"generate, {engine}", "decode", "watermark")
     try:
         table = CostTable(

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from benchmarks.costs.engines import ENGINES, Engines, Needs
+from benchmarks.costs.engines import ENGINES, Engines, Needs, speak
 from benchmarks.gpu_suite.section import Section
 from benchmarks.gpu_suite.sizes import TOY
-from benchmarks.listener import CodesListener
 from demo.model import make_weights
 from misotts.config import MASKED
 from misotts.engines.interface import Batch, Limits, Sampling
@@ -149,15 +148,11 @@ def _check_stage(
 def _speak(engines: Engines) -> list[np.ndarray]:
     """Frames of a few utterances that start one after another."""
     generator = engines.generator(Limits(max_streams=STREAMS, step_positions=64))
-    heard = [CodesListener(generator) for _ in range(STREAMS)]
-    prompts = _prompts(STREAMS)
-    for seed, (prompt, listener) in enumerate(zip(prompts, heard, strict=True)):
-        order = Order(prompt, FRAMES, seed, temperature=0.9 if seed % 2 else 0.0, top_k=TOP_K)
-        generator.submit(Utterance(order), listener)
-        generator.step()
-    while generator.step() or not all(listener.finish for listener in heard):
-        generator.hand_on()
-    return [np.concatenate(listener.codes) for listener in heard]
+    orders = [
+        Order(prompt, FRAMES, seed, temperature=0.9 if seed % 2 else 0.0, top_k=TOP_K)
+        for seed, prompt in enumerate(_prompts(STREAMS))
+    ]
+    return speak(generator, [Utterance(order) for order in orders], generator.step)
 
 
 def _prompts(count: int) -> list[np.ndarray]:

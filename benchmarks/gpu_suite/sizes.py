@@ -30,8 +30,8 @@ class Sizes:
     codec_rows: tuple[int, ...]
     codec_frames: tuple[int, ...]
     streams: tuple[int, ...]
-    """On the road at once."""
-    road_frames: int
+    """Streams at once in the pipeline."""
+    pipeline_frames: int
     peer_batches: tuple[int, ...]
     peer_frames: int
     peer_rounds: int
@@ -55,7 +55,7 @@ FULL = Sizes(
     codec_rows=(1, 8, 64, 256),
     codec_frames=(1, 2, 4, 8),
     streams=(1, 4, 16, 64, 128, 256),
-    road_frames=25,
+    pipeline_frames=25,
     peer_batches=(1, 16, 64),
     peer_frames=12,
     peer_rounds=3,
@@ -77,7 +77,7 @@ SMALL = Sizes(
     codec_rows=(1, 3),
     codec_frames=(1, 2),
     streams=(1, 3),
-    road_frames=8,
+    pipeline_frames=8,
     peer_batches=(1,),
     peer_frames=2,
     peer_rounds=1,

@@ -54,7 +54,7 @@ def parts() -> list[Part]:
         *(Part(f"generate, {name}", _later("generate", "generate", engine=name), 110) for name in ENGINES),
         Part("decode", _later("codec", "decode"), 50),
         Part("watermark", _later("codec", "watermark"), 40),
-        Part("road", _later("road", "road"), 70),
+        Part("pipeline", _later("pipeline", "pipeline"), 70),
         Part("peer", _later("peer", "peer", compiled=False), 60),
         Part("tests", _later("gpu_tests", "gpu_tests"), 60),
         Part("peer, compiled", _later("peer", "peer", compiled=True), 120),
@@ -77,7 +77,7 @@ def _later(module: str, function: str, **options: Any) -> Callable[[Section], No
 def preload() -> None:
     """Import once, before forking, what takes seconds. Whatever fails to be imported fails again in its section, which
     says so."""
-    for module in ("codec", "road", "peer"):
+    for module in ("codec", "pipeline", "peer"):
         with suppress(Exception):
             import_module(f"benchmarks.gpu_suite.{module}")
 

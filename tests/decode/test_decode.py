@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Batch, Limits, Sampling
 from misotts.engines.two_part import TwoPart
 from misotts.generate.loop import Generator
-from misotts.generate.stream import Chunk
 from misotts.generate.utterance import Utterance
 from misotts.mimi import build_mimi, encode, load_mimi
 from misotts.order import Order
 from misotts.slots import PACKED_SHARE, Piece, call_rows
 from misotts.synthesizer import Synthesizer
-from misotts_client.errors import EOS, LENGTH, MisoError
+from misotts_client.errors import EOS, LENGTH
+from tests.support.scripted import Inbox
 
 SLOTS = 4
 LONG = 190
@@ -262,24 +262,6 @@ class CannedDepth:
         return codes, torch.zeros_like(hidden)
 
 
-@dataclass
-class Player:
-    """Decodes an utterance's chunks as they come, as the decode stage does."""
-
-    generator: Generator
-    decoder: Decoder
-    audio: list[np.ndarray] = field(default_factory=list)
-    finish: str = ""
-
-    def chunk(self, chunk: Chunk) -> None:
-        self.audio += self.decoder.decode([Piece(0, chunk.index == 0, chunk.codes)])
-        self.finish = chunk.finish
-        self.generator.acknowledge(chunk.stream, chunk.index)
-
-    def refuse(self, error: MisoError) -> None:
-        raise error
-
-
 @pytest.mark.parametrize(("max_frames", "finish", "frames"), [(50, EOS, 21), (21, EOS, 21), (20, LENGTH, 20)])
 @pytest.mark.parametrize("chunk_frames", [0, 1, 3, 20, 25])
 def test_the_tail_from_the_loop_to_the_audio(
@@ -300,16 +282,17 @@ def test_the_tail_from_the_loop_to_the_audio(
     }
     engine = TwoPart(config, Embedding(tables, config), CannedBackbone(), CannedDepth(ended), max_streams=16)
     generator = Generator(config, engine, Limits())
-    player = Player(generator, decoder)
+    inbox = Inbox(generator)
     prompt = np.full((3, config.frame_columns), MASKED, np.int32)
     prompt[:, -1] = 5
-    generator.submit(Utterance(Order(prompt, max_frames, seed=0, chunk_frames=chunk_frames)), player)
+    generator.submit(Utterance(Order(prompt, max_frames, seed=0, chunk_frames=chunk_frames)), inbox)
     generator.start()
     while generator.core.streams:
         time.sleep(0.002)
     generator.close()
-    assert player.finish == finish
-    audio = np.concatenate(player.audio)
+    assert inbox.finish == finish
+    pieces = [Piece(0, chunk.index == 0, chunk.codes) for chunk in inbox.chunks]
+    audio = np.concatenate([decoder.decode([piece])[0] for piece in pieces])
     assert len(audio) == frames * FRAME_SAMPLES
     assert np.abs(audio - whole(mimi, ended[:frames])).max() < TOLERANCE
 

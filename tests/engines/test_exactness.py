@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.listener import CodesListener
 from misotts.config import MASKED, ModelConfig
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
@@ -19,6 +18,7 @@ from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
 from misotts.order import Order
+from tests.support.scripted import Inbox
 
 FRAMES = 24
 PROMPTS = (5, 17, 300, 40, 129, 600, 8, 31)
@@ -67,14 +67,14 @@ def speak(parts: Parts, numbers: range | list[int], limits: Limits) -> list[np.n
 def run(generator: Generator, parts: Parts, numbers: range | list[int]) -> list[np.ndarray]:
     inboxes = []
     for number in numbers:
-        inboxes.append(CodesListener(generator))
+        inboxes.append(Inbox(generator))
         generator.submit(make_utterance(number, parts.config), inboxes[-1])
     while generator.core.streams:
         generator.step()
         generator.hand_on()
     generator.core.scheduler.check()
     assert generator.core.scheduler.pool.available == generator.core.scheduler.pool.capacity
-    return [np.concatenate(inbox.codes) for inbox in inboxes]
+    return [np.array(inbox.codes) for inbox in inboxes]
 
 
 @pytest.fixture(scope="module")

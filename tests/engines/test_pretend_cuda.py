@@ -21,7 +21,6 @@ from benchmarks.gpu_suite.generate import generate
 from benchmarks.gpu_suite.rates import rates
 from benchmarks.gpu_suite.section import Section
 from benchmarks.gpu_suite.sizes import SMALL
-from benchmarks.listener import CodesListener
 from demo.model import CONFIG, make_mimi_weights, make_silentcipher, make_weights
 from misotts.config import FRAME_SAMPLES, MASKED, ModelConfig
 from misotts.decode.decoder import Decoder
@@ -37,6 +36,7 @@ from misotts.order import Order
 from misotts.slots import Piece
 from misotts.watermark.watermarker import Watermarker
 from tests.support.pretend_cuda import OnGpu, PretendCuda, pretend_cuda
+from tests.support.scripted import Inbox
 
 __all__ = ["pretend_cuda"]
 
@@ -72,15 +72,15 @@ def speak(generator: Generator) -> list[np.ndarray]:
         prompt = np.full((length, TINY.frame_columns), MASKED, np.int32)
         prompt[: length // 2, -1] = dice.integers(0, 64, length // 2)
         prompt[length // 2 :, :-1] = dice.integers(0, 32, (length - length // 2, 4))
-        heard.append(CodesListener(generator))
+        heard.append(Inbox(generator))
         order = Order(prompt, FRAMES, seed, temperature=0.9 if seed % 2 else 0.0, top_k=20)
         generator.submit(Utterance(order), heard[-1])
         generator.step()
     for _ in range(100):
         generator.step()
         generator.hand_on()
-        if all(listener.finish for listener in heard):
-            return [np.concatenate(listener.codes) for listener in heard]
+        if all(inbox.finish for inbox in heard):
+            return [np.array(inbox.codes) for inbox in heard]
     raise AssertionError("they did not come to their end")
 
 
