@@ -1,10 +1,10 @@
-"""The backbone as a TensorRT-LLM model: packed embeddings in, the last position's hidden state of each sequence out.
+"""The backbone as a TensorRT-LLM model: packed embeddings in, the hidden state of each sequence's last position out.
 
-Never run: TensorRT-LLM cannot be installed where this was written. It follows TensorRT-LLM 1.2's own Llama
-(models/llama/model.py) and its pipeline-parallel ranks, whose input are hidden states too, and was held against their
-sources name by name. docs/engines-backbone.md says which, and what to look at first.
+This code has never run: TensorRT-LLM could not be installed on any machine so far. It follows TensorRT-LLM 1.2's own
+Llama (models/llama/model.py) and its pipeline-parallel ranks, which read hidden states too, and was compared with their
+sources name by name. docs/engines-backbone.md lists these, and what to check first on a GPU.
 
-The stock Llama will not do: its first rank reads token ids, and an engine with unused inputs wants them all the same.
+The stock Llama cannot be used: its first rank reads token ids, and an engine needs a value for unused inputs too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tensorrt_llm.layers import (
     RmsNorm,
 )
 from tensorrt_llm.models import MODEL_MAP
-from tensorrt_llm.models.generation_mixin import KVCacheType  # its home moves between releases; this one has it
+from tensorrt_llm.models.generation_mixin import KVCacheType  # its module differs between releases
 from tensorrt_llm.models.modeling_utils import DecoderLayerList, PretrainedConfig, PretrainedModel
 from tensorrt_llm.module import Module
 from tensorrt_llm.plugin import current_all_reduce_helper
@@ -55,7 +55,7 @@ ATTENTION_TABLES = (
 
 
 class MisoLayer(Module):
-    """A Llama layer. Attributes are named as the checkpoint's tensors are."""
+    """A Llama layer. Attributes have the names of the checkpoint's tensors."""
 
     def __init__(self, config: PretrainedConfig, number: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class MisoLayer(Module):
         self.post_layernorm = _norm(config)
 
     def forward(self, hidden_states: Tensor, **attention: Any) -> tuple[Tensor, Any]:
-        """`DecoderLayerList` calls it with `use_cache`, `attention_mask`, `kv_cache_params` and `attention_params`."""
+        """Called by `DecoderLayerList` with `use_cache`, `attention_mask`, `kv_cache_params` and `attention_params`."""
         attended, presents = self.attention(self.input_layernorm(hidden_states), **attention)
         hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.post_layernorm(hidden_states)), presents
@@ -105,14 +105,14 @@ class MisoTransformer(Module):
 
 
 class MisoBackbone(PretrainedModel):
-    """`from_checkpoint` reads what `python -m convert backbone` wrote."""
+    """The model class; `from_checkpoint` reads the checkpoint that `python -m convert backbone` writes."""
 
     config_class = PretrainedConfig
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
         self.transformer = MisoTransformer(config)
-        # What DecoderModelForCausalLM would do for us; without the two, attention finds no table of sines.
+        # DecoderModelForCausalLM does these two; attention needs them to find its table of sines.
         Attention.create_attention_const_params(self, config)
         self.position_embedding_type = config.position_embedding_type
 
@@ -125,7 +125,7 @@ class MisoBackbone(PretrainedModel):
         opt_num_tokens: int,
         **others: Any,
     ) -> dict[str, Any]:
-        """Declare the network's inputs. `others` are for beams, drafts, LoRA and logits, which we have not."""
+        """Declare the network's inputs. `others` are for beams, drafts, LoRA and logits, which are not used."""
         plugins, config, mapping = default_net().plugin_config, self.config, self.config.mapping
         profiles, ranges = self.get_profiles_ranges(
             max_batch_size=max_batch_size,
@@ -192,7 +192,7 @@ class MisoBackbone(PretrainedModel):
         hidden_states, _ = self.transformer.layers.forward(
             hidden_states, use_cache=True, kv_cache_params=kv_cache_params, attention_params=attention_params
         )
-        # The norm is each row's own: only the rows that are asked for need it.
+        # Rows are normalised independently: only those of the output need it.
         hidden_states = gather_last_token_logits(hidden_states, last_token_ids, True)  # True: packed
         hidden_states = self.transformer.ln_f(hidden_states)
         hidden_states.mark_output(OUTPUT, self.config.dtype)
@@ -203,5 +203,5 @@ def _norm(config: PretrainedConfig) -> RmsNorm:
     return RmsNorm(normalized_shape=config.hidden_size, eps=config.norm_epsilon, dtype=config.dtype)
 
 
-# Without this TensorRT-LLM does not know the checkpoint's architecture (issue 2430).
+# TensorRT-LLM looks up the checkpoint's architecture here (its issue 2430).
 MODEL_MAP[ARCHITECTURE] = MisoBackbone

@@ -107,7 +107,7 @@ class RankWeights(Mapping[str, torch.Tensor]):
         heads = self._config.num_heads if "q_proj" in name else self._config.num_kv_heads
         first, mine = self._rank * heads // self._ranks, max(heads // self._ranks, 1)
         weight = self._read(
-            name, dtype, lambda whole: whole.unflatten(0, (heads, -1))[first : first + mine].flatten(0, 1)
+            name, dtype, lambda whole: whole.view(heads, -1, whole.shape[1])[first : first + mine].flatten(0, 1)
         )
         return weight if "v_proj" in name else rotary_halves(weight, mine)
 

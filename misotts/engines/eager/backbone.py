@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -132,7 +133,7 @@ class _Plan:
         padding = -total % row_tile
         blocks = batch.blocks[sequence, position // block_size]
 
-        def put(index: npt.NDArray[np.integer]) -> torch.Tensor:
+        def put(index: npt.NDArray[np.integer[Any]]) -> torch.Tensor:
             return to_device(torch.from_numpy(index.astype(np.int64)), device)
 
         self.positions = put(np.pad(position, (0, padding)))

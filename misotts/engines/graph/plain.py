@@ -93,7 +93,7 @@ def rope_and_cache(
     x = qkv.view(len(qkv), -1, head_dim)
     qk, v = x.split([x.shape[1] - kv_heads, kv_heads], dim=1)
     qk = rotate(qk.float(), cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)).to(qkv.dtype)
-    q, k = qk.split([x.shape[1] - 2 * kv_heads, kv_heads], dim=1)
+    q, k = qk[:, :-kv_heads], qk[:, -kv_heads:]
     blocks, offsets = kv_index // block_size, kv_index % block_size
     for n, (pool, new) in enumerate(((cache.keys, k), (cache.values, v))):
         if cache.scales is None:

@@ -1,7 +1,7 @@
-"""The backbone in TensorRT-LLM, on the GPU it was built for.
+"""The backbone in TensorRT-LLM, on the GPU that it was built for.
 
-`_Session` was never run: TensorRT-LLM cannot be installed on the machines so far. The rest is tested with a session
-that does what the attention plugin is documented to do.
+`_Session` has never run: TensorRT-LLM could not be installed on any machine so far. The rest is tested with a session
+that follows the attention plugin's documentation.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from misotts.engines.interface import Batch, Limits
 from misotts.engines.manifest import Manifest, weights_hash
 from misotts.engines.table import BACKBONES, EngineError, EngineFolder, Variant
 from misotts.engines.tensorrt_depth import gpu_here
-from misotts.engines.tensorrt_llm.tables import INPUT, OUTPUT, constant_tables, pool_shape, step_tables
+from misotts.engines.tensorrt_llm.tables import INPUT, OUTPUT, Tables, constant_tables, pool_shape, step_tables
 
 ENGINE = "rank0.engine"
 
-PIECES_AGREE = 0.2
-"""How far a prompt read in pieces may be from the same prompt read whole, of the RMS: roundings, and no more."""
+CHUNK_TOLERANCE = 0.2
+"""Largest RMS difference, as a share of the RMS, that rounding may make between a prompt in chunks and in one piece."""
 
 
 def torch_dtype(variant: Variant) -> torch.dtype:
@@ -43,7 +43,7 @@ def engine_bytes(model: Path, variant: Variant, max_streams: int) -> int:
 
 
 class TensorrtLlmBackbone:
-    """Runs what `python -m build backbone MODEL` has written, on torch's current stream."""
+    """Runs the engine that `python -m build backbone MODEL` builds, on torch's current stream."""
 
     def __init__(
         self,
@@ -55,12 +55,12 @@ class TensorrtLlmBackbone:
         num_blocks: int,
         device: str = "cuda",
     ) -> None:
-        """Load the engine of a model folder, whose weights are `weights`, and take the pool.
+        """Load the engine of a model folder, whose weights are `weights`, and allocate the pool.
 
         Raises:
             EngineError: TensorRT-LLM is not installed, or the engine is missing, of other weights, built by another
-                release or for another GPU, too small for `limits`, split over several GPUs, or cannot read a prompt in
-                pieces on this GPU.
+                release or for another GPU, too small for `limits`, split over several GPUs, or cannot prefill in chunks
+                on this GPU.
         """
         folder = variant.engine(model, limits.max_streams)
         manifest = checked_manifest(folder, weights, config, limits)
@@ -73,38 +73,38 @@ class TensorrtLlmBackbone:
         self._constants = _tensors(constant_tables(c.num_layers, config.max_seq_len, max_sequences, address), device)
         self._session = _Session(folder.path / ENGINE)
         rows = min(2 * self.block_size, manifest.limits["positions"], config.max_seq_len)
-        if rows > self.block_size + 1:  # else no prompt of two pieces can be read whole
+        if rows > self.block_size + 1:  # otherwise no prompt of two chunks fits into one step
             embeddings = weights["text_embeddings.weight"]
             prompt = embeddings[:: max(len(embeddings) // rows, 1)][:rows]
-            self._check_pieces(prompt.to(device, torch_dtype(variant)), folder.path)
+            self._check_chunks(prompt.to(device, torch_dtype(variant)), folder.path)
 
-    def _check_pieces(self, prompt: torch.Tensor, folder: Path) -> None:
-        """See that a prompt [positions, width] that is read in two pieces comes out as it does whole.
+    def _check_chunks(self, prompt: torch.Tensor, folder: Path) -> None:
+        """Check that the last hidden state of a prompt [positions, width] is the same in two chunks as in one piece.
 
-        Where TensorRT-LLM has no fused kernel for a head size on a GPU, its plugin takes one that knows nothing of
-        earlier pieces, and says no more than a line in its log, "Fall back to unfused MHA".
+        If TensorRT-LLM has no fused kernel for a head size on a GPU, its plugin uses one that ignores earlier chunks,
+        and reports it only by a line in its log, "Fall back to unfused MHA".
 
         Raises:
-            EngineError: it does not.
+            EngineError: the hidden states differ by more than `CHUNK_TOLERANCE`.
         """
         first = self.block_size
-        whole = self._read(prompt, 0)
-        self._pool.zero_()  # the pieces have to write what they read
-        self._read(prompt[:first], 0)
-        pieces = self._read(prompt[first:], first)
+        whole = self._prefill(prompt, 0)
+        self._pool.zero_()  # so that the second chunk needs what the first one writes
+        self._prefill(prompt[:first], 0)
+        chunked = self._prefill(prompt[first:], first)
         self._pool.zero_()
-        off = float((pieces - whole).square().mean().sqrt() / whole.square().mean().sqrt())
-        if not off < PIECES_AGREE:  # nor NaN
+        off = float((chunked - whole).square().mean().sqrt() / whole.square().mean().sqrt())
+        if not off < CHUNK_TOLERANCE:  # also if it is NaN
             raise EngineError(
-                f"the engine at {folder} reads a prompt in pieces otherwise than whole: the last position's state is "
-                f"off by {off:.0%}, at most {PIECES_AGREE:.0%} are roundings. Does TensorRT-LLM's log say "
-                '"Fall back to unfused MHA"? Then it has no kernel for this head size on this GPU'
+                f"the engine at {folder} gives a prompt in chunks another hidden state than in one piece: it differs "
+                f"by {off:.0%}, and rounding explains at most {CHUNK_TOLERANCE:.0%}. If TensorRT-LLM's log says "
+                '"Fall back to unfused MHA", it has no kernel for this head size on this GPU'
             )
 
-    def _read(self, inputs: torch.Tensor, start: int) -> torch.Tensor:
-        """Read one sequence's positions from `start` on into blocks 1 and 2; its last position's state, float32."""
+    def _prefill(self, inputs: torch.Tensor, start: int) -> torch.Tensor:
+        """Compute one sequence's positions from `start` on in blocks 1 and 2; return the last hidden state, float32."""
         lengths, starts = np.array([len(inputs)], np.int32), np.array([start], np.int32)
-        blocks = np.zeros((1, self._columns), np.int32)  # as wide as in serving
+        blocks = np.zeros((1, self._columns), np.int32)  # as many columns as in serving
         blocks[0, :2] = 1, 2
         return self.forward(Batch(inputs, lengths, starts, blocks)).float()
 
@@ -125,10 +125,10 @@ class TensorrtLlmBackbone:
 
 
 class _Session:
-    """TensorRT-LLM's `Session`, given whole tensors."""
+    """TensorRT-LLM's `Session`, called with tensors."""
 
     def __init__(self, engine: Path) -> None:
-        import tensorrt_llm  # noqa: F401 (loads the plugins, without which the engine cannot be read)
+        import tensorrt_llm  # noqa: F401 (loads the plugins that the engine needs)
         from tensorrt_llm.runtime.session import Session
 
         self._session: Any = Session.from_serialized_engine(engine.read_bytes())
@@ -139,11 +139,11 @@ class _Session:
         from tensorrt_llm.runtime.session import TensorInfo
 
         shapes = [TensorInfo(name, torch_dtype_to_trt(t.dtype), tuple(t.shape)) for name, t in inputs.items()]
-        self._session.infer_shapes(shapes)  # sets them
+        self._session.infer_shapes(shapes)  # also sets them
         if not self._session.run(inputs, outputs, torch.cuda.current_stream().cuda_stream):
             raise RuntimeError("TensorRT-LLM could not run the backbone engine")
-        # Tables on the host are kept until the next step. Those on the device need not be: torch hands their memory
-        # only to later work on the same stream.
+        # Tables on the host must live until the step has run. Those on the device need not: torch reuses their memory
+        # only for later work on the same stream.
         self._inputs = inputs
 
 
@@ -167,12 +167,12 @@ def checked_manifest(
 
 
 def backbone_hash(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> str:
-    """`weights_hash` of what a backbone engine is made of."""
+    """`weights_hash` of the tensors of a backbone engine."""
     return weights_hash(weights, [name for name in weights if name.startswith("backbone.")], config.backbone)
 
 
 def tensorrt_llm_release() -> dict[str, str]:
-    """Name and release of TensorRT-LLM: an engine runs in the release that built it.
+    """Return name and release of TensorRT-LLM: an engine runs only in the release that built it.
 
     Raises:
         EngineError: it is not installed.
@@ -183,7 +183,7 @@ def tensorrt_llm_release() -> dict[str, str]:
         raise EngineError(f"the backbone engine needs {BACKBONES['tensorrt-llm'].package}") from None
 
 
-def _tensors(tables: Mapping[str, np.ndarray], device: str | torch.device) -> dict[str, torch.Tensor]:
-    """Tables as contiguous tensors, each where it is read: on the host if its name says so, else on the device."""
+def _tensors(tables: Tables, device: str | torch.device) -> dict[str, torch.Tensor]:
+    """Return tables as contiguous tensors, on the host if the name begins with `host_`, otherwise on the device."""
     tensors = {name: torch.from_numpy(np.ascontiguousarray(table)) for name, table in tables.items()}
     return {name: t if name.startswith("host_") else t.to(device) for name, t in tensors.items()}

@@ -127,7 +127,7 @@ def combine_kernel(
 def splits_for(tile_count: int, kv_heads: int) -> int:
     """Number of parts into which the keys of a tile of one position are split, a power of 2 that gives the GPU enough
     programs."""
-    return min(MAX_SPLITS, triton.next_power_of_2(triton.cdiv(PROGRAMS, tile_count * kv_heads)))
+    return min(MAX_SPLITS, int(triton.next_power_of_2(triton.cdiv(PROGRAMS, tile_count * kv_heads))))
 
 
 def paged_attention(q: torch.Tensor, cache: LayerCache, tables: torch.Tensor, tiles: Tiles) -> torch.Tensor:

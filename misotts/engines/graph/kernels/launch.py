@@ -22,4 +22,4 @@ def dot_type(dtype: torch.dtype) -> Any:
 
 def tile(size: int) -> int:
     """Size of the smallest tile of `tl.dot` that holds `size`."""
-    return max(SMALLEST_DOT, triton.next_power_of_2(size))
+    return max(SMALLEST_DOT, int(triton.next_power_of_2(size)))
