@@ -74,9 +74,9 @@ def serve(
     At the signal it refuses new requests, lets running streams end and exits with status 0. A second signal stops it
     immediately. It exits with status 1 if it cannot start, or if a stage or tritonserver dies.
     """
-    from misotts.serve.launcher import ServeError, ServeOptions
+    from misotts.serve.launcher import ServeError
     from misotts.serve.launcher import serve as run
-    from misotts.serve.tritonserver import Ports
+    from misotts.serve.settings import Ports, ServeOptions
     from misotts.watermark.key import REFERENCE_KEY, WatermarkKeyError, read_key
 
     if len({http_port, grpc_port, metrics_port, ready_port}) < 4:

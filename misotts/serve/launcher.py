@@ -16,18 +16,17 @@ import socket
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from misotts.config import ConfigError, ModelConfig
-from misotts.engines.table import EngineChoice, EngineError, check_engines
+from misotts.engines.table import EngineError, check_engines
 from misotts.serve.control import SILENT_S, Control, StageEvent
 from misotts.serve.readiness import Readiness, answers
 from misotts.serve.run_folder import run_folder
-from misotts.serve.settings import StageSettings
+from misotts.serve.settings import ServeOptions, StageSettings
 from misotts.serve.triton_process import TritonProcess
-from misotts.serve.tritonserver import NoTritonError, Ports, TritonServer, lay_out_repository
+from misotts.serve.tritonserver import NoTritonError, TritonServer, lay_out_repository
 from misotts.watermark.key import REFERENCE_KEY
 
 START_LIMIT_S = 1800.0
@@ -45,22 +44,6 @@ class ServeError(RuntimeError):
     """The server cannot start or has stopped. The message is one line for the operator."""
 
 
-@dataclass(frozen=True)
-class ServeOptions:
-    """The options of `misotts serve`."""
-
-    model: Path
-    voices: Path | None = None
-    host: str = "0.0.0.0"
-    ports: Ports = field(default_factory=Ports)
-    max_streams: int = 16
-    kv_memory: int | None = None
-    engines: EngineChoice = EngineChoice()
-    watermark_key: bytes = field(default=REFERENCE_KEY, repr=False)
-    drain_s: float = 60.0
-    """Longest time that running streams get to end."""
-
-
 def serve(options: ServeOptions) -> None:
     """Run the server until SIGINT or SIGTERM, then drain it.
 
@@ -70,12 +53,13 @@ def serve(options: ServeOptions) -> None:
     _check(options)
     with contextlib.ExitStack() as stack:
         try:
-            settings = _settings(options, stack.enter_context(run_folder()))
+            run = stack.enter_context(run_folder())
+            settings = StageSettings(**vars(options), run=run)
             control = Control(settings.control_socket)
         except OSError as error:  # no folder can be written, or its path is too long for a socket
             where = f"{tempfile.gettempdir()} (set TMPDIR to use another)"
             raise ServeError(f"cannot make a run folder in {where}: {error}") from None
-        _Launcher(options, settings, control).run()
+        _Launcher(settings, control).run()
 
 
 def _check(options: ServeOptions) -> None:
@@ -97,22 +81,10 @@ def _check(options: ServeOptions) -> None:
             raise ServeError(f"cannot listen on {where}: {error.strerror}") from None
 
 
-def _settings(options: ServeOptions, run: Path) -> StageSettings:
-    return StageSettings(
-        run=str(run),
-        model=str(options.model.absolute()),
-        voices=str(options.voices.absolute()) if options.voices else None,
-        max_streams=options.max_streams,
-        kv_memory=options.kv_memory,
-        engines=options.engines,
-        watermark_key=options.watermark_key.hex(),
-    )
-
-
 class _Launcher:
-    def __init__(self, options: ServeOptions, settings: StageSettings, control: Control) -> None:
-        self._options, self._settings, self._control = options, settings, control
-        self._triton = TritonProcess(Path(settings.run) / "tritonserver.log")
+    def __init__(self, settings: StageSettings, control: Control) -> None:
+        self._settings, self._control = settings, control
+        self._triton = TritonProcess(settings.run / "tritonserver.log")
         self._phase: Literal["starting", "serving", "draining", "stopping"] = "starting"
         self._signals: list[str] = []
         """Names of the signals that have come: the first one asks for a drain, the second one for an immediate stop."""
@@ -120,7 +92,7 @@ class _Launcher:
     def run(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
-        readiness = Readiness(self._options.host, self._options.ports.ready, self._state)
+        readiness = Readiness(self._settings.host, self._settings.ports.ready, self._state)
         drained = False
         try:
             self._start()
@@ -137,13 +109,13 @@ class _Launcher:
     def _start(self) -> None:
         """Start tritonserver and wait until every stage is ready, or a signal comes."""
         began = time.monotonic()
-        host, ports = self._options.host, self._options.ports
-        if self._options.watermark_key == REFERENCE_KEY:
+        host, ports = self._settings.host, self._settings.ports
+        if self._settings.watermark_key == REFERENCE_KEY:
             _report("the watermark key is the one that MisoTTS publishes: the mark proves nothing")
         self._settings.save()
         lay_out_repository(self._settings)
-        triton = TritonServer.find(Path(self._settings.run))
-        command = triton.command(self._settings, host, ports, STOP_LIMIT_S)
+        triton = TritonServer.find(self._settings.run)
+        command = triton.command(self._settings, STOP_LIMIT_S)
         self._triton.start(command, triton.environment(self._settings))
         health = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{ports.http}/v2/health/ready"
         while not (self._control.ready and answers(health)):
@@ -187,14 +159,14 @@ class _Launcher:
         self._phase = "draining"
         _report(f"{self._signals[0]}: draining; send it again to stop immediately")
         self._control.command("drain", "prompt")  # the later stages finish what prompt has accepted
-        limit = time.monotonic() + self._options.drain_s
+        limit = time.monotonic() + self._settings.drain_s
         settled = time.monotonic() + SETTLED_S
         while time.monotonic() < settled:
             self._watch()
             if streams := self._control.streams:
                 settled = time.monotonic() + SETTLED_S
                 if time.monotonic() > limit:
-                    _report(f"{streams} streams have not ended within {self._options.drain_s:g} s: stopping anyway")
+                    _report(f"{streams} streams have not ended within {self._settings.drain_s:g} s: stopping anyway")
                     return False
         _report("all streams have ended")
         return True

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from misotts.serve.readiness import answers
-from misotts.serve.tritonserver import Ports
+from misotts.serve.settings import Ports
 
 START_S = 120
 STOP_S = 30

@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from misotts.serve.settings import SETTINGS
+
 SHARED_MEMORY = Path("/dev/shm")
 LOCK = "lock"
 """A file that the launcher holds locked. The kernel unlocks it when the launcher ends, however it ends."""
@@ -61,5 +63,5 @@ def _remove(run: Path) -> None:
     for region in SHARED_MEMORY.glob(f"{shared_memory_prefix(run)}*"):
         with contextlib.suppress(OSError):  # another start removes it too, or it belongs to another user
             region.unlink()
-    (run / "settings.json").unlink(missing_ok=True)
+    (run / SETTINGS).unlink(missing_ok=True)
     shutil.rmtree(run, ignore_errors=True)

@@ -1,73 +1,87 @@
-"""What the launcher tells the stages, through a file that only they can read."""
+"""The options of `misotts serve`, and what the launcher adds to them for the stages."""
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict, dataclass, field
+import pickle
+from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
 
 from misotts.engines.table import EngineChoice
+from misotts.watermark.key import REFERENCE_KEY
 
 RUN_ENV = "MISOTTS_RUN"
-"""Environment variable that names the run folder: settings, sockets, log."""
+"""Environment variable that names the run folder."""
+SETTINGS = "settings"
+"""A file in the run folder."""
 
 STAGES = ("prompt", "generate", "decode", "watermark")
 
 
 @dataclass(frozen=True)
-class StageSettings:
-    """Settings of one start of the server."""
+class Ports:
+    """The ports of the server."""
 
-    run: str
-    """The run folder."""
-    model: str
-    voices: str | None
-    max_streams: int
-    kv_memory: int | None
-    """Bytes of the KV pool; None is the stage's choice."""
-    engines: EngineChoice
-    watermark_key: str
-    """Hexadecimal."""
-    door: str = field(default_factory=lambda: f"DOOR_{token_hex(16)}")
-    """Name of the input by which `prompt` knows that it was reached through the ensemble. Only the ensemble's
-    configuration holds it."""
-    secret: str = field(default_factory=lambda: token_hex(16))
-    """What a stage hands to the next one, to show that it is a stage."""
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+    ready: int = 8003
 
-    @property
-    def model_folder(self) -> Path:
-        return Path(self.model)
 
-    @property
-    def voices_folder(self) -> Path | None:
-        return Path(self.voices) if self.voices else None
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """The options of `misotts serve`."""
+
+    model: Path
+    voices: Path | None = None
+    host: str = "0.0.0.0"
+    ports: Ports = Ports()
+    max_streams: int = 16
+    kv_memory: int | None = None
+    """Bytes of the KV pool; None: the generate stage chooses."""
+    engines: EngineChoice = EngineChoice()
+    watermark_key: bytes = field(default=REFERENCE_KEY, repr=False)
+    drain_s: float = 60.0
+    """Longest time that running streams get to end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSettings(ServeOptions):
+    """The options of one run of the server, and what its processes share. The stages read them from a file."""
+
+    run: Path
+    """The run folder: settings, sockets, log."""
+    ensemble_input: str = field(default_factory=lambda: f"ENSEMBLE_INPUT_{token_hex(16)}", repr=False)
+    """Name of an input of `prompt` that only the ensemble's configuration holds: a request that has it has come through
+    the ensemble."""
+    secret: str = field(default_factory=lambda: token_hex(16), repr=False)
+    """Sent by every stage to the next one, which refuses other callers."""
 
     @property
     def control_socket(self) -> str:
-        """Where stages report to the launcher."""
+        """Path of the socket on which the launcher listens for the stages."""
         return f"{self.run}/control"
 
     @property
     def acknowledge_socket(self) -> str:
-        """Where `watermark` tells `generate` that a chunk has reached the end of the road."""
+        """Path of the socket on which `generate` receives acknowledgements."""
         return f"{self.run}/acknowledge"
 
     def save(self) -> None:
-        path = Path(self.run) / "settings.json"
-        with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            json.dump(asdict(self), file)
+        """Write the settings to the run folder, readable by this user only: they hold keys."""
+        with open(os.open(self.run / SETTINGS, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "wb") as file:
+            pickle.dump(self, file)
 
     @classmethod
     def load(cls) -> StageSettings:
-        """Read the settings of the launcher that started this process.
+        """Read the settings of the run that this process belongs to.
 
         Raises:
-            RuntimeError: no launcher did.
+            RuntimeError: the process was not started by `misotts serve`.
         """
         run = os.environ.get(RUN_ENV)
         if not run:
             raise RuntimeError("the stages are started by `misotts serve`, not by tritonserver alone")
-        fields = json.loads((Path(run) / "settings.json").read_text(encoding="utf-8"))
-        return cls(**{**fields, "engines": EngineChoice(**fields["engines"])})
+        settings: StageSettings = pickle.loads((Path(run) / SETTINGS).read_bytes())
+        return settings

@@ -33,16 +33,6 @@ class NoTritonError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Ports:
-    """The ports of the server."""
-
-    http: int = 8000
-    grpc: int = 8001
-    metrics: int = 8002
-    ready: int = 8003
-
-
-@dataclass(frozen=True)
 class TritonServer:
     """A tritonserver that runs its Python backend with this Python."""
 
@@ -96,13 +86,14 @@ class TritonServer:
             "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
             "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ.get('PATH', '')}",
             "PYTHONUNBUFFERED": "1",
-            RUN_ENV: settings.run,
+            RUN_ENV: str(settings.run),
         }
 
-    def command(self, settings: StageSettings, host: str, ports: Ports, exit_timeout_s: int) -> list[str]:
+    def command(self, settings: StageSettings, exit_timeout_s: int) -> list[str]:
         """Return the command line. Callers get inference and health; the rest of Triton's protocol (configurations of
         models, loading and unloading, shared memory, ...) needs a key that is given to none."""
         private = "metadata,model-config,model-repository,shared-memory,statistics,trace,logging"
+        host, ports = settings.host, settings.ports
         backends = [f"--backend-directory={self.backends}"] if self.backends else []
         return [
             str(self.binary),
@@ -118,7 +109,7 @@ class TritonServer:
             f"--exit-timeout-secs={exit_timeout_s}",
             f"--grpc-restricted-protocol={private}:misotts={settings.secret}",
             f"--http-restricted-api={private}:misotts={settings.secret}",
-            f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix(Path(settings.run))}",
+            f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix(settings.run)}",
         ]
 
 
@@ -130,12 +121,12 @@ def _require_libpython(version: str) -> None:
 
 
 def lay_out_repository(settings: StageSettings) -> None:
-    """Copy the model repository to the run folder, with the name of this run's door in place of `DOOR`."""
+    """Copy the model repository to the run folder, with this run's name in place of `ENSEMBLE_INPUT`."""
     source = Path(__file__).parents[2] / REPOSITORY  # in a checkout
     if not source.is_dir():
         source = Path(__file__).parents[1] / REPOSITORY  # in an installed wheel
-    target = Path(settings.run) / REPOSITORY
+    target = settings.run / REPOSITORY
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     for path in target.glob("*/config.pbtxt"):
         text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace('"DOOR"', f'"{settings.door}"'), encoding="utf-8")
+        path.write_text(text.replace('"ENSEMBLE_INPUT"', f'"{settings.ensemble_input}"'), encoding="utf-8")

@@ -34,7 +34,7 @@ from benchmarks.record import write
 from misotts.cli.main import app
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts.serve.local import RunningServer, free_ports
-from misotts.serve.tritonserver import Ports
+from misotts.serve.settings import Ports
 from misotts_client import Chunk, SpeechRequest, Unavailable
 
 FRAME_S = FRAME_MS / 1000

@@ -24,7 +24,8 @@ from misotts.engines.table import (
     tensorrt_depth_folder,
 )
 from misotts.generate.load import load_generator
-from misotts.serve.launcher import ServeError, ServeOptions, serve
+from misotts.serve.launcher import ServeError, serve
+from misotts.serve.settings import ServeOptions
 
 MODEL = Path("model")
 
@@ -126,7 +127,7 @@ def test_the_depth_decoder_is_looked_for_where_build_puts_it(
 
 def test_serve_says_it_before_it_starts(demo_folder: Path) -> None:
     with pytest.raises(ServeError, match="--backbone tensorrt-llm needs TensorRT-LLM"):
-        serve(ServeOptions(demo_folder, engines=EngineChoice("tensorrt-llm")))
+        serve(ServeOptions(model=demo_folder, engines=EngineChoice("tensorrt-llm")))
 
 
 def test_an_engine_for_gpus_is_refused_on_the_cpu(demo_folder: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from misotts.serve import run_folder as run_folder_module
 from misotts.serve.run_folder import run_folder, shared_memory_prefix
+from misotts.serve.settings import SETTINGS
 
 OTHER = """
 import sys, time
@@ -21,7 +22,7 @@ from pathlib import Path
 from misotts.serve import run_folder as module
 module.SHARED_MEMORY = Path(sys.argv[1])
 with module.run_folder() as run:
-    (run / "settings.json").write_text("keys")
+    (run / "settings").write_text("keys")
     (module.SHARED_MEMORY / (module.shared_memory_prefix(run) + "decode")).touch()
     print(run, flush=True)
     time.sleep(60)
@@ -55,7 +56,7 @@ def test_a_killed_launcher_s_keys_and_memory_go_at_the_next_start(
     process, left = other
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert (left / "settings.json").exists()
+    assert (left / SETTINGS).exists()
     assert list(shared_memory.iterdir())
     with run_folder() as run:
         assert not left.exists()
@@ -70,7 +71,7 @@ def test_a_living_launcher_keeps_what_is_its_own(
     with run_folder() as run:
         mine = shared_memory / f"{shared_memory_prefix(run)}decode"
         mine.touch()
-    assert (living / "settings.json").exists()
+    assert (living / SETTINGS).exists()
     assert list(shared_memory.iterdir()) == [shared_memory / f"{shared_memory_prefix(living)}decode"]
     assert not run.exists()
 
@@ -82,6 +83,6 @@ def test_what_may_be_in_use_stays(shared_memory: Path, whose: str, monkeypatch: 
     if whose == "another user":
         (folder / "lock").touch()
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    (folder / "settings.json").touch()
+    (folder / SETTINGS).touch()
     with run_folder():
-        assert (folder / "settings.json").exists()
+        assert (folder / SETTINGS).exists()

@@ -14,7 +14,7 @@ import pytest
 
 from misotts.serve.launcher import STOP_LIMIT_S
 from misotts.serve.local import START_S, RunningServer, running_server, start_server
-from misotts.serve.settings import STAGES
+from misotts.serve.settings import SETTINGS, STAGES
 from misotts_client import Client, Segment
 from misotts_client.errors import MisoError, Unavailable
 from tests.support.clips import tone
@@ -82,7 +82,7 @@ def test_a_killed_launcher_ends_all_processes_and_the_next_start_cleans_up(demo_
     with running_server(demo_folder) as server:
         regions = shared_memory(server)
         processes = [triton_of(server), *(stage_process(server, stage) for stage in STAGES)]
-        settings = Path(option(server, "--model-repository=")).parent / "settings.json"
+        settings = Path(option(server, "--model-repository=")).parent / SETTINGS
         server.process.kill()
         wait_until(lambda: not any(is_alive(process) for process in processes))
     assert settings.exists()

@@ -36,12 +36,12 @@ def test_a_stage_refuses_outsiders(
 def test_prompt_refuses_outsiders(server: RunningServer) -> None:
     response = infer(server.url, "prompt", TEXT=text(b"hello"))
     assert "prompt is a stage of misotts" in response.error_message
-    assert "DOOR" not in response.error_message
+    assert "ENSEMBLE_INPUT" not in response.error_message
 
 
-def test_a_wrong_guess_of_the_door_does_not_tell_its_name(server: RunningServer) -> None:
-    response = infer(server.url, "prompt", TEXT=text(b"hello"), DOOR=text(b"hello"))
-    assert "unexpected inference input 'DOOR'" in response.error_message
+def test_a_wrong_guess_of_the_ensemble_input_does_not_reveal_its_name(server: RunningServer) -> None:
+    response = infer(server.url, "prompt", TEXT=text(b"hello"), ENSEMBLE_INPUT=text(b"hello"))
+    assert "unexpected inference input 'ENSEMBLE_INPUT'" in response.error_message
 
 
 @pytest.mark.parametrize("call", ["ModelMetadata", "ModelConfig", "RepositoryIndex", "SystemSharedMemoryStatus"])

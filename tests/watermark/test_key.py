@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from misotts.serve.launcher import ServeOptions
+from misotts.serve.settings import ServeOptions
 from misotts.slots import Piece
 from misotts.watermark.key import KEY_ENV, WatermarkKeyError, read_key
 from misotts.watermark.watermarker import Watermarker

@@ -19,7 +19,7 @@ class DecodeStage(ChunkStage):
 
     def load(self) -> None:
         self.link.loading("Mimi decoder")
-        mimi = load_mimi(self.settings.model_folder, self.config, self.device)
+        mimi = load_mimi(self.settings.model, self.config, self.device)
         self.start_worker(Decoder(mimi, self.settings.max_streams).decode_each)
 
     def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:

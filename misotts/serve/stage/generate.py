@@ -31,10 +31,10 @@ class GenerateStage(Stage):
             self.link.others_ready.wait()
         self.link.loading("backbone, depth decoder, KV pool")
         self.generator = load_generator(
-            settings.model_folder,
+            settings.model,
             self.config,
             Limits(max_streams=settings.max_streams),
-            first_chunk_frames=delay_frames(settings.model_folder) + 1,
+            first_chunk_frames=delay_frames(settings.model) + 1,
             kv_memory=settings.kv_memory,
             device=self.device,
             engines=settings.engines,

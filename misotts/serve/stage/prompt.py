@@ -36,10 +36,10 @@ class PromptStage(Stage):
     name = "prompt"
 
     def load(self) -> None:
-        folder = self.settings.model_folder
+        folder = self.settings.model
         self.link.loading("tokenizer, Mimi encoder")
         mimi = load_mimi(folder, self.config, self.device)
-        self.prompter = Prompter(folder, self.config, partial(encode, mimi), Voices(self.settings.voices_folder))
+        self.prompter = Prompter(folder, self.config, partial(encode, mimi), Voices(self.settings.voices))
         self.start_lanes()
 
     def start_lanes(self) -> None:
@@ -53,7 +53,7 @@ class PromptStage(Stage):
     def check_secret(self, request: Any) -> None:
         if array(request, "TEXT") is None:
             raise InvalidArgument("TEXT", "is required, it was left out")
-        if array(request, self.settings.door) is None:  # the ensemble fills it from TEXT
+        if array(request, self.settings.ensemble_input) is None:  # the ensemble fills it from TEXT
             self.refuse_outsider()
 
     def take(self, request: Any, sender: Any) -> None:

@@ -73,7 +73,7 @@ class Stage:
         self.link = LauncherLink(self.settings.control_socket, self.name)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            self.config = ModelConfig.load(self.settings.model_folder)
+            self.config = ModelConfig.load(self.settings.model)
             self.load()
         except Exception as error:
             log.info("loading failed", exc_info=True)  # for the log file: the launcher says it in one line

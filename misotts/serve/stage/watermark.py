@@ -53,8 +53,7 @@ class WatermarkStage(ChunkStage):
     def load(self) -> None:
         self.link.loading("SilentCipher")
         settings = self.settings
-        key = bytes.fromhex(settings.watermark_key)
-        watermarker = Watermarker(settings.model_folder, settings.max_streams, key, self.device)
+        watermarker = Watermarker(settings.model, settings.max_streams, settings.watermark_key, self.device)
         self.acknowledgements = AcknowledgementSender(settings.acknowledge_socket)
         self.deliveries = Deliveries(settings.max_streams)
         self.start_worker(watermarker.mark_each)

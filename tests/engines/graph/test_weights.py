@@ -15,7 +15,8 @@ from misotts.engines.interface import Limits
 from misotts.engines.table import EngineChoice, KvType, WeightType, check_engines
 from misotts.generate.load import load_generator
 from misotts.model.checkpoint import Checkpoint
-from misotts.serve.launcher import ServeError, ServeOptions, serve
+from misotts.serve.launcher import ServeError, serve
+from misotts.serve.settings import ServeOptions
 
 
 @pytest.mark.parametrize(("weight_type", "error"), [("full", 2e-3), ("int8", 1.6e-2), ("fp8", 3.2e-2)])
@@ -69,4 +70,4 @@ def test_every_combination_is_loaded(demo_folder: Path, weights: WeightType, kv_
 
 def test_the_depth_decoder_is_part_of_it(demo_folder: Path) -> None:
     with pytest.raises(ServeError, match="--backbone graph runs the depth decoder too: leave out --depth onnx"):
-        serve(ServeOptions(demo_folder, engines=EngineChoice("graph", "int8", depth="onnx")))
+        serve(ServeOptions(model=demo_folder, engines=EngineChoice("graph", "int8", depth="onnx")))

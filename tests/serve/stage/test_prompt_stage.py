@@ -45,7 +45,7 @@ class Request(dict[str, Any]):
     """A request as Triton hands it over; `answers` gets what is sent for it."""
 
     def __init__(self, **fields: Any) -> None:
-        values = {"TEXT": "Hello.", "DOOR": "Hello.", **fields}
+        values = {"TEXT": "Hello.", "ENSEMBLE_INPUT": "Hello.", **fields}
         arrays = {name: np.array([v.encode()], object) if isinstance(v, str) else v for name, v in values.items()}
         super().__init__({name: SimpleNamespace(as_numpy=lambda v=v: np.atleast_1d(v)) for name, v in arrays.items()})
         self.answers: list[Any] = []
@@ -76,7 +76,7 @@ def stage(codec: Codec, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("misotts.serve.stage.prompt.send", lambda sender, outputs, final: sender.append(outputs))
     monkeypatch.setattr("misotts.serve.stage.stage.refuse", lambda sender, error: sender.append(error))
     stage: Any = PromptStage()
-    stage.settings, stage.device = SimpleNamespace(door="DOOR", secret="secret"), "cpu"
+    stage.settings, stage.device = SimpleNamespace(ensemble_input="ENSEMBLE_INPUT", secret="secret"), "cpu"
     stage.link = SimpleNamespace(draining=threading.Event())
     stage.config = ModelConfig.load(demo_folder)
     stage.prompter = Prompter(demo_folder, stage.config, codec.encode, Voices(folder_with_ann(tmp_path / "voices")))
