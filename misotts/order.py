@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, fields
 
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Order:
         deadline: `time.monotonic()` seconds at which the utterance is given up; None: no limit.
     """
 
-    frames: np.ndarray
+    frames: npt.NDArray[np.int32]
     max_frames: int
     seed: int
     temperature: float = 0.9
@@ -40,7 +41,7 @@ class Order:
         return json.dumps({each.name: getattr(self, each.name) for each in fields(self) if each.name != "frames"})
 
     @classmethod
-    def read(cls, frames: np.ndarray, parameters: str) -> Order:
+    def read(cls, frames: npt.NDArray[np.int32], parameters: str) -> Order:
         """The order that `frames` and `parameters` describe; `read(order.frames, order.parameters())` equals it.
 
         Raises:

@@ -80,7 +80,7 @@ def graph_engines(needs: Needs) -> Engines:
     embedding = Embedding(needs.weights, config, *where)
     depth = GraphDepth(needs.weights, config, embedding, run, *where)
     backbone = GraphBackbone(needs.weights, config, needs.num_blocks, BLOCK_SIZE, run, *where)
-    engine = GraphEngine(backbone, depth, embedding, needs.max_streams, config.max_seq_len, config.audio_codes)
+    engine = GraphEngine(config, embedding, backbone, depth, needs.max_streams)
     return Engines(config, embedding, backbone, depth, engine)
 
 
@@ -101,7 +101,7 @@ def speak(
     while running:
         if step and inbox.empty():
             step()
-            generator.hand_on()
+            generator.deliver()
             continue
         chunk = inbox.next()
         codes[chunk.stream].append(chunk.codes)

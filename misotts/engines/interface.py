@@ -24,19 +24,19 @@ import torch
 
 @dataclass(frozen=True)
 class Limits:
-    """How much the stage takes on."""
+    """Bounds of the generate stage."""
 
     max_streams: int = 16
-    """Slots: utterances that generate at once."""
+    """Slots: utterances that run at once."""
     max_waiting: int = 64
-    """Utterances that may wait beside those for whom a slot is free; the next one is refused."""
+    """Utterances that may wait, not counting as many as there are free slots; the next one is refused."""
     step_positions: int = 512
-    """Positions of one step; what decodes leave of it goes to prefill, and in any case a quarter of it or one block."""
+    """Positions of one step. Prefill gets what generating utterances leave, and at least a quarter or one block."""
 
     def largest_step(self, block_size: int) -> int:
-        """The most positions that a step can have."""
-        speaking = self.max_streams - 1  # beside one that reads its prompt
-        return max(self.step_positions, self.max_streams, speaking + max(self.step_positions // 4, block_size))
+        """Return the most positions that a step can have."""
+        generating = self.max_streams - 1  # the remaining utterance is prefilling
+        return max(self.step_positions, self.max_streams, generating + max(self.step_positions // 4, block_size))
 
 
 @dataclass(frozen=True)

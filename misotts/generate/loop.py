@@ -103,9 +103,9 @@ class Generator:
             self._thread.join()
         self._outbox.close()
 
-    def hand_on(self) -> None:
+    def deliver(self) -> None:
         """Deliver what waits for the receivers in the caller's thread, where the generator is not started."""
-        self._outbox.hand_on()
+        self._outbox.deliver()
 
     def _run(self) -> None:
         try:

@@ -32,7 +32,7 @@ class Outbox:
             self._queue.put(None)
             self._thread.join()
 
-    def hand_on(self) -> None:
+    def deliver(self) -> None:
         """Deliver what waits in the caller's thread, where the outbox's own is not started."""
         while not self._queue.empty():
             if item := self._queue.get():

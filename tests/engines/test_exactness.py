@@ -71,7 +71,7 @@ def run(generator: Generator, parts: Parts, numbers: range | list[int]) -> list[
         generator.submit(make_utterance(number, parts.config), inboxes[-1])
     while generator.core.streams:
         generator.step()
-        generator.hand_on()
+        generator.deliver()
     generator.core.scheduler.check()
     assert generator.core.scheduler.pool.available == generator.core.scheduler.pool.capacity
     return [np.array(inbox.codes) for inbox in inboxes]

@@ -78,7 +78,7 @@ def speak(generator: Generator) -> list[np.ndarray]:
         generator.step()
     for _ in range(100):
         generator.step()
-        generator.hand_on()
+        generator.deliver()
         if all(inbox.finish for inbox in heard):
             return [np.array(inbox.codes) for inbox in heard]
     raise AssertionError("they did not come to their end")

@@ -1,7 +1,7 @@
 """The lines that need a GPU: capture. They have never been run on one, only on a pretended one
 (tests/support/pretend_cuda.py).
 
-What a capture forbids, and how the captured code (`GraphEngine._frame` and all it calls) keeps to it:
+What a capture forbids, and how the captured code (`GraphEngine.compute` and all it calls) keeps to it:
 
 - Nothing waits for the device: no `.item()`, `.tolist()`, `bool(tensor)`, `nonzero`, boolean masks; every shape is
   known from the bucket. A test runs that code on tensors that have no values to read

@@ -1,12 +1,12 @@
-"""One frame for every drawing utterance as one CUDA graph: from block tables to codes and the backbone's next input.
+"""One frame for every sampling sequence as one CUDA graph: from block tables to codes and the backbone's next input.
 
-A graph is captured for each bucket of rows and, within it, of ranks (how many of the likeliest codes can be drawn). A
-step takes the smallest that fits; rows too many lie in the scratch block and on the scratch slot. The host sends one
-small buffer before a replay and reads the codes after it, one step late (`misotts.generate.loop`).
+A graph is captured for each bucket of rows and, within it, of ranks (how many of the likeliest codes can be sampled). A
+step takes the smallest that fits; padding rows use the scratch block and the scratch slot. The host sends one small
+buffer before a replay and reads the codes after it, one step late (`misotts.generate.loop`).
 
-Prompts are prefilled beside the graph, by `GraphBackbone.forward`, up to their last position: that one is a row of the
-graph like any other, whose input is the embedding of a prompt's position in place of a frame's. So the first frame is
-drawn by the same code as every other, and the depth decoder runs nowhere else.
+Prefill chunks are computed beside the graph, by `GraphBackbone.forward`, up to a prompt's last position: that one is a
+row of the graph like any other, whose input is the embedding of a prompt's row instead of a frame's. So the first frame
+is sampled by the same code as every other, and the depth decoder runs nowhere else.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from misotts.config import ModelConfig
 from misotts.engines.embedding import Embedding
 from misotts.engines.graph.backbone import GraphBackbone
 from misotts.engines.graph.capture import capture
@@ -27,19 +28,19 @@ from misotts.engines.sampling import gumbel_noise
 from misotts.engines.transfer import to_device
 
 USUAL_RANKS = 64
-"""Ranks of the graphs for what nearly everybody asks for; the others have as many as there are codes."""
+"""Ranks of the graphs for the usual values of TOP_K; the other graphs have a rank for every code."""
 
 _COLUMNS = ("slot", "position", "number", "top_k", "temperature", "seed")
 
 
 def row_buckets(max_streams: int) -> list[int]:
-    """Rows of the graphs: powers of two up to 64, then multiples of 64; the last holds `max_streams`."""
+    """Numbers of rows for which a graph is captured: powers of two up to 64, multiples of 64, and `max_streams`."""
     small = [1 << n for n in range(7) if 1 << n < max_streams]
     return [*small, *range(128, max_streams, 64), max_streams] if max_streams > 64 else [*small, max_streams]
 
 
 def bucket_shapes(max_streams: int, audio_codes: int) -> list[tuple[int, int]]:
-    """(rows, ranks) of every graph, smallest first."""
+    """Return (rows, ranks) of every graph, smallest first."""
     ranks = sorted({min(USUAL_RANKS, audio_codes), audio_codes})
     return [(rows, n) for rows in row_buckets(max_streams) for n in ranks]
 
@@ -60,22 +61,16 @@ class GraphEngine:
     """Backbone and depth decoder in one: see `Engine`."""
 
     def __init__(
-        self,
-        backbone: GraphBackbone,
-        depth: GraphDepth,
-        embedding: Embedding,
-        max_streams: int,
-        max_positions: int,
-        audio_codes: int,
+        self, config: ModelConfig, embedding: Embedding, backbone: GraphBackbone, depth: GraphDepth, max_streams: int
     ) -> None:
-        """Make the buffers of every bucket and, on a GPU, capture them all."""
+        """Make the buffers of every bucket and, on a GPU, capture them all. `max_streams`: number of slots."""
         self.block_size, self.num_blocks = backbone.block_size, backbone.num_blocks
         self.backbone, self.embedding, self.depth = backbone, embedding, depth
         device = embedding.text_table.device
         self._scratch_slot = max_streams
         self.next_input = embedding.text_table.new_zeros(max_streams + 1, embedding.width)
-        columns = -(-max_positions // backbone.block_size)
-        self._columns = columns
+        """Input of each slot's next position [slots + 1, backbone width]; the last row is the scratch slot."""
+        self._columns = -(-config.max_seq_len // backbone.block_size)
         self.buckets = [
             Bucket(
                 rows,
@@ -83,17 +78,17 @@ class GraphEngine:
                 torch.from_numpy(self._padding(rows)).to(device),
                 torch.zeros(rows, depth.codebooks, dtype=torch.int64, device=device),
             )
-            for rows, ranks in bucket_shapes(max_streams, audio_codes)
+            for rows, ranks in bucket_shapes(max_streams, config.audio_codes)
         ]
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
         if device.type == "cuda":
-            self._read_scratch()
+            self._compile_prefill()
             pool = torch.cuda.graph_pool_handle()
             for bucket in reversed(self.buckets):  # the largest first: the others fit into its memory
-                self._graphs[bucket.rows, bucket.ranks] = capture(partial(self._frame, bucket), pool)
+                self._graphs[bucket.rows, bucket.ranks] = capture(partial(self.compute, bucket), pool)
 
-    def _read_scratch(self) -> None:
-        """Read prompts of every size of tiles into the scratch block: Triton compiles now what prefill takes."""
+    def _compile_prefill(self) -> None:
+        """Prefill the scratch block with chunks of every tile size, so that Triton compiles all kernels now."""
         for length in (2, 17, 33, 65):
             inputs = self.next_input.new_zeros(length, self.embedding.width)
             blocks = np.zeros((1, self._columns), np.int32)
@@ -112,11 +107,11 @@ class GraphEngine:
         if graph := self._graphs.get((bucket.rows, bucket.ranks)):
             graph.replay()
         else:
-            self._frame(bucket)
+            self.compute(bucket)
         return bucket.codes[: len(sampling)]
 
     def _prefill(self, step: Step) -> None:
-        """Read the step's prefill chunks, but for positions that sample a frame: those become next inputs."""
+        """Compute the prefill chunks without the positions that sample a frame, which become next inputs."""
         chunks = slice(step.generating, None)
         samples, lengths = step.samples[chunks], step.lengths[chunks]
         inputs = self.embedding.prompt(torch.from_numpy(step.rows))
@@ -125,9 +120,9 @@ class GraphEngine:
             self.next_input[self._put(step.slots[chunks][samples])] = inputs[self._put(last)]
             inputs = inputs[self._put(np.delete(np.arange(len(inputs)), last))]
         lengths = lengths - samples
-        read = np.flatnonzero(lengths)
-        if len(read):
-            self.backbone.forward(Batch(inputs, lengths[read], step.starts[chunks][read], step.blocks[chunks][read]))
+        left = np.flatnonzero(lengths)
+        if len(left):
+            self.backbone.forward(Batch(inputs, lengths[left], step.starts[chunks][left], step.blocks[chunks][left]))
 
     def _put(self, values: npt.NDArray[np.int64]) -> torch.Tensor:
         return to_device(torch.from_numpy(values), self.next_input.device)
@@ -143,7 +138,7 @@ class GraphEngine:
         return inputs
 
     def _fill(self, step: Step, sampling: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.int64]:
-        """The inputs of a bucket of `rows` rows for the sequences `sampling`."""
+        """Return the inputs of a bucket of `rows` rows for the sequences `sampling`."""
         inputs, n = self._padding(rows), len(sampling)
         last = step.starts + step.lengths - 1
         values = (step.slots, last, step.numbers, step.top_k, _bits(step.temperature), step.seeds)
@@ -153,8 +148,8 @@ class GraphEngine:
         return inputs
 
     @torch.inference_mode()
-    def _frame(self, bucket: Bucket) -> None:
-        """What is captured: reads and writes the bucket's buffers, `next_input` and the pool of blocks."""
+    def compute(self, bucket: Bucket) -> None:
+        """The captured code: it reads and writes the bucket's buffers, `next_input` and the pool of blocks."""
         slot, position, number, top_k, temperature, seed = bucket.inputs[:, : len(_COLUMNS)].T.contiguous()
         tables = bucket.inputs[:, len(_COLUMNS) :].int()
         hidden = self.backbone.advance(self.next_input.index_select(0, slot), position, tables)
@@ -166,5 +161,5 @@ class GraphEngine:
 
 
 def _bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
-    """float32 values as the integers of their bits."""
+    """Return float32 values as the integers of their bits."""
     return values.view(np.int32)

@@ -55,7 +55,7 @@ def load_graph_engine(
     embedding = Embedding(weights, config, device, dtype)
     depth = GraphDepth(weights, config, embedding, run, device, dtype, weight_type)
     backbone = GraphBackbone(weights, config, blocks, BLOCK_SIZE, run, device, dtype, weight_type, kv_type)
-    return GraphEngine(backbone, depth, embedding, limits.max_streams, config.max_seq_len, config.audio_codes)
+    return GraphEngine(config, embedding, backbone, depth, limits.max_streams)
 
 
 def _check_capability(weight_type: WeightType, kv_type: KvType) -> None:

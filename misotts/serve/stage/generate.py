@@ -1,4 +1,4 @@
-"""generate: prompts → chunks of frames, all utterances in one batch. See `misotts.generate.loop`."""
+"""generate: orders → chunks of frames, all utterances in one batch. See `misotts.generate.core`."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class GenerateStage(Stage):
 
 
 class NextStage:
-    """Hands an utterance's chunks to decode."""
+    """Sends an utterance's chunks to decode."""
 
     def __init__(self, sender: Any, secret: str, utterance: Utterance) -> None:
         self.sender, self.secret, self.utterance = sender, secret, utterance
@@ -108,8 +108,8 @@ class NextStage:
         send(self.sender, outputs, final=bool(chunk.finish))
 
     def refuse(self, error: MisoError) -> None:
-        """Send a last chunk without frames. An ordinary Triton error from a stage behind the first leaks the request in
-        Triton 2.51, so an overloaded server would grow, and its stop would last the whole exit timeout."""
+        """Send a last chunk without frames. In Triton 2.51 an ordinary error of a stage behind the first leaks the
+        request: an overloaded server would grow, and its stop would last the whole exit timeout."""
         stream, order = self.utterance.stream, self.utterance.order
         codebooks = order.frames.shape[1] - 1
         self.chunk(Chunk(stream, NO_SLOT, 0, [], codebooks, order.seed, finish_of(error)))

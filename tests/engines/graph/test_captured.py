@@ -25,7 +25,7 @@ def make_captured() -> Generator:
     embedding = Embedding(weights, TINY, "cuda")
     depth = GraphDepth(weights, TINY, embedding, plain, "cuda", torch.float32)
     backbone = GraphBackbone(weights, TINY, 40, 32, plain, "cuda", torch.float32)
-    engine = GraphEngine(backbone, depth, embedding, 3, TINY.max_seq_len, TINY.audio_codes)
+    engine = GraphEngine(TINY, embedding, backbone, depth, max_streams=3)
     return Generator(TINY, engine, Limits(max_streams=3, step_positions=64))
 
 

@@ -32,7 +32,7 @@ def make_engine(folder: Path, parts: Parts, limits: Limits, num_blocks: int = 20
     plain = operations("plain")
     backbone = GraphBackbone(weights, config, num_blocks, 32, plain, "cpu", torch.float32)
     depth = GraphDepth(weights, config, parts.embedding, plain, "cpu", torch.float32)
-    return GraphEngine(backbone, depth, parts.embedding, limits.max_streams, config.max_seq_len, config.audio_codes)
+    return GraphEngine(config, parts.embedding, backbone, depth, limits.max_streams)
 
 
 def speak(parts: Parts, engine: GraphEngine, limits: Limits, numbers: range | list[int]) -> list[np.ndarray]:
@@ -71,7 +71,6 @@ def test_preemption_changes_no_frame(parts: Parts, alone: list[np.ndarray], demo
 
 def test_rows_too_many_touch_no_block_and_no_slot(parts: Parts, demo_folder: Path) -> None:
     engine = make_engine(demo_folder, parts, Limits(max_streams=4), num_blocks=9)
-    engine._read_scratch()
     engine.next_input.normal_()
     before = engine.next_input.clone()
     columns = parts.config.max_seq_len // 32
@@ -127,10 +126,10 @@ def test_the_captured_code_reads_no_value(weight_type: WeightType, kv_type: KvTy
         embedding = Embedding(weights, config, "meta", dtype)
         backbone = GraphBackbone(weights, config, 20, 16, plain, "meta", dtype, weight_type, kv_type)
         depth = GraphDepth(weights, config, embedding, plain, "meta", dtype, weight_type)
-        engine = GraphEngine(backbone, depth, embedding, 3, config.max_seq_len, config.audio_codes)
+        engine = GraphEngine(config, embedding, backbone, depth, max_streams=3)
         for bucket in (engine.buckets[0], engine.buckets[-1]):
             with NoWaiting() as seen:
-                engine._frame(bucket)
+                engine.compute(bucket)
             assert len(seen.names) > 100
             with pytest.raises(AssertionError, match="tensor of the host"), NoWaiting():
                 bucket.codes.add(torch.ones(1))
@@ -164,7 +163,7 @@ def test_frames_by_the_kernels(weight_type: WeightType, monkeypatch: pytest.Monk
         run = operations(path)
         backbone = GraphBackbone(weights, config, 6, 16, run, "cpu", torch.float32, weight_type)
         depth = GraphDepth(weights, config, embedding, run, "cpu", torch.float32, weight_type)
-        engine = GraphEngine(backbone, depth, embedding, 3, config.max_seq_len, config.audio_codes)
+        engine = GraphEngine(config, embedding, backbone, depth, max_streams=3)
         lengths, starts = np.array([3, 2], np.int32), np.zeros(2, np.int32)
         engine.next_input[:2] = backbone.forward(Batch(prompts, lengths, starts, blocks))
         for number in range(2):

@@ -37,7 +37,7 @@ def test_captured_float32_frames_are_the_cpus(parts: Parts, alone: list[np.ndarr
     embedding = Embedding(weights, config, "cuda")
     backbone = GraphBackbone(weights, config, 200, 32, run_by, "cuda", torch.float32)
     depth = GraphDepth(weights, config, embedding, run_by, "cuda", torch.float32)
-    engine = GraphEngine(backbone, depth, embedding, limits.max_streams, config.max_seq_len, config.audio_codes)
+    engine = GraphEngine(config, embedding, backbone, depth, limits.max_streams)
     frames = run(Generator(config, engine, limits), parts, range(len(PROMPTS)))
     assert [np.array_equal(a[0], b[0]) for a, b in zip(alone, frames, strict=True)] == [True] * len(PROMPTS)
     assert np.mean([np.array_equal(a, b) for a, b in zip(alone, frames, strict=True)]) >= 0.75

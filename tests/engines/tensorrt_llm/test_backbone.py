@@ -80,7 +80,7 @@ def speak(model: Path, backbone: Backbone) -> list[list[list[int]]]:
         generator.submit(Utterance(Order(prompt, 6, seed)), inboxes[-1])
     while generator.core.streams:
         generator.step()
-        generator.hand_on()
+        generator.deliver()
     return [inbox.codes for inbox in inboxes]
 
 

@@ -99,7 +99,7 @@ def converse(engine: Compared) -> Generator:
         generator.submit(Utterance(Order(prompt, 12, seed=number)), Inbox(generator))
     while generator.core.streams:
         generator.step()
-        generator.hand_on()
+        generator.deliver()
     return generator
 
 
