@@ -1,8 +1,10 @@
-"""The command `misotts`: what it says of a model, and of options that cannot be."""
+"""The commands `serve`, `info`, `frames` and `prepare`: sizes, output and wrong options."""
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,27 +15,32 @@ from demo import speak
 from misotts.cli.main import app
 from misotts.cli.serve import parse_size
 
-DEMO = Path("models/demo")
-
 
 @pytest.mark.parametrize(
     ("text", "size"), [("20GiB", 20 * 2**30), ("512MiB", 2**29), ("1.5GB", 1_500_000_000), ("7KB", 7000), ("9", 9)]
 )
-def test_a_size(text: str, size: int) -> None:
+def test_a_size_is_read_in_bytes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "20X", "GiB", "-1GiB", "0", "nanGiB", "infGiB", "1e400"])
-def test_what_is_no_size(text: str) -> None:
+def test_a_text_that_is_not_a_size_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="20GiB"):
         parse_size(text)
 
 
-def test_info_is_in_words() -> None:
-    found = CliRunner().invoke(app, ["info", f"--model={DEMO}"])
-    assert found.exit_code == 0
-    assert "backbone: 4 layers, width 128, 4 query heads, 2 KV heads, MLP 384" in found.output
-    assert "32 codebooks of 2048 codes, context 2048" in found.output
+def test_info_prints_the_sizes_of_the_model(demo_folder: Path, pinned_text: Callable[..., None]) -> None:
+    run = CliRunner().invoke(app, ["info", f"--model={demo_folder}"])
+    assert run.exit_code == 0
+    pinned_text(run.stdout.replace(str(demo_folder), "MODEL"))
+
+
+def test_frames_prints_a_line_of_codes_per_frame(demo_folder: Path) -> None:
+    command = ["frames", "Hello.", f"--model={demo_folder}", "--max-frames=2", "--seed=1"]
+    lines, as_json = (CliRunner().invoke(app, [*command, *option]) for option in ([], ["--json"]))
+    frames = json.loads(as_json.stdout)
+    assert [len(frame) for frame in frames] == [32, 32]
+    assert [list(map(int, line.split())) for line in lines.stdout.splitlines()] == frames
 
 
 @pytest.mark.parametrize(
@@ -51,14 +58,14 @@ def test_info_is_in_words() -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_said(command: list[str], code: int, words: str) -> None:
-    found = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
-    assert found.exit_code == code
-    assert words in found.output
+def test_wrong_options_are_refused(command: list[str], code: int, words: str) -> None:
+    run = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert run.exit_code == code
+    assert words in run.output
 
 
 @pytest.mark.server
-def test_the_demo_says_in_a_line_why_it_cannot_speak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_ends_in_one_line_if_the_server_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["speak", "--model=nowhere"])
     with pytest.raises(SystemExit, match="error: misotts serve ended with status 1"):
         speak.main()

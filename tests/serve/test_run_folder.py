@@ -1,4 +1,4 @@
-"""The run folder, and what is found there of launchers that were killed."""
+"""The run folder, and what launchers that were killed have left in TMPDIR."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ with module.run_folder() as run:
 
 @pytest.fixture
 def shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in place of /dev/shm, and a TMPDIR of the test's own."""
+    """Replace /dev/shm and TMPDIR; return the folder in place of /dev/shm."""
     regions = tmp_path / "shm"
     regions.mkdir()
     monkeypatch.setattr(run_folder_module, "SHARED_MEMORY", regions)
@@ -42,7 +42,7 @@ def shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def other(shared_memory: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """Another launcher, and its run folder."""
+    """Start another launcher; return it and its run folder."""
     command = [sys.executable, "-c", OTHER, str(shared_memory)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -50,7 +50,7 @@ def other(shared_memory: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
         process.kill()
 
 
-def test_a_killed_launcher_s_keys_and_memory_go_at_the_next_start(
+def test_the_next_start_removes_the_keys_and_memory_of_a_killed_launcher(
     shared_memory: Path, other: tuple[subprocess.Popen[str], Path]
 ) -> None:
     process, left = other
@@ -64,9 +64,7 @@ def test_a_killed_launcher_s_keys_and_memory_go_at_the_next_start(
         assert run.exists()
 
 
-def test_a_living_launcher_keeps_what_is_its_own(
-    shared_memory: Path, other: tuple[subprocess.Popen[str], Path]
-) -> None:
+def test_the_files_of_a_living_launcher_stay(shared_memory: Path, other: tuple[subprocess.Popen[str], Path]) -> None:
     _, living = other
     with run_folder() as run:
         mine = shared_memory / f"{shared_memory_prefix(run)}decode"
@@ -76,11 +74,11 @@ def test_a_living_launcher_keeps_what_is_its_own(
     assert not run.exists()
 
 
-@pytest.mark.parametrize("whose", ["nobody knows", "another user"])
-def test_what_may_be_in_use_stays(shared_memory: Path, whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("case", ["no lock file", "another user"])
+def test_a_folder_that_may_be_in_use_stays(shared_memory: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = shared_memory.parent / "misotts-abcdefgh"
     folder.mkdir()
-    if whose == "another user":
+    if case == "another user":
         (folder / "lock").touch()
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     (folder / SETTINGS).touch()

@@ -1,4 +1,4 @@
-"""The base of the four `model.py`: start-up, the secret, signs of life, metrics."""
+"""The base of the four stages as Triton runs them: start, authentication, heartbeat, metrics."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ log = logging.getLogger("misotts")
 
 
 class Stage:
-    """One stage of the road. Triton calls `initialize`, `execute` and `finalize`; a stage defines the rest."""
+    """One stage. Triton calls `initialize`, `execute` and `finalize`; a stage defines the other methods."""
 
     name: str
     _failure: Exception | None = None
 
     def load(self) -> None:
-        """Load what the stage needs; `self.settings`, `self.config`, `self.device` and `self.link` are there."""
+        """Load the stage. `self.settings`, `self.config`, `self.device` and `self.link` are set."""
         raise NotImplementedError
 
     def take(self, request: Any, sender: Any) -> None:
-        """Accept one request and return at once; answers go through `sender`.
+        """Accept one request and return at once. `sender` sends the responses later.
 
         Raises:
             MisoError: the request is refused.
@@ -37,28 +37,27 @@ class Stage:
         raise NotImplementedError
 
     def idle_s(self) -> float:
-        """Age of the worker's last sign of life, in seconds."""
+        """Return the age of the worker's last sign of life, in seconds."""
         raise NotImplementedError
 
     def report(self) -> dict[str, float]:
-        """Counters for the metrics, `name -> total since start`; names get the prefix `misotts_<stage>_`."""
+        """Return the totals of the stage's counters by name; see `misotts.serve.stage.metrics`."""
         raise NotImplementedError
 
     def state(self) -> dict[str, float]:
-        """What stands now, for the metrics and the launcher, `name -> value`."""
+        """Return the values of the stage's gauges by name. The launcher gets them too."""
         return {}
 
     def observations(self) -> dict[str, list[float]]:
-        """Single measurements in seconds since the last call, for histograms, `name -> values`."""
+        """Return what the stage's histograms have observed since the last call, in seconds, by name."""
         return {}
 
     def failure(self) -> Exception | None:
-        """What has ended the stage's work for good; None while it goes on."""
+        """Return the error that has ended the stage's work for good, if there is one."""
         return self._failure
 
     def check_device(self) -> None:
-        """To be called when work has failed: some errors (an illegal access, a GPU that is lost) break CUDA for this
-        process, so that everything after them fails too."""
+        """Check the GPU after a failure: an illegal access or a lost GPU makes all later work of this process fail."""
         if self.device != "cpu":
             try:
                 torch.cuda.synchronize()
@@ -76,7 +75,7 @@ class Stage:
             self.config = ModelConfig.load(self.settings.model)
             self.load()
         except Exception as error:
-            log.info("loading failed", exc_info=True)  # for the log file: the launcher says it in one line
+            log.info("loading failed", exc_info=True)  # INFO goes to the log file only: the launcher reports one line
             self.link.failed(_first_line(error))
             raise
         self._metrics = StageMetrics(self.name)
@@ -100,7 +99,7 @@ class Stage:
         refuse(sender, error)
 
     def check_secret(self, request: Any) -> None:
-        """Refuse a caller that is no stage of this server.
+        """Refuse a caller that is not a stage of this server.
 
         Raises:
             InvalidArgument: the secret is missing or wrong.
@@ -110,7 +109,8 @@ class Stage:
             self.refuse_outsider()
 
     def refuse_outsider(self) -> None:
-        raise InvalidArgument(None, f"{self.name} is a stage of misotts and answers only to it; call the model misotts")
+        reason = f"{self.name} is a stage of misotts and serves only its other stages; call the model misotts"
+        raise InvalidArgument(None, reason)
 
     def _heartbeat(self) -> dict[str, Any]:
         if failure := self.failure():
@@ -125,7 +125,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _LineFormatter(logging.Formatter):
-    """Begins every line, those of a traceback too, with `prefix`: the launcher knows by it what belongs on stderr."""
+    """Begins every line, also of a traceback, with `prefix`, by which the launcher selects lines for stderr."""
 
     def __init__(self, prefix: str) -> None:
         super().__init__()

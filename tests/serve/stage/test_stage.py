@@ -1,4 +1,4 @@
-"""What a stage tells the launcher when its work has failed for good, and how it writes its log."""
+"""What a stage reports to the launcher when its GPU is lost, and the lines of its log."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 
 @pytest.fixture
 def stage() -> Any:
-    """A stage on a GPU, with nothing to report."""
+    """Return a stage on a GPU, without metrics."""
     from misotts.serve.stage.stage import Stage
 
     class Idle(Stage):
         name, device = "decode", "cuda"
 
         def __init__(self) -> None:
-            self.told: list[str] = []
-            self.link = SimpleNamespace(failed=self.told.append)  # type: ignore[assignment]
+            self.failures: list[str] = []
+            self.link = SimpleNamespace(failed=self.failures.append)  # type: ignore[assignment]
             self._metrics = SimpleNamespace(publish=lambda *_: None)  # type: ignore[assignment]
 
         def idle_s(self) -> float:
@@ -32,24 +32,24 @@ def stage() -> Any:
     return Idle()
 
 
-def test_a_gpu_that_is_lost_ends_the_stage(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_gpu_ends_the_stage(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ...")
 
     monkeypatch.setattr(torch.cuda, "synchronize", lost)
     stage.check_device()
     stage._heartbeat()
-    assert stage.told == ["CUDA error: an illegal memory access was encountered"]
+    assert stage.failures == ["CUDA error: an illegal memory access was encountered"]
 
 
-def test_a_failure_that_leaves_the_gpu_whole_does_not(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_without_harm_to_the_gpu_does_not_end_the_stage(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     stage.check_device()
     stage._heartbeat()
-    assert stage.told == []
+    assert stage.failures == []
 
 
-def test_every_line_of_a_traceback_is_the_stages() -> None:
+def test_every_line_of_a_traceback_has_the_prefix_of_the_stage() -> None:
     from misotts.serve.stage.stage import _LineFormatter
 
     formatter = _LineFormatter("misotts decode: %(levelname)s ")

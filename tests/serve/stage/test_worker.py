@@ -1,4 +1,4 @@
-"""A stage's own thread: what waits is bounded, a long line is no hang, and a failure is not the end of it."""
+"""A stage's worker thread: its queue is bounded, every batch is a sign of life, and it goes on after failures."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tests.support.waiting import wait_until
 
 
 class Gate:
-    """Work that waits until it is let go, one batch at a time."""
+    """Finishes a batch for every call of `finish`."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
-        self._open = threading.Semaphore(0)
+        self._allowed = threading.Semaphore(0)
 
     def process(self, batch: list[str]) -> None:
         self.batches.append(batch)
-        assert self._open.acquire(timeout=5)
+        assert self._allowed.acquire(timeout=5)
         if batch == ["bad"]:
             raise RuntimeError("bad")
 
-    def let_go(self, batches: int = 1) -> None:
-        self._open.release(batches)
+    def finish(self, batches: int = 1) -> None:
+        self._allowed.release(batches)
 
 
-def test_what_waits_is_bounded_also_behind_others_of_its_key() -> None:
+def test_the_queue_is_bounded_also_for_items_of_one_key() -> None:
     gate = Gate()
     worker = Worker(gate.process, key=lambda _: None, limit=3)
     worker.put("first")
@@ -38,13 +38,13 @@ def test_what_waits_is_bounded_also_behind_others_of_its_key() -> None:
         worker.put(f"{number}")
     with pytest.raises(queue.Full):
         worker.put("too many")
-    gate.let_go()
+    gate.finish()
     wait_until(lambda: len(gate.batches) == 2)
-    assert worker.unfinished == 3, "two wait and one is worked on"
+    assert worker.unfinished == 3, "two are queued and one is in the batch"
     worker.put("3")
     with pytest.raises(queue.Full):
         worker.put("too many")
-    gate.let_go(4)
+    gate.finish(4)
     wait_until(lambda: len(gate.batches) == 5)
     assert gate.batches == [["first"], ["0"], ["1"], ["2"], ["3"]]
     wait_until(lambda: worker.unfinished == 0)
@@ -58,17 +58,17 @@ def test_every_batch_is_a_sign_of_life() -> None:
     wait_until(lambda: gate.batches == [["a"]])
     began = worker.last_sign
     time.sleep(0.02)
-    assert worker.last_sign == began, "one that hangs must look so"
-    gate.let_go()
+    assert worker.last_sign == began, "a worker that hangs gives no sign of life"
+    gate.finish()
     wait_until(lambda: gate.batches == [["a"], ["b"]])
     assert worker.last_sign > began + 0.01
-    gate.let_go()
+    gate.finish()
 
 
-def test_it_outlives_a_failure() -> None:
+def test_it_goes_on_after_a_failure() -> None:
     gate = Gate()
     worker = Worker(gate.process, key=lambda _: None, limit=3)
-    gate.let_go(2)
+    gate.finish(2)
     worker.put("bad")
     worker.put("good")
     wait_until(lambda: gate.batches == [["bad"], ["good"]])
