@@ -118,9 +118,9 @@ def make_silentcipher(folder: Path, width: int = ENCODER_WIDTH) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=make_model.__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="Folder to write. An existing one is replaced.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the random weights.")
     arguments = parser.parse_args()
     make_model(arguments.folder, arguments.seed)
 

@@ -1,6 +1,6 @@
-"""What happens to audio on its way: the distortions that the watermark is trained for and judged by.
+"""Distortions of audio that the watermark is trained with and judged by.
 
-Each takes float32 [samples] at 24 kHz and returns as many.
+Each takes float32 [samples] at 24 kHz and returns the same number of samples.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ def unchanged(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def resampled_16k(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return _long_as(audio, _resample(_resample(audio, RATE, 16_000), 16_000, RATE))
+    return _fit(audio, _resample(_resample(audio, RATE, 16_000), 16_000, RATE))
 
 
 def mu_law_8k(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A telephone: 8 kHz, G.711 mu-law."""
+    """Telephone audio: 8 kHz, G.711 mu-law."""
     narrow = _through_file(_resample(audio, RATE, 8_000), 8_000, format="WAV", subtype="ULAW")
-    return _long_as(audio, _resample(narrow, 8_000, RATE))
+    return _fit(audio, _resample(narrow, 8_000, RATE))
 
 
 def mp3_128k(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    # libsndfile takes the compression as a share of the way from MPEG-2's largest bit rate, 160k, to its smallest, 8k.
+    # libsndfile's compression level goes from 0 at MPEG-2's largest bit rate, 160k, to 1 at its smallest, 8k.
     level = (160 - 128) / 152
-    return _long_as(audio, _through_file(audio, RATE, format="MP3", bitrate_mode="CONSTANT", compression_level=level))
+    return _fit(audio, _through_file(audio, RATE, format="MP3", bitrate_mode="CONSTANT", compression_level=level))
 
 
 def opus_32k(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    # Here from 256k to 6k for each channel.
-    return _long_as(audio, _through_file(audio, RATE, format="OGG", subtype="OPUS", compression_level=(256 - 32) / 250))
+    # For Opus it goes from 256k to 6k per channel.
+    return _fit(audio, _through_file(audio, RATE, format="OGG", subtype="OPUS", compression_level=(256 - 32) / 250))
 
 
 def noise_30_db(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -67,7 +67,7 @@ def _resample(audio: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
     return soxr.resample(audio, rate_in, rate_out)
 
 
-def _long_as(audio: np.ndarray, changed: np.ndarray) -> np.ndarray:
+def _fit(audio: np.ndarray, changed: np.ndarray) -> np.ndarray:
     return np.pad(changed, (0, max(len(audio) - len(changed), 0)))[: len(audio)]
 
 

@@ -1,8 +1,8 @@
-"""SilentCipher's three networks, to be trained: the published architecture at any width, tensors named as published.
+"""SilentCipher's three networks for training: the published architecture at any width, with the published tensor names.
 
-Two things differ from the `silentcipher` package's classes, and neither from their arithmetic at the published sizes:
-widths come from `hparams.yaml`, and a 3 x 3 layer may look back two columns instead of one to each side, so that the
-mark of a column does not have to wait for the columns after it.
+At the published sizes the arithmetic is that of the `silentcipher` package. Two things differ: widths come from
+`hparams.yaml`, and a 3 x 3 layer may look back two columns instead of one to each side, so that the mark of a column
+does not wait for later columns.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ PUBLISHED: dict[str, Any] = {
     "frame_level_normalization": False,
     "no_normalization": False,
 }
-"""The published `hparams.yaml`, as far as it is about the networks."""
+"""The part of the published `hparams.yaml` that concerns the networks."""
 
 
 class GatedLayer(nn.Module):
-    """conv(x) * sigmoid(gate(x)), batch-normalised; x [batch, channels, bins, columns]."""
+    """Batch-normalised conv(x) * sigmoid(gate(x)); x [batch, channels, bins, columns]."""
 
     def __init__(self, width_in: int, width_out: int, kernel: int = 3, looks_ahead: bool = True) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class GatedLayer(nn.Module):
         weight = torch.cat([self.conv.weight, self.gate.weight])
         bias = torch.cat([self.conv.bias, self.gate.bias])  # type: ignore[list-item]
         x = F.pad(x, self._padding).contiguous(memory_format=torch.channels_last)
-        # bfloat16 trains twice as fast on the CPU; the first layer sees the mark itself, 36 dB below the speech.
+        # bfloat16 trains twice as fast on the CPU, but the first layer needs to see the mark, 36 dB below the speech.
         with torch.autocast("cpu", torch.bfloat16, enabled=self.training and x.shape[1] > 1):
             both = F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias)
         value, gate = both.float().chunk(2, dim=1)
@@ -59,12 +59,12 @@ class GatedLayer(nn.Module):
 
 
 def _looking_ahead(hparams: Mapping[str, Any]) -> int:
-    """How many 3 x 3 layers see the next column: all, unless `hparams` says otherwise."""
+    """Number of 3 x 3 layers that see the next column: all, unless `hparams` has a `lookahead`."""
     return hparams.get("lookahead", hparams["enc_n_layers"] + hparams["dec_c_n_layers"])
 
 
 class Encoder(nn.Module):
-    """`enc_c.ckpt`: sees the carrier and spreads the message's symbols over the band."""
+    """`enc_c.ckpt`: encodes the carrier and spreads the message's symbols over the band."""
 
     def __init__(self, hparams: Mapping[str, Any]) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
 
 
 class CarrierDecoder(nn.Module):
-    """`dec_c.ckpt`: draws the mark's magnitudes."""
+    """`dec_c.ckpt`: computes the mark's magnitudes."""
 
     def __init__(self, hparams: Mapping[str, Any]) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class CarrierDecoder(nn.Module):
 
 
 class MessageDecoder(nn.Module):
-    """`dec_m_0.ckpt`: reads a symbol from each column. Its layers stand between Dropouts of 0, as published."""
+    """`dec_m_0.ckpt`: reads a symbol from each column. As published, a Dropout of 0 precedes each layer."""
 
     def __init__(self, hparams: Mapping[str, Any]) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class MessageDecoder(nn.Module):
 
 
 class Networks(nn.Module):
-    """All three, and the way from audio to mark and from audio to symbols."""
+    """The three networks, and the steps from audio to mark and from audio to symbols."""
 
     def __init__(self, hparams: dict[str, Any]) -> None:
         super().__init__()
@@ -138,10 +138,10 @@ class Networks(nn.Module):
         return torch.stft(audio, n_fft, hop, window=self.window, pad_mode="constant", return_complex=True)
 
     def mark(self, audio: torch.Tensor, symbols: torch.Tensor, kept: torch.Tensor, sdr: float) -> torch.Tensor:
-        """The mark of audio at the network's loudness.
+        """Return the mark [clips, samples] of audio at the network's loudness.
 
-        audio [clips, samples]; symbols int64 [clips, columns]; kept bool [clips, columns], the others stay unmarked;
-        sdr: how far below the speech, in dB → [clips, samples].
+        audio [clips, samples]; symbols int64 [clips, columns]; kept bool [clips, columns], the columns that are marked;
+        sdr: level of the mark below the speech, in dB.
         """
         n_fft, band = self.hparams["N_FFT"], self.hparams["message_band_size"]
         spectra = self.stft(audio)[:, : band + 7]
@@ -160,7 +160,7 @@ class Networks(nn.Module):
         return torch.istft(mark, n_fft, self.hparams["HOP_LENGTH"], window=self.window, length=audio.shape[1])
 
     def read(self, audio: torch.Tensor) -> torch.Tensor:
-        """[clips, samples] at the network's loudness → logits [clips, message_dim, columns]."""
+        """Read audio [clips, samples] at the network's loudness → logits [clips, message_dim, columns]."""
         spectra = self.stft(audio)
         magnitudes = (spectra.real.square() + spectra.imag.square() + 1e-10).sqrt()
         return self.dec_m_0(magnitudes.unsqueeze(1))[:, 0]
@@ -176,7 +176,7 @@ class Networks(nn.Module):
 
 
 def load_networks(folder: Path) -> Networks:
-    """What `Networks.save` wrote, ready to be used."""
+    """Return the networks that `Networks.save` wrote, in evaluation mode."""
     networks = Networks(yaml.safe_load((folder / "hparams.yaml").read_text(encoding="utf-8")))
     for name in ("enc_c", "dec_c", "dec_m_0"):
         getattr(networks, name).load_state_dict(torch.load(folder / f"{name}.ckpt", weights_only=True))

@@ -1,6 +1,6 @@
-"""Speech to train and to judge the watermark with: a real English voice (piper, `joe`), sentences made from a grammar.
+"""Speech for training and judging the watermark: the English voice `joe` of piper speaks sentences from a grammar.
 
-Training and judging use different halves of the grammar, so that no sentence is in both.
+Training and judging use different halves of the grammar, so that they have no sentence in common.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WHEN = {
 
 
 def sentences(part: Part, seed: int) -> Iterator[str]:
-    """Sentences without end, each a surprise."""
+    """Yield random sentences without end."""
     rng = random.Random(f"{part} {seed}")
     while True:
         who, did, what, when = (rng.choice(words[part].split("|")) for words in (WHO, DID, WHAT, WHEN))
@@ -57,7 +57,7 @@ def sentences(part: Part, seed: int) -> Iterator[str]:
 
 
 def speech(part: Part, seconds: float, folder: Path, seed: int = 0) -> np.ndarray:
-    """So much speech at 24 kHz, float32 [samples], spoken once and kept in `folder` as 16-bit FLAC."""
+    """Return speech at 24 kHz, float32 [samples], which is spoken once and stored in `folder` as 16-bit FLAC."""
     file = folder / f"{part}-{seed}-{seconds:.0f}s.flac"
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Train a small SilentCipher on real speech: `python -m demo.silentcipher.train FOLDER`.
 
-Trained is what is deployed: lookahead, delay and columns left out as the watermark stage has them, the key's symbols at
-random, the mark at MisoTTS's 36 dB below the speech, and between embedding and detecting what audio meets on its way.
-Real codecs stand in that way; their gradient is taken to be 1.
+Training has the lookahead, the delay and the unmarked columns of the watermark stage, random symbols, the mark at
+MisoTTS's 36 dB below the speech, and distortions between embedding and detection. These include real codecs, with a
+gradient of 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HPARAMS: dict[str, Any] = PUBLISHED | {
     "HOP_LENGTH": 480,
     "message_band_size": 192,  # up to 4.8 kHz
     "message_sdr": 36,
-    # Not in the published file: layer widths (a quarter of the published ones) and what makes the delay short.
+    # Not in the published file: layer widths (a quarter of the published ones), and a short delay.
     "enc_conv_dim": 8,
     "dec_c_conv_dim": 24,
     "dec_m_conv_dim": 32,
@@ -42,7 +42,7 @@ HPARAMS: dict[str, Any] = PUBLISHED | {
 SECONDS_OF_SPEECH = 900
 CLIPS, COLUMNS = 4, 64
 STEPS, STOP = 4_500, 3_500
-"""The schedule's length, and where it was broken off for the committed weights, for want of time."""
+"""The schedule's length, and the step at which the training of the committed weights stopped."""
 FIRST_SDR = 14.0
 DISTORTED = [
     distortions.resampled_16k,
@@ -55,21 +55,21 @@ DISTORTED = [
 
 @dataclass(frozen=True)
 class Schedule:
-    """How hard the task is as training goes on; `progress` is 0 to 1."""
+    """The difficulty of the task during training; `progress` goes from 0 to 1."""
 
     sdr: float
-    """Of the end, in dB."""
+    """Level of the mark below the speech at the end, in dB."""
 
     def sdr_at(self, progress: float) -> float:
         return FIRST_SDR + (self.sdr - FIRST_SDR) * min(progress / 0.4, 1)
 
     def distorted_at(self, progress: float) -> float:
-        """Share of clips that meet a distortion."""
+        """Share of clips that are distorted."""
         return 0.7 * min(max((progress - 0.1) / 0.4, 0), 1)
 
 
 class Clips:
-    """Batches of random pieces of speech at random loudness and pitch, and what happens to them on their way."""
+    """Random pieces of speech at random loudness and pitch in batches, and their distortions."""
 
     def __init__(self, audio: np.ndarray, hparams: dict[str, Any], seed: int) -> None:
         self._audio, self._hop = audio, hparams["HOP_LENGTH"]
@@ -77,7 +77,7 @@ class Clips:
         self._rng = np.random.default_rng(seed)
 
     def draw(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Audio [clips, samples], symbols and kept [clips, columns]."""
+        """Return audio [clips, samples], and symbols and kept [clips, columns]."""
         samples = (COLUMNS - 1) * self._hop
         clips = np.stack([self._clip(samples) for _ in range(CLIPS)])
         symbols = torch.from_numpy(self._rng.integers(0, 5, (CLIPS, COLUMNS)))
@@ -103,13 +103,13 @@ class Clips:
             if self._rng.random() < share:
                 kind = DISTORTED[self._rng.integers(len(DISTORTED))]
                 plain = clip.detach().numpy()
-                changed = kind(plain * np.float32(0.3), self._rng) / np.float32(0.3)  # speech peaks at 0.5 or so
+                changed = kind(plain * np.float32(0.3), self._rng) / np.float32(0.3)  # speech peaks at about 0.5
                 clip = clip + torch.from_numpy(changed.astype(np.float32) - plain)
             out.append(clip * float(10 ** (self._rng.normal(0, 2) / 20)))
         return torch.stack(out)
 
     def offset(self) -> int:
-        """Samples by which the detector's columns stand beside the embedder's."""
+        """Return the shift of the detector's columns from the embedder's, in samples."""
         return int(self._rng.integers(-self._hop // 6, self._hop // 6 + 1))
 
 
@@ -125,7 +125,7 @@ def train(folder: Path, cache: Path, steps: int, stop: int, seed: int, one_batch
     batch = clips.draw()
     for step in range(stop):
         progress = step / steps
-        if step == int(0.75 * steps):  # from here on with the statistics that are deployed
+        if step == int(0.75 * steps):  # from here on with the statistics of deployment
             for module in networks.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
@@ -162,12 +162,12 @@ def train(folder: Path, cache: Path, steps: int, stop: int, seed: int, one_batch
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where hparams.yaml, enc_c.ckpt, dec_c.ckpt and dec_m_0.ckpt go")
-    parser.add_argument("--cache", type=Path, default=Path("out/speech"), help="where the speech is kept")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--stop", type=int, default=STOP, help="end after this step, though the schedule goes on")
+    parser.add_argument("folder", type=Path, help="Folder for hparams.yaml, enc_c.ckpt, dec_c.ckpt and dec_m_0.ckpt.")
+    parser.add_argument("--cache", type=Path, default=Path("out/speech"), help="Folder for the speech.")
+    parser.add_argument("--steps", type=int, default=STEPS, help="Length of the schedule.")
+    parser.add_argument("--stop", type=int, default=STOP, help="Stop after this step of the schedule.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--one-batch", action="store_true", help="learn one batch by heart: a check of the code")
+    parser.add_argument("--one-batch", action="store_true", help="Overfit one batch, to check the code.")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     stop = min(arguments.stop, arguments.steps)
