@@ -1,6 +1,6 @@
-"""Small results on file, so that a change to any of this is seen even where no peer disagrees.
+"""Results equal those in files, which detects changes that no comparison with another implementation finds.
 
-Weights come from NumPy's frozen generator, so the files hold on any machine. To write them anew, on purpose:
+Weights come from NumPy's frozen generator, so the files are valid on any machine. To renew them on purpose:
 
     python tests/test_golden.py
 """
@@ -52,13 +52,13 @@ def tokens() -> dict[str, list[int]]:
 
 
 def noise() -> list[Any]:
-    """What a seed means: seeds x frames, two codebooks, three ranks."""
+    """The noise of four seeds and frames, for two codebooks and three ranks."""
     seeds, frames = torch.tensor([0, 1, -1, 2**62]), torch.tensor([0, 0, 3, 1000])
     return gumbel_noise(seeds, frames, codebooks=2, ranks=3).tolist()
 
 
 def frames() -> dict[str, Any]:
-    """A prompt of text and audio, then 12 frames, greedy and drawn."""
+    """12 frames, greedy and sampled, after a prompt of text and audio."""
     config = tiny_config()
     random = np.random.RandomState(0)
     weights = {}
@@ -71,8 +71,8 @@ def frames() -> dict[str, Any]:
     prompt[:3, -1], prompt[7:, -1] = [1, 5, 2], [7, 2]
     prompt[3:6, :-1], prompt[6, :-1] = random.randint(0, config.audio_codes, (3, 3)), 0
     greedy = _generate(config, weights, prompt, temperature=1.0, top_k=1)
-    drawn = _generate(config, weights, prompt, temperature=0.9, top_k=10)
-    return {"greedy": greedy, "drawn": drawn}
+    sampled = _generate(config, weights, prompt, temperature=0.9, top_k=10)
+    return {"greedy": greedy, "drawn": sampled}
 
 
 def _generate(
@@ -85,8 +85,8 @@ def _generate(
     for frame in range(12):
         blocks = np.array([[1, 2, 3, 4]], np.int32)
         batch = Batch(inputs, np.array([len(inputs)], np.int32), np.array([start], np.int32), blocks)
-        draw = gumbel_noise(torch.tensor([3]), torch.tensor([frame]), config.audio_num_codebooks, top_k)
-        sampling = Sampling(torch.tensor([temperature]), torch.tensor([top_k]), draw)
+        gumbel = gumbel_noise(torch.tensor([3]), torch.tensor([frame]), config.audio_num_codebooks, top_k)
+        sampling = Sampling(torch.tensor([temperature]), torch.tensor([top_k]), gumbel)
         start += len(inputs)
         codes, inputs = depth.forward(backbone.forward(batch), sampling)
         rows.append(codes[0].tolist())
@@ -94,7 +94,7 @@ def _generate(
 
 
 def codec() -> dict[str, Any]:
-    """A clip's first codebooks; and of three frames and the end of speech every 480th sample."""
+    """The first codebooks of a clip, and every 480th sample of three frames and the end frame."""
     mimi = build_mimi(ModelConfig.from_dict(DEMO)).eval().requires_grad_(False)
     random = np.random.RandomState(1)
     for name, tensor in mimi.state_dict().items():
@@ -114,13 +114,13 @@ RESULTS: dict[str, Callable[[], Any]] = {"tokens": tokens, "noise": noise, "fram
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_the_result_is_that_on_file(name: str) -> None:
+def test_the_result_equals_the_file(name: str) -> None:
     expected = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     assert close(RESULTS[name](), expected)
 
 
 def close(found: Any, expected: Any) -> bool:
-    """Equal; floats within `TOLERANCE` of their size."""
+    """True if both are equal, floats within `TOLERANCE` of their size."""
     if isinstance(expected, dict):
         return found.keys() == expected.keys() and all(close(found[key], expected[key]) for key in expected)
     if isinstance(expected, list):

@@ -1,4 +1,4 @@
-"""The codec from either published layout is the same codec."""
+"""Both published layouts of Mimi give the same codec."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from misotts.slots import Piece
 from tests.support.mimi_peer import make_mimi_peer
 
 FRAMES = 150
-"""12 s: beyond the 10 s that Mimi's attention reaches back."""
+"""12 s, more than the 10 s of Mimi's attention."""
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +33,14 @@ def peer() -> MimiModel:
 
 @pytest.fixture(scope="module")
 def peer_file(peer: MimiModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As Transformers writes it: the layout of `kyutai/mimi`."""
+    """Mimi as Transformers writes it, in the layout of `kyutai/mimi`."""
     folder = tmp_path_factory.mktemp("mimi")
     peer.save_pretrained(folder)
     return folder / "model.safetensors"
 
 
 @pytest.mark.parametrize("frames", [1, 12, FRAMES])
-def test_transformers_layout_codes_and_sounds_like_transformers(
+def test_transformers_layout_gives_transformers_codes_and_audio(
     peer: MimiModel, peer_file: Path, config: ModelConfig, frames: int
 ) -> None:
     mimi = read_mimi(peer_file, config)
@@ -59,7 +59,7 @@ def test_transformers_layout_codes_and_sounds_like_transformers(
 
 
 @pytest.mark.parametrize("frames", [2 * PIECE_FRAMES, 3 * PIECE_FRAMES - 20])
-def test_a_long_clip_codes_in_pieces_as_at_once(peer_file: Path, config: ModelConfig, frames: int) -> None:
+def test_a_long_clip_gives_the_same_codes_in_pieces(peer_file: Path, config: ModelConfig, frames: int) -> None:
     mimi = read_mimi(peer_file, config)
     audio = np.random.default_rng(1).normal(0, 0.1, frames * FRAME_SAMPLES - 700).astype(np.float32)
     padded = torch.from_numpy(np.pad(audio, (0, 700))).view(1, 1, -1)
@@ -75,15 +75,15 @@ def test_a_long_clip_codes_in_pieces_as_at_once(peer_file: Path, config: ModelCo
     assert len(pauses) == -(-frames // PIECE_FRAMES) - 1
 
 
-def test_a_clip_that_is_given_up_leaves_the_codec_as_it_was(peer_file: Path, config: ModelConfig) -> None:
+def test_an_interrupted_clip_leaves_the_codec_unchanged(peer_file: Path, config: ModelConfig) -> None:
     mimi = read_mimi(peer_file, config)
     audio = np.random.default_rng(2).normal(0, 0.1, 2 * PIECE_FRAMES * FRAME_SAMPLES).astype(np.float32)
 
-    def give_up() -> None:
+    def interrupt() -> None:
         raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        encode(mimi, audio, give_up)
+        encode(mimi, audio, interrupt)
     short = audio[: 10 * FRAME_SAMPLES]
     with torch.inference_mode():
         expected = mimi.encode(torch.from_numpy(short).view(1, 1, -1))[0].T.numpy()
@@ -92,7 +92,7 @@ def test_a_clip_that_is_given_up_leaves_the_codec_as_it_was(peer_file: Path, con
 
 
 def test_moshis_published_names_are_read(config: ModelConfig, tmp_path: Path) -> None:
-    """The published file has the attention's projections under older names."""
+    """The published file has older names for the attention's projections."""
     state = build_mimi(config).state_dict()
     published = {
         name.replace("in_projs.0.weight", "in_proj_weight").replace("out_projs.0.", "out_proj."): tensor
@@ -105,9 +105,7 @@ def test_moshis_published_names_are_read(config: ModelConfig, tmp_path: Path) ->
     assert all(torch.equal(found[name], state[name]) for name in state)
 
 
-def test_another_codec_is_refused_with_all_that_does_not_fit(
-    config: ModelConfig, peer_file: Path, tmp_path: Path
-) -> None:
+def test_another_codec_is_refused_with_every_difference(config: ModelConfig, peer_file: Path, tmp_path: Path) -> None:
     for name, source in {"moshi": build_mimi(config).state_dict(), "transformers": load_file(peer_file)}.items():
         tensors = dict(source)
         del tensors[next(key for key in tensors if key.endswith("0.norm1.weight") or "0.input_layernorm.w" in key)]

@@ -1,9 +1,8 @@
-"""Mimi in slots: streamed equals whole, slots are independent, and the end of speech is not chopped."""
+"""Mimi in slots: streamed equals whole, slots are independent, and speech does not end abruptly."""
 
 from __future__ import annotations
 
 import copy
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,11 @@ from misotts.slots import PACKED_SHARE, Piece, call_rows
 from misotts.synthesizer import Synthesizer
 from misotts_client.errors import EOS, LENGTH
 from tests.support.scripted import Inbox
+from tests.support.waiting import wait_until
 
 SLOTS = 4
 LONG = 190
-"""Frames: 15.2 s, beyond the 10 s that Mimi's attention reaches back."""
+"""Number of frames: 15.2 s, more than the 10 s of Mimi's attention."""
 
 TOLERANCE = 1e-6
 
@@ -50,7 +50,7 @@ def mimi(demo_folder: Path, config: ModelConfig) -> MimiModel:
 
 @pytest.fixture(scope="module")
 def decoder(mimi: MimiModel) -> Decoder:
-    return Decoder(copy.deepcopy(mimi), SLOTS)  # whose parts stream from now on: `mimi` stays the reference
+    return Decoder(copy.deepcopy(mimi), SLOTS)  # a copy, because the reference `mimi` must not stream
 
 
 def make_codes(config: ModelConfig, frames: int, seed: int) -> np.ndarray:
@@ -59,13 +59,13 @@ def make_codes(config: ModelConfig, frames: int, seed: int) -> np.ndarray:
 
 
 def whole(mimi: MimiModel, codes: np.ndarray) -> np.ndarray:
-    """moshi's own decode of a whole utterance."""
+    """Decode a whole utterance by moshi's own method."""
     with torch.inference_mode():
         return mimi.decode(torch.from_numpy(codes.T.astype(np.int64))[None])[0, 0].numpy()
 
 
 def stream(decoder: Decoder, codes: np.ndarray, sizes: list[int], slot: int = 0) -> np.ndarray:
-    """Decode in pieces of `sizes`, over and over."""
+    """Decode in pieces of `sizes` frames, which repeat."""
     audio: list[np.ndarray] = []
     start = 0
     while start < len(codes) or not audio:
@@ -77,7 +77,7 @@ def stream(decoder: Decoder, codes: np.ndarray, sizes: list[int], slot: int = 0)
 
 
 @pytest.mark.parametrize("sizes", [[1], [3], [MAX_FRAMES], [60], [1, 2, 4, 8], [7, 1, 25, 2]], ids=str)
-def test_streamed_is_whole_beyond_the_attentions_reach(
+def test_streamed_equals_whole_beyond_the_attentions_context(
     decoder: Decoder, mimi: MimiModel, config: ModelConfig, sizes: list[int]
 ) -> None:
     codes = make_codes(config, LONG, seed=1)
@@ -89,7 +89,7 @@ def test_streamed_is_whole_beyond_the_attentions_reach(
 
 
 @pytest.mark.slow
-def test_streamed_is_whole_at_the_published_size() -> None:
+def test_streamed_equals_whole_at_the_published_size() -> None:
     config = ModelConfig.from_dict({**DEMO, "mimi": {}})
     torch.manual_seed(0)
     state = make_mimi_weights(config)
@@ -106,8 +106,8 @@ def test_streamed_is_whole_at_the_published_size() -> None:
 
 @pytest.mark.parametrize("slots", [SLOTS, 16])
 def test_streams_of_all_lengths_share_calls(decoder: Decoder, mimi: MimiModel, config: ModelConfig, slots: int) -> None:
-    """Streams started at different times and cut differently, a seat used twice, in calls over the first rows and over
-    packed ones: each as if it were alone."""
+    """Each stream sounds as if it were alone: streams start at different times, are cut differently and reuse slots, in
+    calls over the first rows and over packed rows."""
     decoder = decoder if slots == SLOTS else Decoder(copy.deepcopy(mimi), slots)
     random = np.random.default_rng(2)
     lengths = [150, 40, 170, 9, 60]
@@ -139,7 +139,7 @@ def test_streams_of_all_lengths_share_calls(decoder: Decoder, mimi: MimiModel, c
 
 
 @given(slots=st.integers(1, 300), data=st.data())
-def test_a_call_has_rows_for_its_streams_and_few_more(slots: int, data: st.DataObject) -> None:
+def test_a_call_has_rows_for_its_streams_and_few_others(slots: int, data: st.DataObject) -> None:
     members = data.draw(st.lists(st.integers(0, slots - 1), min_size=1, unique=True))
     rows, packed = call_rows(members, slots)
     assert len(members) <= rows <= slots
@@ -169,7 +169,7 @@ def test_a_short_piece_does_not_wait_for_a_long_one(
     assert done == [(2, 0, 0), (1, 1, 1), (3, 2, 8), (0, 3 + (30 - 8) // MAX_FRAMES, 30)]
 
 
-def test_a_reset_leaves_the_other_slots_samples_alone_to_the_bit(decoder: Decoder, config: ModelConfig) -> None:
+def test_a_reset_changes_no_bit_of_the_other_slots(decoder: Decoder, config: ModelConfig) -> None:
     codes = [make_codes(config, 40, seed) for seed in range(SLOTS)]
 
     def run(restart: bool) -> list[np.ndarray]:
@@ -185,8 +185,8 @@ def test_a_reset_leaves_the_other_slots_samples_alone_to_the_bit(decoder: Decode
     assert [np.array_equal(a, b) for a, b in zip(plain, restarted, strict=True)] == [True, False, True, True]
 
 
-def test_a_clip_encodes_to_moshis_codes(mimi: MimiModel, config: ModelConfig) -> None:
-    """The clip is padded to whole frames with silence, nothing else."""
+def test_a_clip_is_encoded_to_moshis_codes(mimi: MimiModel, config: ModelConfig) -> None:
+    """The clip is padded with silence to whole frames and not changed otherwise."""
     audio = np.random.default_rng(3).normal(0, 0.1, 10 * FRAME_SAMPLES - 700).astype(np.float32)
     padded = torch.from_numpy(np.pad(audio, (0, 700))).view(1, 1, -1)
     with torch.inference_mode():
@@ -197,21 +197,19 @@ def test_a_clip_encodes_to_moshis_codes(mimi: MimiModel, config: ModelConfig) ->
     assert np.array_equal(codes, expected)
 
 
-def test_a_loud_end_gets_the_end_frame_however_it_is_cut(
-    decoder: Decoder, mimi: MimiModel, config: ModelConfig
-) -> None:
+def test_a_loud_end_gets_the_end_frame_for_any_cut(decoder: Decoder, mimi: MimiModel, config: ModelConfig) -> None:
     speech = make_codes(config, 30, seed=4)
     ended = np.concatenate([speech, np.zeros_like(speech[:1])])
     expected = whole(mimi, ended)
-    chopped = expected[: len(speech) * FRAME_SAMPLES]
-    assert loudness(chopped[-TAIL_SAMPLES:]) > TAIL_LOUDNESS
+    abrupt = expected[: len(speech) * FRAME_SAMPLES]
+    assert loudness(abrupt[-TAIL_SAMPLES:]) > TAIL_LOUDNESS
     for sizes in ([1], [4], [30, 1], [31], [15, 16]):
         audio = stream(decoder, ended, sizes)
         assert len(audio) == 31 * FRAME_SAMPLES
         assert np.abs(audio - expected).max() < TOLERANCE
 
 
-def test_a_quiet_end_gets_none(mimi: MimiModel, config: ModelConfig) -> None:
+def test_a_quiet_end_gets_no_end_frame(mimi: MimiModel, config: ModelConfig) -> None:
     decoder = Decoder(quieter(mimi), slots=1)
     speech = make_codes(config, 30, seed=4)
     ended = np.concatenate([speech, np.zeros_like(speech[:1])])
@@ -222,8 +220,8 @@ def test_a_quiet_end_gets_none(mimi: MimiModel, config: ModelConfig) -> None:
         assert np.abs(audio - stream(decoder, speech, sizes)).max() < TOLERANCE
 
 
-def test_an_utterance_that_only_ends_is_silent(decoder: Decoder, config: ModelConfig) -> None:
-    stream(decoder, make_codes(config, 5, seed=5), [5])  # the seat's last utterance ended loud
+def test_an_utterance_of_only_the_end_frame_is_silent(decoder: Decoder, config: ModelConfig) -> None:
+    stream(decoder, make_codes(config, 5, seed=5), [5])  # the slot's previous utterance ends loud
     end = np.zeros((1, config.audio_num_codebooks), np.int32)
     assert len(stream(decoder, end, [1])) == 0
 
@@ -233,7 +231,7 @@ def loudness(audio: np.ndarray) -> float:
 
 
 def quieter(mimi: MimiModel) -> MimiModel:
-    """The same codec 40 dB down: its last layer is linear."""
+    """Return the same codec 40 dB quieter: its last layer is linear."""
     quiet = copy.deepcopy(mimi)
     last = [module for module in quiet.decoder.modules() if isinstance(module, torch.nn.Conv1d)][-1]
     last.weight.mul_(0.01)
@@ -251,14 +249,14 @@ class CannedBackbone:
 
 @dataclass
 class CannedDepth:
-    """Draws the frames of one utterance, whatever it is fed."""
+    """Returns the frames of one utterance for any input."""
 
     frames: np.ndarray
-    drawn: int = 0
+    count: int = 0
 
     def forward(self, hidden: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
-        codes = torch.from_numpy(self.frames[self.drawn % len(self.frames)].astype(np.int64))[None]
-        self.drawn += 1
+        codes = torch.from_numpy(self.frames[self.count % len(self.frames)].astype(np.int64))[None]
+        self.count += 1
         return codes, torch.zeros_like(hidden)
 
 
@@ -273,7 +271,7 @@ def test_the_tail_from_the_loop_to_the_audio(
     finish: str,
     frames: int,
 ) -> None:
-    """20 frames, then the end of speech: with the tail 21. One that is cut at its length gets none."""
+    """20 frames and the end frame are 21 with the tail. An utterance that is cut at its length has no tail."""
     speech = make_codes(config, 20, seed=6)
     ended = np.concatenate([speech, np.zeros_like(speech[:1])])
     tables = {
@@ -287,8 +285,7 @@ def test_the_tail_from_the_loop_to_the_audio(
     prompt[:, -1] = 5
     generator.submit(Utterance(Order(prompt, max_frames, seed=0, chunk_frames=chunk_frames)), inbox)
     generator.start()
-    while generator.core.streams:
-        time.sleep(0.002)
+    wait_until(lambda: not generator.core.streams)
     generator.close()
     assert inbox.finish == finish
     pieces = [Piece(0, chunk.index == 0, chunk.codes) for chunk in inbox.chunks]
@@ -298,7 +295,7 @@ def test_the_tail_from_the_loop_to_the_audio(
 
 
 @pytest.mark.parametrize("chunk_frames", [0, 1, 6])
-def test_the_synthesizers_utterance_has_the_tail_and_its_frames_do_not(
+def test_the_synthesizers_audio_has_the_tail_and_its_frames_do_not(
     demo_folder: Path, config: ModelConfig, chunk_frames: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = np.concatenate([make_codes(config, 12, seed=7), np.zeros((1, config.audio_num_codebooks), np.int32)])

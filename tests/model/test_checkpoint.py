@@ -1,4 +1,4 @@
-"""Weights from every published layout are the same weights; what is no checkpoint says so, all at once."""
+"""Every published layout gives the same weights, and an error lists every fault of a bad checkpoint."""
 
 from __future__ import annotations
 
@@ -73,15 +73,15 @@ def test_every_layout_gives_the_same_weights(
 
 
 @pytest.mark.parametrize("shard_size", ["1GB", "10KB"])
-def test_transformers_own_files_give_the_same_weights(shard_size: str, tmp_path: Path) -> None:
-    """Written by Transformers itself, whole and sharded; the codec's tensors beside them are no concern of ours."""
+def test_transformers_files_give_the_same_weights(shard_size: str, tmp_path: Path) -> None:
+    """Transformers itself writes the files, whole and sharded. The codec's tensors in them are ignored."""
     weights = tiny_weights()
     make_peer(weights, CONFIG).save_pretrained(tmp_path, max_shard_size=shard_size)
     assert (tmp_path / "model.safetensors.index.json").exists() == (shard_size == "10KB")
     assert equal(Checkpoint(tmp_path, CONFIG), weights)
 
 
-def test_the_two_audio_tables_of_transformers_must_be_one(tmp_path: Path) -> None:
+def test_the_two_audio_tables_of_transformers_must_be_equal(tmp_path: Path) -> None:
     weights = tiny_weights()
     state = {name: tensor.clone() for name, tensor in peer_state(weights, CONFIG).items()}
     save_file(state, tmp_path / "model.safetensors")
@@ -92,12 +92,12 @@ def test_the_two_audio_tables_of_transformers_must_be_one(tmp_path: Path) -> Non
         Checkpoint(tmp_path, CONFIG)
 
 
-def test_transformers_config_says_the_same() -> None:
+def test_transformers_config_gives_the_same_sizes() -> None:
     assert config_from_csm(json.loads(peer_config(CONFIG).to_json_string())) == tiny_config(speaker_space=False)
 
 
-def test_transformers_config_as_csm_1b_has_it() -> None:
-    """The words of the published file, whose RoPE is told in an older way."""
+def test_the_published_config_of_csm_1b_is_read() -> None:
+    """The published file describes RoPE with older keys."""
     rope = dict(rope_type="llama3", factor=32.0)
     depth = dict(
         hidden_size=1024,
@@ -139,7 +139,7 @@ def test_transformers_config_as_csm_1b_has_it() -> None:
         config_from_csm(raw)
 
 
-def test_all_faults_come_in_one_error(tmp_path: Path) -> None:
+def test_one_error_lists_all_faults(tmp_path: Path) -> None:
     weights = tiny_weights()
     del weights["backbone.norm.scale"]
     weights["projection.weight"] = torch.zeros(5, 5)
@@ -156,14 +156,14 @@ def test_all_faults_come_in_one_error(tmp_path: Path) -> None:
         assert fault in str(caught.value)
 
 
-def test_other_dimensions_are_found(tmp_path: Path) -> None:
+def test_other_dimensions_are_refused(tmp_path: Path) -> None:
     one_file(tmp_path, tiny_weights())
     other = tiny_config(audio_num_codebooks=4)
     with pytest.raises(CheckpointError, match=r"audio_head is \[2, 32, 19\], config.json asks for \[3, 32, 19\]"):
         Checkpoint(tmp_path, other)
 
 
-def test_files_that_are_not_what_they_say(tmp_path: Path) -> None:
+def test_files_of_other_formats_are_refused(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()
     good = (one_file(whole, tiny_weights()) / "model.safetensors").read_bytes()
@@ -190,7 +190,7 @@ def test_files_that_are_not_what_they_say(tmp_path: Path) -> None:
         open_weights(tmp_path)
 
 
-def test_all_bad_shards_come_in_one_error(tmp_path: Path) -> None:
+def test_one_error_lists_all_bad_shards(tmp_path: Path) -> None:
     sharded(tmp_path, tiny_weights())
     first, second = sorted(tmp_path.glob("*.safetensors"))
     first.unlink()
@@ -201,20 +201,20 @@ def test_all_bad_shards_come_in_one_error(tmp_path: Path) -> None:
     assert f"{second.name} is truncated" in str(caught.value)
 
 
-def test_what_is_written_is_what_safetensors_reads(tmp_path: Path) -> None:
+def test_safetensors_reads_what_is_written(tmp_path: Path) -> None:
     weights = {f"t{n}": torch.randn(3, n).to(dtype) for n, dtype in enumerate((torch.float32, torch.bfloat16) * 3, 1)}
     weights["transposed"] = torch.randn(4, 5).T
     weights["scalar"] = torch.tensor(2.5)
-    told: list[int] = []
-    save_weights(tmp_path / "x.safetensors", weights, told.append)
+    sizes: list[int] = []
+    save_weights(tmp_path / "x.safetensors", weights, sizes.append)
     found = load_file(tmp_path / "x.safetensors")
     assert found.keys() == weights.keys()
     assert all(torch.equal(found[name], weights[name]) for name in weights)
-    assert told == [tensor.nbytes for tensor in weights.values()]
+    assert sizes == [tensor.nbytes for tensor in weights.values()]
 
 
 def test_the_8b_models_names_and_shapes() -> None:
-    """Every tensor of the full-size model, none allocated."""
+    """Check every tensor of the full-size model without allocating it."""
     config = ModelConfig.from_dict(
         dict(
             backbone_flavor="llama-8B",
@@ -248,7 +248,7 @@ def test_the_8b_models_names_and_shapes() -> None:
 
 
 def make_peer_on_meta(config: ModelConfig, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Transformers' model of that size takes exactly these tensors."""
+    """Check that Transformers' model of that size has exactly these tensors."""
     weights = {name: torch.empty(shape) for name, shape in shapes.items()}
     peer = make_peer(weights, config)
     mine = {name: tensor for name, tensor in peer.state_dict().items() if not name.startswith("codec_model.")}

@@ -1,4 +1,4 @@
-"""Downloaded files → a model folder: whole or not at all, in little memory, and it speaks."""
+"""Downloaded files become a complete, working model folder or none, in little memory."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def downloads(demo_folder: Path) -> Downloads:
     )
 
 
-def test_what_is_prepared_is_the_same_model(downloads: Downloads, demo_folder: Path, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    make_model_folder(tmp_path / "model", downloads, lambda *news: told.append(news))
+def test_the_prepared_folder_has_the_same_model(downloads: Downloads, demo_folder: Path, tmp_path: Path) -> None:
+    reports: list[tuple[str, int, int]] = []
+    make_model_folder(tmp_path / "model", downloads, lambda *report: reports.append(report))
     config = ModelConfig.load(demo_folder)
     assert ModelConfig.load(tmp_path / "model") == config
     for name in ("model.safetensors", "mimi.safetensors"):
@@ -57,13 +57,13 @@ def test_what_is_prepared_is_the_same_model(downloads: Downloads, demo_folder: P
         assert made.keys() == given.keys()
         assert all(torch.equal(made[key], given[key]) for key in given)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert {name for name, _, _ in told} == {"model.safetensors"}
-    assert [written for _, written, _ in told] == sorted(written for _, written, _ in told)
-    assert told[-1][1] == told[-1][2] == sum(math.prod(shape) * 4 for shape in tensor_shapes(config).values())
+    assert {name for name, _, _ in reports} == {"model.safetensors"}
+    assert [written for _, written, _ in reports] == sorted(written for _, written, _ in reports)
+    assert reports[-1][1] == reports[-1][2] == sum(math.prod(shape) * 4 for shape in tensor_shapes(config).values())
 
 
 def test_a_model_from_other_layouts_speaks(downloads: Downloads, tmp_path: Path) -> None:
-    """Transformers' weights in bfloat16 and its config, Meta's tokenizer, Transformers' Mimi; an eighth of the rest."""
+    """Make a folder from Transformers' bfloat16 weights, config and Mimi, and Meta's tokenizer, with 4 codebooks."""
     sizes = dict(DEMO, text_vocab_size=128256, audio_num_codebooks=4)
     config = ModelConfig.from_dict(sizes)
     torch.manual_seed(0)
@@ -132,7 +132,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_named_and_nothing_is_left(fault: str, downloads: Downloads, tmp_path: Path) -> None:
+def test_an_error_names_the_fault_and_no_folder_is_left(fault: str, downloads: Downloads, tmp_path: Path) -> None:
     change, error, words = FAULTS[fault]
     given, made = tmp_path / "given", tmp_path / "made"
     given.mkdir()
@@ -141,7 +141,7 @@ def test_a_fault_is_named_and_nothing_is_left(fault: str, downloads: Downloads, 
     assert list(made.iterdir()) == []
 
 
-def test_an_interruption_leaves_nothing(downloads: Downloads, tmp_path: Path) -> None:
+def test_an_interruption_leaves_no_folder(downloads: Downloads, tmp_path: Path) -> None:
     def interrupt(name: str, written: int, total: int) -> None:
         if written > total / 2:
             raise KeyboardInterrupt
@@ -151,7 +151,7 @@ def test_an_interruption_leaves_nothing(downloads: Downloads, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command(downloads: Downloads, demo_folder: Path, tmp_path: Path) -> None:
+def test_the_command_makes_a_folder_once(downloads: Downloads, demo_folder: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(prepare)
     arguments = [str(tmp_path / "model"), "--weights", str(demo_folder)]
@@ -196,8 +196,8 @@ print(peak - start)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_two_gigabytes_are_prepared_in_little_memory(tmp_path: Path) -> None:
-    """Transformers' layout, which needs most: rows of q and k are permuted. The source is a file with a hole: what
-    counts is what the process holds."""
+    """Transformers' layout needs the most memory, because rows of q and k are permuted. The source is a sparse file:
+    only the process's own memory counts."""
     sizes = dict(
         text_vocab_size=16384,
         audio_vocab_size=2051,
@@ -220,7 +220,7 @@ def test_two_gigabytes_are_prepared_in_little_memory(tmp_path: Path) -> None:
 
 
 def write_hollow(path: Path, shapes: dict[str, tuple[int, ...]]) -> int:
-    """A safetensors file of zeros that takes no room on the disk."""
+    """Write a safetensors file of zeros that takes no space on the disk."""
     header, end = {}, 0
     for name, shape in shapes.items():
         start, end = end, end + 4 * math.prod(shape)

@@ -1,7 +1,6 @@
-"""Speech through the watermark stage of a running server carries the server's key in what comes out.
+"""Speech that passes the watermark stage of a running server carries the server's key.
 
-The demo's own voice is noise, so speech is put in where decode would: at the stage itself, with the secret that the
-launcher gave it.
+The demo model speaks noise, so the test sends speech to the stage itself, as `decode` does, with the launcher's secret.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from tests.support.raw import infer, text
 
 CHUNKS = (1, 1, 2, 4, 8, 8, 8)
 STREAM = 1_000_000
-"""Later than all that generate has numbered, so that the stage takes it for the newest."""
+"""Above all numbers that `generate` has assigned, so that the stage takes it for the newest stream."""
 
 
 @pytest.fixture(scope="module")
 def own_server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """Not the shared one: streams that generate knows nothing of would confuse it."""
+    """A server of its own: streams that `generate` does not know would disturb the shared one."""
     key_file = tmp_path_factory.mktemp("key") / "key"
     key_file.write_text(KEY.hex())
     with running_server(demo_folder, "--no-allow-reference-key", f"--watermark-key-file={key_file}") as running:
@@ -36,7 +35,7 @@ def own_server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def secret_of(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """From the settings that the launcher left for its stages; their folder is in tritonserver's environment."""
+    """Read the secret in the settings of the stages. Their folder is in tritonserver's environment."""
     pid = server.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     for child in children:
@@ -58,7 +57,7 @@ def test_the_first_chunk_of_an_utterance_is_one_frame(own_server: RunningServer,
     assert sum(len(chunk.audio) for chunk in chunks) == 10 * FRAME_SAMPLES
 
 
-def test_speech_through_the_stage_is_found_to_be_marked(
+def test_the_detector_finds_the_key_in_speech_from_the_stage(
     own_server: RunningServer, speech: np.ndarray, demo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = text(secret_of(own_server, monkeypatch).encode())

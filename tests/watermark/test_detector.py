@@ -1,4 +1,4 @@
-"""Detection: of streamed speech, as files and on their way, by ours and by the `silentcipher` package's decoding."""
+"""Detection of the mark in streamed speech and files, by our detector and by the `silentcipher` package."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RATE = 24_000
 
 
 def stream(folder: Path, audio: np.ndarray, key: bytes = KEY) -> np.ndarray:
-    """Mark audio as the server does: a frame, then two, then chunks of eight."""
+    """Mark audio in chunks as the server does: one frame, two frames, then eight each."""
     watermarker = Watermarker(folder, slots=1, key=key)
     pieces = np.split(audio, np.cumsum([1, 2, 8, 8, 8, 8, 8, 8]) * FRAME_SAMPLES)
     return np.concatenate(
@@ -58,7 +58,7 @@ def detector(demo_folder: Path) -> Detector:
     return Detector(demo_folder)
 
 
-def test_speech_is_marked_with_its_key_and_no_other(detector: Detector, marked: np.ndarray, speech: np.ndarray) -> None:
+def test_speech_has_the_mark_of_its_key_only(detector: Detector, marked: np.ndarray, speech: np.ndarray) -> None:
     readings = detector.read(marked, RATE)
     right, wrong = judge(readings, KEY), judge(readings, OTHER_KEY)
     assert right.key_matches
@@ -72,7 +72,9 @@ def test_speech_is_marked_with_its_key_and_no_other(detector: Detector, marked: 
 
 @pytest.mark.parametrize("start_s", [0.0, 0.31, 1.7])
 @pytest.mark.parametrize("rate", [16_000, 44_100])
-def test_any_rate_and_any_start(detector: Detector, marked: np.ndarray, start_s: float, rate: int) -> None:
+def test_a_mark_is_found_at_any_rate_and_from_any_start(
+    detector: Detector, marked: np.ndarray, start_s: float, rate: int
+) -> None:
     part = soxr.resample(marked[int(start_s * RATE) :], RATE, rate)
     assert detector.check(part, rate, KEY).key_matches
 
@@ -99,14 +101,14 @@ def test_the_network_equals_the_package_at_published_width(tmp_path: Path) -> No
     magnitude, _ = network.stft.transform(torch.from_numpy(loud)[None])
     logits = published.message_decoder(magnitude[:, None])[0, 0].T  # the package pads its clip at the end
     wanted = logits.log_softmax(dim=1).detach().numpy()
-    inside = slice(10, 20)  # the package's STFT reflects where ours is padded with zeros
+    inside = slice(10, 20)  # the package's STFT pads by reflection, ours with zeros
     np.testing.assert_allclose(got[inside], wanted[inside], rtol=1e-3, atol=1e-3)
 
 
 def package_model(folder: Path, message_decoder: object) -> Model:
-    """The package's decoding code around a network. Its constructor knows no width but the published."""
+    """Put the package's decoding around a network. Its constructor accepts only the published width."""
     hparams = yaml.safe_load((folder / "silentcipher" / "hparams.yaml").read_text())
-    STFT._instances.clear()  # one for the whole process, of the first size asked for
+    STFT._instances.clear()  # the package caches one per process, of the first size
     model = object.__new__(Model)
     vars(model).update(
         config=SimpleNamespace(**hparams),
@@ -133,8 +135,8 @@ def test_the_packages_own_decoding_reads_the_stream(demo_folder: Path, marked: n
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_bound_holds_for_random_keys(seed: int) -> None:
-    """Columns that know nothing of any key, however sure of themselves and however biased: of 100 random keys no more
-    than the bound allows look present."""
+    """If columns have nothing to do with any key, no more of 100 random keys seem present than the bound allows,
+    whatever the columns' confidence and bias."""
     rng = np.random.default_rng(seed)
     logits = rng.gumbel(size=(120, 5)) * rng.uniform(0.1, 5) + rng.normal(size=5) * rng.uniform(0, 3)
     columns = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -142,11 +144,11 @@ def test_the_bound_holds_for_random_keys(seed: int) -> None:
     keys = rng.integers(0, 256, (100, 5), np.uint8)
     bounds = np.array([judge(readings, key.tobytes()).false_positive for key in keys])
     assert (bounds > 0).all()
-    assert (bounds < 0.01).sum() <= 6  # 1 is expected at most; 7 of 100 have a probability of 1e-4
+    assert (bounds < 0.01).sum() <= 6  # at most 1 is expected; 7 have a probability of 1e-4
 
 
-def test_certain_columns_give_the_bound_its_least_value() -> None:
-    """20 symbols read without a doubt: one key in 4^20, and the reading's weight hardly costs."""
+def test_certain_columns_give_the_least_bound() -> None:
+    """20 certain symbols are one key in 4^20; the reading's weight adds little."""
     symbols = np.array(symbols_of(KEY))[np.arange(84) % MESSAGE]
     columns = np.log(np.where(np.arange(5) == symbols[:, None], 0.9, 0.025))
     verdict = judge(Readings([[columns] * 3], seconds=2.0), KEY)
@@ -170,7 +172,7 @@ def test_the_command_reads_files(tmp_path: Path, marked: np.ndarray, demo_folder
     assert KEY.hex() not in done.output
 
 
-def test_the_commands_exit_status_tells(
+def test_the_commands_exit_status_is_the_result(
     tmp_path: Path, marked: np.ndarray, speech: np.ndarray, demo_folder: Path
 ) -> None:
     soundfile.write(tmp_path / "marked.wav", marked, RATE)
@@ -184,7 +186,7 @@ def test_the_commands_exit_status_tells(
     assert set(told) == {"marked", "key_matches", *Verdict.__dataclass_fields__}
 
 
-def test_the_command_says_what_cannot_be_used(tmp_path: Path, marked: np.ndarray, demo_folder: Path) -> None:
+def test_the_command_refuses_unusable_files_and_keys(tmp_path: Path, marked: np.ndarray, demo_folder: Path) -> None:
     (tmp_path / "words.wav").write_text("no audio")
     soundfile.write(tmp_path / "nan.wav", np.full(RATE, np.nan), RATE, subtype="FLOAT")
     for name, words in (("words.wav", "words.wav: "), ("nan.wav", "NaN"), ("none.wav", "none.wav: ")):
@@ -199,18 +201,18 @@ def test_the_command_says_what_cannot_be_used(tmp_path: Path, marked: np.ndarray
     assert "no watermark key" in done.output
 
 
-def test_a_detector_without_its_weights_is_named(tmp_path: Path, demo_folder: Path) -> None:
+def test_a_missing_message_decoder_is_refused(tmp_path: Path, demo_folder: Path) -> None:
     shutil.copytree(demo_folder / "silentcipher", tmp_path / "silentcipher")
     (tmp_path / "silentcipher" / "dec_m_0.ckpt").unlink()
     with pytest.raises(SilentCipherError, match=r"dec_m_0\.ckpt is missing"):
         Detector(tmp_path)
 
 
-def test_bench_finds_out_answers_without_the_mark(detector: Detector, marked: np.ndarray, speech: np.ndarray) -> None:
+def test_bench_finds_answers_without_the_mark(detector: Detector, marked: np.ndarray, speech: np.ndarray) -> None:
     def answer(audio: np.ndarray) -> Answer:
         call = Call(0, None, SpeechRequest(text="Hello."), "listens", float("inf"))
         return Answer(call, 0.0, 0.0, [Arrival(1.0, len(audio))], [audio[: len(audio) // 2], audio[len(audio) // 2 :]])
 
     answers = [answer(marked), answer(speech), answer(marked[:24_000])]
-    assert check_watermarks(answers, detector, KEY) == 2, "a second is too short to be judged"
+    assert check_watermarks(answers, detector, KEY) == 2, "one second is too short to judge"
     assert [each.error for each in answers] == ["", "UNMARKED", ""]

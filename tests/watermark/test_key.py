@@ -1,4 +1,4 @@
-"""Where the watermark's key may come from, and which ones are refused without being shown."""
+"""The sources of the watermark's key, and keys that are refused without being shown."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from misotts.serve.settings import ServeOptions
 from misotts.slots import Piece
 from misotts.watermark.key import KEY_ENV, WatermarkKeyError, read_key
 from misotts.watermark.watermarker import Watermarker
-from tests.watermark.test_watermark import speech_like
+from tests.support.clips import speech_like
 
 KEY = bytes([1, 2, 3, 250, 255])
 
 
-def test_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "key"
     file.write_text("010203FAff\n")
     assert read_key(file) == KEY
     monkeypatch.setenv(KEY_ENV, "0102030405")
     assert read_key(None) == bytes([1, 2, 3, 4, 5])
-    assert read_key(file) == KEY, "what is named on the command line comes first"
+    assert read_key(file) == KEY, "a file on the command line precedes the environment"
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_bad_key_is_refused_and_not_shown(tmp_path: Path, text: str, words: st
     assert not text or text not in str(caught.value)
 
 
-def test_no_key_says_where_to_put_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_is_refused_with_the_options_that_set_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY_ENV, raising=False)
     with pytest.raises(WatermarkKeyError, match="--watermark-key-file or set MISOTTS_WATERMARK_KEY"):
         read_key(None)
@@ -51,12 +51,12 @@ def test_no_key_says_where_to_put_one(tmp_path: Path, monkeypatch: pytest.Monkey
         read_key(tmp_path / "nowhere")
 
 
-def test_options_do_not_show_it() -> None:
+def test_options_do_not_show_the_key() -> None:
     assert KEY.hex() not in repr(ServeOptions(model=Path("m"), watermark_key=KEY))
     assert repr(KEY) not in repr(ServeOptions(model=Path("m"), watermark_key=KEY))
 
 
-def test_another_key_is_another_mark(demo_folder: Path) -> None:
+def test_another_key_makes_another_mark(demo_folder: Path) -> None:
     audio = speech_like(30 * 1920)
     marks = [
         Watermarker(demo_folder, slots=1, key=key).mark([Piece(0, True, audio, True)])[0] - audio

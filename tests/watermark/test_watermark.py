@@ -1,4 +1,4 @@
-"""The streaming watermark against the published network on the whole clip, and against itself, cut otherwise."""
+"""The streaming watermark equals the published network on the whole clip, and itself for any cuts."""
 
 from __future__ import annotations
 
@@ -20,17 +20,10 @@ from misotts.watermark.mark_network import MarkNetwork
 from misotts.watermark.resample import Resampler
 from misotts.watermark.silentcipher import SilentCipherConfig, SilentCipherError, symbols_of
 from misotts.watermark.watermarker import Timing, Watermarker, delay_frames
+from tests.support.clips import speech_like
 from tests.support.silentcipher_peer import PublishedFolder, make_published_folder
 
 KEY = bytes([7, 250, 0, 133, 64])
-
-
-def speech_like(samples: int, seed: int = 0) -> np.ndarray:
-    """Noise that swells and fades, float32 [samples], about as loud as speech."""
-    rng = np.random.default_rng(seed)
-    noise = np.convolve(rng.standard_normal(samples + 20), np.hanning(20), "valid")[:samples]
-    swell = 0.5 + 0.5 * np.sin(np.arange(samples) / 3_000)
-    return (0.03 * noise * swell).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +32,7 @@ def watermarker(demo_folder: Path) -> Watermarker:
 
 
 def mark_in_pieces(watermarker: Watermarker, audio: np.ndarray, frames: list[int], slot: int = 0) -> list[np.ndarray]:
-    """Stream `audio` in pieces of so many frames; the last piece takes the rest."""
+    """Stream `audio` in pieces of `frames`; the last piece takes the rest."""
     cuts = np.cumsum(frames) * FRAME_SAMPLES
     pieces = np.split(audio, cuts[cuts < len(audio)])
     out = []
@@ -55,7 +48,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> PublishedFolder:
 
 
 def with_hparams(source: Path, folder: Path, **changes: object) -> Path:
-    """A model folder whose SilentCipher is `source`'s, with other words in `hparams.yaml`."""
+    """Make a model folder with the SilentCipher of `source` and `changes` of its `hparams.yaml`."""
     shutil.copytree(source, folder / "silentcipher")
     file = folder / "silentcipher" / "hparams.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changes))
@@ -63,7 +56,7 @@ def with_hparams(source: Path, folder: Path, **changes: object) -> Path:
 
 
 def published_marks(published: PublishedFolder, audio: np.ndarray, rms: float) -> torch.Tensor:
-    """The mark's spectrum [bins, columns] by the published arithmetic on a whole clip at 44.1 kHz."""
+    """Return the mark's spectrum [bins, columns] by the published arithmetic on a whole clip at 44.1 kHz."""
     encoder, decoder = published.encoder, published.decoder
     window = torch.hann_window(4096)
     padded = torch.nn.functional.pad(torch.from_numpy(audio), (2048, 2048))
@@ -102,7 +95,7 @@ def test_columns_equal_the_published_network_on_the_whole_clip(published: Publis
     synthesis = window / (window**2 + np.roll(window**2, hop))
     whole = published_marks(published, np.concatenate([audio, tail]), network._carrier_rms)
     wanted = np.fft.irfft(whole.numpy().T, n=4096) * synthesis
-    # The whole clip ends in silence, where there is nothing to mark; before it every column must agree.
+    # The whole clip ends in silence, which has no mark. Every column before it must agree.
     agree = min(len(got), len(wanted))
     assert agree >= columns
     assert np.abs(wanted[:columns]).max() > 1e-5, "nothing was marked"
@@ -110,7 +103,7 @@ def test_columns_equal_the_published_network_on_the_whole_clip(published: Publis
 
 
 def test_the_demo_network_equals_the_trained_one_on_the_whole_clip(demo_folder: Path, speech: np.ndarray) -> None:
-    """What was trained, on the clip at once, against what is deployed, frame by frame."""
+    """The training code on the whole clip equals the deployed code frame by frame."""
     folder = demo_folder / "silentcipher"
     networks = load_networks(folder)
     hop, columns = networks.hparams["HOP_LENGTH"], 4 * 20
@@ -126,7 +119,7 @@ def test_the_demo_network_equals_the_trained_one_on_the_whole_clip(demo_folder: 
     kept = torch.ones_like(symbols, dtype=torch.bool)
     with torch.no_grad():
         wanted = networks.mark(torch.from_numpy(audio)[None], symbols, kept, sdr=36)[0].numpy()
-    inside = slice(0, (columns - 1) * hop)  # the last column of the whole clip has nothing behind it
+    inside = slice(0, (columns - 1) * hop)  # no audio follows the last column of the whole clip
     assert np.abs(wanted).max() > 1e-4
     np.testing.assert_allclose(overlapped[hop:][inside], wanted[inside], rtol=0, atol=1e-6)
 
@@ -153,8 +146,8 @@ def test_nothing_is_held_back_on_the_demo_model(watermarker: Watermarker, demo_f
         assert (piece != audio[n * FRAME_SAMPLES :][:FRAME_SAMPLES]).mean() > 0.5, f"frame {n} is not marked"
 
 
-def test_a_delay_marks_more_columns_and_changes_no_other(demo_folder: Path, tmp_path: Path) -> None:
-    """Without delay every fourth column, across the border of two frames, is left out; the other marks are the same."""
+def test_a_delay_marks_more_columns_and_changes_no_others(demo_folder: Path, tmp_path: Path) -> None:
+    """Without delay every fourth column, across the border of two frames, is unmarked; the other marks are the same."""
     delayed = with_hparams(demo_folder / "silentcipher", tmp_path / "model", delay_frames=None)
     assert delay_frames(delayed) == 1
     audio = speech_like(12 * FRAME_SAMPLES)
@@ -166,13 +159,13 @@ def test_a_delay_marks_more_columns_and_changes_no_other(demo_folder: Path, tmp_
     assert not same[:, 1440:].all(axis=1).any()
 
 
-def test_columns_left_out_are_those_that_would_come_too_late(demo_folder: Path) -> None:
+def test_unmarked_columns_are_those_that_would_be_late(demo_folder: Path) -> None:
     timing = Timing(SilentCipherConfig.load(demo_folder / "silentcipher"))
     assert [n for n in range(17) if not timing.marked(n)] == [4, 8, 12, 16]
 
 
-def test_no_seams(watermarker: Watermarker) -> None:
-    """Steps of the mark from sample to sample are no larger at the frames' borders than within the frames."""
+def test_frames_borders_are_not_audible(watermarker: Watermarker) -> None:
+    """The mark changes no more between samples at the frames' borders than within frames."""
     audio = speech_like(60 * FRAME_SAMPLES)
     marked = np.concatenate(mark_in_pieces(watermarker, audio, [1] * 60))
     steps = np.abs(np.diff(marked - audio, n=2))
@@ -192,7 +185,7 @@ def test_output_does_not_depend_on_the_cuts(watermarker: Watermarker, cuts: list
     assert len(whole) == len(audio)
 
 
-def test_streams_of_one_call_do_not_touch_each_other(watermarker: Watermarker) -> None:
+def test_streams_of_one_call_do_not_affect_each_other(watermarker: Watermarker) -> None:
     clips = [speech_like(length * FRAME_SAMPLES, seed=length) for length in (3, 9, 14)]
     alone = [np.concatenate(mark_in_pieces(watermarker, clip, [2] * 10)) for clip in clips]
     together: list[list[np.ndarray]] = [[], [], []]
@@ -216,7 +209,7 @@ def test_a_short_piece_does_not_wait_for_a_long_one(watermarker: Watermarker) ->
         np.testing.assert_allclose(samples, alone[number][: len(samples)], rtol=0, atol=1e-6)
 
 
-def test_the_mark_is_there_and_small(watermarker: Watermarker) -> None:
+def test_the_mark_exists_and_is_small(watermarker: Watermarker) -> None:
     audio = speech_like(40 * FRAME_SAMPLES)
     marked = np.concatenate(mark_in_pieces(watermarker, audio, [40]))
     noise = np.square(marked - audio).mean()
@@ -224,7 +217,7 @@ def test_the_mark_is_there_and_small(watermarker: Watermarker) -> None:
 
 
 @pytest.mark.parametrize("kind", ["silence", "dc", "clipping"])
-def test_odd_signals_stay_sane(watermarker: Watermarker, kind: str) -> None:
+def test_odd_signals_stay_finite_and_in_range(watermarker: Watermarker, kind: str) -> None:
     audio = {
         "silence": np.zeros(12 * FRAME_SAMPLES, np.float32),
         "dc": np.full(12 * FRAME_SAMPLES, 0.5, np.float32),
@@ -248,7 +241,7 @@ def test_short_streams_keep_every_sample(watermarker: Watermarker, frames: int) 
 UP, DOWN = Resampler(24_000, 44_100), Resampler(44_100, 24_000)
 
 
-def test_resamplers_place_every_sample() -> None:
+def test_resamplers_do_not_shift_samples() -> None:
     audio = speech_like(24_000)
     up = UP.stream().push(np.concatenate([audio, np.zeros(400, np.float32)]))
     wanted = resample_poly(audio, 147, 80, window=("kaiser", 8.0))
@@ -261,7 +254,7 @@ def test_resamplers_place_every_sample() -> None:
 @pytest.mark.parametrize("rates", [(44_100, 24_000), (24_000, 24_000), (16_000, 24_000)])
 @given(at=st.integers(0, 3_000), length=st.integers(1, 900))
 @settings(max_examples=20, deadline=None)
-def test_a_piece_is_resampled_as_in_its_stream(rates: tuple[int, int], at: int, length: int) -> None:
+def test_a_piece_is_resampled_as_its_stream_is(rates: tuple[int, int], at: int, length: int) -> None:
     resampler = Resampler(*rates)
     piece = speech_like(length, seed=at)
     start, got = resampler.piece(piece, at)
@@ -273,12 +266,12 @@ def test_a_piece_is_resampled_as_in_its_stream(rates: tuple[int, int], at: int, 
     assert not wanted[: max(start, 0)].any()
 
 
-def test_known_is_what_a_stream_gives() -> None:
+def test_known_equals_what_a_stream_returns() -> None:
     for samples in (0, 31, 32, 111, 112, 1_920, 3_840):
         assert UP.known(samples) == len(UP.stream().push(np.ones(samples, np.float32)))
 
 
-def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_silentcipher_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SilentCipherError, match=r"hparams\.yaml is missing"):
         MarkNetwork(tmp_path, KEY, slots=1)
 
@@ -297,13 +290,15 @@ def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_does_not_fit_is_named(demo_folder: Path, tmp_path: Path, changes: dict[str, object], words: str) -> None:
+def test_an_error_names_the_field_the_limit_and_the_value(
+    demo_folder: Path, tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
     folder = with_hparams(demo_folder / "silentcipher", tmp_path / "model", **changes)
     with pytest.raises(SilentCipherError, match=words):
         MarkNetwork(folder / "silentcipher", KEY, slots=1)
 
 
-def test_nan_in_the_weights_is_named(demo_folder: Path, tmp_path: Path) -> None:
+def test_nan_in_the_weights_is_refused(demo_folder: Path, tmp_path: Path) -> None:
     folder = with_hparams(demo_folder / "silentcipher", tmp_path / "model")
     file = folder / "silentcipher" / "enc_c.ckpt"
     state = torch.load(file, weights_only=True)
