@@ -10,56 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from moshi.models import loaders
 from moshi.models.compression import MimiModel
-from moshi.models.loaders import get_mimi
 from moshi.modules.streaming import StreamingContainer
 from moshi.modules.transformer import RingKVCache
 
-from misotts.config import FRAME_SAMPLES, SAMPLE_RATE, ModelConfig
+from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.model.mimi_layout import is_transformers_mimi, moshi_tensors
 from misotts.model.weight_files import CheckpointError, open_weights
-
-PUBLISHED: Mapping[str, Any] = {
-    "sample_rate": SAMPLE_RATE,
-    "channels": 1,
-    "frame_rate": SAMPLE_RATE / FRAME_SAMPLES,
-    "seanet": {
-        "channels": 1,
-        "dimension": 512,
-        "causal": True,
-        "n_filters": 64,
-        "n_residual_layers": 1,
-        "activation": "ELU",
-        "compress": 2,
-        "dilation_base": 2,
-        "disable_norm_outer_blocks": 0,
-        "kernel_size": 7,
-        "residual_kernel_size": 3,
-        "last_kernel_size": 3,
-        "norm": "none",
-        "pad_mode": "constant",
-        "ratios": [8, 6, 5, 4],
-        "true_skip": True,
-    },
-    "quantizer": {"dimension": 256, "n_q": 32, "bins": 2048, "input_dimension": 512, "output_dimension": 512},
-    "transformer": {
-        "d_model": 512,
-        "num_heads": 8,
-        "num_layers": 8,
-        "causal": True,
-        "layer_scale": 0.01,
-        "context": 250,
-        "conv_layout": True,
-        "max_period": 10000,
-        "gating": "none",
-        "norm": "layer_norm",
-        "positional_embedding": "rope",
-        "dim_feedforward": 2048,
-        "input_dimension": 512,
-        "output_dimensions": [512],
-    },
-}
-"""Sizes of the published codec (79.3 M parameters). The key `mimi` of `config.json` overrides them."""
 
 PIECE_FRAMES = 125
 """Number of frames that are encoded in one call, 10 s. A clip of minutes in one call would take gigabytes, and longer
@@ -68,11 +26,15 @@ than a stage may go without a sign of life."""
 
 def build_mimi(config: ModelConfig) -> MimiModel:
     """Return Mimi at the model's sizes, with random weights."""
-    sizes = {
+    return loaders.get_mimi(None, _sizes(config), num_codebooks=config.audio_num_codebooks)
+
+
+def _sizes(config: ModelConfig) -> dict[str, Any]:
+    """Return the sizes of the published codec (79.3 M parameters), with those that `config.mimi` overrides."""
+    return {
         key: {**value, **config.mimi.get(key, {})} if isinstance(value, Mapping) else config.mimi.get(key, value)
-        for key, value in PUBLISHED.items()
+        for key, value in loaders._mimi_config.items()
     }
-    return get_mimi(None, sizes, num_codebooks=config.audio_num_codebooks)
 
 
 def load_mimi(folder: Path, config: ModelConfig, device: str = "cpu") -> MimiModel:
@@ -88,8 +50,7 @@ def read_mimi(path: Path, config: ModelConfig) -> MimiModel:
     """
     mimi, tensors = build_mimi(config), open_weights(path)
     if is_transformers_mimi(tensors):
-        heads = {**PUBLISHED["transformer"], **config.mimi.get("transformer", {})}["num_heads"]
-        tensors = moshi_tensors(tensors, mimi.state_dict().keys(), heads)
+        tensors = moshi_tensors(tensors, mimi.state_dict().keys(), _sizes(config)["transformer"]["num_heads"])
     try:
         mimi.load_state_dict(tensors)
     except RuntimeError as error:  # it lists every name and shape

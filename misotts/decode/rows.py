@@ -83,7 +83,10 @@ class DecoderRows:
 
     def _view(self, rows: int, packed: bool, frames: int) -> _View:
         state = _first_rows(self._packed if packed else self._state, rows)
-        moves = list(_moves(self._state, state)) if packed else []
+        moves: list[Move] = []
+        if packed:
+            pairs = zip(_tensors(self._state), _tensors(state), strict=True)
+            moves = [(whole, part, dimension) for (whole, dimension), (part, _) in pairs]
         return _View(self._network, state, moves, self._graph_pool if frames <= GRAPH_FRAMES else None)
 
 
@@ -170,23 +173,17 @@ def _first_rows(states: States, rows: int) -> States:
     """
 
     def cut(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return value[:rows]
         if isinstance(value, RingKVCache):
             ring = copy.copy(value)
             ring.cache, ring.end_offset = value.cache[:, :rows], value.end_offset[:rows]
             return ring
-        return value
+        return value[:rows] if isinstance(value, torch.Tensor) else value
 
-    def view(state: State) -> State:
-        return replace(state, **{f.name: cut(getattr(state, f.name)) for f in fields(state)} | {"batch_size": rows})
-
-    return {name: view(state) for name, state in states.items()}
-
-
-def _moves(states: States, packed: States) -> Iterator[Move]:
-    for (whole, rows), (part, _) in zip(_tensors(states), _tensors(packed), strict=True):
-        yield whole, part, rows
+    views = {}
+    for name, state in states.items():
+        values = {field.name: cut(getattr(state, field.name)) for field in fields(state)}
+        views[name] = replace(state, **values | {"batch_size": rows})
+    return views
 
 
 def _tensors(states: States) -> Iterator[tuple[torch.Tensor, int]]:

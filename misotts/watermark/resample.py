@@ -55,9 +55,6 @@ class Resampler:
         window = np.i0(_KAISER_BETA * np.sqrt(inside)) / np.i0(_KAISER_BETA) * (np.abs(distance) <= self.reach)
         return (cutoff * np.sinc(cutoff * distance) * window).astype(np.float32)
 
-    def stream(self) -> ResampleStream:
-        return ResampleStream(self)
-
     def known(self, samples: int) -> int:
         """Number of output samples that the first `samples` of a stream determine."""
         return max((samples - self.reach) // self.in_block, 0) * self.out_block
@@ -80,7 +77,7 @@ class Resampler:
 
 
 class ResampleStream:
-    """One stream's state."""
+    """The state of one stream."""
 
     def __init__(self, resampler: Resampler) -> None:
         self._resampler = resampler

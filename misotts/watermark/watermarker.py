@@ -24,7 +24,7 @@ from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
 from misotts.slots import Piece, in_order, rounds, starting_slots
 from misotts.watermark.key import REFERENCE_KEY
 from misotts.watermark.mark_network import MarkNetwork
-from misotts.watermark.resample import Resampler
+from misotts.watermark.resample import Resampler, ResampleStream
 from misotts.watermark.silentcipher import SPEECH_POWER, SilentCipherConfig
 
 LOUDNESS_PRIOR_S = 0.25
@@ -130,7 +130,7 @@ class _Stream:
         self._timing, self._hop = timing, timing.config.HOP_LENGTH
         self._clean = np.zeros(0, np.float32)  # 24 kHz, samples that have not gone out
         self._out = 0  # number of samples that have gone out
-        self._up = timing.up.stream()
+        self._up = ResampleStream(timing.up)
         # The first column reaches half a window before the stream's start.
         self._window = np.zeros(self._hop, np.float32)
         self._counted = int(LOUDNESS_PRIOR_S * timing.config.SR)

@@ -17,7 +17,7 @@ from demo.silentcipher.networks import load_networks
 from misotts.config import FRAME_SAMPLES
 from misotts.slots import Piece
 from misotts.watermark.mark_network import MarkNetwork
-from misotts.watermark.resample import Resampler
+from misotts.watermark.resample import Resampler, ResampleStream
 from misotts.watermark.silentcipher import SilentCipherConfig, SilentCipherError, symbols_of
 from misotts.watermark.watermarker import Timing, Watermarker, delay_frames
 from tests.support.clips import speech_like
@@ -243,11 +243,11 @@ UP, DOWN = Resampler(24_000, 44_100), Resampler(44_100, 24_000)
 
 def test_resamplers_do_not_shift_samples() -> None:
     audio = speech_like(24_000)
-    up = UP.stream().push(np.concatenate([audio, np.zeros(400, np.float32)]))
+    up = ResampleStream(UP).push(np.concatenate([audio, np.zeros(400, np.float32)]))
     wanted = resample_poly(audio, 147, 80, window=("kaiser", 8.0))
     band = slice(1_000, 40_000)
     assert np.abs(up[band] - wanted[band]).max() < 2e-3 * np.abs(wanted).max()
-    back = DOWN.stream().push(UP.stream().push(np.concatenate([audio, np.zeros(4_000, np.float32)])))
+    back = ResampleStream(DOWN).push(ResampleStream(UP).push(np.concatenate([audio, np.zeros(4_000, np.float32)])))
     np.testing.assert_allclose(back[500:23_000], audio[500:23_000], rtol=0, atol=1e-3 * np.abs(audio).max())
 
 
@@ -258,7 +258,7 @@ def test_a_piece_is_resampled_as_its_stream_is(rates: tuple[int, int], at: int, 
     resampler = Resampler(*rates)
     piece = speech_like(length, seed=at)
     start, got = resampler.piece(piece, at)
-    wanted = resampler.stream().push(np.pad(piece, (at, 1_000)))
+    wanted = ResampleStream(resampler).push(np.pad(piece, (at, 1_000)))
     assert start == resampler.touched(at)
     placed = np.zeros(max(start + len(got), len(wanted)) + 200, np.float32)
     placed[max(start, 0) : max(start, 0) + len(got[max(-start, 0) :])] = got[max(-start, 0) :]
@@ -268,7 +268,7 @@ def test_a_piece_is_resampled_as_its_stream_is(rates: tuple[int, int], at: int, 
 
 def test_known_equals_what_a_stream_returns() -> None:
     for samples in (0, 31, 32, 111, 112, 1_920, 3_840):
-        assert UP.known(samples) == len(UP.stream().push(np.ones(samples, np.float32)))
+        assert UP.known(samples) == len(ResampleStream(UP).push(np.ones(samples, np.float32)))
 
 
 def test_a_folder_without_silentcipher_is_refused(tmp_path: Path) -> None:

@@ -29,25 +29,9 @@ class Chunk:
 
     sender: Any
     header: npt.NDArray[np.int64]
-    """int64 [4]: stream, slot, index, seed. The next stage gets it unchanged."""
+    """int64 [4]: the stream's number, its slot, the chunk's index, the seed."""
     data: npt.NDArray[Any]
     finish: str
-
-    @property
-    def stream(self) -> int:
-        return int(self.header[0])
-
-    @property
-    def slot(self) -> int:
-        return int(self.header[1])
-
-    @property
-    def index(self) -> int:
-        return int(self.header[2])
-
-    @property
-    def seed(self) -> npt.NDArray[np.int64]:
-        return self.header[3:]
 
 
 class ChunkStage(Stage):
@@ -69,7 +53,7 @@ class ChunkStage(Stage):
         self._stream_of = [0] * self.settings.max_streams
         self._chunks = 0
         limit = 2 * MAX_UNACKNOWLEDGED * self.settings.max_streams + 1024
-        self._worker = Worker(self._work, lambda chunk: chunk.stream, limit, self.idle)
+        self._worker = Worker(self._work, lambda chunk: int(chunk.header[0]), limit, self.idle)
 
     def take(self, request: Any, sender: Any) -> None:
         header, data, finish = array(request, "HEADER"), array(request, self.input), strings(request, "FINISH")
@@ -111,11 +95,12 @@ class ChunkStage(Stage):
     def _piece(self, chunk: Chunk) -> Piece[Any] | None:
         """Return the chunk's piece of its slot's stream, or None: a probe's stream has no slot yet, and a late chunk's
         stream has lost its slot to a newer one."""
-        if chunk.slot == NO_SLOT or chunk.stream < self._stream_of[chunk.slot]:
+        stream, slot, _, _ = chunk.header.tolist()
+        if slot == NO_SLOT or stream < self._stream_of[slot]:
             return None
-        first = self._stream_of[chunk.slot] != chunk.stream
-        self._stream_of[chunk.slot] = chunk.stream
-        return Piece(chunk.slot, first, chunk.data, last=bool(chunk.finish))
+        first = self._stream_of[slot] != stream
+        self._stream_of[slot] = stream
+        return Piece(slot, first, chunk.data, last=bool(chunk.finish))
 
     def _answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
         try:

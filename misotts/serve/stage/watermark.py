@@ -60,17 +60,17 @@ class WatermarkStage(ChunkStage):
 
     def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
         """Send the response, if there is one, and acknowledge the chunk in any case."""
+        stream, _, index, seed = chunk.header.tolist()
         cancelled = chunk.sender.is_cancelled()
         delivery = self.deliveries.add(piece, len(audio), finish)
         try:
             if delivery.sent:
-                frame = np.array([delivery.frame], np.int32)
-                outputs = {"AUDIO": audio, "FRAME": frame, "SEED_USED": chunk.seed, "FINISH": finish}
-                send(chunk.sender, outputs, final=True)
+                numbers = {"FRAME": np.array([delivery.frame], np.int32), "SEED_USED": np.array([seed], np.int64)}
+                send(chunk.sender, {"AUDIO": audio, **numbers, "FINISH": finish}, final=True)
             else:
                 end(chunk.sender)
         finally:
-            self.acknowledgements.send(chunk.stream, chunk.index, cancelled, delivery.failed)
+            self.acknowledgements.send(stream, index, cancelled, delivery.failed)
 
     def idle(self) -> None:
         self.acknowledgements.flush()

@@ -46,7 +46,7 @@ def stage() -> Any:
                 yield number, pieces[number].data * np.float32(2)
 
         def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
-            self.answers.append((chunk.stream, chunk.index, audio.tolist(), finish))
+            self.answers.append((int(chunk.header[0]), int(chunk.header[2]), audio.tolist(), finish))
 
     return Doubler()
 
