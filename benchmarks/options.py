@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,13 +46,3 @@ ChunkFrames = Annotated[int, typer.Option(min=0, max=25, help="Frames of a chunk
 TtfaP95 = Annotated[float, typer.Option(min=1, help="Objective: the largest p95 of the time to first audio.")]
 Continuity = Annotated[float, typer.Option(min=0, max=1, help="Objective: the smallest share of calls without a gap.")]
 JsonOutput = Annotated[Path, output(".json")]
-
-
-@contextmanager
-def exit_on(*errors: type[Exception]) -> Iterator[None]:
-    """Turn these errors into one line on stderr and exit status 1."""
-    try:
-        yield
-    except errors as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from benchmarks.options import Chars, ChunkFrames, JsonOutput, MaxMsPerChar, MetricsPort, Model, Seconds, Url, exit_on
+from benchmarks.options import Chars, ChunkFrames, JsonOutput, MaxMsPerChar, MetricsPort, Model, Seconds, Url
 from benchmarks.options import output as file_output
+from misotts.cli.errors import one_line_errors
 
 if TYPE_CHECKING:
     from benchmarks.load.measure import Target
@@ -89,7 +90,7 @@ def load(
     )
     console = Console()
     with (
-        exit_on(MisoError, RuntimeError, SilentCipherError, WatermarkKeyError),
+        one_line_errors(MisoError, RuntimeError, SilentCipherError, WatermarkKeyError),
         target(url, metrics_port, model, voices, watermark_key_file) as server,
         progress(seconds, console) as show,
     ):
@@ -114,7 +115,7 @@ def compare(
     from benchmarks.load.compare import read, show_comparison
     from benchmarks.load.page import write_page
 
-    with exit_on(ValueError):
+    with one_line_errors(ValueError):
         one, two = read(first), read(second)
     show_comparison(one, two, (first.stem, second.stem), Console())
     typer.echo(write_page(output, (first.stem, one), (second.stem, two)))

@@ -18,8 +18,8 @@ from benchmarks.options import (
     Seconds,
     TtfaP95,
     Url,
-    exit_on,
 )
+from misotts.cli.errors import one_line_errors
 
 
 def sweep(
@@ -66,7 +66,7 @@ def sweep(
         console.print(f"{figure(point['rate'])} calls per s: {verdict(point)}", highlight=False)
 
     with (
-        exit_on(MisoError, RuntimeError),
+        one_line_errors(MisoError, RuntimeError),
         target(url, metrics_port, model) as server,
         progress(seconds, console) as show,
     ):

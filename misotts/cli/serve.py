@@ -41,7 +41,7 @@ def serve(
     grpc_port: Annotated[int, _port("Port of Triton's gRPC endpoint, which clients call.")] = 8001,
     metrics_port: Annotated[int, _port("Port of the Prometheus metrics, /metrics.")] = 8002,
     ready_port: Annotated[int, _port("Port of the probes /ready and /live.")] = 8003,
-    max_streams: Annotated[int, typer.Option(min=1, help="Most utterances that are generated at the same time.")] = 16,
+    max_streams: Annotated[int, typer.Option(min=1, help="Largest number of utterances generated at once.")] = 16,
     kv_memory: Annotated[
         int | None,
         typer.Option(

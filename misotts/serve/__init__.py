@@ -1,1 +1,1 @@
-"""`misotts serve`: starts tritonserver, watches over its stages, and drains it."""
+"""`misotts serve`: starts tritonserver, watches its stages, and drains it."""

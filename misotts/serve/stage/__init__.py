@@ -1,1 +1,1 @@
-"""What the four models of the repository share, inside Triton's Python stub: adapters of tensors to the library."""
+"""The four stages as Triton's Python backend runs them: adapters of its requests and responses to the library."""
