@@ -31,8 +31,9 @@ from benchmarks.csm_peer import make_peer
 from benchmarks.record import record, save, write
 from misotts.config import MASKED, ConfigError, ModelConfig
 from misotts.engines.interface import Limits
+from misotts.engines.load import load_engine
 from misotts.engines.table import DepthLibrary, EngineChoice
-from misotts.generate.load import load_generator
+from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
 from misotts.model.weight_files import CheckpointError
@@ -58,9 +59,8 @@ class Ours:
     """The generate stage as it is served: scheduler, paged KV cache, loop and sending thread."""
 
     def __init__(self, folder: Path, config: ModelConfig, depth: DepthLibrary) -> None:
-        self._generator = load_generator(
-            folder, config, Limits(max_streams=max(STREAMS)), engines=EngineChoice(depth=depth)
-        )
+        limits = Limits(max_streams=max(STREAMS))
+        self._generator = Generator(config, load_engine(folder, config, limits, EngineChoice(depth=depth)), limits)
         self._generator.start()
 
     def speak(self, prompts: np.ndarray, frames: int, temperature: float) -> np.ndarray:

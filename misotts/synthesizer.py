@@ -1,4 +1,4 @@
-"""The road without a server: the same four stages, in one process, for one caller."""
+"""The pipeline without a server: the same four stages in one process, for one caller."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from moshi.models import MimiModel
+import numpy.typing as npt
+from moshi.models.compression import MimiModel
 
 from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.decode.decoder import Decoder
 from misotts.engines.interface import Limits
+from misotts.engines.load import load_engine
 from misotts.generate.inbox import Inbox
-from misotts.generate.load import load_generator
+from misotts.generate.loop import Generator
 from misotts.generate.stream import Chunk as FrameChunk
 from misotts.generate.utterance import Utterance
 from misotts.mimi import encode, load_mimi
@@ -32,15 +34,16 @@ class Synthesizer:
     """Speaks one utterance at a time, and refuses a second one with a RuntimeError: codec and watermark have one slot.
     Use it as a context manager, or `close` it.
 
-    The codec and the watermark are loaded when audio is first asked for: `frames` needs neither.
+    The codec and the watermark are loaded when they are first needed: `frames` needs neither.
     """
 
     def __init__(self, folder: Path, voices: Path | None = None, key: bytes = REFERENCE_KEY) -> None:
         """Load the language model; see `load`."""
         self._folder, self._config, self._key = folder, ModelConfig.load(folder), key
         self._prompter = Prompter(folder, self._config, lambda *clip: encode(self._mimi, *clip), Voices(voices))
-        first_chunk_frames = delay_frames(folder) + 1
-        self._generator = load_generator(folder, self._config, Limits(max_streams=1), first_chunk_frames)
+        limits = Limits(max_streams=1)
+        engine = load_engine(folder, self._config, limits)
+        self._generator = Generator(self._config, engine, limits, first_chunk_frames=delay_frames(folder) + 1)
         self._generator.start()
         self._speaking = threading.Lock()
 
@@ -65,8 +68,8 @@ class Synthesizer:
     def _watermarker(self) -> Watermarker:
         return Watermarker(self._folder, slots=1, key=self._key)
 
-    def speak(self, request: SpeechRequest | str, **fields: Any) -> np.ndarray:
-        """Speak a text → the whole utterance, float32 [samples], 24 kHz mono, watermarked.
+    def speak(self, request: SpeechRequest | str, **fields: Any) -> npt.NDArray[np.float32]:
+        """Speak a text and return the whole utterance, float32 [samples], 24 kHz mono, watermarked.
 
         `fields` are those of `SpeechRequest`.
 
@@ -76,20 +79,20 @@ class Synthesizer:
         return np.concatenate([chunk.audio for chunk in self.stream(request, **fields)])
 
     def stream(self, request: SpeechRequest | str, **fields: Any) -> Iterator[Chunk]:
-        """Speak a text, chunk by chunk, as the server's stream would be."""
+        """Speak a text and yield it in chunks, as the server would send them; see `speak`."""
         frame = 0
-        for piece in self._frame_chunks(as_request(request, fields)):
-            first, last = piece.index == 0, bool(piece.finish)
-            (audio,) = self._decoder.decode([Piece(0, first, piece.codes)])
+        for chunk in self._frame_chunks(as_request(request, fields)):
+            first, last = chunk.index == 0, bool(chunk.finish)
+            (audio,) = self._decoder.decode([Piece(0, first, chunk.codes)])
             (marked,) = self._watermarker.mark([Piece(0, first, audio, last)])
             if len(marked) or last:
-                yield Chunk(marked, frame, piece.seed, piece.finish)
+                yield Chunk(marked, frame, chunk.seed, chunk.finish)
             frame += len(marked) // FRAME_SAMPLES
 
-    def frames(self, request: SpeechRequest | str, **fields: Any) -> np.ndarray:
-        """Codes of an utterance, int32 [frames, codebooks], the end-of-speech frame left out."""
-        codes = np.concatenate([piece.codes for piece in self._frame_chunks(as_request(request, fields))])
-        return codes[codes.any(axis=1)]
+    def frames(self, request: SpeechRequest | str, **fields: Any) -> npt.NDArray[np.int32]:
+        """Return an utterance's codes, int32 [frames, codebooks], without the frame that ends speech; see `speak`."""
+        codes = np.concatenate([chunk.codes for chunk in self._frame_chunks(as_request(request, fields))])
+        return np.compress(codes.any(axis=1), codes, axis=0)
 
     def _frame_chunks(self, request: SpeechRequest) -> Iterator[FrameChunk]:
         if not self._speaking.acquire(blocking=False):

@@ -39,7 +39,7 @@ class Section:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What `load_generator` computes in on this device."""
+        """What `load_engine` computes in on this device."""
         return torch.bfloat16 if self.device == "cuda" else torch.float32
 
     def row(self, table: str, **row: Any) -> None:

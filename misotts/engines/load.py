@@ -26,7 +26,12 @@ log = logging.getLogger(__name__)
 
 
 def load_engine(
-    folder: Path, config: ModelConfig, choice: EngineChoice, limits: Limits, kv_memory: int | None, device: str
+    folder: Path,
+    config: ModelConfig,
+    limits: Limits,
+    choice: EngineChoice = EngineChoice(),
+    kv_memory: int | None = None,
+    device: str = "cpu",
 ) -> Engine:
     """Load the engine, in float32 on the CPU and in bfloat16 on CUDA.
 

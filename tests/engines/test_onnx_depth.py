@@ -18,10 +18,10 @@ from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Limits, Sampling
+from misotts.engines.load import load_engine
 from misotts.engines.onnx_depth import OnnxDepth
 from misotts.engines.sampling import gumbel_noise
 from misotts.engines.table import EngineChoice, EngineError
-from misotts.generate.load import load_generator
 from misotts.model.checkpoint import Checkpoint
 from tests.engines.test_exactness import PROMPTS, Parts, speak
 from tests.support.depth_folders import bare_folder, copy_of
@@ -198,7 +198,7 @@ def test_an_engine_that_does_not_match_is_refused(tmp_path: Path, monkeypatch: p
     folder = bare_folder(tmp_path, config)
 
     def load() -> None:
-        load_generator(folder, config, Limits(), engines=EngineChoice(depth="onnx"))
+        load_engine(folder, config, Limits(), EngineChoice(depth="onnx"))
 
     with pytest.raises(EngineError, match=r"no engine at .* python -m convert depth"):
         load()
@@ -215,4 +215,4 @@ def test_an_engine_that_does_not_match_is_refused(tmp_path: Path, monkeypatch: p
     with pytest.raises(EngineError, match=r"manifest.json that cannot be read"):
         load()
     with pytest.raises(EngineError, match="--depth tensorrt does not run on cpu"):
-        load_generator(folder, config, Limits(), engines=EngineChoice(depth="tensorrt"))
+        load_engine(folder, config, Limits(), EngineChoice(depth="tensorrt"))

@@ -11,6 +11,7 @@ import pytest
 from misotts.config import ModelConfig
 from misotts.engines import table
 from misotts.engines.interface import Limits
+from misotts.engines.load import load_engine
 from misotts.engines.table import (
     BackboneLibrary,
     DepthLibrary,
@@ -23,7 +24,6 @@ from misotts.engines.table import (
     depth_graph_folder,
     tensorrt_depth_folder,
 )
-from misotts.generate.load import load_generator
 from misotts.serve.launcher import ServeError, serve
 from misotts.serve.settings import ServeOptions
 
@@ -133,4 +133,4 @@ def test_serve_says_it_before_it_starts(demo_folder: Path) -> None:
 def test_an_engine_for_gpus_is_refused_on_the_cpu(demo_folder: Path) -> None:
     choice = EngineChoice("tensorrt-llm", "fp8")
     with pytest.raises(EngineError, match="--backbone tensorrt-llm does not run on cpu"):
-        load_generator(demo_folder, ModelConfig.load(demo_folder), Limits(), engines=choice)
+        load_engine(demo_folder, ModelConfig.load(demo_folder), Limits(), choice)

@@ -9,7 +9,8 @@ import numpy as np
 
 from misotts.config import NO_SLOT
 from misotts.engines.interface import Limits
-from misotts.generate.load import load_generator
+from misotts.engines.load import load_engine
+from misotts.generate.loop import Generator
 from misotts.generate.statistics import REASONS
 from misotts.generate.stream import Chunk
 from misotts.generate.utterance import Utterance
@@ -30,15 +31,9 @@ class GenerateStage(Stage):
             self.link.loading("waiting for the other stages")
             self.link.others_ready.wait()
         self.link.loading("backbone, depth decoder, KV pool")
-        self.generator = load_generator(
-            settings.model,
-            self.config,
-            Limits(max_streams=settings.max_streams),
-            first_chunk_frames=delay_frames(settings.model) + 1,
-            kv_memory=settings.kv_memory,
-            device=self.device,
-            engines=settings.engines,
-        )
+        limits = Limits(max_streams=settings.max_streams)
+        engine = load_engine(settings.model, self.config, limits, settings.engines, settings.kv_memory, self.device)
+        self.generator = Generator(self.config, engine, limits, delay_frames(settings.model) + 1)
         self.receiver = AcknowledgementReceiver(settings.acknowledge_socket, self.generator.acknowledge)
         self.generator.start()
 

@@ -17,8 +17,8 @@ from misotts.engines.graph.depth import GraphDepth
 from misotts.engines.graph.engine import GraphEngine
 from misotts.engines.graph.operations import operations
 from misotts.engines.interface import Limits
+from misotts.engines.load import load_engine
 from misotts.engines.table import EngineChoice, KvType, WeightType
-from misotts.generate.load import load_generator
 from misotts.generate.loop import Generator
 from misotts.model.checkpoint import Checkpoint
 from tests.engines.test_exactness import PROMPTS, Parts, alone, parts, run
@@ -46,10 +46,11 @@ def test_captured_float32_frames_are_the_cpus(parts: Parts, alone: list[np.ndarr
 @pytest.mark.parametrize(("weights", "kv_type"), [("full", "full"), ("int8", "full"), ("fp8", "fp8")])
 def test_as_it_is_served(demo_folder: Path, parts: Parts, weights: WeightType, kv_type: KvType) -> None:
     """bfloat16, planned memory, every graph captured: utterances alone and in a crowd end, and greedy ones repeat."""
-    config, choice = ModelConfig.load(demo_folder), EngineChoice("graph", weights, kv_type)
+    config, limits = ModelConfig.load(demo_folder), Limits(max_streams=8)
+    choice = EngineChoice("graph", weights, kv_type)
     spoken = []
     for _ in range(2):
-        generator = load_generator(demo_folder, config, Limits(max_streams=8), device="cuda", engines=choice)
+        generator = Generator(config, load_engine(demo_folder, config, limits, choice, device="cuda"), limits)
         spoken.append(run(generator, parts, range(len(PROMPTS))))
         generator.close()
     assert [len(frames) for frames in spoken[0]] == [len(frames) for frames in spoken[1]]

@@ -12,8 +12,8 @@ from benchmarks.agreement import Agreement, compare, random_prompts, record
 from misotts.config import ModelConfig
 from misotts.engines.graph.matrix import Matrix
 from misotts.engines.interface import Limits
+from misotts.engines.load import load_engine
 from misotts.engines.table import EngineChoice, KvType, WeightType, check_engines
-from misotts.generate.load import load_generator
 from misotts.model.checkpoint import Checkpoint
 from misotts.serve.launcher import ServeError, serve
 from misotts.serve.settings import ServeOptions
@@ -65,7 +65,7 @@ def test_codes_agree_as_far_as_the_type_allows(agreements: dict[tuple[WeightType
 def test_every_combination_is_loaded(demo_folder: Path, weights: WeightType, kv_type: KvType) -> None:
     choice = EngineChoice("graph", weights, kv_type)
     check_engines(demo_folder, choice, 2)
-    load_generator(demo_folder, ModelConfig.load(demo_folder), Limits(max_streams=2), engines=choice).close()
+    load_engine(demo_folder, ModelConfig.load(demo_folder), Limits(max_streams=2), choice)
 
 
 def test_the_depth_decoder_is_part_of_it(demo_folder: Path) -> None:
