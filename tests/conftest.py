@@ -98,5 +98,5 @@ def pinned_text(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]
                 pytest.fail(f"the text {label!r} differs; `make messages` renews it\n" + "\n".join(diff), pytrace=False)
 
     yield compare
-    if request.config.getoption("renew_messages"):
+    if request.config.getoption("renew_messages") and seen:
         pinned[test] = seen

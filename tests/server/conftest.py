@@ -1,4 +1,4 @@
-"""One real server on the demo model, shared by the tests of this folder."""
+"""Servers on the demo model, shared by the tests of this folder."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ import pytest
 import soundfile
 import torch
 
+from convert.depth import convert_depth
+from misotts.config import ModelConfig
+from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.serve.local import RunningServer, running_server
 from misotts.synthesizer import Synthesizer
 from misotts_client import Client
+from tests.support.depth_folders import copy_of
 
 MAX_STREAMS = 8
-KEY = bytes([160, 3, 77, 255, 12])
 VOICE_TEXT = "This is how I sound."
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects items
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker("server")
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +40,42 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(demo_folder: Path, voices: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    key_file = tmp_path_factory.mktemp("key") / "key"
-    key_file.write_text(KEY.hex() + "\n")
-    options = [f"--voices={voices}", f"--max-streams={MAX_STREAMS}", f"--watermark-key-file={key_file}"]
-    with running_server(demo_folder, "--no-allow-reference-key", *options) as running:
+def key() -> bytes:
+    """The watermark's key of both shared servers."""
+    return bytes([160, 3, 77, 255, 12])
+
+
+@pytest.fixture(scope="session")
+def key_options(key: bytes, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    file = tmp_path_factory.mktemp("key") / "key"
+    file.write_text(key.hex() + "\n")
+    return ["--no-allow-reference-key", f"--watermark-key-file={file}"]
+
+
+@pytest.fixture(scope="session")
+def server(demo_folder: Path, voices: Path, key_options: list[str]) -> Iterator[RunningServer]:
+    """The server that most tests share."""
+    with running_server(demo_folder, f"--voices={voices}", f"--max-streams={MAX_STREAMS}", *key_options) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def onnx_server(
+    demo_folder: Path, key_options: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
+    """A server with its depth decoder in ONNX Runtime and a KV pool that holds one utterance of full length.
+
+    No test has more than `MAX_STREAMS` utterances at once here, and low slots are taken first, so that a test may use
+    slot `MAX_STREAMS` of the later stages for streams of its own.
+    """
+    folder = copy_of(demo_folder, tmp_path_factory.mktemp("onnx") / "demo")
+    convert_depth(folder, torch.float32, lambda written, total: None)
+    config = ModelConfig.load(demo_folder)
+    c = config.backbone
+    blocks = 1 + config.max_seq_len // BLOCK_SIZE  # one is the scratch block
+    pool = blocks * c.num_layers * 2 * c.num_kv_heads * BLOCK_SIZE * c.head_dim * 4
+    options = ["--depth=onnx", f"--kv-memory={pool}", f"--max-streams={MAX_STREAMS + 1}"]
+    with running_server(folder, *options, *key_options) as running:
         yield running
 
 
@@ -45,9 +86,9 @@ def client(server: RunningServer) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="session")
-def synthesizer(demo_folder: Path, voices: Path) -> Iterator[Synthesizer]:
+def synthesizer(demo_folder: Path, voices: Path, key: bytes) -> Iterator[Synthesizer]:
     torch.set_num_threads(1)
-    with Synthesizer.load(demo_folder, voices, KEY) as loaded:
+    with Synthesizer.load(demo_folder, voices, key) as loaded:
         yield loaded
 
 

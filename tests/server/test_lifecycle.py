@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -65,7 +67,7 @@ def test_a_killed_stage_ends_the_server(demo_folder: Path) -> None:
         assert not is_alive(triton), "tritonserver was left behind"
 
 
-def test_a_killed_tritonserver_is_reported_in_one_line(demo_folder: Path) -> None:
+def test_a_killed_tritonserver_is_reported_in_one_line(demo_folder: Path, pinned_text: Callable[..., None]) -> None:
     server = start_server(demo_folder, stderr=subprocess.PIPE)
     try:
         server.wait_until_ready()
@@ -74,22 +76,53 @@ def test_a_killed_tritonserver_is_reported_in_one_line(demo_folder: Path) -> Non
     finally:
         server.process.kill()
     (error,) = [line for line in printed.splitlines() if line.startswith("error:")]
-    assert error.startswith("error: tritonserver was killed by signal 9, perhaps")
-    assert "Triton says" not in error
+    pinned_text(error)
 
 
-def test_a_killed_launcher_ends_all_processes_and_the_next_start_cleans_up(demo_folder: Path) -> None:
+@dataclass(frozen=True)
+class Killed:
+    """What a killed launcher left behind once its processes had ended."""
+
+    settings: Path
+    settings_left: bool
+    regions: list[Path]
+
+
+@pytest.fixture(scope="module")
+def killed(demo_folder: Path) -> Killed:
     with running_server(demo_folder) as server:
         regions = shared_memory(server)
         processes = [triton_of(server), *(stage_process(server, stage) for stage in STAGES)]
         settings = Path(option(server, "--model-repository=")).parent / SETTINGS
         server.process.kill()
-        wait_until(lambda: not any(is_alive(process) for process in processes))
-    assert settings.exists()
-    with running_server(demo_folder):
-        assert not settings.exists()
-        assert regions
-        assert not any(region.exists() for region in regions), "shared memory was left behind"
+        wait_until(lambda: not any(is_alive(process) for process in processes), limit_s=10)
+        return Killed(settings, settings.exists(), regions)
+
+
+@pytest.fixture(scope="module")
+def next_server(killed: Killed, demo_folder: Path) -> Iterator[RunningServer]:
+    """The server that starts after the killed one."""
+    with running_server(demo_folder) as server:
+        yield server
+
+
+def test_the_next_start_removes_what_a_killed_launcher_left(killed: Killed, next_server: RunningServer) -> None:
+    assert killed.settings_left
+    assert not killed.settings.exists()
+    assert killed.regions
+    assert not any(region.exists() for region in killed.regions), "shared memory was left behind"
+
+
+def test_a_second_signal_stops_the_server_immediately(next_server: RunningServer) -> None:
+    """No test uses the server after this one."""
+    with Client(next_server.url) as client:
+        stream = client.stream("Hello.", max_audio_ms=120_000)
+        for _ in range(2):
+            next(stream)
+            next_server.process.send_signal(signal.SIGINT)
+        assert next_server.process.wait(STOP_LIMIT_S) == 1, "it waited for the stream"
+        with pytest.raises(MisoError):
+            list(stream)
 
 
 def test_sigterm_lets_streams_end_and_refuses_new_ones(demo_folder: Path) -> None:
@@ -100,35 +133,22 @@ def test_sigterm_lets_streams_end_and_refuses_new_ones(demo_folder: Path) -> Non
         speaking = pool.submit(client.speak, "Hello.", max_audio_ms=8_000)
         encoded = pool.submit(client.speak, "Hello.", context=[LONG], max_audio_ms=400)
         time.sleep(0.3)
-        while server.readiness()[1]["streams"] != 2:
-            time.sleep(0.05)
+        wait_until(lambda: server.readiness()[1]["streams"] == 2)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        wait_until(lambda: server.readiness()[1]["phase"] == "draining")
         status, body = server.readiness()
-        assert (status, body["ready"], body["phase"]) == (503, False, "draining")
+        assert (status, body["ready"]) == (503, False)
         with pytest.raises(Unavailable, match="shutting down"):
             client.speak("Too late.")
         spoken = speaking.result()
         assert len(encoded.result().audio) == 5 * 1920, "it arrived before the signal"
-        while server.readiness()[1]["phase"] == "draining":
-            time.sleep(0.05)
+        wait_until(lambda: server.readiness()[1]["phase"] != "draining", limit_s=30)
         server.process.send_signal(signal.SIGTERM)  # every stream has ended: this is no failure
         assert server.process.wait(30) == 0
         assert len(spoken.audio) == 100 * 1920
         assert spoken.finish == "length"
     assert regions
     assert not any(region.exists() for region in regions), "shared memory was left behind"
-
-
-def test_a_second_signal_stops_the_server_immediately(demo_folder: Path) -> None:
-    with running_server(demo_folder) as server, Client(server.url) as client:
-        stream = client.stream("Hello.", max_audio_ms=120_000)
-        for _ in range(2):
-            next(stream)
-            server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(STOP_LIMIT_S) == 1, "it waited for the stream"
-        with pytest.raises(MisoError):
-            list(stream)
 
 
 def test_a_stage_that_fails_to_load_is_reported_in_one_line(demo_folder: Path, tmp_path: Path) -> None:

@@ -5,33 +5,22 @@ The demo model speaks noise, so the test sends speech to the stage itself, as `d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from misotts.config import FRAME_SAMPLES
-from misotts.serve.local import RunningServer, running_server
+from misotts.serve.local import RunningServer
 from misotts.serve.settings import RUN_ENV, StageSettings
 from misotts.watermark.detector import Detector, judge
 from misotts.watermark.watermarker import delay_frames
 from misotts_client import Client
-from tests.server.conftest import KEY
 from tests.support.raw import infer, text
 
 CHUNKS = (1, 1, 2, 4, 8, 8, 8)
-STREAM = 1_000_000
-"""Above all numbers that `generate` has assigned, so that the stage takes it for the newest stream."""
-
-
-@pytest.fixture(scope="module")
-def own_server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server of its own: streams that `generate` does not know would disturb the shared one."""
-    key_file = tmp_path_factory.mktemp("key") / "key"
-    key_file.write_text(KEY.hex())
-    with running_server(demo_folder, "--no-allow-reference-key", f"--watermark-key-file={key_file}") as running:
-        yield running
+STREAM, SLOT = 1_000_000, 8
+"""A slot of `onnx_server` that `generate` does not use."""
 
 
 def secret_of(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -48,27 +37,26 @@ def secret_of(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> str:
     raise AssertionError(f"none of {pid}'s children is a tritonserver")
 
 
-def test_the_first_chunk_of_an_utterance_is_one_frame(own_server: RunningServer, demo_folder: Path) -> None:
-    """The watermark adds no frame to time to first audio."""
+def test_the_first_chunk_of_an_utterance_is_one_frame(client: Client, demo_folder: Path) -> None:
+    """The watermark adds no frame to the time to first audio."""
     assert delay_frames(demo_folder) == 0
-    with Client(own_server.url) as client:
-        chunks = list(client.stream("Hello from Miso.", max_audio_ms=800, seed=3))
+    chunks = list(client.stream("Hello from Miso.", max_audio_ms=800, seed=3))
     assert len(chunks[0].audio) == FRAME_SAMPLES
     assert sum(len(chunk.audio) for chunk in chunks) == 10 * FRAME_SAMPLES
 
 
 def test_the_detector_finds_the_key_in_speech_from_the_stage(
-    own_server: RunningServer, speech: np.ndarray, demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    onnx_server: RunningServer, key: bytes, speech: np.ndarray, demo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    secret = text(secret_of(own_server, monkeypatch).encode())
+    secret = text(secret_of(onnx_server, monkeypatch).encode())
     pieces = np.split(speech, np.cumsum(CHUNKS) * FRAME_SAMPLES)
     heard = []
     for index, piece in enumerate(pieces):
         response = infer(
-            own_server.url,
+            onnx_server.url,
             "watermark",
             SECRET=secret,
-            HEADER=np.array([STREAM, 0, index, 7], np.int64),
+            HEADER=np.array([STREAM, SLOT, index, 7], np.int64),
             AUDIO=piece,
             FINISH=text(b"eos" if index == len(pieces) - 1 else b""),
         )
@@ -82,5 +70,5 @@ def test_the_detector_finds_the_key_in_speech_from_the_stage(
     assert len(audio) == len(speech)
     assert 20 * np.log10(speech.std() / (audio - speech).std()) > 30
     readings = Detector(demo_folder).read(audio, 24_000)
-    assert judge(readings, KEY).key_matches
+    assert judge(readings, key).key_matches
     assert judge(readings, bytes([9, 8, 7, 6, 250])).other_key

@@ -1,15 +1,14 @@
-"""Tests of threads wait for what they do, and not for ever."""
+"""Tests of threads and processes wait for what these do, and fail after a limit."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-LIMIT_S = 5
 
-
-def wait_until(holds: Callable[[], object]) -> None:
-    limit = time.monotonic() + LIMIT_S
+def wait_until(holds: Callable[[], object], limit_s: float = 5) -> None:
+    """Return as soon as `holds()` is true."""
+    limit = time.monotonic() + limit_s
     while not holds():
-        assert time.monotonic() < limit
-        time.sleep(0.002)
+        assert time.monotonic() < limit, f"it did not hold within {limit_s} s"
+        time.sleep(0.002 if limit_s <= 5 else 0.05)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -31,10 +30,11 @@ def stage() -> Any:
             self.answers: list[tuple[int, int, list[float], str]] = []
             self.batches: list[list[int]] = []
             self.firsts: list[tuple[int, bool]] = []
-            self.gate = threading.Event()
+            self.entered, self.gate = threading.Event(), threading.Event()
             self.start_worker(self.double)
 
         def double(self, pieces: Sequence[Piece[Any]]) -> Iterator[tuple[int, Audio]]:
+            self.entered.set()
             self.gate.wait(5)
             self.batches.append([piece.slot for piece in pieces])
             self.firsts += [(piece.slot, piece.first) for piece in pieces]
@@ -70,7 +70,7 @@ def wait_for(stage: Any, answers: int) -> None:
 
 def test_a_streams_chunks_stay_in_order_and_streams_share_batches(stage: Any) -> None:
     send(stage, 1, 0, 0, 1)
-    time.sleep(0.05)  # the worker waits with this one at the gate
+    assert stage.entered.wait(5), "the worker waits with this chunk at the gate"
     for index in (1, 2):
         for stream, slot in ((1, 0), (2, 1), (3, 2)):
             send(stage, stream, slot, index, stream * 10 + index)
@@ -91,7 +91,7 @@ def test_a_failure_ends_the_streams_of_its_batch_and_no_others(stage: Any) -> No
 
 def test_what_was_done_before_a_failure_is_sent(stage: Any) -> None:
     send(stage, 1, 0, 0, 1)
-    time.sleep(0.05)  # the worker waits with this one at the gate
+    assert stage.entered.wait(5), "the worker waits with this chunk at the gate"
     send(stage, 2, 1, 0, 14, 14)
     send(stage, 3, 2, 0, 4)
     wait_for(stage, 3)
