@@ -2,84 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from misotts.config import MASKED, ModelConfig
 from misotts.engines.eager.backbone import TorchBackbone
-from misotts.engines.eager.depth import TorchDepth
-from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Limits
-from misotts.engines.two_part import TwoPart
-from misotts.generate.loop import Generator
-from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
-from misotts.order import Order
-from tests.support.scripted import Inbox
-
-FRAMES = 24
-PROMPTS = (5, 17, 300, 40, 129, 600, 8, 31)
-SAMPLING = ((0.9, 50), (0.0, 50), (0.7, 1), (2.0, 2048), (0.9, 3), (0.9, 50), (1.3, 200), (0.9, 50))
-
-
-@dataclass
-class Parts:
-    config: ModelConfig
-    embedding: Embedding
-    backbone: TorchBackbone
-    depth: TorchDepth
-
-
-@pytest.fixture(scope="module")
-def parts(demo_folder: Path) -> Parts:
-    config = ModelConfig.load(demo_folder)
-    weights = Checkpoint(demo_folder, config)
-    embedding = Embedding(weights, config)
-    backbone = TorchBackbone(weights, config, num_blocks=200)
-    return Parts(config, embedding, backbone, TorchDepth(weights, config, embedding))
-
-
-def make_utterance(number: int, config: ModelConfig) -> Utterance:
-    random = np.random.default_rng(number)
-    length = PROMPTS[number]
-    prompt = np.full((length, config.frame_columns), MASKED, np.int32)
-    prompt[:, -1] = random.integers(0, config.text_vocab_size, length)
-    audio = random.random(length) < 0.3
-    prompt[audio, :-1] = random.integers(0, config.audio_codes, (audio.sum(), config.audio_num_codebooks))
-    prompt[audio, -1] = MASKED
-    temperature, top_k = SAMPLING[number]
-    return Utterance(Order(prompt, FRAMES, seed=number, temperature=temperature, top_k=top_k))
-
-
-def make_generator(parts: Parts, limits: Limits) -> Generator:
-    engine = TwoPart(parts.config, parts.embedding, parts.backbone, parts.depth, limits.max_streams)
-    return Generator(parts.config, engine, limits)
-
-
-def speak(parts: Parts, numbers: range | list[int], limits: Limits) -> list[np.ndarray]:
-    """Frames [frames, codebooks] of each of the numbered utterances, all submitted at once."""
-    return run(make_generator(parts, limits), parts, numbers)
-
-
-def run(generator: Generator, parts: Parts, numbers: range | list[int]) -> list[np.ndarray]:
-    inboxes = []
-    for number in numbers:
-        inboxes.append(Inbox(generator))
-        generator.submit(make_utterance(number, parts.config), inboxes[-1])
-    while generator.core.streams:
-        generator.step()
-        generator.deliver()
-    generator.core.scheduler.check()
-    assert generator.core.scheduler.pool.available == generator.core.scheduler.pool.capacity
-    return [np.array(inbox.codes) for inbox in inboxes]
-
-
-@pytest.fixture(scope="module")
-def alone(parts: Parts) -> list[np.ndarray]:
-    return [speak(parts, [number], Limits())[0] for number in range(len(PROMPTS))]
+from tests.support.crowd import FRAMES, PROMPTS, Parts, make_generator, run, speak
 
 
 @pytest.mark.parametrize(

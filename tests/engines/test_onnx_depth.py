@@ -23,7 +23,7 @@ from misotts.engines.onnx_depth import OnnxDepth
 from misotts.engines.sampling import gumbel_noise
 from misotts.engines.table import EngineChoice, EngineError
 from misotts.model.checkpoint import Checkpoint
-from tests.engines.test_exactness import PROMPTS, Parts, speak
+from tests.support.crowd import PROMPTS, Parts, speak
 from tests.support.depth_folders import bare_folder, copy_of
 from tests.support.tiny import tiny_config
 
@@ -120,7 +120,7 @@ def test_the_whole_loop_gives_the_frames_of_the_torch_engine(converted: Path) ->
     torch_depth, onnx_depth = both_engines(converted)
     numbers = range(len(PROMPTS))
     expected = speak(Parts(config, embedding, backbone, torch_depth), numbers, Limits())
-    parts = Parts(config, embedding, backbone, onnx_depth)  # type: ignore[arg-type]
+    parts = Parts(config, embedding, backbone, onnx_depth)
     crowd, alone = speak(parts, numbers, Limits()), [speak(parts, [number], Limits())[0] for number in numbers]
     for frames in (crowd, alone):
         assert [np.array_equal(a, b) for a, b in zip(frames, expected, strict=True)] == [True] * len(PROMPTS)

@@ -27,6 +27,10 @@ from misotts.decode.decoder import Decoder
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
+from misotts.engines.graph.backbone import GraphBackbone
+from misotts.engines.graph.depth import GraphDepth
+from misotts.engines.graph.engine import GraphEngine, bucket_shapes
+from misotts.engines.graph.operations import operations
 from misotts.engines.interface import Limits
 from misotts.engines.two_part import TwoPart
 from misotts.generate.loop import Generator
@@ -35,10 +39,8 @@ from misotts.mimi import build_mimi
 from misotts.order import Order
 from misotts.slots import Piece
 from misotts.watermark.watermarker import Watermarker
-from tests.support.pretend_cuda import OnGpu, PretendCuda, pretend_cuda
+from tests.support.pretend_cuda import OnGpu, PretendCuda
 from tests.support.scripted import Inbox
-
-__all__ = ["pretend_cuda"]
 
 TINY = ModelConfig.from_dict(
     CONFIG
@@ -102,6 +104,29 @@ def test_no_step_waits_for_the_device(pretend_cuda: PretendCuda) -> None:
     pretend_cuda.waits.clear()
     speak(generator)
     assert pretend_cuda.waits == []
+
+
+def make_captured() -> Generator:
+    torch.manual_seed(0)
+    weights, plain = make_weights(TINY), operations("plain")
+    embedding = Embedding(weights, TINY, "cuda")
+    depth = GraphDepth(weights, TINY, embedding, plain, "cuda", torch.float32)
+    backbone = GraphBackbone(weights, TINY, 40, 32, plain, "cuda", torch.float32)
+    engine = GraphEngine(TINY, embedding, backbone, depth, max_streams=3)
+    return Generator(TINY, engine, Limits(max_streams=3, step_positions=64))
+
+
+def test_replayed_frames_are_the_torch_engines(pretend_cuda: PretendCuda) -> None:
+    expected = speak(make_generator("cpu", torch.float32))
+    generator = make_captured()
+    assert len(pretend_cuda.graphs) == len(bucket_shapes(3, TINY.audio_codes))
+    pretend_cuda.waits.clear()
+    found = speak(generator)
+    assert [len(codes) for codes in found] == [FRAMES] * 4
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert pretend_cuda.waits == [], "a step waited for the device"
+    assert sum(graph.replays for graph in pretend_cuda.graphs) >= FRAMES
+    assert all(graph.replays for graph in pretend_cuda.graphs[:-1]), "a bucket was not used"
 
 
 CUTS = [(1, 1, 1)] * 4 + [(2, 2, 0)] * 3 + [(1, 0, 0)] * 3 + [(3, 1, 2), (7, 0, 0)] + [(1, 1, 1)] * 2

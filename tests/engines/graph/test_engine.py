@@ -1,4 +1,3 @@
-# ruff: noqa: F401, F811 (fixtures come from test_exactness)
 """The graph's code path, uncaptured on the CPU: the frames of the torch engines, exactly."""
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from misotts.engines.interface import Batch, Limits, Step
 from misotts.engines.table import KvType, WeightType
 from misotts.generate.loop import Generator
 from misotts.model.checkpoint import Checkpoint
-from tests.engines.test_exactness import PROMPTS, Parts, alone, parts, run
+from tests.support.crowd import PROMPTS, Parts, run
 from tests.support.tiny import tiny_config, tiny_weights
 
 

@@ -1,7 +1,5 @@
 """The captured graphs on a GPU: never run so far. First that they draw the right frames; speed comes after."""
 
-# ruff: noqa: F401, F811 (fixtures come from test_exactness)
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -21,7 +19,7 @@ from misotts.engines.load import load_engine
 from misotts.engines.table import EngineChoice, KvType, WeightType
 from misotts.generate.loop import Generator
 from misotts.model.checkpoint import Checkpoint
-from tests.engines.test_exactness import PROMPTS, Parts, alone, parts, run
+from tests.support.crowd import PROMPTS, Parts, run
 
 pytestmark = [
     pytest.mark.gpu,
