@@ -17,8 +17,8 @@ def test_sizes_are_rounded_to_the_safe_side() -> None:
     assert at_least(5 * 2**40) == "5120.00 GiB"
 
 
-def test_too_little_memory_for_the_pool_is_said_with_where_it_is_missing() -> None:
-    config = ModelConfig.load(Path("models/demo"))
+def test_a_kv_pool_that_is_too_small_is_refused_with_the_sizes(demo_folder: Path) -> None:
+    config = ModelConfig.load(demo_folder)
     with pytest.raises(ConfigError, match=r"^--kv-memory is 1000 bytes; at least 4\.07 MiB are needed"):
         pool_blocks(config, 16, 4, 1000, None)
     with pytest.raises(ConfigError, match=r"at least 4\.07 MiB .*; 2\.00 MiB of the GPU's memory are free"):
