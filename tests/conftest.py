@@ -50,29 +50,27 @@ def speech() -> np.ndarray:
 
 
 MESSAGES = ROOT / "tests" / "messages.json"
-PINNED = pytest.StashKey[dict[str, dict[str, str | list[str]]]]()
-"""What the file holds, by test name and label; a text of several lines is a list. `--renew-messages` changes it."""
+
+
+def read_messages() -> dict[str, dict[str, str | list[str]]]:
+    """Return the pinned texts by test name and label; a text of several lines is a list."""
+    return json.loads(MESSAGES.read_text(encoding="utf-8"))
+
+
+def write_messages(messages: dict[str, dict[str, str | list[str]]]) -> None:
+    text = json.dumps(messages, indent=1, sort_keys=True, ensure_ascii=False)
+    MESSAGES.write_text(text + "\n", encoding="utf-8")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew-messages", action="store_true", help="write the texts of `pinned_text` to their file")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[PINNED] = json.loads(MESSAGES.read_text()) if MESSAGES.exists() else {}
-
-
 @pytest.hookimpl(tryfirst=True)  # before -m and -k deselect items
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("renew_messages") and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         users = {item.name for item in items if "pinned_text" in getattr(item, "fixturenames", ())}
-        config.stash[PINNED] = {name: texts for name, texts in config.stash[PINNED].items() if name in users}
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.config.getoption("renew_messages"):
-        texts = json.dumps(session.config.stash[PINNED], indent=1, sort_keys=True, ensure_ascii=False)
-        MESSAGES.write_text(texts + "\n")
+        write_messages({name: texts for name, texts in read_messages().items() if name in users})
 
 
 @pytest.fixture
@@ -82,7 +80,7 @@ def pinned_text(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]
     A test replaces what varies (paths, times, ports) in `text` first. `make messages` runs all tests and renews the
     file; `pytest --renew-messages tests/some_test.py` renews the texts of these tests only.
     """
-    pinned, test = request.config.stash[PINNED], request.node.name
+    renews, pinned = request.config.getoption("renew_messages"), read_messages().get(request.node.name, {})
     seen: dict[str, str | list[str]] = {}
 
     def compare(text: str, label: str | None = None) -> None:
@@ -90,13 +88,12 @@ def pinned_text(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]
         label = label or str(len(seen) + 1)
         assert label not in seen, f"the label {label!r} is used twice"
         seen[label] = lines if len(lines) > 1 else text
-        if not request.config.getoption("renew_messages"):
-            known = pinned.get(test, {}).get(label, [])
-            known_lines = [known] if isinstance(known, str) else known
+        known = pinned.get(label, [])
+        known_lines = [known] if isinstance(known, str) else known
+        if known_lines != lines and not renews:
             diff = difflib.unified_diff(known_lines, lines, "tests/messages.json", "this run", lineterm="")
-            if known_lines != lines:
-                pytest.fail(f"the text {label!r} differs; `make messages` renews it\n" + "\n".join(diff), pytrace=False)
+            pytest.fail(f"the text {label!r} differs; `make messages` renews it\n" + "\n".join(diff), pytrace=False)
 
     yield compare
-    if request.config.getoption("renew_messages") and seen:
-        pinned[test] = seen
+    if renews and seen:
+        write_messages(read_messages() | {request.node.name: seen})
