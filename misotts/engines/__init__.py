@@ -1,1 +1,1 @@
-"""The engines that make frames on the device, behind the interface in `interface.py`."""
+"""The engines that compute steps on a device, behind the interface in `interface.py`."""

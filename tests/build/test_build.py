@@ -1,4 +1,4 @@
-"""Around TensorRT-LLM's builder: what is refused before it, what is checked after it, and which engines are used."""
+"""The checks before and after TensorRT-LLM's builder, and those of a built engine."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_new_calibration_is_a_new_engine(model: Path, machine: Machine) -> Non
     assert machine.built == [0, 0]
 
 
-def test_what_is_missing_is_said_before_work_begins(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_reported_before_the_build_starts(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineError, match=r"no engine at .*; build it with: python -m convert backbone"):
         build(model)
     convert_backbone(model, Variant(), ignore)
@@ -120,9 +120,7 @@ def test_what_is_missing_is_said_before_work_begins(model: Path, monkeypatch: py
         ("gpt_attention_plugin", None),
     ],
 )
-def test_an_engine_that_reads_the_tables_otherwise_is_thrown_away(
-    model: Path, machine: Machine, setting: str, value: object
-) -> None:
+def test_an_engine_with_wrong_settings_is_discarded(model: Path, machine: Machine, setting: str, value: object) -> None:
     convert_backbone(model, Variant(), ignore)
     machine.config = {"build_config": {"plugin_config": {**BUILT["plugin_config"], setting: value}}}
     with pytest.raises(EngineError, match=r"TensorRT-LLM has built the backbone with(out)? "):
@@ -152,12 +150,12 @@ def test_an_engine_that_does_not_match_is_refused_with_the_reason(model: Path, m
         check()
     machine.release = "1.2.1"
     weights = tiny_weights()
-    weights["decoder.norm.scale"] += 1  # another model's depth decoder makes no other backbone
+    weights["decoder.norm.scale"] += 1  # a change of the depth decoder leaves the backbone's engine valid
     save_file(weights, model / "model.safetensors")
     check()
     with pytest.raises(EngineError, match=r"has limits {'ranks': 1, 'max_seq_len': 64}, but {.*128} is needed"):
         checked_manifest(EngineFolder(folder, "BUILD"), weights, tiny_config(max_seq_len=128), LIMITS)
-    with pytest.raises(EngineError, match="has weights"):  # which do not show RoPE
+    with pytest.raises(EngineError, match="has weights"):  # the hash includes RoPE
         checked_manifest(EngineFolder(folder, "BUILD"), weights, tiny_config(rope_scale_factor=16.0), LIMITS)
     weights["backbone.norm.scale"] += 1
     save_file(weights, model / "model.safetensors")
@@ -167,14 +165,14 @@ def test_an_engine_that_does_not_match_is_refused_with_the_reason(model: Path, m
         check()
 
 
-def test_the_command_says_what_is_missing(model: Path) -> None:
+def test_the_command_reports_what_is_missing(model: Path) -> None:
     convert_backbone(model, Variant(), ignore)
     run = CliRunner().invoke(app, ["backbone", str(model)])
     assert run.exit_code == 1
     assert "error: the backbone engine needs TensorRT-LLM 1.2" in run.output
 
 
-def test_an_engine_over_several_gpus_is_not_served(model: Path, machine: Machine) -> None:
+def test_an_engine_of_several_ranks_is_refused(model: Path, machine: Machine) -> None:
     convert_backbone(model, Variant(dtype="float16", ranks=2), ignore)
     folder = build(model, Variant(dtype="float16", ranks=2))
     with pytest.raises(EngineError, match=r"has limits {'ranks': 2, 'max_seq_len': 64}, but {'ranks': 1"):

@@ -1,5 +1,5 @@
-"""The backbone as a TensorRT-LLM checkpoint: names and shapes are the documented ones, and what is read back, put
-together again and permuted back is the source."""
+"""The backbone as a TensorRT-LLM checkpoint: names and shapes are the documented ones, and the ranks' tensors, joined
+and permuted back, are the source's."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def model(tmp_path: Path) -> Path:
     [(1, 6144, 4096, 14336), (2, 3072, 2048, 7168), (4, 1536, 1024, 3584)],
 )
 def test_names_and_shapes_of_the_8b_model(ranks: int, qkv: int, dense: int, inner: int) -> None:
-    """As in TensorRT-LLM's Llama: see docs/engines-backbone.md. Nothing is allocated for it."""
+    """Names and shapes are those of TensorRT-LLM's Llama: see docs/engines-backbone.md. No tensor is allocated."""
     layer = {
         "attention.qkv.weight": (qkv, 4096),
         "attention.dense.weight": (4096, dense),
@@ -69,11 +69,11 @@ def test_names_and_shapes_of_the_8b_model(ranks: int, qkv: int, dense: int, inne
         assert {(tensor.dtype, tensor.device.type) for tensor in layout.values()} == {(torch.bfloat16, "meta")}
 
 
-def put_together(shards: list[Weights], config: ModelConfig) -> Weights:
-    """What the ranks hold, as one checkpoint under the source's names."""
+def join(shards: list[Weights], config: ModelConfig) -> Weights:
+    """Join the ranks' tensors to one checkpoint with the source's names."""
     sizes = config.backbone
     ranks = len(shards)
-    copies = max(ranks // sizes.num_kv_heads, 1)  # ranks that hold the same key head
+    copies = max(ranks // sizes.num_kv_heads, 1)  # ranks with the same key head
     heads = [max(count // ranks, 1) * sizes.head_dim for count in (sizes.num_heads, *2 * [sizes.num_kv_heads])]
     whole = {"backbone.norm.scale": shards[0]["transformer.ln_f.weight"]}
     for n in range(sizes.num_layers):
@@ -100,26 +100,28 @@ def put_together(shards: list[Weights], config: ModelConfig) -> Weights:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("ranks", "num_kv_heads"), [(1, 2), (2, 2), (4, 2), (4, 4)])
-def test_read_back_it_is_the_source(tmp_path: Path, dtype: torch.dtype, ranks: int, num_kv_heads: int) -> None:
+def test_the_ranks_joined_are_the_source(tmp_path: Path, dtype: torch.dtype, ranks: int, num_kv_heads: int) -> None:
     sizes = dict(num_layers=2, embed_dim=48, num_heads=4, num_kv_heads=num_kv_heads, intermediate_dim=40)
     config = tiny_config(backbone=sizes)
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "backbone": sizes}))
     torch.manual_seed(2)
     source = {name: torch.randn(shape) for name, shape in tensor_shapes(config).items()}
     save_file(source, tmp_path / "model.safetensors")
-    told: list[tuple[int, int]] = []
-    folder = convert_backbone(tmp_path, Variant(dtype=dtype_name(dtype), ranks=ranks), lambda *news: told.append(news))
+    progress: list[tuple[int, int]] = []
+    folder = convert_backbone(
+        tmp_path, Variant(dtype=dtype_name(dtype), ranks=ranks), lambda *news: progress.append(news)
+    )
     names = {f"rank{rank}.safetensors" for rank in range(ranks)}
     assert {path.name for path in folder.iterdir()} == {"config.json", "manifest.json", *names}
     shards = [load_file(folder / f"rank{rank}.safetensors") for rank in range(ranks)]
-    whole = put_together(shards, config)
+    whole = join(shards, config)
     wanted = {name: tensor.to(dtype) for name, tensor in source.items() if name.startswith("backbone.")}
     assert whole.keys() == wanted.keys()
     assert [name for name in wanted if not torch.equal(whole[name], wanted[name])] == []
-    assert told[-1][0] == told[-1][1] == sum(tensor.nbytes for shard in shards for tensor in shard.values())
+    assert progress[-1][0] == progress[-1][1] == sum(tensor.nbytes for shard in shards for tensor in shard.values())
 
 
-def test_the_config_says_what_the_engine_cannot_know(model: Path) -> None:
+def test_the_config_has_what_the_tensors_do_not_show(model: Path) -> None:
     folder = convert_backbone(model, Variant(dtype="float16", ranks=2), ignore)
     config = json.loads((folder / "config.json").read_text())
     assert config["architecture"] == "MisoBackbone"
@@ -140,20 +142,20 @@ def test_the_config_says_what_the_engine_cannot_know(model: Path) -> None:
     assert config["quantization"] == {"quant_algo": None, "kv_cache_quant_algo": None}
 
 
-def test_a_checkpoint_that_is_up_to_date_is_left_alone(model: Path) -> None:
-    told: list[int] = []
+def test_a_checkpoint_that_is_up_to_date_is_not_written_again(model: Path) -> None:
+    progress: list[int] = []
     folder = convert_backbone(model, Variant(), ignore)
-    assert convert_backbone(model, Variant(), lambda written, total: told.append(written)) == folder
-    assert not told
+    assert convert_backbone(model, Variant(), lambda written, total: progress.append(written)) == folder
+    assert not progress
     save_file(tiny_weights(seed=1), model / "model.safetensors")
-    convert_backbone(model, Variant(), lambda written, total: told.append(written))
-    assert told
+    convert_backbone(model, Variant(), lambda written, total: progress.append(written))
+    assert progress
     again = load_file(folder / "rank0.safetensors")["transformer.layers.0.mlp.fc.weight"]
     assert torch.equal(again, tiny_weights(seed=1)["backbone.layers.0.mlp.w1.weight"].bfloat16())
 
 
 @pytest.mark.parametrize("value", [1e5, float("nan")])
-def test_what_the_type_cannot_hold_is_refused_and_nothing_is_left(model: Path, value: float) -> None:
+def test_a_weight_that_the_type_cannot_represent_is_refused(model: Path, value: float) -> None:
     weights = tiny_weights()
     weights["backbone.layers.1.mlp.w2.weight"][3, 3] = value
     save_file(weights, model / "model.safetensors")

@@ -1,4 +1,4 @@
-"""FP8 checkpoints of the backbone: what the calibration finds, what is stored, what is left of the hidden states."""
+"""FP8 checkpoints of the backbone: the calibration's result, the stored values, and the error of the hidden states."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ignore(written: int, total: int) -> None:
 
 @pytest.fixture(scope="module")
 def model(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model under a folder of its own, so that no other test sees its engines."""
+    """The demo model in a folder of its own, so that no other test sees its engines."""
     folder = tmp_path_factory.mktemp("fp8") / "demo"
     folder.mkdir()
     for file in demo_folder.iterdir():
@@ -57,7 +57,8 @@ def calibration(model: Path, prompts: list[torch.Tensor]) -> Fp8:
 
 
 class Run:
-    """One prompt through the torch engine and through the plugin with a checkpoint, whose matrices are watched."""
+    """One prompt through the torch engine, and through the plugin with a checkpoint, whose matrices' inputs are
+    recorded."""
 
     def __init__(self, model: Path, checkpoint: Path, prompt: torch.Tensor) -> None:
         config = ModelConfig.load(model)
@@ -92,15 +93,15 @@ class Run:
         self.found = engine.run(inputs, {name: np.ascontiguousarray(table) for name, table in tables.items()})
         stored = np.abs(pool.reshape(shape)).max(axis=(0, 2, 3, 4, 5))
         self.attended = np.maximum(stored, np.reshape(rotated, (c.num_layers, 2)).max(axis=1))
-        """By layer, of queries, keys and values."""
+        """Largest magnitude of queries, keys and values, by layer."""
 
     @property
     def error(self) -> float:
-        """RMS of the difference, of the RMS of what is wanted."""
+        """RMS of the difference, as a share of the RMS of the torch engine's states."""
         return float((self.found - self.wanted).square().mean().sqrt() / self.wanted.square().mean().sqrt())
 
 
-def test_prompts_are_what_the_model_is_served_with(prompts: list[torch.Tensor]) -> None:
+def test_prompts_have_text_and_speech(prompts: list[torch.Tensor]) -> None:
     assert len(prompts) == len(TEXTS)
     for prompt in prompts:
         speech = prompt[:, -1] == MASKED
@@ -108,13 +109,13 @@ def test_prompts_are_what_the_model_is_served_with(prompts: list[torch.Tensor]) 
         assert not speech.all()
 
 
-def test_speech_is_needed(model: Path, tmp_path: Path) -> None:
+def test_a_calibration_without_voices_is_refused(model: Path, tmp_path: Path) -> None:
     (tmp_path / "voices").mkdir()
     with pytest.raises(ConfigError, match="no voice at"):
         real_prompts(model, ModelConfig.load(model), TEXTS, tmp_path / "voices")
 
 
-def test_the_calibration_finds_the_largest_of_all_prompts(
+def test_the_calibration_finds_the_largest_magnitude_of_all_prompts(
     model: Path, prompts: list[torch.Tensor], calibration: Fp8
 ) -> None:
     exact = convert_backbone(model, Variant(dtype="float32"), ignore)
@@ -125,13 +126,14 @@ def test_the_calibration_finds_the_largest_of_all_prompts(
         assert calibration.cached[layer] == pytest.approx(max(run.attended[layer] for run in runs), rel=1e-4)
 
 
-def held_from(scale: torch.Tensor, least: float) -> bool:
-    """Whether TensorRT-LLM's cast of a scale to bfloat16 changes nothing, and it is the first such from `least` on."""
+def is_least_bfloat16(scale: torch.Tensor, least: float) -> bool:
+    """True if a scale is the least number of bfloat16 from `least` on, so that TensorRT-LLM's cast does not change
+    it."""
     return torch.equal(scale.bfloat16().float(), scale) and least <= scale.item() * (1 + 1e-6) < least * (1 + 2**-7)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_what_is_stored_is_the_source_to_a_half_step(model: Path, calibration: Fp8, ranks: int) -> None:
+def test_stored_values_are_the_source_within_half_a_step(model: Path, calibration: Fp8, ranks: int) -> None:
     folder = convert_backbone(model, Variant("fp8", "fp8", ranks=ranks), ignore, calibration)
     source = Checkpoint(model, ModelConfig.load(model))
     shards = [load_file(folder / f"rank{rank}.safetensors") for rank in range(ranks)]
@@ -146,14 +148,14 @@ def test_what_is_stored_is_the_source_to_a_half_step(model: Path, calibration: F
         assert all(torch.equal(shard[f"{key}.weights_scaling_factor"], scale) for shard in shards)
         wanted = source[f"backbone.layers.1.{name}.weight"]
         found = torch.cat([shard[f"{key}.weight"].float() for shard in shards], dim=split) * scale
-        # Three bits of mantissa: half a step is 1/16 of the value; below 2**-6 steps are 2**-9 of the scale.
+        # With three bits of mantissa half a step is 1/16 of the value; below 2**-6 a step is 2**-9 of the scale.
         assert ((found - wanted).abs() <= wanted.abs() / 16 + scale * 2.0**-10).all()
         assert not torch.equal(found, wanted)
     layer = {name.removeprefix("transformer.layers.1."): t for name, t in shards[0].items() if ".layers.1." in name}
     largest = max(source[f"backbone.layers.1.attn.{name}_proj.weight"].abs().max() for name in "qkv")
-    assert held_from(layer["attention.qkv.weights_scaling_factor"], float(largest) / 448)
+    assert is_least_bfloat16(layer["attention.qkv.weights_scaling_factor"], float(largest) / 448)
     assert torch.equal(layer["mlp.fc.weights_scaling_factor"], layer["mlp.gate.weights_scaling_factor"])
-    assert held_from(layer["mlp.proj.activation_scaling_factor"], calibration.inputs[1]["mlp.proj"] / 448)
+    assert is_least_bfloat16(layer["mlp.proj.activation_scaling_factor"], calibration.inputs[1]["mlp.proj"] / 448)
     assert layer["attention.kv_cache_scaling_factor"].item() == pytest.approx(calibration.cached[1] / 448)
     assert {(t.dtype, t.shape) for name, t in layer.items() if name.endswith("factor")} == {(torch.float32, (1,))}
     assert {t.dtype for name, t in layer.items() if name.endswith("norm.weight")} == {torch.bfloat16}
@@ -162,7 +164,7 @@ def test_what_is_stored_is_the_source_to_a_half_step(model: Path, calibration: F
 
 
 @pytest.mark.parametrize("kv", [False, True])
-def test_hidden_states_survive(model: Path, prompts: list[torch.Tensor], calibration: Fp8, kv: bool) -> None:
+def test_the_error_of_the_hidden_states(model: Path, prompts: list[torch.Tensor], calibration: Fp8, kv: bool) -> None:
     variant = Variant("fp8", "fp8" if kv else "full")
     folder = convert_backbone(model, variant, ignore, Fp8(calibration.inputs, calibration.cached, kv))
     error = Run(model, folder, prompts[1]).error
@@ -188,8 +190,9 @@ def test_the_command(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_a_scale_is_a_number_of_the_type_it_is_used_in(dtype: torch.dtype) -> None:
-    """No less than what was measured, or the largest would not be held; and no further than the next number."""
+def test_a_scale_is_a_number_of_the_activations_type(dtype: torch.dtype) -> None:
+    """It is not below the measured one, which would cut off the largest magnitude, and at most the next number
+    above."""
     for largest in (1e-3, 0.0371, 1.0, 448.0, 449.0, 3e4):
         matrix = weight_scale([torch.tensor([largest, -largest / 3])], dtype)
         state = Fp8([{"mlp.fc": largest}], [1.0], kv=False).input_scale(0, "mlp.fc", dtype)

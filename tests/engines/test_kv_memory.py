@@ -1,4 +1,4 @@
-"""Sizes in words, and the KV pool that is too small, in them."""
+"""Sizes in readable units, and in the errors of a KV pool that is too small."""
 
 from __future__ import annotations
 

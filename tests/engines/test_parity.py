@@ -1,4 +1,4 @@
-"""The same weights in Transformers' CSM and in our engines: same frames, same logits."""
+"""With the same weights, Transformers' CSM and our engines compute the same frames and logits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.csm_peer import peer_frames
 
 FRAMES = 64
 BFLOAT16_FRAMES = 24
-"""Fewer: the CPU is slow at it."""
+"""Fewer, because bfloat16 is slow on the CPU."""
 
 SHAPES = {
     # the demo model's
@@ -58,7 +58,7 @@ SHAPES = {
 }
 
 PROMPTS = {
-    # (positions, is it audio) end to end
+    # (positions, True if they are audio), one after the other
     "text": [(12, False)],
     "audio context": [(9, False), (40, True), (15, False)],
     "long": [(60, False), (700, True), (50, False), (800, True), (120, False)],
@@ -71,16 +71,16 @@ def make_config(shape: str) -> ModelConfig:
 
 def make_prompt(config: ModelConfig, parts: list[tuple[int, bool]], seed: int = 0) -> np.ndarray:
     random = np.random.default_rng(seed)
-    pieces = []
+    found = []
     for length, is_audio in parts:
-        piece = np.full((length, config.frame_columns), MASKED, np.int32)
-        if is_audio:  # ends with the frame of zeros
-            piece[:, :-1] = random.integers(0, config.audio_codes, (length, config.audio_num_codebooks))
-            piece[-1, :-1] = 0
+        part = np.full((length, config.frame_columns), MASKED, np.int32)
+        if is_audio:  # its last frame is of zeros
+            part[:, :-1] = random.integers(0, config.audio_codes, (length, config.audio_num_codebooks))
+            part[-1, :-1] = 0
         else:
-            piece[:, -1] = random.integers(0, config.text_vocab_size, length)
-        pieces.append(piece)
-    return np.concatenate(pieces)
+            part[:, -1] = random.integers(0, config.text_vocab_size, length)
+        found.append(part)
+    return np.concatenate(found)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def our_frames(
     forced: np.ndarray | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[OurFrame]:
-    """Frames after `prompt`, greedy or `forced`, with the logits that `sample` was given."""
+    """Yield the frames after `prompt`, greedy or `forced`, with the logits that `sample` gets."""
     columns = config.max_seq_len // 32
     embedding = Embedding(weights, config, dtype=dtype)
     backbone = TorchBackbone(weights, config, num_blocks=1 + columns, dtype=dtype)
@@ -108,8 +108,8 @@ def our_frames(
 
     def spy(logits: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         seen.append(logits[0].float())
-        drawn = plain_sample(logits, *rest)
-        return drawn if forced is None else torch.tensor([int(forced[frame][len(seen) - 1])])
+        sampled = plain_sample(logits, *rest)
+        return sampled if forced is None else torch.tensor([int(forced[frame][len(seen) - 1])])
 
     monkeypatch.setattr(torch_depth, "sample", spy)
     inputs, start = embedding.prompt(torch.from_numpy(prompt.astype(np.int64))), 0
@@ -156,15 +156,15 @@ def compare(shape: str, prompt_kind: str, frames: int, monkeypatch: pytest.Monke
     scale = max(float(frame.logits.abs().max()) for frame in theirs)
     margin = min(float(top[:, 0].sub(top[:, 1]).min()) for f in theirs for top in [f.logits.topk(2).values])
     print(
-        f"{shape}, {prompt_kind}: logits within {distance:.1e} of +-{scale:.1f}, smallest lead of a winner {margin:.1e}"
+        f"{shape}, {prompt_kind}: logits within {distance:.1e} of +-{scale:.1f}, likeliest codes lead by {margin:.1e}"
     )
     assert np.array_equal([f.codes for f in ours], [f.codes.numpy() for f in theirs])
     assert len({tuple(f.codes) for f in ours}) > frames // 2, "the frames repeat: nothing was compared"
     assert distance < 1e-4
 
 
-def test_bfloat16_strays_no_further_than_the_peers_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both in bfloat16, fed the float32 frames: how often the winner is another, and how far the logits are off."""
+def test_bfloat16_errs_no_more_than_the_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both run in bfloat16 over the float32 frames; their likeliest codes and logits are compared with float32's."""
     config = make_config("even")
     torch.manual_seed(1)
     weights = make_weights(config)
@@ -184,7 +184,7 @@ def test_bfloat16_strays_no_further_than_the_peers_own(monkeypatch: pytest.Monke
         return float((logits - truth).square().mean().sqrt())
 
     print(
-        f"bfloat16: same winner as float32: ours {agreement(ours, truth):.4f}, peer {agreement(theirs, truth):.4f}; "
+        f"same likeliest code as float32: ours {agreement(ours, truth):.4f}, peer {agreement(theirs, truth):.4f}; "
         f"as each other {agreement(ours, theirs):.4f}; error of the logits: ours {error(ours):.4f}, "
         f"peer {error(theirs):.4f}, of a spread of {float(truth.std()):.2f}"
     )

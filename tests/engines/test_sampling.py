@@ -1,4 +1,4 @@
-"""Drawn codes follow the distribution they should, at every codebook position, and belong to their seed alone."""
+"""Sampled codes have the right distribution at every codebook, and depend only on their seed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from misotts.model.checkpoint import Checkpoint
 from misotts.synthesizer import Synthesizer
 
 SETTINGS = [(0.9, 50), (1.0, 2048), (0.3, 50), (1.5, 5), (2.0, 2)]
-SURPRISE = 1e-6
-"""A p-value below this is not chance: the seeds are fixed, so a test that passes once passes always."""
+LEAST_P_VALUE = 1e-6
+"""Least p-value that passes. The seeds are fixed, so a test that passes once always passes."""
 
 
 def reference_distribution(logits: np.ndarray, temperature: float, top_k: int) -> np.ndarray:
-    """Plainly: divide by the temperature, drop what is below the k-th largest, softmax. float64 [..., codes]."""
+    """Divide by the temperature, drop all below the k-th largest, softmax. float64 [..., codes]."""
     scaled = logits.astype(np.float64) / temperature
     kth = np.sort(scaled, axis=-1)[..., -top_k][..., None]
     weight = np.where(scaled >= kth, np.exp(scaled - scaled.max(-1, keepdims=True)), 0)
@@ -35,33 +35,33 @@ def reference_distribution(logits: np.ndarray, temperature: float, top_k: int) -
 
 
 @pytest.mark.parametrize(("temperature", "top_k"), SETTINGS)
-def test_draws_follow_the_reference_distribution(temperature: float, top_k: int) -> None:
-    """One row of logits, drawn 10000 times at each of 32 codebooks: chi-square against the reference."""
-    draws, codebooks = 10_000, 32
+def test_samples_follow_the_reference_distribution(temperature: float, top_k: int) -> None:
+    """One row of logits is sampled 10000 times at each of 32 codebooks: chi-square test against the reference."""
+    samples, codebooks = 10_000, 32
     logits = torch.randn(64, generator=torch.Generator().manual_seed(3)) * 2
     top_k = min(top_k, 64)
-    noise = gumbel_noise(torch.arange(draws), torch.full((draws,), 7), codebooks, top_k)
-    expected = reference_distribution(logits.numpy(), temperature, top_k) * draws
-    rows, limit = logits.expand(draws, -1), torch.full((draws,), top_k)
+    noise = gumbel_noise(torch.arange(samples), torch.full((samples,), 7), codebooks, top_k)
+    expected = reference_distribution(logits.numpy(), temperature, top_k) * samples
+    rows, limit = logits.expand(samples, -1), torch.full((samples,), top_k)
     for codebook in range(codebooks):
-        codes = sample(rows, torch.full((draws,), temperature), limit, noise[:, codebook])
+        codes = sample(rows, torch.full((samples,), temperature), limit, noise[:, codebook])
         counts = np.bincount(codes.numpy(), minlength=64)
-        assert counts[expected == 0].sum() == 0, "a code that top-k drops was drawn"
+        assert counts[expected == 0].sum() == 0, "a code that top-k drops was sampled"
         often = expected >= 5
         found = np.append(counts[often], counts[~often].sum())
         wanted = np.append(expected[often], expected[~often].sum())
         kept = wanted > 0
-        assert stats.chisquare(found[kept], wanted[kept]).pvalue > SURPRISE, f"codebook {codebook}"
+        assert stats.chisquare(found[kept], wanted[kept]).pvalue > LEAST_P_VALUE, f"codebook {codebook}"
 
 
 @pytest.mark.parametrize(("temperature", "top_k"), [(0.9, 50), (1.5, 5)])
 def test_every_codebook_of_the_engine_follows_its_own_distribution(
     demo_folder: Path, temperature: float, top_k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The depth engine draws 1200 frames from one hidden state. Each code, given those before it, is taken through the
-    cumulated reference distribution of its logits: what comes out is uniform if and only if the draw is right."""
+    """The depth engine samples 1200 frames from one hidden state. The cumulative reference distribution of each code's
+    logits, given the codes before it, maps the codes to uniform numbers if and only if the sampling is right."""
     config, depth = demo_depth(demo_folder)
-    draws = 1200
+    samples = 1200
     seen: list[np.ndarray] = []
     plain_sample = torch_depth.sample
 
@@ -70,19 +70,21 @@ def test_every_codebook_of_the_engine_follows_its_own_distribution(
         return plain_sample(logits, *rest)
 
     monkeypatch.setattr(torch_depth, "sample", spy)
-    hidden = torch.randn(1, config.backbone.embed_dim, generator=torch.Generator().manual_seed(5)).expand(draws, -1)
-    noise = gumbel_noise(torch.arange(draws), torch.zeros(draws, dtype=torch.int64), config.audio_num_codebooks, top_k)
-    sampling = Sampling(torch.full((draws,), temperature), torch.full((draws,), top_k), noise)
+    hidden = torch.randn(1, config.backbone.embed_dim, generator=torch.Generator().manual_seed(5)).expand(samples, -1)
+    noise = gumbel_noise(
+        torch.arange(samples), torch.zeros(samples, dtype=torch.int64), config.audio_num_codebooks, top_k
+    )
+    sampling = Sampling(torch.full((samples,), temperature), torch.full((samples,), top_k), noise)
     codes, _ = depth.forward(hidden, sampling)
     assert len(seen) == config.audio_num_codebooks
-    spread = np.random.default_rng(0).random(draws)
+    spread = np.random.default_rng(0).random(samples)
     for codebook, logits in enumerate(seen):
         chance = reference_distribution(logits, temperature, top_k)
-        drawn = codes[:, codebook].numpy()
-        own = np.take_along_axis(chance, drawn[:, None], axis=1)[:, 0]
-        below = np.take_along_axis(chance.cumsum(axis=1), drawn[:, None], axis=1)[:, 0] - own
+        sampled = codes[:, codebook].numpy()
+        own = np.take_along_axis(chance, sampled[:, None], axis=1)[:, 0]
+        below = np.take_along_axis(chance.cumsum(axis=1), sampled[:, None], axis=1)[:, 0] - own
         assert own.min() > 0
-        assert stats.kstest(below + spread * own, "uniform").pvalue > SURPRISE, f"codebook {codebook}"
+        assert stats.kstest(below + spread * own, "uniform").pvalue > LEAST_P_VALUE, f"codebook {codebook}"
     assert len(np.unique(codes[:, -1].numpy())) > 20
 
 
@@ -92,18 +94,18 @@ def demo_depth(folder: Path) -> tuple[ModelConfig, TorchDepth]:
     return config, TorchDepth(weights, config, Embedding(weights, config))
 
 
-def test_noise_is_independent_of_its_neighbours() -> None:
-    """Gumbel along every axis, and uncorrelated along each: seeds, frames, codebooks, ranks."""
+def test_noise_numbers_are_independent() -> None:
+    """They have the Gumbel distribution, and are uncorrelated along seeds, frames, codebooks and ranks."""
     seeds, frames = torch.arange(40).repeat_interleave(30), torch.arange(30).repeat(40)
     noise = gumbel_noise(seeds, frames, codebooks=8, ranks=16).view(40, 30, 8, 16).double()
-    assert stats.kstest(noise.flatten().numpy(), "gumbel_r").pvalue > SURPRISE
+    assert stats.kstest(noise.flatten().numpy(), "gumbel_r").pvalue > LEAST_P_VALUE
     for axis in range(4):
         first, second = noise.narrow(axis, 0, noise.shape[axis] - 1), noise.narrow(axis, 1, noise.shape[axis] - 1)
         correlation = np.corrcoef(first.flatten().numpy(), second.flatten().numpy())[0, 1]
         assert abs(correlation) < 5 / np.sqrt(first.numel())
 
 
-def test_noise_belongs_to_seed_frame_codebook_and_rank_alone() -> None:
+def test_noise_depends_only_on_seed_frame_codebook_and_rank() -> None:
     wide = gumbel_noise(torch.tensor([5, -9, 2**63 - 1]), torch.tensor([0, 3, 1124]), codebooks=32, ranks=2048)
     alone = gumbel_noise(torch.tensor([-9]), torch.tensor([3]), codebooks=32, ranks=50)
     assert torch.equal(wide[1:2, :, :50], alone)
@@ -119,7 +121,7 @@ def test_one_candidate_is_greedy() -> None:
         assert torch.equal(codes, logits.argmax(dim=-1))
 
 
-def test_temperature_0_and_top_k_1_are_greedy_whatever_the_seed(demo_folder: Path) -> None:
+def test_temperature_0_and_top_k_1_are_greedy_with_any_seed(demo_folder: Path) -> None:
     with Synthesizer.load(demo_folder) as synthesizer:
         fields = dict(max_audio_ms=640)
         cold = synthesizer.frames("Hello.", temperature=0, seed=1, **fields)
@@ -129,8 +131,8 @@ def test_temperature_0_and_top_k_1_are_greedy_whatever_the_seed(demo_folder: Pat
         assert not np.array_equal(cold, synthesizer.frames("Hello.", seed=3, **fields))
 
 
-def test_rows_with_their_own_settings_do_not_mix() -> None:
-    """Top-k 1, 3, 50 and 2048 in one call: each row as it would be alone."""
+def test_rows_have_their_own_parameters() -> None:
+    """Top-k 1, 3, 50 and 2048 in one call give each row the code of a call of its own."""
     logits = torch.randn(4, 2048, generator=torch.Generator().manual_seed(2))
     temperature, top_k = torch.tensor([0.5, 2.0, 0.9, 1.3]), torch.tensor([1, 3, 50, 2048])
     seeds, frames = torch.arange(4), torch.full((4,), 11)
@@ -141,20 +143,20 @@ def test_rows_with_their_own_settings_do_not_mix() -> None:
         assert torch.equal(together[one], sample(logits[one], temperature[one], top_k[one], noise))
 
 
-def test_codes_that_are_not_audio_are_never_drawn(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The three last codes are the likeliest of every head here, and every code is a candidate."""
+def test_codes_that_are_not_audio_are_never_sampled(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the three last codes are the likeliest of every head, and every code is a candidate."""
     config = ModelConfig.load(demo_folder)
     weights = dict(Checkpoint(demo_folder, config))
     hidden = torch.randn(1, config.backbone.embed_dim, generator=torch.Generator().manual_seed(5))
     weights["codebook0_head.weight"] = weights["codebook0_head.weight"].clone()
     weights["codebook0_head.weight"][config.audio_codes :] = hidden[0] * 10
     depth = TorchDepth(weights, config, Embedding(weights, config))
-    draws = 500
+    samples = 500
     noise = gumbel_noise(
-        torch.arange(draws), torch.zeros(draws, dtype=torch.int64), config.audio_num_codebooks, config.audio_codes
+        torch.arange(samples), torch.zeros(samples, dtype=torch.int64), config.audio_num_codebooks, config.audio_codes
     )
-    sampling = Sampling(torch.full((draws,), 2.0), torch.full((draws,), config.audio_codes), noise)
-    codes, _ = depth.forward(hidden.expand(draws, -1), sampling)
+    sampling = Sampling(torch.full((samples,), 2.0), torch.full((samples,), config.audio_codes), noise)
+    codes, _ = depth.forward(hidden.expand(samples, -1), sampling)
     assert 2000 < int(codes.max()) < config.audio_codes
     shapes: set[int] = set()
 
@@ -173,8 +175,8 @@ def test_codes_that_are_not_audio_are_never_drawn(demo_folder: Path, monkeypatch
     count=st.integers(1, 64),
     seed=st.integers(0, 1000),
 )
-def test_the_likeliest_codes_are_found_in_two_stages_as_in_one(rows: int, codes: int, count: int, seed: int) -> None:
-    """A shuffled range, so that no two logits are alike."""
+def test_two_stages_find_the_same_likeliest_codes_as_one(rows: int, codes: int, count: int, seed: int) -> None:
+    """The logits are a shuffled range, so that no two are equal."""
     shuffled = torch.rand(rows, codes, generator=torch.Generator().manual_seed(seed)).argsort(dim=-1).float()
     values, found = likeliest(shuffled, count)
     expected = shuffled.topk(count, dim=-1)

@@ -87,10 +87,12 @@ def test_options_that_exclude_each_other_are_refused_in_one_line(choice: EngineC
 @pytest.mark.parametrize(
     "variant", [Variant(), Variant("fp8"), Variant("fp8", "fp8")], ids=["full", "fp8", "fp8 and fp8 KV"]
 )
-def test_the_backbone_is_looked_for_where_build_puts_it(tmp_path: Path, installed: set[str], variant: Variant) -> None:
+def test_the_backbone_is_loaded_from_the_folder_of_its_build(
+    tmp_path: Path, installed: set[str], variant: Variant
+) -> None:
     installed.add("tensorrt_llm")
     choice = EngineChoice("tensorrt-llm", variant.weights, variant.kv_type)
-    make(variant.checkpoint(tmp_path))  # what it is built from is no engine
+    make(variant.checkpoint(tmp_path))  # the checkpoint is not the engine
     with pytest.raises(EngineError, match=r"^no engine at ") as error:
         check_engines(tmp_path, choice, 4)
     options = f"--weights {variant.weights} --kv-type {variant.kv_type} --max-streams 4"
@@ -115,7 +117,7 @@ def test_engine_folders_keep_their_names() -> None:
         ("tensorrt", lambda model: tensorrt_depth_folder(model, "bfloat16", 4)),
     ],
 )
-def test_the_depth_decoder_is_looked_for_where_build_puts_it(
+def test_the_depth_decoder_is_loaded_from_the_folder_of_its_build(
     tmp_path: Path, installed: set[str], depth: DepthLibrary, folder: Callable[[Path], EngineFolder]
 ) -> None:
     installed.update(["onnxruntime", "tensorrt"])
@@ -125,7 +127,7 @@ def test_the_depth_decoder_is_looked_for_where_build_puts_it(
     check_engines(tmp_path, EngineChoice(depth=depth), 4)
 
 
-def test_serve_says_it_before_it_starts(demo_folder: Path) -> None:
+def test_serve_refuses_before_it_starts_anything(demo_folder: Path) -> None:
     with pytest.raises(ServeError, match="--backbone tensorrt-llm needs TensorRT-LLM"):
         serve(ServeOptions(model=demo_folder, engines=EngineChoice("tensorrt-llm")))
 

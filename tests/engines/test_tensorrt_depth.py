@@ -1,4 +1,4 @@
-"""The depth graph compiles with TensorRT for RTX, which needs no GPU to compile; what does not match is refused."""
+"""The depth graph compiles with TensorRT for RTX, which needs no GPU for it; engines that do not match are refused."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from misotts.model.checkpoint import Checkpoint
 ADA = "8.9"
 
 
-def quiet(*_: object) -> None:
+def ignore(*_: object) -> None:
     pass
 
 
 def build(folder: Path, max_streams: int = 4, gpu: str | None = ADA) -> Path:
-    return build_depth(folder, torch.bfloat16, max_streams, gpu, quiet)
+    return build_depth(folder, torch.bfloat16, max_streams, gpu, ignore)
 
 
 def test_the_demo_models_graph_compiles(demo_folder: Path, tmp_path: Path) -> None:
     """32 codebooks in bfloat16 for SM89, with a profile up to 16 streams and every TOP_K."""
     folder = copy_of(demo_folder, tmp_path / "demo")
-    weights = convert_depth(folder, torch.bfloat16, quiet) / WEIGHTS
+    weights = convert_depth(folder, torch.bfloat16, ignore) / WEIGHTS
     phases: list[tuple[str, int, int]] = []
     began = time.monotonic()
     engine = build_depth(folder, torch.bfloat16, 16, ADA, lambda *step: phases.append(step))
@@ -58,12 +58,12 @@ def test_the_demo_models_graph_compiles(demo_folder: Path, tmp_path: Path) -> No
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with its graph and its engine."""
     folder = bare_folder(tmp_path_factory.mktemp("tiny"), tiny_config())
-    convert_depth(folder, torch.bfloat16, quiet)
+    convert_depth(folder, torch.bfloat16, ignore)
     build(folder)
     return folder
 
 
-def test_an_engine_that_is_up_to_date_is_left_alone(tiny: Path) -> None:
+def test_an_engine_that_is_up_to_date_is_not_built_again(tiny: Path) -> None:
     plan = tiny / "engines" / "depth-tensorrt-bfloat16" / ENGINE
     first = plan.stat().st_mtime_ns
     build(tiny)
@@ -72,16 +72,16 @@ def test_an_engine_that_is_up_to_date_is_left_alone(tiny: Path) -> None:
     assert plan.stat().st_mtime_ns > first
 
 
-def test_what_cannot_be_built_is_said(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EngineError, match=r"does not build for compute capability 9\.0; it knows 7\.5, 8\.0"):
+def test_a_build_that_cannot_succeed_is_refused(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EngineError, match=r"does not build for compute capability 9\.0; it supports 7\.5, 8\.0"):
         build(tiny, gpu="9.0")
     if not torch.cuda.is_available():
-        with pytest.raises(EngineError, match="no GPU here to build for"):
+        with pytest.raises(EngineError, match="no GPU to build for"):
             build(tiny, gpu=None)
     folder = bare_folder(tmp_path, tiny_config())
     with pytest.raises(EngineError, match=r"no engine at .*depth-onnx-bfloat16; .* python -m convert depth"):
         build(folder)
-    convert_depth(folder, torch.bfloat16, quiet)
+    convert_depth(folder, torch.bfloat16, ignore)
     monkeypatch.setattr(preflight, "available_memory", lambda: 2**20)
     with pytest.raises(EngineError, match=r"about 1\.0 GiB of memory and .* 0\.0 GiB of memory are available"):
         build(folder)
@@ -90,10 +90,10 @@ def test_what_cannot_be_built_is_said(tiny: Path, tmp_path: Path, monkeypatch: p
         build(folder)
 
 
-def test_a_graph_that_tensorrt_does_not_take_is_refused_in_its_words(tmp_path: Path) -> None:
+def test_a_graph_that_tensorrt_rejects_is_refused_with_its_reason(tmp_path: Path) -> None:
     folder = bare_folder(tmp_path, tiny_config())
-    (convert_depth(folder, torch.bfloat16, quiet) / "graph.onnx").write_bytes(b"no graph")
-    with pytest.raises(EngineError, match=r"TensorRT does not take the depth graph:\n  "):
+    (convert_depth(folder, torch.bfloat16, ignore) / "graph.onnx").write_bytes(b"no graph")
+    with pytest.raises(EngineError, match=r"TensorRT rejects the depth graph:\n  "):
         build(folder)
     assert [file.name for file in (folder / "engines").iterdir()] == ["depth-onnx-bfloat16"]
 
@@ -110,7 +110,7 @@ def test_a_graph_that_tensorrt_does_not_take_is_refused_in_its_words(tmp_path: P
 def test_an_engine_that_does_not_match_is_refused(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], words: str
 ) -> None:
-    """On a machine that has the GPU, as far as the engine can tell."""
+    """The engine sees the GPU that it was built for."""
     monkeypatch.setattr("misotts.engines.tensorrt_depth.gpu_here", lambda: ADA)
     manifest = tiny / "engines" / "depth-tensorrt-bfloat16" / "manifest.json"
     whole = manifest.read_text()
@@ -123,7 +123,7 @@ def test_an_engine_that_does_not_match_is_refused(
         manifest.write_text(whole)
 
 
-def test_the_preflight_allows_for_what_was_measured(tmp_path: Path) -> None:
+def test_the_preflight_covers_the_measured_memory_and_disk(tmp_path: Path) -> None:
     """The depth decoder of the 8B model in bfloat16: 7.4 GiB at the peak, an engine of 1.54 GiB (docs/engines.md)."""
     config = dict(text_vocab_size=128256, audio_vocab_size=2051, audio_num_codebooks=32)
     (tmp_path / "config.json").write_text(json.dumps({**config, "backbone": "llama-8B", "decoder": "llama-300M"}))

@@ -1,4 +1,4 @@
-"""Model folders for tests of depth engines: whole ones that may be written to, and bare ones of any size."""
+"""Model folders for tests of depth engines: copies that may be written to, and bare ones of any size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from misotts.model.weight_files import save_weights
 
 
 def copy_of(model: Path, folder: Path) -> Path:
-    """A model folder with the files of `model` and no engines."""
+    """Make a model folder with the files of `model` and no engines."""
     folder.mkdir(parents=True)
     for file in model.iterdir():
         if file.name != "engines":
@@ -22,7 +22,7 @@ def copy_of(model: Path, folder: Path) -> Path:
 
 
 def bare_folder(folder: Path, config: ModelConfig, seed: int = 0) -> Path:
-    """Configuration and random weights, nothing else."""
+    """Make a model folder with only a configuration and random weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
     torch.manual_seed(seed)

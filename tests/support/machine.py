@@ -1,4 +1,4 @@
-"""A machine with a GPU and TensorRT-LLM, as far as `build` and the engines can tell before they use them."""
+"""A machine that seems to have a GPU and TensorRT-LLM, until they are used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUILT = {
 
 
 class Machine:
-    """What is installed, and what the builder did: it writes the files of an engine."""
+    """Its GPU and release, and the ranks that were built. The builder writes an engine's files."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gpu: str | None = "9.0"

@@ -1,12 +1,12 @@
-"""TensorRT-LLM's engine of the backbone, as a plain program: reads a checkpoint's file and the plugin's tables.
+"""TensorRT-LLM's engine of the backbone, as a plain program that reads a checkpoint and the plugin's tables.
 
-Written from the plugin's documented meaning (docs/engines-backbone.md) and held against its C++ source, not from
-`tensorrt_llm_tables`: it is given the packed positions, the tables by name and the pool's memory, and nothing else.
-Where the plugin would stop the process, it raises; where the plugin would read the wrong memory, so does this.
+It is written from the plugin's documentation (docs/engines-backbone.md) and was compared with its C++ source, not with
+`misotts.engines.tensorrt_llm.tables`. Its inputs are the packed positions, the tables by name and the pool's memory.
+Where the plugin would abort, it raises; where the plugin would read the wrong memory, so does this program.
 
-What the plugin (gptAttentionPlugin.cpp, `enqueueSome`) reads on the CPU: the types, to part contexts from generations;
-the context lengths, to count the contexts' tokens; the pool's address and mapping; and of the past lengths only the
-largest of either group, by which its kernels are sized. All else the kernels read on the device, sequence by sequence.
+The plugin (gptAttentionPlugin.cpp, `enqueueSome`) reads on the CPU: the types, which separate contexts from
+generations; the context lengths, which count the contexts' tokens; the pool's address and mapping; and the largest past
+length of either group, which sizes its kernels. The kernels read all else on the device, sequence by sequence.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ STEP = {
     "host_runtime_perf_knobs": (np.int64, (16,)),
     "host_context_progress": (np.int64, (1,)),
 }
-"""Every input but the positions: its type and shape."""
+"""Type and shape of every input but the positions."""
 
 
 def fp8(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """What is left of x when it has been stored as float8_e4m3fn: real = stored x scale."""
+    """Round x to float8_e4m3fn and back: real = stored x scale."""
     assert scale.shape == (1,)
     return (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale
 
 
 @dataclass
 class Sequence:
-    """One sequence as the plugin understands it."""
+    """One sequence as the plugin reads it from the tables."""
 
     rows: slice
-    """Its rows of the packed positions."""
+    """Rows of the packed positions."""
     first: int
-    """Its first new position."""
+    """First new position."""
     keys: int
-    """How many positions its queries may look at."""
+    """Number of positions that the queries may attend to."""
     context: bool
-    """Whether it reads its prompt: then queries are FP8 where keys and values are."""
+    """True for a context sequence, whose queries are FP8 if keys and values are."""
     offsets: np.ndarray
-    """[2, blocks]"""
+    """[2, blocks]."""
 
 
 class PluginEngine:
@@ -124,23 +124,23 @@ class PluginEngine:
         assert (tables["host_context_lengths"] == tables["context_lengths"]).all()
         assert (tables["host_max_attention_window_sizes"] == sizes["max_seq_len"]).all(), "the window would slide"
         assert not tables["host_sink_token_length"].any()
-        assert not tables["host_context_progress"].any(), "a null pointer, or it is followed"
+        assert not tables["host_context_progress"].any(), "the plugin would follow a pointer that is not null"
 
     def _sequences(self, tables: Tables, positions: int) -> list[Sequence]:
-        """Where each sequence's tokens stand, what they are, and how far it sees."""
+        """Read the sequences from the tables."""
         types, contexts = tables["host_request_types"], tables["host_context_lengths"]
         begins = int((types == CONTEXT).argmin()) if GENERATION in types else len(types)
         if (types[begins:] == CONTEXT).any():
             raise RuntimeError("a context request after a generation request")
         past, ends = tables["host_past_key_value_lengths"], tables["sequence_length"]
-        # Extent of the keys that each kernel is given; a generation's past is without its new position.
+        # Keys that each kernel covers; a generation's past is without its new position.
         longest = {CONTEXT: int(past[:begins].max(initial=0)), GENERATION: int(past[begins:].max(initial=0)) + 1}
         sequences, row = [], 0
         for n, kind in enumerate(types):
             length = int(contexts[n]) if kind == CONTEXT else 1
             first = int(ends[n]) - length
             if kind == CONTEXT and first % self.tokens_per_block:
-                raise RuntimeError("a piece of context does not begin with a block")
+                raise RuntimeError("a context chunk does not begin with a block")
             keys = min(int(ends[n]), longest[int(kind)])
             offsets = tables["kv_cache_block_offsets"][0, n]
             sequences.append(Sequence(slice(row, row + length), first, keys, kind == CONTEXT, offsets))
@@ -191,12 +191,12 @@ class PluginEngine:
         return attended.transpose(0, 1).reshape(length, -1)
 
     def _block(self, sequence: Sequence, kind: int, position: int, layer: int, tables: Tables) -> np.ndarray:
-        """The memory [kv_heads, tokens_per_block, head_size] of the block that holds a position's keys or values."""
+        """Return the memory [kv_heads, tokens_per_block, head_size] of the block with a position's keys or values."""
         size = self.kv_heads * self.tokens_per_block * self.head_size  # elements
         pool, layer_in_pool = tables["host_kv_cache_pool_mapping"][layer]
         assert pool == 0
         offset = int(sequence.offsets[kind, position // self.tokens_per_block])
-        assert offset >= 0, "bit 31: the pool on the host, which there is not"
+        assert offset >= 0, "bit 31 means a pool on the host, and there is none"
         address = int(tables["host_kv_cache_pool_pointers"][pool, 0])
         address += (int(layer_in_pool) * 2 + offset) * size * self.pool.itemsize
         element, rest = divmod(address - self.pool.ctypes.data, self.pool.itemsize)
@@ -217,7 +217,7 @@ class PluginEngine:
         return x @ weight.T
 
     def _cast(self, name: str) -> torch.Tensor:
-        """A scale as `FP8Linear` uses it: cast to the type of activations."""
+        """Return a scale as `FP8Linear` uses it, cast to the type of the activations."""
         return self.weights[name].to(getattr(torch, self.config["dtype"])).float()
 
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:

@@ -1,1 +1,1 @@
-"""Backbone and depth decoder as one CUDA graph a frame: docs/graph-engine.md."""
+"""The graph engine: backbone and depth decoder as one CUDA graph a frame. See docs/graph-engine.md."""

@@ -1,17 +1,16 @@
-"""The lines that need a GPU: capture. They have never been run on one, only on a pretended one
+"""Capture of a graph: the code that needs a GPU. It has run only on the tests' emulated GPU
 (tests/support/pretend_cuda.py).
 
-What a capture forbids, and how the captured code (`GraphEngine.compute` and all it calls) keeps to it:
+The rules of a capture, and how the captured code (`GraphEngine.compute` and all that it calls) follows them:
 
-- Nothing waits for the device: no `.item()`, `.tolist()`, `bool(tensor)`, `nonzero`, boolean masks; every shape is
-  known from the bucket. A test runs that code on tensors that have no values to read
-  (tests/engines/graph/test_engine.py).
-- Nothing is compiled: Triton compiles a kernel, and loads it, when it is first launched; cuBLAS takes its workspace
-  at its first product. So everything is run twice before it is captured.
-- Memory comes from the graph's own pool, which all buckets share: they are never replayed at the same time. Inputs and
-  outputs are made outside of it and stay where they are.
-- No pageable copies: inputs are brought into place before the replay, not inside.
-- Capture mode `thread_local`: other threads of the process (the outbox, Triton's) go on working.
+- Nothing waits for the device: no `.item()`, `.tolist()`, `bool(tensor)`, `nonzero` or boolean masks. Every shape is
+  known from the bucket. A test runs that code on tensors without values (tests/engines/graph/test_engine.py).
+- Nothing is compiled: Triton compiles and loads a kernel at its first launch, and cuBLAS allocates its workspace at its
+  first product. So everything runs twice before the capture.
+- Memory comes from the graphs' own pool, which all buckets share, because they are never replayed at the same time.
+  Inputs and outputs are allocated outside of it and do not move.
+- There are no pageable copies: inputs are copied before the replay.
+- The capture mode is `thread_local`: other threads of the process (the outbox, Triton's) continue.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ WARM_UP = 2
 
 @torch.inference_mode()
 def capture(frame: Callable[[], None], pool: Any) -> torch.cuda.CUDAGraph:
-    """Capture what `frame` does on static buffers, into memory of `pool` (`torch.cuda.graph_pool_handle`)."""
+    """Capture the work of `frame` on static buffers, with memory of `pool` (`torch.cuda.graph_pool_handle`)."""
     for _ in range(WARM_UP):
         frame()
     graph = torch.cuda.CUDAGraph()

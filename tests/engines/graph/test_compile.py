@@ -1,4 +1,4 @@
-"""Every kernel that a full-size frame launches, compiled for an H100 by Triton and assembled, without a GPU."""
+"""Every kernel of a full-size frame, compiled and assembled by Triton for an H100, without a GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("triton")
 
 LARGEST_SHARED = 227 * 1024
-"""Bytes of shared memory that a program on an H100 can have."""
+"""Most bytes of shared memory of a program on an H100."""
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +22,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("kernels")
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder / "cache")}
     command = [sys.executable, "-m", "build", "kernels", "--gpu", "9.0", "--json"]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stderr[-2000:]
-    return json.loads(said.stdout)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(run.stdout)
 
 
 def test_every_kernel_is_compiled(compiled: list[dict[str, Any]]) -> None:
@@ -39,13 +39,13 @@ def test_every_kernel_is_compiled(compiled: list[dict[str, Any]]) -> None:
     assert len(compiled) > 40
 
 
-def test_nothing_spills_and_all_fits(compiled: list[dict[str, Any]]) -> None:
+def test_no_kernel_spills_registers_or_exceeds_shared_memory(compiled: list[dict[str, Any]]) -> None:
     for kernel in compiled:
         assert kernel["local"] == 0, f"spills: {kernel}"
         assert kernel["shared"] <= LARGEST_SHARED, kernel
 
 
-def test_what_reads_the_bytes_reads_16_at_a_time_and_multiplies_in_tensor_cores(compiled: list[dict[str, Any]]) -> None:
+def test_kernels_with_products_load_16_bytes_and_use_tensor_cores(compiled: list[dict[str, Any]]) -> None:
     for kernel in compiled:
         if kernel["kernel"] in ("linear", "paged_attention", "depth_attention"):
             assert kernel["tensor_cores"], kernel

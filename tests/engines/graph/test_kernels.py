@@ -1,4 +1,5 @@
-"""Every Triton kernel, in Triton's interpreter, against the plain path: odd shapes, partly filled blocks, edges."""
+"""Every Triton kernel, in Triton's interpreter, compared with the plain operation: odd shapes, partly filled blocks,
+edges of tiles."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from misotts.engines.graph.plain import LayerCache, Tiles
 from misotts.engines.sampling import gumbel_noise
 from misotts.engines.transformer import rope_table
 
-BITS = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
-"""How far rounding may take a result of size 1."""
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+"""Largest rounding error of a result of size 1."""
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -28,24 +29,25 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 def assert_near(found: torch.Tensor, wanted: torch.Tensor) -> None:
     size = max(1.0, float(wanted.float().abs().max()))
-    torch.testing.assert_close(found.float(), wanted.float(), rtol=0, atol=BITS[wanted.dtype] * size)
+    torch.testing.assert_close(found.float(), wanted.float(), rtol=0, atol=TOLERANCE[wanted.dtype] * size)
 
 
-@pytest.mark.parametrize("stored", ["full", "fp8", "int8"])
+@pytest.mark.parametrize("weight_type", ["full", "fp8", "int8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 48, 40), (16, 16, 256), (17, 35, 257), (64, 65, 72)])
-def test_linear(rows: int, outputs: int, inputs: int, dtype: torch.dtype, stored: WeightType) -> None:
+def test_linear(rows: int, outputs: int, inputs: int, dtype: torch.dtype, weight_type: WeightType) -> None:
     x = random(rows, inputs, seed=1, dtype=dtype)
     weight = random(2 * outputs, inputs, seed=2) / inputs**0.5
-    matrix = Matrix.make(weight, dtype, stored, norm=1 + random(inputs, seed=3) / 4)
+    matrix = Matrix.make(weight, dtype, weight_type, norm=1 + random(inputs, seed=3) / 4)
     residual = random(rows, 2 * outputs, seed=4, dtype=dtype)
     assert_near(fused.linear(x, matrix), plain.linear(x, matrix))
     assert_near(fused.linear(x, matrix, 1e-5, residual=residual), plain.linear(x, matrix, 1e-5, residual=residual))
     assert_near(fused.linear(x, matrix, 0.3, swiglu=True), plain.linear(x, matrix, 0.3, swiglu=True))
 
 
-def test_linear_rows_at_every_edge() -> None:
-    """Each row as it is alone, on both sides of every change of tiles, quantised (which never leaves the kernel)."""
+def test_linear_at_every_edge_of_its_tiles() -> None:
+    """Each row is as in any other batch, on both sides of every change of tiles. The matrix is quantised, so that the
+    kernel multiplies with any number of rows."""
     matrix = Matrix.make(random(40, 24, seed=1), torch.float32, "int8")
     x = random(130, 24, seed=2)
     wanted = plain.linear(x, matrix, 1e-5)
@@ -54,7 +56,7 @@ def test_linear_rows_at_every_edge() -> None:
         assert_near(fused.linear(x[:rows], matrix, 1e-5), wanted[:rows])
 
 
-def test_many_rows_go_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cublas_multiplies_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     x, matrix = random(MANY_ROWS + 1, 24), Matrix(random(40, 24))
     assert torch.equal(fused.linear(x, matrix, 1e-5), plain.linear(x, matrix, 1e-5))
 
@@ -77,7 +79,7 @@ HEADS = {
 def make_cache(
     blocks: int, heads: tuple[int, int, int, int], dtype: torch.dtype, quantised: bool
 ) -> tuple[LayerCache, LayerCache]:
-    """Two equal caches full of what was there before."""
+    """Return two equal caches with random content."""
     _, kv_heads, head_dim, block_size = heads
     found = random(2, blocks, kv_heads, block_size, head_dim, seed=9).to(torch.float8_e4m3fn if quantised else dtype)
     scales = random(2, blocks, kv_heads, block_size, seed=8).abs() + 0.1 if quantised else None
@@ -97,42 +99,42 @@ def test_rope_and_cache(heads: tuple[int, int, int, int], dtype: torch.dtype, qu
     blocks = 4
     cos, sin = rope_table(TransformerConfig(1, query_heads * head_dim, query_heads, kv_heads, 8), 64)
     positions = torch.tensor([0, 1, block_size - 1, block_size, 63])
-    slots = torch.tensor([block_size, 4 * block_size - 1, 3 * block_size - 1, 2 * block_size, 1])
-    x = random(len(slots), query_heads + 2 * kv_heads, head_dim)
+    kv_index = torch.tensor([block_size, 4 * block_size - 1, 3 * block_size - 1, 2 * block_size, 1])
+    x = random(len(kv_index), query_heads + 2 * kv_heads, head_dim)
     if quantised:
-        # The interpreter rounds to FP8 wrongly (it loses the carry into the exponent): give it values that need no
-        # rounding, with the largest among them, so that the scale is a power of two, and turn them by no angle.
+        # The interpreter rounds to FP8 wrongly (it loses the carry into the exponent). So the values need no rounding:
+        # they include the largest, which makes the scale a power of two, and are rotated by no angle.
         x = (x.sign() * x.abs().clamp(min=0.1) * 64).to(torch.float8_e4m3fn).float()
         x[:, :, 0] = 448
         x, positions = x / 1024, torch.zeros_like(positions)
     qkv = x.flatten(1).to(dtype)
     found, wanted = make_cache(blocks, heads, dtype, quantised)
-    q = fused.rope_and_cache(qkv, cos, sin, positions, slots, found)
-    assert_near(q, plain.rope_and_cache(qkv, cos, sin, positions, slots, wanted))
+    q = fused.rope_and_cache(qkv, cos, sin, positions, kv_index, found)
+    assert_near(q, plain.rope_and_cache(qkv, cos, sin, positions, kv_index, wanted))
     before, _ = make_cache(blocks, heads, dtype, quantised)
     for ours, theirs, then in ((found.keys, wanted.keys, before.keys), (found.values, wanted.values, before.values)):
         assert_near(ours.float().to(dtype), theirs.float().to(dtype))
         ours, then = (t.float().transpose(1, 2).flatten(0, 1) for t in (ours, then))
         written = (ours != then).flatten(1).any(dim=1)
-        assert set(written.nonzero().flatten().tolist()) == set(slots.tolist())
+        assert set(written.nonzero().flatten().tolist()) == set(kv_index.tolist())
     if quantised:
         torch.testing.assert_close(found.scales, wanted.scales)
 
 
-def make_tiles(runs: list[tuple[int, int, int, int]], longest: int) -> Tiles:
-    """From (sequence, first row, first position, count)."""
-    sequence, first_row, first_position, count = torch.tensor(runs, dtype=torch.int32).T.contiguous()
+def make_tiles(tiles: list[tuple[int, int, int, int]], longest: int) -> Tiles:
+    """Return the tiles of (sequence, first row, first position, count)."""
+    sequence, first_row, first_position, count = torch.tensor(tiles, dtype=torch.int32).T.contiguous()
     return Tiles(sequence, first_row, first_position, count, longest)
 
 
 @pytest.mark.parametrize("quantised", [False, True], ids=["", "FP8 KV"])
 @pytest.mark.parametrize("splits", [1, 4])
 @pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
-def test_decode_attention(
+def test_attention_of_single_positions(
     heads: tuple[int, int, int, int], splits: int, quantised: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One position each: the first of all, the end of a block, the first of the next, a partly filled one."""
-    monkeypatch.setattr(attention, "splits_for", lambda runs, kv_heads: splits)
+    """The first position, the end of a block, the beginning of the next, a partly filled block, and a last position."""
+    monkeypatch.setattr(attention, "splits_for", lambda tiles, kv_heads: splits)
     dtype = torch.bfloat16 if splits == 1 else torch.float32
     size = heads[3]
     cache, _ = make_cache(12, heads, dtype, quantised)
@@ -147,7 +149,7 @@ def test_decode_attention(
 @pytest.mark.parametrize("quantised", [False, True], ids=["", "FP8 KV"])
 @pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
 def test_prefill_attention(heads: tuple[int, int, int, int], quantised: bool) -> None:
-    """Runs of 1 to 16 positions, behind a cached prefix and without one, across blocks."""
+    """Tiles of 1 to 16 positions, after a cached prefix and without one, across blocks."""
     size = heads[3]
     cache, _ = make_cache(12, heads, torch.float32, quantised)
     tables = torch.tensor([[1, 2, 3], [4, 5, 0], [7, 9, 8]], dtype=torch.int32)
@@ -157,8 +159,8 @@ def test_prefill_attention(heads: tuple[int, int, int, int], quantised: bool) ->
     assert_near(found, plain.paged_attention(q, cache, tables, tiles))
 
 
-def test_attention_reads_no_position_behind_its_own() -> None:
-    """What lies behind is poison, and so is the scratch block."""
+def test_attention_reads_no_later_position() -> None:
+    """Later positions and the scratch block have huge values."""
     heads = HEADS["uneven"]
     cache, poisoned = make_cache(3, heads, torch.float32, False)
     tables, q = torch.tensor([[1, 2, 0]], dtype=torch.int32), random(1, 6, 8)
@@ -176,7 +178,7 @@ def test_attention_reads_no_position_behind_its_own() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 1, 8), (6, 2, 16), (24, 6, 64)])
 def test_depth_attention(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
-    """Two positions, then one after the other to the last: outputs and caches."""
+    """Two positions, then one at a time: outputs and caches."""
     rows, positions = 3, 5
     cos, sin = rope_table(TransformerConfig(1, heads * head_dim, heads, kv_heads, 8), positions)
     caches = [torch.full((2, rows, kv_heads, positions, head_dim), torch.nan, dtype=dtype) for _ in range(2)]
@@ -193,7 +195,7 @@ def test_depth_attention(heads: int, kv_heads: int, head_dim: int, dtype: torch.
 
 @pytest.mark.parametrize("codes", [16, 64, 65, 300])
 def test_sample(codes: int) -> None:
-    """Top-k from 1 to all; logits with ties and below zero; noise that is a slice."""
+    """Top-k from 1 to all codes, logits with ties and below zero, noise that is a slice."""
     rows = 9
     logits = random(rows, codes)
     logits[1] = logits[1].round()  # many ties
@@ -203,9 +205,9 @@ def test_sample(codes: int) -> None:
     table = random(codes, 5)
     for frame in range(2):
         noise = gumbel_noise(torch.arange(rows), torch.full((rows,), frame), 3, codes)[:, 1]
-        for stored in (logits, logits.bfloat16()):
-            sampled, taken = fused.sample(stored, temperature, top_k, noise, table)
-            wanted, _ = plain.sample(stored, temperature, top_k, noise, table)
+        for values in (logits, logits.bfloat16()):
+            sampled, taken = fused.sample(values, temperature, top_k, noise, table)
+            wanted, _ = plain.sample(values, temperature, top_k, noise, table)
             assert torch.equal(sampled, wanted)
             assert taken is not None
             assert torch.equal(taken, table[sampled])
@@ -221,5 +223,5 @@ def test_embed_frames(width: int) -> None:
     assert_near(fused.embed_frames(codes, table, 19), plain.embed_frames(codes, table, 19))
 
 
-def test_few_runs_split_their_keys() -> None:
-    assert [attention.splits_for(runs, 8) for runs in (1, 2, 16, 32, 33, 64, 300)] == [16, 16, 4, 2, 1, 1, 1]
+def test_few_tiles_split_their_keys() -> None:
+    assert [attention.splits_for(tiles, 8) for tiles in (1, 2, 16, 32, 33, 64, 300)] == [16, 16, 4, 2, 1, 1, 1]

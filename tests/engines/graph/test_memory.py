@@ -1,4 +1,4 @@
-"""A GPU's memory, shared out before anything is loaded: sums that hold, and numbers in what is refused."""
+"""The plan of a GPU's memory: its sums, and the numbers in refusals."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ GIB = 2**30
 
 @pytest.mark.parametrize("kv_type", ["full", "fp8"])
 @pytest.mark.parametrize("weight_type", ["full", "fp8", "int8"])
-def test_the_sums_are_what_is_loaded(weight_type: WeightType, kv_type: KvType) -> None:
-    """Float32 on the CPU: 4 bytes an activation where a GPU has 2."""
+def test_the_plan_has_the_sizes_of_the_loaded_tensors(weight_type: WeightType, kv_type: KvType) -> None:
+    """In float32 on the CPU an activation has 4 bytes; on a GPU it has 2."""
     config = tiny_config()
     engine = load_graph_engine(tiny_weights(), config, Limits(), "cpu", weight_type, kv_type)
     embedding, backbone, depth = engine.embedding, engine.backbone, engine.depth
@@ -61,7 +61,7 @@ def test_a_plan_fits_and_holds_an_utterance_or_is_refused(
     try:
         plan = plan_memory(MISO, limits, free, graphs, 32, weight_type, kv_type, kv_memory)
     except ConfigError:
-        if kv_memory is None:  # then what is missing is memory: with 300 GiB there is enough
+        if kv_memory is None:  # then 300 GiB more are enough
             assert plan_memory(MISO, limits, free + 300 * GIB, graphs, 32, weight_type, kv_type, kv_memory).blocks > 64
         return
     assert plan.unused >= 0
@@ -73,7 +73,7 @@ def test_a_plan_fits_and_holds_an_utterance_or_is_refused(
 def test_the_8b_on_an_80_gb_gpu() -> None:
     plan = plan_memory(MISO, Limits(max_streams=64), 78 * GIB, 14, 32)
     assert 15.9 < plan.weights / 1e9 < 18.5  # 13.96 GB of backbone, 0.62 of decoder, tables and heads
-    assert plan.pool == (1 + 64 * 64) * 32 * 131072  # all that 64 utterances of 2048 positions can need
+    assert plan.pool == (1 + 64 * 64) * 32 * 131072  # the most that 64 utterances of 2048 positions need
     line = str(plan)
     assert "\n" not in line
     assert "78.00 GiB free = weights 15.43 GiB" in line
@@ -81,7 +81,7 @@ def test_the_8b_on_an_80_gb_gpu() -> None:
     assert plan_memory(MISO, Limits(max_streams=64), 24 * GIB, 14, 32).blocks < plan.blocks
 
 
-def test_too_small_a_gpu_is_refused_with_the_numbers() -> None:
+def test_a_gpu_that_is_too_small_is_refused_with_the_numbers() -> None:
     with pytest.raises(ConfigError, match=r"16\.00 GiB are free; 17\.30 GiB are needed: weights 15\.43 GiB, .*"):
         plan_memory(MISO, Limits(max_streams=16), 16 * GIB, 10, 32)
     assert plan_memory(MISO, Limits(max_streams=16), 16 * GIB, 10, 32, "int8").blocks > 64
@@ -89,7 +89,7 @@ def test_too_small_a_gpu_is_refused_with_the_numbers() -> None:
         plan_memory(MISO, Limits(), 78 * GIB, 10, 32, kv_memory=GIB // 10)
 
 
-def test_fp8_kv_is_half_and_a_scale() -> None:
+def test_fp8_keys_and_values_have_half_the_bytes_and_a_scale() -> None:
     assert block_bytes(MISO.backbone, 32, "full") == 32 * 131072
     assert block_bytes(MISO.backbone, 32, "fp8") == 32 * 131072 * (128 + 4) // 256
     assert torch.float8_e4m3fn.itemsize == 1
