@@ -36,6 +36,12 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the file and the key."""
 
 
+def _integer(name: str, value: Any, at_least: int) -> int:
+    if not isinstance(value, int) or value < at_least:
+        raise ConfigError(f"{name} must be an integer of at least {at_least}, got {value!r}")
+    return value
+
+
 @dataclass(frozen=True)
 class TransformerConfig:
     """Sizes of one Llama transformer, with torchtune's names.
@@ -58,9 +64,7 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "intermediate_dim"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} must be a whole number above 0, got {value!r}")
+            _integer(name, getattr(self, name), at_least=1)
         if self.embed_dim % self.num_heads or self.head_dim % 2:
             raise ConfigError(f"embed_dim {self.embed_dim} must be an even multiple of num_heads {self.num_heads}")
         if self.num_heads % self.num_kv_heads:
@@ -125,14 +129,13 @@ class ModelConfig:
     def from_dict(cls, raw: Mapping[str, Any]) -> ModelConfig:
         """Build from the keys of `config.json`, or from the reference's `backbone_flavor` and `decoder_flavor`."""
         shared = {key: raw[key] for key in ("norm_eps", "rope_base", "rope_scale_factor") if key in raw}
-        optional = {key: raw[key] for key in ("max_seq_len", "speaker_space", "mimi") if key in raw}
+        fields: dict[str, Any] = {key: raw[key] for key in ("max_seq_len", "speaker_space", "mimi") if key in raw}
+        for key in ("text_vocab_size", "audio_vocab_size", "audio_num_codebooks"):
+            fields[key] = _integer(key, raw.get(key), at_least=1)
         return cls(
-            text_vocab_size=_positive(raw, "text_vocab_size"),
-            audio_vocab_size=_positive(raw, "audio_vocab_size"),
-            audio_num_codebooks=_positive(raw, "audio_num_codebooks"),
+            **fields,
             backbone=_transformer(raw, "backbone", shared),
             depth=_transformer(raw, "decoder", shared),
-            **optional,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,19 +145,10 @@ class ModelConfig:
         return raw
 
     def __post_init__(self) -> None:
-        if self.audio_codes < 1:
-            raise ConfigError(f"audio_vocab_size must be above {RESERVED_CODES}, got {self.audio_vocab_size}")
-        if self.audio_num_codebooks < 2:
-            raise ConfigError(f"audio_num_codebooks must be at least 2, got {self.audio_num_codebooks}")
-        if not isinstance(self.max_seq_len, int) or self.max_seq_len < 2:
-            raise ConfigError(f"max_seq_len must be a whole number above 1, got {self.max_seq_len!r}")
-
-
-def _positive(raw: Mapping[str, Any], key: str) -> int:
-    value = raw.get(key)
-    if not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{key} must be a whole number above 0, got {value!r}")
-    return value
+        _integer("text_vocab_size", self.text_vocab_size, at_least=1)
+        _integer("audio_vocab_size", self.audio_vocab_size, at_least=RESERVED_CODES + 1)
+        _integer("audio_num_codebooks", self.audio_num_codebooks, at_least=2)
+        _integer("max_seq_len", self.max_seq_len, at_least=2)
 
 
 def _transformer(raw: Mapping[str, Any], key: str, shared: Mapping[str, Any]) -> TransformerConfig:

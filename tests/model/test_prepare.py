@@ -169,13 +169,14 @@ def test_the_command_makes_a_folder_once(downloads: Downloads, demo_folder: Path
 MEASURE = """
 import sys, threading
 from pathlib import Path
+import psutil
 from misotts.config import ModelConfig
 from misotts.model.checkpoint import Checkpoint, tensor_shapes
 from misotts.model.weight_files import save_weights
 
 def anonymous():
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+    memory = psutil.Process().memory_info()
+    return memory.rss - memory.shared
 
 source, target = map(Path, sys.argv[1:])
 config = ModelConfig.load(source)
