@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from misotts.config import ModelConfig
+from misotts.config import MASKED, ModelConfig
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
@@ -115,6 +115,15 @@ ENGINES: dict[str, Callable[[Needs], Engines]] = {
     "torch": torch_engines,
     "graph": graph_engines,
 }
+
+
+def random_prompts(config: ModelConfig, streams: int, text: int, audio: int, seed: int = 0) -> npt.NDArray[np.int32]:
+    """Return prompts [streams, text + audio, codebooks + 1] of random text positions and then audio positions."""
+    dice = np.random.default_rng([streams, seed])
+    prompts = np.full((streams, text + audio, config.frame_columns), MASKED, np.int32)
+    prompts[:, :text, -1] = dice.integers(0, config.text_vocab_size, (streams, text))
+    prompts[:, text:, :-1] = dice.integers(0, config.audio_codes, (streams, audio, config.audio_num_codebooks))
+    return prompts
 
 
 class RandomWeights(Mapping[str, torch.Tensor]):

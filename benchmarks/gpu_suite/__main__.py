@@ -10,11 +10,12 @@ import os
 import re
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-# A parent that has asked CUDA itself whether there is a GPU cannot fork children that use it; NVML may be asked.
+# A process that has initialised CUDA cannot fork children that use it, so torch asks NVML whether there is a GPU.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warns of every fork otherwise
 
@@ -26,12 +27,12 @@ from benchmarks.record import RESULTS, record, write
 
 SECONDS = 480
 START_S = 10
-"""What imports and the end take of the whole."""
+"""Seconds for the imports and the end."""
 PACKAGES = ("torch", "transformers", "triton", "moshi", "numpy")
 
 
 def main() -> int:
-    """Run the suite; 1 if anything was found wrong or broke off."""
+    """Run the suite; return 1 if a section failed or found something wrong."""
     arguments = _arguments()
     preload()
     found = in_another_process(gpu)
@@ -57,27 +58,21 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="toy shapes; what happens anyway where there is no GPU")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="in which it must have ended")
+    parser.add_argument("--small", action="store_true", help="toy shapes; the default without a GPU")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="time limit of the whole suite")
     parser.add_argument("--out", type=Path, help="default: $OUT, or benchmarks/results; small: out")
     parser.add_argument("--only", nargs="+", choices=[part.name for part in parts()], metavar="SECTION")
     return parser.parse_args()
 
 
 def _result(suite: Suite, found: dict[str, Any] | None) -> dict[str, Any]:
-    result = record({"model": suite.sizes.model, "versions": _versions(), "failures": suite.failures})
-    result["machine"] |= found or {}
-    return {**result, "sections": suite.sections}
-
-
-def _versions() -> dict[str, str]:
     versions = {}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
+    result = record({"model": suite.sizes.model, "versions": versions, "failures": suite.failures})
+    result["machine"] |= found or {}
+    return {**result, "sections": suite.sections}
 
 
 def _slug(name: str) -> str:

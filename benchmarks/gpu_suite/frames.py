@@ -1,9 +1,9 @@
-"""Section `frames`: what the device computes, against the torch engines in float32 on the CPU, on the demo's shapes.
+"""Section `frames`: compares the device with the eager engines in float32 on the CPU, on the demo's shapes.
 
-The same weights and the same inputs go to both, so a difference is the device's or the engine's. In float32 nearly all
-codes must be equal: a code can only differ where two of them are equally likely to the sixth digit. In bfloat16 hidden
-states must be within a few per cent, and the share of equal codes says what is left of the draws: after the first code
-that differs, the rest of a frame is another one.
+Both get the same weights and inputs, so a difference is the device's or the engine's. In float32 nearly all codes must
+be equal: a code can differ only where two codes are equally likely to the sixth digit. In bfloat16 hidden states must
+be within a few per cent. The share of equal codes is lower there: after the first code that differs, the rest of the
+frame is another one.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ TOP_K = 50
 
 @dataclass(frozen=True)
 class Bound:
-    """What must hold."""
+    """The limits of a number format."""
 
     hidden: float
     """Largest relative error of the hidden states."""
     codes: float
     """Smallest share of codes that are equal, given the same hidden state."""
     first_codes: float
-    """The same of codebook 0 alone, which no other draw has led astray."""
+    """The same for codebook 0 alone, which depends on no other code."""
 
 
 BOUNDS = {torch.float32: Bound(1e-4, 0.98, 0.99), torch.bfloat16: Bound(0.05, 0.0, 0.6)}
 
 
 def frames(section: Section) -> None:
-    """Sends one check for each thing that is compared."""
+    """Sends one check for each comparison."""
     torch.manual_seed(0)
     weights = make_weights(TOY)
     reference = _make("torch", weights, "cpu", torch.float32)
@@ -60,7 +60,7 @@ def frames(section: Section) -> None:
                 _check_backbone(section, title, engines, reference, bound)
                 _check_depth(section, title, engines, reference, bound)
                 _check_stage(section, title, engines, spoken, dtype)
-            except Exception as error:  # the next engine, or this one in another type, may well be right
+            except Exception as error:  # the next engine or number format may be right
                 section.check(title, ok=False, error=f"{type(error).__name__}: {error}")
 
 
@@ -69,7 +69,7 @@ def _make(name: str, weights: dict[str, torch.Tensor], device: str, dtype: torch
 
 
 def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Relative, in the Euclidean norm; NaN is never within a bound."""
+    """Return the relative error in the Euclidean norm; NaN is never within a bound."""
     found, expected = found.cpu().double(), expected.cpu().double()
     return float(f"{float((found - expected).norm() / expected.norm()):.3g}")
 
@@ -89,7 +89,7 @@ def _check_embedding(section: Section, title: str, engines: Engines, reference: 
 
 
 def _check_backbone(section: Section, title: str, engines: Engines, reference: Engines, bound: Bound) -> None:
-    """Prompts in pieces beside frames of others, on block tables in no order, a block filled and another begun."""
+    """Prefill chunks beside frames of others, on unordered block tables, across the end of a block."""
     dice = np.random.default_rng(1)
     columns = TOY.max_seq_len // BLOCK_SIZE
     blocks = np.zeros((3, columns), np.int32)
@@ -98,7 +98,7 @@ def _check_backbone(section: Section, title: str, engines: Engines, reference: E
     for lengths in ([64, 7, 0], [30, 1, 129], [1, 1, 1], [1, 30, 1], [1, 1, 1]):
         rows = np.flatnonzero(lengths)
         counts = np.array(lengths, np.int32)[rows]
-        order = rows[np.argsort(counts > 1, kind="stable")]  # as the loop packs them: frames first, then pieces
+        order = rows[np.argsort(counts > 1, kind="stable")]  # as the core packs them: frames first, then prefill chunks
         counts = np.array(lengths, np.int32)[order]
         inputs = torch.from_numpy(dice.normal(0, 1, (counts.sum(), TOY.backbone.embed_dim)).astype(np.float32))
 
@@ -117,7 +117,7 @@ def _check_depth(section: Section, title: str, engines: Engines, reference: Engi
     dice = torch.Generator().manual_seed(2)
     hidden = torch.randn(rows, TOY.backbone.embed_dim, generator=dice)
     noise = gumbel_noise(torch.arange(rows), torch.zeros(rows, dtype=torch.int64), TOY.audio_num_codebooks, TOP_K)
-    top_k = torch.tensor([1, TOP_K]).repeat(rows // 2)  # every other one greedy
+    top_k = torch.tensor([1, TOP_K]).repeat(rows // 2)  # every second row is greedy
     sampling = Sampling(torch.full((rows,), 0.9), top_k, noise)
     expected, _ = reference.depth.forward(hidden, sampling)
     table = engines.embedding.text_table
@@ -125,7 +125,7 @@ def _check_depth(section: Section, title: str, engines: Engines, reference: Engi
     codes, following = engines.depth.forward(hidden.to(device=table.device, dtype=table.dtype), there)
     equal = codes.cpu() == expected
     shares = {"codes_equal": float(equal.float().mean()), "first_codes_equal": float(equal[:, 0].float().mean())}
-    error = _error(following, reference.embedding.audio(codes.cpu().long()))  # of the codes that it has drawn
+    error = _error(following, reference.embedding.audio(codes.cpu().long()))  # of its own codes
     ok = shares["codes_equal"] >= bound.codes and shares["first_codes_equal"] >= bound.first_codes
     section.check(f"{title}: depth", ok and error <= bound.hidden, **_rounded(shares), next_input_error=error)
 
@@ -133,7 +133,7 @@ def _check_depth(section: Section, title: str, engines: Engines, reference: Engi
 def _check_stage(
     section: Section, title: str, engines: Engines, expected: list[np.ndarray], dtype: torch.dtype
 ) -> None:
-    """Scheduler, loop and engines together: prompts read in pieces beside running frames, codes read back late."""
+    """Scheduler, loop and engines together: prefill chunks beside running frames, codes read back late."""
     found = _speak(engines)
     whole = [len(a) == len(b) for a, b in zip(found, expected, strict=True)]
     same = [
@@ -146,7 +146,7 @@ def _check_stage(
 
 
 def _speak(engines: Engines) -> list[np.ndarray]:
-    """Frames of a few utterances that start one after another."""
+    """Return the frames of a few utterances that start one after another."""
     generator = engines.generator(Limits(max_streams=STREAMS, step_positions=64))
     orders = [
         Order(prompt, FRAMES, seed, temperature=0.9 if seed % 2 else 0.0, top_k=TOP_K)
@@ -156,7 +156,7 @@ def _speak(engines: Engines) -> list[np.ndarray]:
 
 
 def _prompts(count: int) -> list[np.ndarray]:
-    """Text, audio, text, of different lengths."""
+    """Return prompts of text, audio, text, of different lengths."""
     dice = np.random.default_rng(3)
     prompts = []
     for number in range(count):

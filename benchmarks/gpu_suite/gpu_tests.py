@@ -1,4 +1,4 @@
-"""Section `tests`: pytest's tests that are marked gpu, as a machine with a GPU runs them."""
+"""Section `tests`: the tests that are marked gpu, as a machine with a GPU runs them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def gpu_tests(section: Section) -> None:
         raise SkippedError("no pytest here")
     left = section.deadline - time.monotonic()
     root = Path(__file__).parents[2]
-    # Others may need what is not here, and pytest imports all that it is given.
+    # Only these files: pytest imports all files it gets, and others may need missing libraries.
     files = [str(path) for path in sorted((root / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text("utf-8")]
     if not files:
         raise SkippedError("no test is marked gpu")

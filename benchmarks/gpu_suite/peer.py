@@ -11,11 +11,11 @@ from transformers import CsmForConditionalGeneration
 from benchmarks.costs.timing import memory, synchronize
 from benchmarks.csm_peer import peer_config
 from benchmarks.gpu_suite.section import Section
-from benchmarks.peers import Theirs, make_prompts
+from benchmarks.peers import make_prompts, theirs
 
 
 def peer(section: Section, compiled: bool) -> None:
-    """Sends the table `peer`: milliseconds of a frame, prefill taken off."""
+    """Sends the table `peer`: milliseconds of a frame, without prefill."""
     sizes, config = section.sizes, section.sizes.config
     before = torch.get_default_dtype()
     torch.set_default_dtype(section.dtype)
@@ -24,18 +24,18 @@ def peer(section: Section, compiled: bool) -> None:
             model = CsmForConditionalGeneration(peer_config(config)).eval().requires_grad_(False)
     finally:
         torch.set_default_dtype(before)
-    theirs = Theirs(model, compiled, sizes.compiler)
+    run = theirs(model, compiled, sizes.compiler)
     for batch in sizes.peer_batches:
         prompts = make_prompts(config, batch, seed=0)
-        theirs.speak(prompts, sizes.peer_frames, 0.9)  # kernels are chosen, networks compiled
-        theirs.speak(prompts, 1, 0.9)
+        run(prompts, sizes.peer_frames, 0.9)  # kernels are chosen, networks compiled
+        run(prompts, 1, 0.9)
         took: dict[int, list[float]] = {1: [], sizes.peer_frames: []}
         for _ in range(sizes.peer_rounds):
             for frames, times in took.items():
                 section.hurry()
                 synchronize(section.device)
                 began = time.perf_counter()
-                codes = theirs.speak(prompts, frames, 0.9)
+                codes = run(prompts, frames, 0.9)
                 times.append((time.perf_counter() - began) * 1000)
                 assert codes.shape[:2] == (batch, frames), "not every frame was drawn"
         first, all_of_them = median(took[1]), median(took[sizes.peer_frames])

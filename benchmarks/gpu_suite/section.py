@@ -1,4 +1,4 @@
-"""What a section is given, and how its figures leave it."""
+"""What a section gets, and how its figures leave it."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ Send = Callable[[str, str, Any], object]
 
 
 class SkippedError(Exception):
-    """A section that cannot be run here; the message says why."""
+    """A section that cannot run here; the message is the reason."""
 
 
 class OutOfTimeError(Exception):
-    """The section's time is up; what it has sent so far stands."""
+    """The section's time is up; the figures that it has sent remain."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """Everything goes out at once, so that nothing measured is lost."""
+    """Sends every figure at once, so that nothing measured is lost. A `Recorder`."""
 
     device: str
     sizes: Sizes
     rates: Rates | None
-    """None where the device's own rates could not be measured: then nothing has a floor."""
+    """The device's own rates; without them nothing has a floor."""
     deadline: float
-    """`time.monotonic()` seconds."""
+    """Seconds of `time.monotonic()`."""
     send: Send
 
     @property
     def dtype(self) -> torch.dtype:
-        """What `load_engine` computes in on this device."""
+        """The number format of the engines on this device."""
         return torch.bfloat16 if self.device == "cuda" else torch.float32
 
     def row(self, table: str, **row: Any) -> None:
@@ -50,7 +50,7 @@ class Section:
         self.send("value", name, value)
 
     def check(self, name: str, ok: bool, **found: Any) -> None:
-        """Something that must be right, and what was found."""
+        """Report whether something is right, and what was found."""
         self.send("check", name, {"ok": bool(ok), **found})
 
     def hurry(self) -> None:

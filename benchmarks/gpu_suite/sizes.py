@@ -1,8 +1,8 @@
-"""What is measured: on a GPU the 8B shape, on a CPU a toy through the same code."""
+"""What is measured: the 8B shape on a GPU, and a toy shape through the same code on a CPU."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.costs.floors import MISOTTS_8B
 from demo.model import CONFIG, ENCODER_WIDTH
@@ -10,63 +10,42 @@ from misotts.config import ModelConfig
 
 TOY = ModelConfig.from_dict(CONFIG)
 
-PUBLISHED_WATERMARK_WIDTH = 32
-
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything."""
+    """The sizes of every measurement; the defaults are those on a GPU."""
 
-    model: str
-    config: ModelConfig
-    watermark_width: int
-    batches: tuple[int, ...]
-    contexts: tuple[int, ...]
-    """Positions cached before the step that is timed."""
-    pool_positions: int
-    """Of the KV pool, which is filled before anything is timed; a batch and context that need more are left out."""
-    prefill_chunks: tuple[int, ...]
+    model: str = "MisoTTS 8B shape, random weights"
+    config: ModelConfig = MISOTTS_8B
+    watermark_width: int = 32
+    """The published width."""
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    contexts: tuple[int, ...] = (64, 512, 1024, 2000)
+    """Positions that are cached before the timed step."""
+    pool_positions: int = 256 * (1024 + 32)
+    """Positions of the KV pool; a batch and context that need more are left out."""
+    prefill_chunks: tuple[int, ...] = (1, 64, 256, 512, 1024)
     """Positions of a prefill chunk."""
-    codec_rows: tuple[int, ...]
-    codec_frames: tuple[int, ...]
-    streams: tuple[int, ...]
+    codec_rows: tuple[int, ...] = (1, 8, 64, 256)
+    codec_frames: tuple[int, ...] = (1, 2, 4, 8)
+    streams: tuple[int, ...] = (1, 4, 16, 64, 128, 256)
     """Streams at once in the pipeline."""
-    pipeline_frames: int
-    peer_batches: tuple[int, ...]
-    peer_frames: int
-    peer_rounds: int
-    compiler: str
+    pipeline_frames: int = 25
+    peer_batches: tuple[int, ...] = (1, 16, 64)
+    peer_frames: int = 12
+    peer_rounds: int = 3
+    compiler: str = "inductor"
     """torch.compile's backend for the peer."""
-    copy_bytes: int
-    matrix: int
-    """Rows and columns of the matrices whose product is timed."""
-    repeats: int
-    seconds_per_row: float
+    copy_bytes: int = 4 << 30
+    matrix: int = 8192
+    """Rows and columns of the matrices of the timed product."""
+    repeats: int = 10
+    seconds_per_row: float = 0.5
 
 
-FULL = Sizes(
-    model="MisoTTS 8B shape, random weights",
-    config=MISOTTS_8B,
-    watermark_width=PUBLISHED_WATERMARK_WIDTH,
-    batches=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-    contexts=(64, 512, 1024, 2000),
-    pool_positions=256 * (1024 + 32),
-    prefill_chunks=(1, 64, 256, 512, 1024),
-    codec_rows=(1, 8, 64, 256),
-    codec_frames=(1, 2, 4, 8),
-    streams=(1, 4, 16, 64, 128, 256),
-    pipeline_frames=25,
-    peer_batches=(1, 16, 64),
-    peer_frames=12,
-    peer_rounds=3,
-    compiler="inductor",
-    copy_bytes=4 << 30,
-    matrix=8192,
-    repeats=10,
-    seconds_per_row=0.5,
-)
-
-SMALL = Sizes(
+FULL = Sizes()
+SMALL = replace(
+    FULL,
     model="toy shape, random weights",
     config=TOY,
     watermark_width=ENCODER_WIDTH,

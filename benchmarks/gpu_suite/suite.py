@@ -1,8 +1,8 @@
-"""Runs the sections one after another, each in a process of its own, and writes the results after each.
+"""Runs the sections one after another, each in a process of its own, and collects their results.
 
-What a section does to the GPU (memory that it does not give back, an error that leaves the device unusable, a hang)
-ends with its process. The parent never touches the GPU: it forks, listens, watches the clock, and reads the GPU's
-clocks from nvidia-smi meanwhile.
+Memory that a section does not free, an error that leaves the device unusable, and a hang end with the section's
+process. The parent never touches the GPU: it forks, listens, watches the clock, and reads the GPU's clocks from
+nvidia-smi.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -27,9 +28,9 @@ from benchmarks.gpu_suite.section import OutOfTimeError, Section, SkippedError
 from benchmarks.gpu_suite.sizes import Sizes
 
 GRACE_S = 15.0
-"""What a section may take beyond its time before its process is killed: one row may well take some seconds."""
+"""Seconds after a section's time until its process is killed: one row may take some seconds."""
 LEAST_S = 5.0
-"""With less time than this left no section is begun."""
+"""A section begins only if at least this much time is left."""
 LISTEN_S = 0.5
 LOOK_EVERY_S = 2.0
 CLOCKS = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
@@ -39,7 +40,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Part:
-    """A section's name, what it runs, and the most seconds that it may take of the whole."""
+    """A section's name, its function, and the most seconds that it may take."""
 
     name: str
     run: Callable[[Section], None]
@@ -47,7 +48,7 @@ class Part:
 
 
 def parts() -> list[Part]:
-    """Right first, then how fast, the peer last."""
+    """Return the sections: checks first, then times, the peer last."""
     return [
         Part("frames", _later("frames", "frames"), 50),
         Part("rates", _later("rates", "rates"), 20),
@@ -62,7 +63,7 @@ def parts() -> list[Part]:
 
 
 def _later(module: str, function: str, **options: Any) -> Callable[[Section], None]:
-    """A section that is imported when it begins, so that a library which it alone needs may be missing."""
+    """Return a section that is imported when it begins: a missing library skips only the sections that need it."""
 
     def run(section: Section) -> None:
         try:
@@ -75,8 +76,8 @@ def _later(module: str, function: str, **options: Any) -> Callable[[Section], No
 
 
 def preload() -> None:
-    """Import once, before forking, what takes seconds. Whatever fails to be imported fails again in its section, which
-    says so."""
+    """Import the slow modules once, before forking. An import that fails here fails again in its section, which
+    reports it."""
     for module in ("codec", "pipeline", "peer"):
         with suppress(Exception):
             import_module(f"benchmarks.gpu_suite.{module}")
@@ -89,10 +90,10 @@ class Suite:
     seconds: float
     """For all sections together."""
     sections: dict[str, Result] = field(default_factory=dict)
-    """What has been found so far, by section: `state`, `seconds`, `checks`, `tables`, `values`, `clocks`."""
+    """Results by section: `state`, `seconds`, `checks`, `tables`, `values`, `clocks`."""
 
     def run(self, parts: list[Part]) -> Iterator[str]:
-        """Run the sections; yields the name of each when it has ended."""
+        """Run the sections; yield the name of each one that has ended."""
         end = time.monotonic() + self.seconds
         for part in parts:
             self.sections[part.name] = {"state": "not begun: the suite's time is up", "seconds": 0.0}
@@ -104,7 +105,7 @@ class Suite:
 
     @property
     def failures(self) -> list[str]:
-        """Sections that broke off, and checks that found something wrong."""
+        """Sections that failed, and checks that found something wrong."""
         found = []
         for name, section in self.sections.items():
             if section["state"].startswith(("failed", "killed")):
@@ -135,20 +136,13 @@ class Suite:
 
 
 def in_another_process(ask: Callable[[], Any]) -> Any:
-    """What `ask` returns, so that its use of the GPU is not this process's."""
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=lambda: theirs.send(ask()))
-    process.start()
-    theirs.close()
-    try:
-        return ours.recv()
-    finally:
-        process.join()
+    """Return the result of `ask`, so that this process does not use the GPU."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        return pool.submit(ask).result()
 
 
 def _listen(connection: Connection, result: Result, killed_at: float) -> str:
-    """Take in what a section sends until it ends; returns how it has ended."""
+    """Collect what a section sends until it ends; return how it ended."""
     looked = 0.0
     while time.monotonic() < killed_at:
         try:
@@ -156,24 +150,20 @@ def _listen(connection: Connection, result: Result, killed_at: float) -> str:
                 kind, name, value = connection.recv()
                 if kind == "end":
                     return value
-                _take(result, kind, name, value)
+                if kind == "row":
+                    result["tables"].setdefault(name, []).append(value)
+                else:
+                    result["checks" if kind == "check" else "values"][name] = value
         except EOFError:
             return "failed: its process died"
         if time.monotonic() - looked >= LOOK_EVERY_S:
             looked = time.monotonic()
             _note_clocks(result["clocks"])
-    return "killed: it did not come to its end in time"
-
-
-def _take(result: Result, kind: str, name: str, value: Any) -> None:
-    if kind == "row":
-        result["tables"].setdefault(name, []).append(value)
-    else:
-        result["checks" if kind == "check" else "values"][name] = value
+    return "killed: it did not end in time"
 
 
 def _note_clocks(seen: dict[str, list[float]]) -> None:
-    """Lowest and highest of each of `CLOCKS` during a section (MHz, MHz, W, degrees)."""
+    """Keep the lowest and highest of each of `CLOCKS` (MHz, MHz, W, degrees)."""
     if not shutil.which("nvidia-smi"):
         return
     query = ["nvidia-smi", f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader,nounits", "--id=0"]
@@ -188,7 +178,7 @@ def _note_clocks(seen: dict[str, list[float]]) -> None:
 
 
 def _work(part: Part, device: str, sizes: Sizes, rates: Rates | None, deadline: float, connection: Connection) -> None:
-    """A section's process."""
+    """Run a section in its own process."""
 
     def send(kind: str, name: str, value: Any) -> None:
         connection.send((kind, name, value))
@@ -208,7 +198,7 @@ def _work(part: Part, device: str, sizes: Sizes, rates: Rates | None, deadline: 
 
 
 def gpu() -> dict[str, Any] | None:
-    """The GPU, or None; asks CUDA."""
+    """Return the GPU's properties, or None; asks CUDA."""
     if not torch.cuda.is_available():
         return None
     properties = torch.cuda.get_device_properties(0)

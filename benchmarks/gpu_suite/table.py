@@ -1,4 +1,4 @@
-"""Results → Markdown: what was wrong first, then every section's tables."""
+"""Results → Markdown: first what is wrong, then every section's tables."""
 
 from __future__ import annotations
 
@@ -16,36 +16,26 @@ HEADS = {
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """One page."""
+    """Return one page."""
     return "\n".join(_lines(result)) + "\n"
 
 
 def _lines(result: dict[str, Any]) -> Iterator[str]:
-    machine = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
-    versions = ", ".join(f"{key} {value}" for key, value in result["versions"].items())
+    machine, versions = _figures(result["machine"]), _figures(result["versions"])
     yield f"# GPU suite: {result['machine'].get('gpu', 'rehearsal on a CPU')}, {result['date'][:10]}"
     yield from ("", f"{result['model']}. {machine}. {versions}. `{result['command']}`, {result['date']}.", "")
     yield from [f"- WRONG: {failure}" for failure in result["failures"]] or ["Nothing was found wrong."]
     for name, section in result["sections"].items():
-        yield from ("", f"## {name}", "", f"{section['state']}, {section['seconds']} s{_clocks(section)}")
-        yield from _checks(section.get("checks", {}))
+        clocks = "".join(f"; {name} {low:g} to {high:g}" for name, (low, high) in section.get("clocks", {}).items())
+        yield from ("", f"## {name}", "", f"{section['state']}, {section['seconds']} s{clocks}", "")
+        for check, found in section.get("checks", {}).items():
+            figures = _figures({key: value for key, value in found.items() if key != "ok"})
+            yield f"- {'right' if found['ok'] else 'WRONG'}: {check} ({figures})"
         for title, rows in section.get("tables", {}).items():
             yield from ("", f"**{title}**", "", *_table(rows))
         for title, value in section.get("values", {}).items():
             if title != "rates":  # its rows say the same
                 yield from ("", f"{title}: {_figures(value) if isinstance(value, dict) else value}")
-
-
-def _clocks(section: dict[str, Any]) -> str:
-    return "".join(f"; {name} {low:g} to {high:g}" for name, (low, high) in section.get("clocks", {}).items())
-
-
-def _checks(checks: dict[str, dict[str, Any]]) -> Iterator[str]:
-    if checks:
-        yield ""
-    for name, result in checks.items():
-        found = {key: value for key, value in result.items() if key != "ok"}
-        yield f"- {'right' if result['ok'] else 'WRONG'}: {name} ({_figures(found)})"
 
 
 def _table(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -95,7 +95,7 @@ def test_what_breaks_in_one_section_stays_there(monkeypatch: pytest.MonkeyPatch)
     assert states == {
         "raises": "failed: RuntimeError: CUDA error: an illegal memory access was encountered",
         "dies": "failed: its process died",
-        "hangs": "killed: it did not come to its end in time",
+        "hangs": "killed: it did not end in time",
         "is_late": "out of time",
         "is_wrong": "done",
         "is_not_for_here": "skipped: no such library",
