@@ -17,8 +17,9 @@ import numpy as np
 import torch
 import typer
 
+from benchmarks.costs.engines import random_prompts
 from benchmarks.record import save
-from misotts.config import MASKED, ModelConfig
+from misotts.config import ModelConfig
 from misotts.engines.embedding import Embedding
 from misotts.engines.graph.backbone import GraphBackbone
 from misotts.engines.graph.depth import GraphDepth
@@ -126,15 +127,9 @@ def _chances(logits: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(logits).scatter(1, best.indices, (best.values / TEMPERATURE).softmax(dim=1))
 
 
-def random_prompts(config: ModelConfig, n: int, length: int) -> torch.Tensor:
-    """Prompt positions int64 [n, length, codebooks + 1], text and then audio."""
-    random = np.random.default_rng(0)
-    prompts = np.full((n, length, config.frame_columns), MASKED, np.int64)
-    text = length // 2
-    prompts[:, :text, -1] = random.integers(0, config.text_vocab_size, (n, text))
-    shape = (n, length - text, config.audio_num_codebooks)
-    prompts[:, text:, :-1] = random.integers(0, config.audio_codes, shape)
-    return torch.from_numpy(prompts)
+def make_prompts(config: ModelConfig, n: int, length: int) -> torch.Tensor:
+    """Return prompts int64 [n, length, codebooks + 1], text and then audio."""
+    return torch.from_numpy(random_prompts(config, n, length // 2, length - length // 2).astype(np.int64))
 
 
 def main(
@@ -149,7 +144,7 @@ def main(
     """Compare a quantised graph engine with one that is not."""
     config = ModelConfig.load(model)
     checkpoint = Checkpoint(model, config)
-    prompts = random_prompts(config, streams, positions)
+    prompts = make_prompts(config, streams, positions)
     reference = record(checkpoint, config, prompts, frames, device)
     other = record(checkpoint, config, prompts, frames, device, weights, kv_type, reference.sampled)
     found = asdict(compare(reference, other, config.audio_num_codebooks))

@@ -1,9 +1,9 @@
-"""Thousands of callers of every kind, most of them rude; afterwards nothing may be held and nothing have grown.
+"""Thousands of callers of every kind, most of them rude; afterwards nothing may be held and nothing may have grown.
 
     python -m benchmarks.soak [--requests 2000]
 
-Callers listen to the end, hang up after some chunks or at once, are killed with SIGKILL, give themselves too little
-time or ask for what cannot be. Whoever listens to the end must get every sample.
+Callers listen to the end, cancel after some chunks or at once, are killed with SIGKILL, set too short a deadline or
+send a wrong request. Callers that listen to the end must get every sample.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 
@@ -36,6 +37,7 @@ MAX_GROWTH_MIB = 40.0
 MAX_GROWTH_DESCRIPTORS = 8
 
 Caller = Callable[[Client, random.Random], str]
+"""Makes one call and returns what became of it."""
 
 
 def listens(client: Client, dice: random.Random) -> str:
@@ -55,7 +57,7 @@ def hangs_up(client: Client, dice: random.Random) -> str:
 
 
 def is_killed(client: Client, dice: random.Random) -> str:
-    """A process of its own starts to listen and is killed."""
+    """Kill a process that listens."""
     process = multiprocessing.get_context("spawn").Process(target=_listen_forever, args=(client.url,), daemon=True)
     process.start()
     time.sleep(dice.uniform(0.3, 1.5))
@@ -84,7 +86,7 @@ def asks_wrongly(client: Client, dice: random.Random) -> str:
         client.speak("Hello.", temperature=dice.choice([-1.0, 3.0]))
     except InvalidArgument:
         return "was refused"
-    raise AssertionError("a temperature out of its limits was taken")
+    raise AssertionError("a temperature outside its limits was accepted")
 
 
 KINDS: tuple[tuple[Caller, float], ...] = ((listens, 0.5), (hangs_up, 0.3), (hurries, 0.1), (asks_wrongly, 0.1))
@@ -92,24 +94,21 @@ KINDS: tuple[tuple[Caller, float], ...] = ((listens, 0.5), (hangs_up, 0.3), (hur
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a soak found."""
+    """The result of a soak."""
 
     callers: Counter[str]
     faults: list[str]
 
 
 def soak(server: RunningServer, requests: int, killed: int, seed: int = 0, progress: bool = False) -> Outcome:
-    """Send `requests` callers of `KINDS` and `killed` that are killed; then look for what is left."""
+    """Run `requests` callers of `KINDS` and `killed` callers that are killed; then look for what is left."""
     dice = random.Random(seed)
     callers, weights = zip(*KINDS, strict=True)
     plan = [*dice.choices(callers, weights, k=requests), *[is_killed] * killed]
     dice.shuffle(plan)
-    seen: Counter[str] = Counter()
-    faults: list[str] = []
     with Client(server.url) as client, ThreadPoolExecutor(CALLERS) as pool:
 
-        def call(job: tuple[int, Caller]) -> str:
-            number, caller = job
+        def call(number: int, caller: Caller) -> str:
             try:
                 return caller(client, random.Random(seed * 1_000_003 + number))
             except Unavailable:
@@ -117,33 +116,25 @@ def soak(server: RunningServer, requests: int, killed: int, seed: int = 0, progr
             except (MisoError, AssertionError) as error:
                 return f"fault: {caller.__name__}: {error}"
 
-        results = pool.map(call, enumerate(plan))
-        for result in track(results, "soak", total=len(plan)) if progress else results:
-            if result.startswith("fault: "):
-                faults.append(result)
-            else:
-                seen[result] += 1
-    return Outcome(seen, faults + left_behind(server))
+        results = list(track(pool.map(call, range(len(plan)), plan), "soak", len(plan), disable=not progress))
+    faults = [result for result in results if result.startswith("fault: ")]
+    return Outcome(Counter(results) - Counter(faults), faults + left_behind(server))
 
 
 def left_behind(server: RunningServer) -> list[str]:
-    """What the server still holds once it has had time to notice that nobody is there."""
+    """Return what the server still holds once it has had time to notice that all callers have left."""
     limit = time.monotonic() + SETTLE_S
-    held: dict[str, float] = {}
-    while time.monotonic() < limit:
+    held = {"streams": 1.0}
+    while any(held.values()) and time.monotonic() < limit:
+        time.sleep(0.2)
         state = server.metrics()
         held = {name: state[f"misotts_generate_{name}"] for name in ("streams", "running", "waiting", "blocks_used")}
-        if not any(held.values()):
-            break
-        time.sleep(0.2)
     faults = [f"{value:g} {name} are left in generate" for name, value in held.items() if value]
-    if not server.is_ready:
-        faults.append("the server is not ready any more")
-    return faults
+    return faults if server.is_ready else [*faults, "the server is no longer ready"]
 
 
 def growth(before: list[Usage], after: list[Usage]) -> list[str]:
-    """What grew beyond what allocators and caches explain."""
+    """Return growth that allocators and caches do not explain."""
     faults = []
     for old, new in zip(before, after, strict=True):
         if new.memory_mib - old.memory_mib > MAX_GROWTH_MIB:
@@ -154,28 +145,23 @@ def growth(before: list[Usage], after: list[Usage]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--killed", type=int, default=40)
     arguments = parser.parse_args()
     with running_server(arguments.model) as server:
         soak(server, requests=arguments.requests // 2, killed=2, seed=1)  # allocators, caches and the KV pool fill
-        before = usage(server)
-        began = time.monotonic()
+        before, began = usage(server), time.monotonic()
         outcome = soak(server, arguments.requests, arguments.killed, progress=True)
-        seconds = time.monotonic() - began
-        after = usage(server)
+        seconds, after = round(time.monotonic() - began), usage(server)
     faults = outcome.faults + growth(before, after)
-    print(f"{arguments.requests + arguments.killed} callers in {seconds:.0f} s: {dict(outcome.callers)}")
-    rows = [
-        {"process": old.name, "memory_mib": [round(old.memory_mib), round(new.memory_mib)],
-         "descriptors": [old.descriptors, new.descriptors]}
-        for old, new in zip(before, after, strict=True)
-    ]  # fmt: skip
-    for row in rows:
-        print(row)
-    print(save("soak", {"seconds": round(seconds), "callers": dict(outcome.callers), "faults": faults, "usage": rows}))
+    found: dict[str, Any] = {"seconds": seconds, "callers": dict(outcome.callers), "faults": faults, "usage": {}}
+    for old, new in zip(before, after, strict=True):
+        memory, descriptors = [round(old.memory_mib), round(new.memory_mib)], [old.descriptors, new.descriptors]
+        found["usage"][old.name] = {"memory_mib": memory, "descriptors": descriptors}
+    print(*(f"{name}: {value}" for name, value in found.items()), sep="\n")
+    print(save("soak", found))
     if faults:
         sys.exit("\n".join(faults))
 

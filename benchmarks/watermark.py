@@ -1,4 +1,4 @@
-"""The watermark on held-out speech: found or not, clean and on its way, against delay, and what it costs the ear.
+"""The watermark on held-out speech: detection of clean and distorted clips against the delay, and its audibility.
 
     python -m benchmarks.watermark [--clips 200] [--marked 100] [--processes 2]
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import yaml
 from rich.progress import track
@@ -34,9 +35,11 @@ from misotts.watermark.detector import Detector, Readings, Verdict, judge
 from misotts.watermark.silentcipher import SPEECH_POWER, symbols_of
 from misotts.watermark.watermarker import Watermarker
 
+Samples = npt.NDArray[np.float32]
+
 CLIP_S = 5
 CHUNKS = (1, 1, 2, 4, 8)
-"""Frames of a stream's chunks; the last size goes on."""
+"""Frames of a stream's chunks; the last size repeats."""
 KEY = bytes([0x4D, 0x17, 0xC2, 0x9A, 0xE8])
 WRONG_KEYS = [bytes(row) for row in np.random.default_rng(5).integers(0, 256, (10, 5), np.uint8)]
 REFERENCE_KEY = bytes(5)
@@ -44,14 +47,14 @@ DELAYS = (0, 1)
 """Frames held back; 1 marks every column."""
 
 
-def trimmed(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def trimmed(audio: Samples, rng: np.random.Generator) -> Samples:
     return audio[int(rng.uniform(0, 2) * RATE) :]
 
 
 WAYS = {"none": DISTORTIONS["none"], "trimmed by 0 to 2 s at the start": trimmed} | DISTORTIONS
 
 
-def stream(watermarker: Watermarker, clip: np.ndarray) -> np.ndarray:
+def stream(watermarker: Watermarker, clip: Samples) -> Samples:
     padded = np.pad(clip, (0, -len(clip) % FRAME_SAMPLES))
     sizes = list(CHUNKS) + [CHUNKS[-1]] * (len(padded) // FRAME_SAMPLES)
     cuts = np.cumsum(sizes) * FRAME_SAMPLES
@@ -61,8 +64,8 @@ def stream(watermarker: Watermarker, clip: np.ndarray) -> np.ndarray:
     return np.concatenate(out)[: len(clip)]
 
 
-def mark_whole(folder: Path, clip: np.ndarray) -> np.ndarray:
-    """As the published code does it: at once, at the loudness of the whole clip, every column."""
+def mark_whole(folder: Path, clip: Samples) -> Samples:
+    """Mark a clip as the published code does: at once, at the loudness of the whole clip, every column."""
     networks = load_networks(folder / "silentcipher")
     gain = np.float32(np.sqrt(SPEECH_POWER / np.mean(clip**2)))
     columns = len(clip) // networks.hparams["HOP_LENGTH"] + 1
@@ -73,8 +76,8 @@ def mark_whole(folder: Path, clip: np.ndarray) -> np.ndarray:
 
 
 @cache
-def models(model: Path) -> tuple[Detector, dict[int, Watermarker], Path]:
-    """In each process once: the detector, a watermarker for each delay, and where the network lies."""
+def models(model: Path) -> tuple[Detector, dict[int, Watermarker]]:
+    """Return the detector and a watermarker for each delay, loaded once in each process."""
     torch.set_num_threads(1)
     watermarkers = {}
     for delay in DELAYS:
@@ -83,103 +86,94 @@ def models(model: Path) -> tuple[Detector, dict[int, Watermarker], Path]:
             hparams = Path(folder) / "silentcipher" / "hparams.yaml"
             hparams.write_text(yaml.safe_dump(yaml.safe_load(hparams.read_text()) | {"delay_frames": delay}))
             watermarkers[delay] = Watermarker(Path(folder), slots=1, key=KEY)
-    return Detector(model), watermarkers, model
+    return Detector(model), watermarkers
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured on a marked clip, beside whether its mark is found."""
+    """The measurements on a marked clip, beside the search for its mark."""
 
     distorted: bool
-    """After everything that may happen on its way."""
+    """Apply all distortions."""
     delayed: bool
-    """All that with a delay, too, and on the whole clip."""
+    """Repeat everything with a delay, and mark the whole clip at once."""
     scored: bool
-    """By DNSMOS."""
+    """Score by DNSMOS."""
 
 
-def try_clip(model: Path, extent: Extent, number: int, clip: np.ndarray) -> dict[str, Any]:
-    detector, watermarkers, folder = models(model)
+def try_clip(model: Path, extent: Extent, number: int, clip: Samples) -> dict[str, Any]:
+    detector, watermarkers = models(model)
     rng = np.random.default_rng(number)
     marked = {delay: stream(watermarker, clip) for delay, watermarker in watermarkers.items()}
-    whole = mark_whole(folder, clip)
-    result: dict[str, Any] = {"ratio_db": {f"delay {d}": ratio_db(clip, audio) for d, audio in marked.items()}}
-    result["ratio_db"]["whole clip"] = ratio_db(clip, whole)
-    result["ways"] = {}
+    whole = mark_whole(model, clip)
+    ratios = {f"delay {delay}": ratio_db(clip, audio) for delay, audio in marked.items()}
+    result: dict[str, Any] = {"ratio_db": ratios | {"whole clip": ratio_db(clip, whole)}, "ways": {}}
     for delay, audio in marked.items():
         if delay and not extent.delayed:
             continue
         for name, way in (WAYS if extent.distorted else {"none": WAYS["none"]}).items():
             readings = detector.read(way(audio, rng), RATE)
-            result["ways"][f"delay {delay}, {name}"] = told(judge(readings, KEY))
+            result["ways"][f"delay {delay}, {name}"] = judge(readings, KEY)
             if delay == 0 and name == "none":
                 result["wrong keys"] = wrong_keys(readings)
     if extent.delayed:
-        result["ways"]["whole clip, none"] = told(detector.check(whole, RATE, KEY))
+        result["ways"]["whole clip, none"] = detector.check(whole, RATE, KEY)
     if extent.scored:
         result["dnsmos"] = {"clean": score(clip), "streamed": score(marked[0]), "whole clip": score(whole)}
     return result
 
 
-def try_clean(model: Path, clip: np.ndarray) -> dict[str, Any]:
+def try_clean(model: Path, clip: Samples) -> dict[str, Any]:
     readings = models(model)[0].read(clip, RATE)
     reference = judge(readings, REFERENCE_KEY).false_positive
-    return told(judge(readings, KEY)) | {"wrong keys": wrong_keys(readings), "reference key": reference}
-
-
-def told(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "found": verdict.key_matches,
-        "marked": verdict.marked,
-        "false_positive": verdict.false_positive,
-        "unmarked": verdict.unmarked,
-        "agreement": verdict.agreement,
-    }
+    return {"verdict": judge(readings, KEY), "wrong keys": wrong_keys(readings), "reference key": reference}
 
 
 def wrong_keys(readings: Readings) -> list[float]:
     return [judge(readings, key).false_positive for key in WRONG_KEYS]
 
 
-def ratio_db(clip: np.ndarray, marked: np.ndarray) -> float:
+def ratio_db(clip: Samples, marked: Samples) -> float:
     return float(10 * np.log10(np.mean(clip**2) / np.mean((marked - clip) ** 2)))
 
 
-def score(audio: np.ndarray) -> float:
-    """DNSMOS's overall score, 1 to 5."""
+def score(audio: Samples) -> float:
+    """Return DNSMOS's overall score, 1 to 5."""
     import soxr
     from speechmos import dnsmos
 
     return float(dnsmos.run(np.clip(soxr.resample(audio, RATE, 16_000), -1, 1), sr=16_000)["ovrl_mos"])
 
 
-def run(tasks: Sequence[Callable[[], Any]], processes: int, words: str) -> list[Any]:
+def run(tasks: Sequence[Callable[[], Any]], processes: int, title: str) -> list[Any]:
     with ProcessPoolExecutor(processes) as pool:
         futures = [pool.submit(task) for task in tasks]
-        return [future.result() for future in track(futures, description=words)]
+        return [future.result() for future in track(futures, description=title)]
 
 
 def summarise(clean: list[dict[str, Any]], marked: list[dict[str, Any]]) -> dict[str, Any]:
     def row(name: str) -> dict[str, Any]:
-        trials = [clip["ways"][name] for clip in marked if name in clip["ways"]]
+        verdicts: list[Verdict] = [clip["ways"][name] for clip in marked if name in clip["ways"]]
+        bounds = [verdict.false_positive for verdict in verdicts]
         return {
-            "clips": len(trials),
-            "found": sum(trial["found"] for trial in trials),
-            "marked": sum(trial["marked"] for trial in trials),
-            "agreement": round(float(np.median([trial["agreement"] for trial in trials])), 3),
-            "bound_median": float(np.median([trial["false_positive"] for trial in trials])),
-            "bound_worst": max(trial["false_positive"] for trial in trials),
+            "clips": len(verdicts),
+            "found": sum(verdict.key_matches for verdict in verdicts),
+            "marked": sum(verdict.marked for verdict in verdicts),
+            "agreement": round(float(np.median([verdict.agreement for verdict in verdicts])), 3),
+            "bound_median": float(np.median(bounds)),
+            "bound_worst": max(bounds),
         }
 
+    unmarked: list[Verdict] = [clip["verdict"] for clip in clean]
     wrong = [bound for clip in (*clean, *marked) for bound in clip["wrong keys"]]
     scored = [clip["dnsmos"] for clip in marked if "dnsmos" in clip]
     return {
         "clean": {
             "clips": len(clean),
-            "found": sum(clip["found"] for clip in clean),
-            "marked": sum(clip["marked"] for clip in clean),
-            "least_bound": min(clip["false_positive"] for clip in clean),
-            "least_unmarked": min(clip["unmarked"] for clip in clean),
+            "found": sum(verdict.key_matches for verdict in unmarked),
+            "marked": sum(verdict.marked for verdict in unmarked),
+            "least_bound": min(verdict.false_positive for verdict in unmarked),
+            "least_unmarked": min(verdict.unmarked for verdict in unmarked),
             "least_bound_of_the_reference_key": min(clip["reference key"] for clip in clean),
         },
         "wrong_keys": {"trials": len(wrong), "found": sum(b < 1e-6 for b in wrong), "least_bound": min(wrong)},
@@ -199,49 +193,33 @@ def summarise(clean: list[dict[str, Any]], marked: list[dict[str, Any]]) -> dict
     }
 
 
-def tables(figures: dict[str, Any]) -> str:
-    """Markdown."""
-    lines = ["| what the audio met | found with the key | columns that agree, median | bound, median | bound, worst |"]
-    lines.append("|---|---|---|---|---|")
+def show(figures: dict[str, Any]) -> None:
+    print("| distortion | found with the key | columns that agree, median | bound, median | bound, worst |")
+    print("|---|---|---|---|---|")
     for name, row in figures["ways"].items():
-        lines.append(
-            f"| {name} | {row['found']} of {row['clips']} | {row['agreement']:.0%} | {row['bound_median']:.0e} "
-            f"| {row['bound_worst']:.0e} |"
-        )
-    return "\n".join(lines)
+        cells = (name, f"{row['found']} of {row['clips']}", f"{row['agreement']:.0%}")
+        print("|", " | ".join((*cells, f"{row['bound_median']:.0e}", f"{row['bound_worst']:.0e}")), "|")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
-    parser.add_argument("--clips", type=int, default=200, help="clean clips")
-    parser.add_argument("--marked", type=int, default=100, help="of these, marked")
-    parser.add_argument("--distorted", type=int, default=100, help="of these, after all that happens on the way")
-    parser.add_argument("--delayed", type=int, default=20, help="of these, with a delay too")
-    parser.add_argument("--scored", type=int, default=40, help="of these, scored by DNSMOS")
+    parser.add_argument("--clips", type=int, default=200, help="number of clean clips")
+    parser.add_argument("--marked", type=int, default=100, help="number of these that are marked")
+    parser.add_argument("--distorted", type=int, default=100, help="number of these that meet all distortions")
+    parser.add_argument("--delayed", type=int, default=20, help="number of these that are marked with a delay too")
+    parser.add_argument("--scored", type=int, default=40, help="number of these that DNSMOS scores")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--cache", type=Path, default=Path("out/speech"), help="where the speech is kept")
-    arguments = parser.parse_args()
-    audio = speech("held-out", CLIP_S * arguments.clips, arguments.cache, seed=1)
-    clips = np.split(audio[: arguments.clips * CLIP_S * RATE], arguments.clips)
-    clean = run([partial(try_clean, arguments.model, clip) for clip in clips], arguments.processes, "clean")
-    marked = run(
-        [
-            partial(
-                try_clip,
-                arguments.model,
-                Extent(n < arguments.distorted, n < arguments.delayed, n < arguments.scored),
-                n,
-                clip,
-            )
-            for n, clip in enumerate(clips[: arguments.marked])
-        ],
-        arguments.processes,
-        "marked",
-    )
-    figures = summarise(clean, marked)
+    parser.add_argument("--cache", type=Path, default=Path("out/speech"), help="folder of the synthesised speech")
+    given = parser.parse_args()
+    audio = speech("held-out", CLIP_S * given.clips, given.cache, seed=1)
+    clips = np.split(audio[: given.clips * CLIP_S * RATE], given.clips)
+    extents = [Extent(n < given.distorted, n < given.delayed, n < given.scored) for n in range(given.marked)]
+    clean = run([partial(try_clean, given.model, clip) for clip in clips], given.processes, "clean")
+    tasks = [partial(try_clip, given.model, *each) for each in zip(extents, range(given.marked), clips, strict=False)]
+    figures = summarise(clean, run(tasks, given.processes, "marked"))
     print(save("watermark", figures))
-    print(tables(figures))
+    show(figures)
 
 
 if __name__ == "__main__":

@@ -1,71 +1,48 @@
-"""What the watermark costs: milliseconds for a chunk, and streams that a core carries.
+"""Milliseconds of the watermark for a chunk, and the number of streams that a core carries.
 
     python -m benchmarks.watermark_cost
 
-The demo's network, and the published architecture at full width with random weights, on one thread.
+Measures the demo's network, and the published architecture at full width with random weights, on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
+from benchmarks.costs.grids import LeastTimes, time_watermark
 from benchmarks.record import save
-from benchmarks.silentcipher_peer import make_published_folder
-from misotts.config import FRAME_SAMPLES
-from misotts.slots import Piece
+from demo.model import make_silentcipher
+from misotts.config import FRAME_MS
 from misotts.watermark.watermarker import Watermarker, delay_frames
 
 STREAMS = (1, 16)
 FRAMES = (1, 8)
-WARM_UP = 4
-KEY = bytes([1, 2, 3, 4, 5])
-
-
-def chunk_ms(folder: Path, streams: int, frames: int, chunks: int) -> dict[str, Any]:
-    watermarker = Watermarker(folder, slots=streams, key=KEY)
-    noise = 0.05 * np.random.default_rng(0).standard_normal((WARM_UP + chunks, streams, frames * FRAME_SAMPLES))
-    taken = []
-    for n, chunk in enumerate(noise.astype(np.float32)):
-        pieces = [Piece(slot, n == 0, samples, last=False) for slot, samples in enumerate(chunk)]
-        start = time.perf_counter()
-        watermarker.mark(pieces)
-        taken.append(time.perf_counter() - start)
-    ms = statistics.median(taken[WARM_UP:]) * 1000
-    audio_ms = frames * 80
-    return {
-        "streams": streams,
-        "frames": frames,
-        "ms": round(ms, 2),
-        "streams_per_core": round(streams * audio_ms / ms, 1),
-    }
+PUBLISHED_WIDTH = 32
+REPEATS = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as temporary:
-        full = Path(temporary)
-        make_published_folder(full / "silentcipher")
-        figures = {
-            name: {
-                "delay_frames": delay_frames(folder),
-                "chunks": [chunk_ms(folder, s, f, chunks) for s in STREAMS for f in FRAMES],
-            }
-            for name, folder, chunks in (("demo", arguments.model, 30), ("published size", full, 4))
-        }
+    figures = {}
+    with tempfile.TemporaryDirectory() as published:
+        make_silentcipher(Path(published) / "silentcipher", PUBLISHED_WIDTH)
+        for name, folder in (("demo", arguments.model), ("published size", Path(published))):
+            recorder = LeastTimes(REPEATS)
+            time_watermark(recorder, Watermarker(folder, max(STREAMS)), STREAMS, FRAMES)
+            chunks = [
+                {**row, "streams_per_core": round(row["rows"] * row["frames"] * FRAME_MS / row["ms"], 1)}
+                for row in recorder.rows()["watermark"]
+            ]
+            figures[name] = {"delay_frames": delay_frames(folder), "chunks": chunks}
+            print(name, *chunks, sep="\n")
     print(save("watermark-cost", figures))
-    for name, row in figures.items():
-        print(name, row)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 import torch
 
-from benchmarks.agreement import Agreement, compare, random_prompts, record
+from benchmarks.agreement import Agreement, compare, make_prompts, record
 from misotts.config import ModelConfig
 from misotts.engines.graph.matrix import Matrix
 from misotts.engines.interface import Limits
@@ -38,7 +38,7 @@ def test_rounding_stays_within_what_the_type_can(weight_type: WeightType, error:
 @pytest.fixture(scope="module")
 def agreements(demo_folder: Path) -> dict[tuple[WeightType, KvType], Agreement]:
     config = ModelConfig.load(demo_folder)
-    weights, prompts = Checkpoint(demo_folder, config), random_prompts(config, 8, 60)
+    weights, prompts = Checkpoint(demo_folder, config), make_prompts(config, 8, 60)
     reference = record(weights, config, prompts, frames=4)
     found = {}
     kinds: list[tuple[WeightType, KvType]] = [("full", "full"), ("int8", "full"), ("fp8", "full"), ("full", "fp8")]
