@@ -12,17 +12,17 @@ from benchmarks.capacity.planner import Holding, Option, Planner, fleet
 def make_plan(
     planner: Planner, bases: Sequence[Option], changes: Sequence[Option], prices: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The plan rests on the first of `bases`; the others span what is not known. `prices`: of a GPU and hour, by the
-    GPU's name."""
-    traffic = planner.traffic
-    holdings = []
-    start = 4.0
+    """Return the plan, which rests on the first of `bases`; the others span what is not known.
+
+    `prices`: price of a GPU-hour by the GPU's name.
+    """
+    traffic, holdings, start = planner.traffic, [], 4.0
     for option in (*bases, *changes):
         holdings.append(planner.holds(option, start))
-        if holdings[-1].best:
-            start = holdings[-1].best.rate
-    planned = holdings[0]
-    found = fleet(planned, traffic)
+        if best := holdings[-1].best:
+            start = best.rate
+    answers = [_answer(holding, planner, prices) for holding in holdings]
+    found = fleet(holdings[0], traffic)
     return {
         "traffic": {
             **asdict(traffic),
@@ -32,17 +32,18 @@ def make_plan(
             "audio_hours_a_day": round(traffic.audio_hours_a_day, 1),
         },
         "objective": asdict(planner.objective),
-        "options": [_answer(holding, planner, prices) for holding in holdings[: len(bases)]],
-        "changes": [_answer(holding, planner, prices) for holding in holdings[len(bases) :]],
-        "deaths": [planner.death(planned.option, nodes) for nodes in (found.at_peak, found.with_spare)]
-        if found
-        else [],
+        "options": answers[: len(bases)],
+        "changes": answers[len(bases) :],
+        "failures": [planner.failure(bases[0], count) for count in (found.at_peak, found.with_spare)] if found else [],
     }
 
 
 def _answer(holding: Holding, planner: Planner, prices: Mapping[str, float]) -> dict[str, Any]:
     option, best, found = holding.option, holding.best, fleet(holding, planner.traffic)
-    price = prices.get(option.gpu)
+    price, per_audio_hour = prices.get(option.gpu), None
+    if found and price is not None:
+        fixed, scaled = (found.price_per_audio_hour(planner.traffic, price, scaled) for scaled in (False, True))
+        per_audio_hour = {"fixed": round(fixed, 4), "scaled": round(scaled, 4)}
     return {
         "name": option.name,
         "label": option.costs.label,
@@ -56,10 +57,5 @@ def _answer(holding: Holding, planner: Planner, prices: Mapping[str, float]) -> 
         "bottleneck": best.bottleneck if best else None,
         "fleet": asdict(found) if found else None,
         "price_per_hour": price,
-        "price_per_audio_hour": {
-            name: round(found.price_per_audio_hour(planner.traffic, price, scaled), 4)
-            for name, scaled in (("fixed", False), ("scaled", True))
-        }
-        if found and price is not None
-        else None,
+        "price_per_audio_hour": per_audio_hour,
     }

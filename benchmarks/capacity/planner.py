@@ -1,4 +1,4 @@
-"""From a cost table and a traffic to a fleet: what one server holds, how many it takes, what happens when one dies."""
+"""From a cost table and a traffic to a fleet: the load of one server, the number of servers, and a server's failure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from benchmarks.capacity.simulate import Simulated, simulate
+from benchmarks.capacity.simulate import simulate
 from benchmarks.capacity.traffic import Traffic
 from benchmarks.costs.table import CostTable
-from benchmarks.load.caller import Answer
 from benchmarks.load.plan import Call, calls
 from benchmarks.load.summary import overall
 from benchmarks.sweep.knee import find_knee
@@ -19,16 +18,16 @@ from benchmarks.sweep.objective import Objective
 from misotts.engines.interface import Limits
 
 WARM_UP_S = 10.0
-"""Calls that are due earlier meet a server that fills up: simulated, not counted."""
+"""Calls that are due earlier meet a server that fills up: they are simulated and not counted."""
 CALLS = 2000
-"""Counted at each rate: two starved ones are the most that a continuity of 99.9 % allows."""
+"""Calls counted at each rate: a continuity of 99.9 % allows two of them an underrun."""
 PRECISION = 0.05
 LONE_STREAMS = 0.05
-"""So few streams on a server meet each other hardly ever: what does not hold for them holds for nobody."""
+"""A server with so few streams serves callers one at a time; no slower rate can hold the objective if it does not."""
 BEFORE_S, AFTER_S = 60.0, 60.0
-"""Simulated around the death of a node."""
+"""Simulated time around a server's failure."""
 BURST_S = 10.0
-"""After a node's death, in which its callers call again."""
+"""Time after a failure in which the broken calls are repeated."""
 SATURATED = 0.9
 """A stage that is busy for more than this share of the time is the bottleneck."""
 
@@ -42,7 +41,7 @@ class Option:
     gpu: str = ""
     """Name of the GPU, by which it has a price."""
     chunk_frames: int = 0
-    """As in the contract; 0 is the server's pace."""
+    """As in the contract; 0 leaves it to the server."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Point:
     rate: float
     overall: dict[str, Any]
     busy: dict[str, float]
-    """Share of the time that each stage was at work."""
+    """Share of the time that each stage was busy."""
     misses: list[str]
 
     @property
@@ -63,21 +62,47 @@ class Point:
 
 @dataclass(frozen=True)
 class Holding:
-    """What one server holds."""
+    """The load of one server."""
 
     option: Option
     best: Point | None
-    """The largest rate found that holds the objective; None if not even a lone caller's would."""
+    """The largest rate tried that holds the objective; None if not even a lone caller's does."""
     points: list[Point]
-    """All that were tried, slowest rate first."""
+    """All rates that were tried, lowest first."""
 
     def streams(self, traffic: Traffic) -> float:
-        """Callers spoken to at the same time, on average."""
+        """Return the mean number of streams at once."""
         return self.best.rate * traffic.mean_utterance_s if self.best else 0.0
 
-    def nodes(self, rate: float) -> int | None:
-        """Servers that `rate` calls per s need; None if no number of them holds the objective."""
+    def servers(self, rate: float) -> int | None:
+        """Return the number of servers for `rate` calls per s; None if no number of them holds the objective."""
         return math.ceil(rate / self.best.rate - 1e-9) if self.best else None
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A number of servers."""
+
+    at_peak: int
+    with_spare: int
+    """One more, so that any one may fail."""
+    by_hour: list[int]
+    """Servers with a spare in each hour, for a fleet that is scaled."""
+
+    def price_per_audio_hour(self, traffic: Traffic, price: float, scaled: bool) -> float:
+        """Return the price of an hour of audio, in the currency of `price`, which is for one server and hour."""
+        hours = sum(self.by_hour) if scaled else 24 * self.with_spare
+        return hours * price / traffic.audio_hours_a_day
+
+
+def fleet(holding: Holding, traffic: Traffic) -> Fleet | None:
+    """Return the servers for a traffic; None if no number of them holds the objective."""
+    at_peak = holding.servers(traffic.peak_rate)
+    if at_peak is None:
+        return None
+    peak = max(traffic.day)
+    by_hour = [(holding.servers(traffic.peak_rate * share / peak) or 0) + 1 for share in traffic.day]
+    return Fleet(max(at_peak, 1), max(at_peak, 1) + 1, by_hour)
 
 
 class Planner:
@@ -90,16 +115,16 @@ class Planner:
         max_streams: int,
         seed: int = 0,
         counted: int = CALLS,
-        said: Callable[[str], None] = lambda _: None,
+        show: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`counted` calls at each rate; `said` gets a line for each rate tried."""
+        """`counted`: calls that are judged at each rate; `show` gets a line for each rate tried."""
         self.traffic, self.objective = traffic, objective
-        self._max_streams, self._seed, self._counted, self._said = max_streams, seed, counted, said
+        self._max_streams, self._seed, self._counted, self._show = max_streams, seed, counted, show
 
     def limits(self, option: Option) -> Limits:
-        """Seats as asked for, but no more than the cost table covers; a line as long."""
-        seats = min(self._max_streams, option.costs.max_batch)
-        return Limits(max_streams=seats, max_waiting=max(seats, 64))
+        """Return as many slots as asked for, but no more than the cost table covers, and a queue of that length."""
+        slots = min(self._max_streams, option.costs.max_batch)
+        return Limits(max_streams=slots, max_waiting=max(slots, 64))
 
     def holds(self, option: Option, start: float = 1.0) -> Holding:
         """Search for the largest rate that holds the objective."""
@@ -107,7 +132,7 @@ class Planner:
 
         def holds(rate: float) -> bool:
             points.append(self.point(option, rate))
-            self._said(f"{option.name}: {rate:.2f} calls per s {'miss' if points[-1].misses else 'hold'}")
+            self._show(f"{option.name}: {rate:.2f} calls per s {'miss' if points[-1].misses else 'hold'}")
             return not points[-1].misses
 
         knee = find_knee(holds, start, PRECISION, least=LONE_STREAMS / self.traffic.mean_utterance_s)
@@ -115,26 +140,26 @@ class Planner:
         return Holding(option, best, sorted(points, key=lambda point: point.rate))
 
     def point(self, option: Option, rate: float) -> Point:
-        """One server under `rate` calls per s, in a steady state."""
+        """Simulate one server under `rate` calls per s, in a steady state."""
         seconds = WARM_UP_S + self._counted / rate
-        run = simulate(
-            self.traffic.load(rate, seconds, self._seed, option.chunk_frames), option.costs, self.limits(option)
-        )
+        load = self.traffic.load(rate, seconds, self._seed, option.chunk_frames)
+        run = simulate(load, option.costs, self.limits(option))
         figures = overall([answer for answer in run.answers if answer.due_s >= WARM_UP_S], seconds)
-        del figures["audio_s_per_s"]  # of calls of which a part was not counted
-        return Point(rate, figures, _busy(run), self.objective.misses(figures))
+        del figures["audio_s_per_s"]  # some of its calls were not counted
+        busy = {stage: round(busy_s / run.seconds, 3) for stage, busy_s in run.busy.items()}
+        return Point(rate, figures, busy, self.objective.misses(figures))
 
-    def death(self, option: Option, nodes: int) -> dict[str, Any]:
-        """One of `nodes` servers at the peak dies: what its callers and the others' hear on the servers that are left.
+    def failure(self, option: Option, servers: int) -> dict[str, Any]:
+        """Simulate one of the other servers while one of `servers` fails at the peak.
 
-        The broken streams' callers call again at once, and all later calls go to the servers that are left, evenly.
+        The broken calls are repeated at once, and all later calls go to the other servers, evenly.
         """
         rate = self.traffic.peak_rate
-        broken = round(rate / nodes * self.traffic.mean_utterance_s)
-        if nodes == 1:
-            return {"nodes": 1, "broken_streams": broken, "all_is_lost": True}
-        planned = list(self._calls_around_a_death(option, rate / nodes, rate / (nodes - 1), broken / (nodes - 1)))
-        load = self.traffic.load(rate / nodes, BEFORE_S + AFTER_S, self._seed, option.chunk_frames)
+        broken = round(rate / servers * self.traffic.mean_utterance_s)
+        if servers == 1:
+            return {"servers": 1, "broken_streams": broken, "all_is_lost": True}
+        load = self.traffic.load(rate / servers, BEFORE_S + AFTER_S, self._seed, option.chunk_frames)
+        planned = list(self._calls(option, rate / servers, rate / (servers - 1), broken / (servers - 1)))
         run = simulate(load, option.costs, self.limits(option), planned)
 
         def between(begin: float, end: float) -> dict[str, Any]:
@@ -143,61 +168,22 @@ class Planner:
             return {**kept, "misses": self.objective.misses(found)}
 
         return {
-            "nodes": nodes,
+            "servers": servers,
             "broken_streams": broken,
             "all_is_lost": False,
             "before": between(WARM_UP_S, BEFORE_S),
             "first_seconds": between(BEFORE_S, BEFORE_S + BURST_S),
             "later": between(BEFORE_S + BURST_S, BEFORE_S + AFTER_S),
-            "were_listening": self._were_listening(run.answers),
         }
 
-    def _calls_around_a_death(self, option: Option, before: float, after: float, burst: float) -> Iterator[Call]:
+    def _calls(self, option: Option, before: float, after: float, burst: float) -> Iterator[Call]:
+        """Return the calls around a failure: their rates before and after it, and the number repeated at once."""
+
         def made(rate: float, begin: float, seconds: float, seed: int) -> Iterator[Call]:
             load = self.traffic.load(rate, seconds, seed, option.chunk_frames)
             return (replace(call, at_s=(call.at_s or 0.0) + begin) for call in calls(load))
 
-        # The burst: as many calls as were broken, all within a millisecond.
+        # All repeated calls come within a microsecond.
         again = made(1e6 * max(burst, 1e-9), BEFORE_S, 1e-6, self._seed + 1) if burst >= 1 else iter(())
         parts = chain(made(before, 0.0, BEFORE_S, self._seed), again, made(after, BEFORE_S, AFTER_S, self._seed + 2))
         return (replace(call, number=number) for number, call in enumerate(parts))
-
-    def _were_listening(self, answers: list[Answer]) -> dict[str, Any]:
-        """Those on other servers whose utterance was under way when the node died."""
-        found = overall([each for each in answers if each.due_s < BEFORE_S < each.ended_s], BEFORE_S)
-        return {"calls": found["calls"], "continuity": found["continuity"]}
-
-
-def _busy(run: Simulated) -> dict[str, float]:
-    return {stage: round(seconds / run.seconds, 3) for stage, seconds in run.busy.items()}
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """How many servers, and what they cost."""
-
-    at_peak: int
-    with_spare: int
-    """One more: any one may die, and the others still hold the objective."""
-    by_hour: list[int]
-    """With a spare in each hour, for a fleet that is scaled."""
-
-    @property
-    def hours_a_day(self) -> int:
-        """Server-hours of a fleet that stays as it is at the peak."""
-        return 24 * self.with_spare
-
-    def price_per_audio_hour(self, traffic: Traffic, price: float, scaled: bool) -> float:
-        """In the currency of `price`, which is for one server and hour."""
-        hours = sum(self.by_hour) if scaled else self.hours_a_day
-        return hours * price / traffic.audio_hours_a_day
-
-
-def fleet(holding: Holding, traffic: Traffic) -> Fleet | None:
-    """The servers that the traffic needs; None if none would do."""
-    at_peak = holding.nodes(traffic.peak_rate)
-    if at_peak is None:
-        return None
-    peak = max(traffic.day)
-    by_hour = [(holding.nodes(traffic.peak_rate * share / peak) or 0) + 1 for share in traffic.day]
-    return Fleet(max(at_peak, 1), max(at_peak, 1) + 1, by_hour)

@@ -14,10 +14,10 @@ HEAD = ("", "streams", "TTFA p95", "bottleneck", "GPUs", "and a spare", "per aud
 
 
 def row(answer: dict[str, Any]) -> list[str]:
-    """One option under `HEAD`."""
+    """Return one option under `HEAD`."""
     fleet, price = answer["fleet"], answer["price_per_audio_hour"]
     if not fleet:
-        return [answer["name"], "does not hold", "-", "-", "-", "-", "-"]
+        return [answer["name"], "does not hold", *["-"] * (len(HEAD) - 2)]
     cost = f"{price['fixed']:.3f} ({price['scaled']:.3f})" if price else "-"
     p95 = figure(answer["ttfa_ms"]["p95"])
     counts = [str(fleet["at_peak"]), str(fleet["with_spare"])]
@@ -25,14 +25,14 @@ def row(answer: dict[str, Any]) -> list[str]:
 
 
 def answer_in_words(plan: dict[str, Any]) -> str:
-    """The plan's number, and the span of what is not known."""
+    """Return the plan's number of GPUs, and the numbers of the other options."""
     planned, others = plan["options"][0], plan["options"][1:]
     if not planned["fleet"]:
         return f"{planned['label']}: not even a lone caller's objective holds."
-    said = [f"{planned['fleet']['with_spare']} GPUs, of which one is a spare"]
+    numbers = [f"{planned['fleet']['with_spare']} GPUs, of which one is a spare"]
     for other in others:
-        said.append(f"{other['name']}: {other['fleet']['with_spare'] if other['fleet'] else 'no number of them'}")
-    return f"{'; '.join(said)}."
+        numbers.append(f"{other['name']}: {other['fleet']['with_spare'] if other['fleet'] else 'no number of them'}")
+    return f"{'; '.join(numbers)}."
 
 
 def traffic_in_words(plan: dict[str, Any]) -> str:
@@ -45,36 +45,30 @@ def traffic_in_words(plan: dict[str, Any]) -> str:
     )
 
 
-def death_in_words(death: dict[str, Any]) -> str:
-    """What callers hear when one of so many servers dies at the peak."""
-    if death["all_is_lost"]:
-        return "1 server: its death ends every call."
-    said = f"{death['nodes']} servers, one dies: {death['broken_streams']} utterances break off and are begun again;"
-    for name, words in (("first_seconds", "in the first 10 s"), ("later", "after that")):
-        part = death[name]
-        state = "the objective holds" if not part["misses"] else f"MISSED: {', '.join(part['misses'])}"
-        said += (
-            f" {words} TTFA p95 {figure(part['ttfa_ms']['p95'])} ms, continuity {share(part['continuity'])} ({state});"
-        )
-    return said.rstrip(";") + "."
-
-
-def labels(plan: dict[str, Any]) -> list[str]:
-    """Where the figures come from, each source once."""
-    return list(dict.fromkeys(answer["label"] for answer in (*plan["options"], *plan["changes"])))
+def failure_in_words(failure: dict[str, Any]) -> str:
+    """Return what callers hear when one of the servers fails at the peak."""
+    if failure["all_is_lost"]:
+        return "1 server: its failure ends every call."
+    parts = []
+    for name, when in (("first_seconds", "in the first 10 s"), ("later", "after that")):
+        part = failure[name]
+        state = f"MISSED: {', '.join(part['misses'])}" if part["misses"] else "the objective holds"
+        ttfa, continuity = figure(part["ttfa_ms"]["p95"]), share(part["continuity"])
+        parts.append(f"{when} TTFA p95 {ttfa} ms, continuity {continuity} ({state})")
+    broken = f"{failure['broken_streams']} utterances break off and are begun again"
+    return f"{failure['servers']} servers, one fails: {broken}; {'; '.join(parts)}."
 
 
 def show_plan(plan: dict[str, Any], console: Console) -> None:
     console.print(traffic_in_words(plan), highlight=False)
     console.print(f"objective: {Objective(**plan['objective'])}", highlight=False)
     table = Table(*HEAD, title=answer_in_words(plan), title_justify="left")
-    for answer in plan["options"]:
-        table.add_row(*row(answer))
-    table.add_section()
-    for answer in plan["changes"]:
-        table.add_row(*row(answer))
+    for part in ("options", "changes"):
+        table.add_section()
+        for answer in plan[part]:
+            table.add_row(*row(answer))
     console.print(table)
-    for death in plan["deaths"]:
-        console.print(death_in_words(death), highlight=False)
-    for label in labels(plan):
+    for failure in plan["failures"]:
+        console.print(failure_in_words(failure), highlight=False)
+    for label in dict.fromkeys(answer["label"] for answer in (*plan["options"], *plan["changes"])):
         console.print(f"costs: {label}", style="yellow", highlight=False)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.load.check import AnswerCheck
 from benchmarks.load.plan import Call
@@ -16,32 +17,31 @@ from misotts_client import AsyncClient
 from misotts_client.errors import MisoError
 
 KEPT = 10
-"""So many first calls keep their audio."""
-
+"""Number of first calls whose audio is kept."""
 SLOWNESS = 1.5
-"""Seconds for which a slow caller sits over each second of audio before taking more."""
+"""Seconds that a slow caller waits for each second of audio before it takes more."""
 
 Clock = Callable[[], float]
-"""Seconds since the start of the run."""
+"""Returns the seconds since the start of the run."""
 
 
 @dataclass
 class Answer:
-    """What became of a call. Times are in s since the start of the run."""
+    """The result of a call. Times are seconds since the start of the run."""
 
     call: Call
     due_s: float
-    """When it should have been sent: its place in the plan, or in a closed loop when its caller was free."""
+    """When the call should have been sent: its place in the plan, or when its caller was free."""
     sent_s: float
     arrivals: list[Arrival] = field(default_factory=list)
-    audio: list[np.ndarray] = field(default_factory=list)
-    """Of the first calls, to be looked at for the watermark."""
+    audio: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    """Audio of the first calls, for the watermark's detector."""
     ended_s: float = 0.0
     finish: str = ""
     error: str = ""
-    """Kind of failure: an error's code, or what was wrong with the answer. Empty if all is well."""
+    """Code of the error, or kind of the answer's fault; empty if the call succeeded."""
     words: str = ""
-    """The error's message, with the field that it is about."""
+    """The error's message."""
 
     @property
     def audio_s(self) -> float:
@@ -49,17 +49,17 @@ class Answer:
 
     @property
     def ttfa_s(self) -> float | None:
-        """From when the call was due to its first audio; None for a wrong or missing answer, however early it came."""
+        """Time from when the call was due to its first audio; None for a failed call, however early its audio came."""
         return self.arrivals[0].at_s - self.due_s if self.arrivals and not self.error else None
 
     @property
     def rtf(self) -> float | None:
-        """From when the call was due to its last chunk, over the length of its audio; None if it has no whole audio."""
+        """Time from when the call was due to its last chunk, over the length of its audio; None without whole audio."""
         return (self.ended_s - self.due_s) / self.audio_s if self.finish and not self.error else None
 
 
 async def make(call: Call, client: AsyncClient, clock: Clock) -> Answer:
-    """Make the call now and listen as its listener does."""
+    """Make the call now, and listen as its listener does."""
     now = clock()
     answer = Answer(call, due_s=now if call.at_s is None else call.at_s, sent_s=now)
     check = AnswerCheck(call.request)

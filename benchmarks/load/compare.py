@@ -1,4 +1,4 @@
-"""Two results side by side: what was different in the loads, and what came of it."""
+"""Two results side by side: their figures, and the differences of their loads and machines."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Row:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A result that `misotts bench load` has written.
+    """Load a result of `misotts bench load`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the file holds none.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -41,37 +41,45 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def rows(first: dict[str, Any], second: dict[str, Any]) -> list[Row]:
-    """The overall figures of both."""
+    """Return the overall figures of both."""
     one, two = first["overall"], second["overall"]
-    percentiles = [
-        Row(
-            f"{name}, {point}",
-            percentile(one, key, point),
-            percentile(two, key, point),
-            _change(one[key][point], two[key][point]),
-        )
-        for key, name in NAMES.items()
-        for point in POINTS
-    ]
+    busy = "busy_ms_per_audio_s"
     return [
-        *percentiles,
+        *(
+            Row(
+                f"{name}, {point}",
+                percentile(one, key, point),
+                percentile(two, key, point),
+                _change(one[key][point], two[key][point]),
+            )
+            for key, name in NAMES.items()
+            for point in POINTS
+        ),
         Row("continuity", share(one["continuity"]), share(two["continuity"])),
         _row("audio, s per s", one["audio_s_per_s"], two["audio_s_per_s"]),
         _row("calls", one["calls"], two["calls"]),
         Row("failed", failures(one), failures(two)),
         Row("valid", *["yes" if each["valid"] else "NO" for each in (first, second)]),
-        *_stage_rows(first["stages"], second["stages"]),
+        *(
+            _row(f"{stage}, ms busy per s of audio", spent[busy], second["stages"][stage][busy])
+            for stage, spent in (first["stages"] or {}).items()
+            if second["stages"]
+        ),
     ]
 
 
 def differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    """What was not the same: settings of the load, the machine."""
-    pairs = {**_pairs(first["load"], second["load"]), **_pairs(first["machine"], second["machine"])}
-    return [f"{name}: {one} and {two}" for name, (one, two) in pairs.items() if one != two]
+    """Return the settings of load and machine that differ."""
+    return [
+        f"{name}: {first[part].get(name)} and {second[part].get(name)}"
+        for part in ("load", "machine")
+        for name in {**first[part], **second[part]}
+        if first[part].get(name) != second[part].get(name)
+    ]
 
 
 def show_comparison(first: dict[str, Any], second: dict[str, Any], names: tuple[str, str], console: Console) -> None:
-    """The two as a table."""
+    """Print both results as a table."""
     table = Table(Column(no_wrap=True), *names, "change")
     for row in rows(first, second):
         table.add_row(row.name, row.first, row.second, row.change)
@@ -88,16 +96,3 @@ def _row(name: str, first: float | None, second: float | None) -> Row:
 
 def _change(first: float | None, second: float | None) -> str:
     return f"{second / first - 1:+.0%}" if first and second is not None else ""
-
-
-def _stage_rows(first: dict[str, Any] | None, second: dict[str, Any] | None) -> list[Row]:
-    key = "busy_ms_per_audio_s"
-    return [
-        _row(f"{stage}, ms busy per s of audio", first[stage][key], second[stage][key])
-        for stage in (first or {})
-        if first and second
-    ]
-
-
-def _pairs(first: dict[str, Any], second: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    return {name: (first.get(name), second.get(name)) for name in {**first, **second}}

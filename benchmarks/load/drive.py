@@ -1,4 +1,4 @@
-"""Drives a load against a server, from one event loop that watches itself."""
+"""Drives a load against a server from one event loop, and measures that loop's lateness."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from benchmarks.load.caller import Answer, Clock, make
+from benchmarks.load.caller import Answer, make
 from benchmarks.load.plan import Call, Load, calls
 from misotts_client import AsyncClient
 
 WARM_UP = 3
-"""Utterances before the clock starts: the first ones pay for lazy initialisation."""
+"""Utterances before the clock starts: the first ones initialise libraries."""
 LAG_STEP_S = 0.005
 PROGRESS_S = 0.5
 
 
 @dataclass
 class Run:
-    """What a load met."""
+    """The result of a load."""
 
     answers: list[Answer] = field(default_factory=list)
-    """As they ended; at the end of the run in the order of the calls."""
+    """In the order of their ends; after the run in the order of the calls."""
     under_way: int = 0
     seconds: float = 0.0
-    """From the start to the end of the last call."""
+    """Time from the start to the end of the last call."""
     lags_s: list[float] = field(default_factory=list)
-    """How late the event loop woke a task, every 5 ms: what the generator itself may have added to any time."""
+    """Delay of the event loop every 5 ms, which the generator may have added to any time."""
     cpu_s: float = 0.0
     """CPU time of the generator's process."""
 
@@ -36,7 +36,7 @@ async def drive(load: Load, url: str, begin: Callable[[], None], show: Callable[
     """Warm the server up, make the calls, and hear all of them to their end.
 
     Args:
-        load: what to send.
+        load: the calls to make.
         url: host and gRPC port of the server.
         begin: called between the warm-up and the first call.
         show: called with the run so far, twice a second.
@@ -44,51 +44,41 @@ async def drive(load: Load, url: str, begin: Callable[[], None], show: Callable[
     Raises:
         MisoError: the server does not answer even one call at a time.
     """
+    run, planned = Run(), calls(load)
+
+    async def make_call(call: Call) -> None:
+        run.under_way += 1
+        run.answers.append(await make(call, client, clock))
+        run.under_way -= 1
+
+    async def open_loop() -> None:
+        tasks = []
+        for call in planned:
+            await asyncio.sleep((call.at_s or 0.0) - clock())
+            tasks.append(asyncio.create_task(make_call(call)))
+        await asyncio.gather(*tasks)
+
+    async def closed_loop() -> None:
+        while clock() < load.seconds:
+            await make_call(next(planned))
+
     async with AsyncClient(url) as client:
         for _ in range(WARM_UP):
             await client.speak("Warming up.", max_audio_ms=800)
         begin()
-        run = Run()
-        cpu = time.process_time()
-        start = time.perf_counter()
+        cpu, start = time.process_time(), time.perf_counter()
+
+        def clock() -> float:
+            return time.perf_counter() - start
+
         watchers = [asyncio.create_task(_measure_lag(run)), asyncio.create_task(_show(run, show))]
-        await _Loop(load, client, run, lambda: time.perf_counter() - start).run()
-        run.seconds = time.perf_counter() - start
+        await asyncio.gather(*[closed_loop() for _ in range(load.streams)] if load.streams else [open_loop()])
+        run.seconds = clock()
         run.cpu_s = time.process_time() - cpu
         for watcher in watchers:
             watcher.cancel()
     run.answers.sort(key=lambda answer: answer.call.number)
     return run
-
-
-class _Loop:
-    """The calls of a load, in an open or a closed loop."""
-
-    def __init__(self, load: Load, client: AsyncClient, run: Run, clock: Clock) -> None:
-        self._load, self._client, self._run, self._clock = load, client, run, clock
-        self._calls = calls(load)
-
-    async def run(self) -> None:
-        if self._load.streams is None:
-            await self._open()
-        else:
-            await asyncio.gather(*[self._caller() for _ in range(self._load.streams)])
-
-    async def _open(self) -> None:
-        made = []
-        for call in self._calls:
-            await asyncio.sleep((call.at_s or 0.0) - self._clock())
-            made.append(asyncio.create_task(self._make(call)))
-        await asyncio.gather(*made)
-
-    async def _caller(self) -> None:
-        while self._clock() < self._load.seconds:
-            await self._make(next(self._calls))
-
-    async def _make(self, call: Call) -> None:
-        self._run.under_way += 1
-        self._run.answers.append(await make(call, self._client, self._clock))
-        self._run.under_way -= 1
 
 
 async def _measure_lag(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""A run on the terminal: while it runs, and at its end."""
+"""A run on the terminal: its progress, and its result."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ NAMES = {
 
 @contextmanager
 def progress(seconds: float, console: Console) -> Iterator[Callable[[Run], None]]:
-    """Shows the run on one line; yields what to call with it.
+    """Yield a function that shows a run on one line, and begins anew with every other run.
 
-    The line is drawn only when called: a thread that draws by itself would take its time from the calls. It begins anew
-    with every run that it is called with.
+    The line is drawn only when the function is called: a thread that draws would take its time from the calls.
     """
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[state]}")
     with Progress(*columns, console=console, auto_refresh=False) as bar:
@@ -54,7 +53,7 @@ def _state(run: Run) -> str:
 
 
 def show_result(result: dict[str, Any], console: Console) -> None:
-    """The overall figures as a table, and whether to believe them."""
+    """Print the overall figures as a table, and whether the result is valid."""
     overall, generator = result["overall"], result["generator"]
     table = Table("", *POINTS, title=describe(result["load"]), title_justify="left")
     for key, name in NAMES.items():
@@ -63,75 +62,67 @@ def show_result(result: dict[str, Any], console: Console) -> None:
     facts = {
         "calls": counts(overall),
         "continuity": share(overall["continuity"]),
-        "marks": f"the watermark was looked for in {result.get('watermarks_checked', 0)} answers",
+        "marks": f"checked in {result.get('watermarks_checked', 0)} answers",
         "audio": f"{overall['audio_s_per_s']:.2f} s per s",
         **{stage: f"busy {spent['busy_share']:.0%} of the time" for stage, spent in (result["stages"] or {}).items()},
         **{each["process"]: f"{each['cores']:.2f} cores" for each in result["processes"] if each["process"] == OTHERS},
         "generator": f"lag p99 {figure(generator['loop_lag_ms']['p99'])} ms, {generator['cpu_share']:.0%} of a core",
     }
-    for name, said in facts.items():
-        console.print(f"{name:<24} {said}", highlight=False)
-    for words in first_words(result):
+    for name, words in facts.items():
+        console.print(f"{name:<24} {words}", highlight=False)
+    # The message of the first call of each kind of failure.
+    for call in {call["error"]: call for call in reversed(result["calls"]) if call["error"]}.values():
+        words = ": ".join(filter(None, (call["error"], call["words"])))
         console.print(f"{'a call failed':<24} {words}", style="red", highlight=False, markup=False)
     show_faults(result["why_invalid"], console)
 
 
 def show_faults(faults: list[str], console: Console) -> None:
-    """Why a result is not to be believed."""
+    """Print why a result is not valid."""
     for fault in faults:
         console.print(f"{'NOT VALID':<24} {fault}", style="bold red", highlight=False)
 
 
-def first_words(result: dict[str, Any]) -> list[str]:
-    """What the first call of each kind of failure was told."""
-    told: dict[str, str] = {}
-    for call in result["calls"]:
-        if call["error"]:
-            told.setdefault(call["error"], ": ".join(filter(None, (call["error"], call["words"]))))
-    return list(told.values())
-
-
 def counts(overall: dict[str, Any]) -> str:
-    """How many calls ended in what way."""
-    said = f"{overall['calls']}: {overall['heard_to_the_end']} heard to the end, {overall['hung_up']} hung up"
-    return f"{said}, failed: {failures(overall)}"
+    """Return the number of calls by the way they ended."""
+    ended = f"{overall['heard_to_the_end']} heard to the end, {overall['hung_up']} hung up"
+    return f"{overall['calls']}: {ended}, failed: {failures(overall)}"
 
 
 def failures(overall: dict[str, Any]) -> str:
-    """How many calls failed of what."""
+    """Return the number of failed calls by kind."""
     return ", ".join(f"{count} {kind}" for kind, count in overall["errors"].items()) or "none"
 
 
 def describe(load: dict[str, Any]) -> str:
-    """A load in words."""
+    """Return a load in words."""
     calls = f"{load['streams']} streams" if load["streams"] else f"{load['rate']:g} calls per s, {load['arrivals']}"
+    texts = f"texts of {load['chars']} code points (median)"
+    chunks = f"chunks of {load['chunk_frames']} frames" if load["chunk_frames"] else "the server's chunks"
     shares = {
         "a voice": load["voice_share"] if load["voices"] else 0,
         "a hang-up": load["cancel_share"],
         "a slow reader": load["slow_share"],
     }
     extra = [f"{share:.0%} with {what}" for what, share in shares.items() if share]
-    chunks = f"chunks of {load['chunk_frames']} frames" if load["chunk_frames"] else "the server's chunks"
-    return ", ".join(
-        [calls, f"{load['seconds']:g} s", f"texts of {load['chars']} code points (median)", chunks, *extra]
-    )
+    return ", ".join([calls, f"{load['seconds']:g} s", texts, chunks, *extra])
 
 
 def figure(value: float | None) -> str:
-    """A percentile that falls among the failed calls is no number."""
+    """Return a figure in four digits; a percentile that falls among the failed calls is no number."""
     return "failed" if value is None else f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
 
 
 def percentile(overall: dict[str, Any], key: str, point: str) -> str:
-    """A percentile of a load's overall figures.
+    """Return a percentile of a load's overall figures.
 
-    Without a number it fell among the failed calls, or there was nothing to count: nobody listened to the end, or
-    nothing came in two chunks (a failed call has no gaps).
+    A percentile is no number if it falls among the failed calls, or if there was nothing to count: no caller listened
+    to the end, or nothing came in two chunks (a failed call has no gaps).
     """
     value = overall[key][point]
     return "-" if value is None and (key == "gap_ms" or not overall["errors"]) else figure(value)
 
 
 def share(value: float | None) -> str:
-    """A share in percent, never rounded up to all of it."""
+    """Return a share in per cent, never rounded up to 100 %."""
     return "-" if value is None else f"{math.floor(value * 10_000) / 100:.2f} %"

@@ -1,4 +1,4 @@
-"""What the server spent on a load: CPU and memory of its processes, busy time of its stages."""
+"""What the server used for a load: CPU and memory of its processes, busy time of its stages."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ OTHERS = "all else on the machine"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the server says at one moment."""
+    """The state of the server at one moment."""
 
     metrics: dict[str, float]
     """Empty if the metrics port cannot be reached."""
     usage: list[Usage]
-    """Empty for a server on another machine, and for one that has died."""
+    """Empty for a server that was not started here, and for one that has ended."""
     machine_cpu_s: float
-    """CPU time that this machine has spent on anything since it started."""
+    """CPU time of everything on this machine since it started."""
 
 
 def snapshot(metrics_url: str, server: RunningServer | None) -> Snapshot:
-    """Wait until the stages have published what they did, and look; without `server` its processes are left out."""
+    """Wait until the stages have published their metrics, and look."""
     time.sleep(PUBLISH_S)
     try:
         metrics = read_metrics(metrics_url)
@@ -40,16 +40,17 @@ def snapshot(metrics_url: str, server: RunningServer | None) -> Snapshot:
         used = usage(server) if server else []
     except psutil.Error:
         used = []
-    return Snapshot(metrics, used, _machine_cpu_s())
+    cpu = psutil.cpu_times()
+    return Snapshot(metrics, used, cpu.user + cpu.nice + cpu.system + cpu.irq + cpu.softirq)
 
 
 def stages(before: Snapshot, after: Snapshot, seconds: float, audio_s: float) -> dict[str, Any] | None:
-    """Busy time of each stage, and the mean batch; None without metrics.
+    """Return the busy time of each stage, and the mean batch; None without metrics.
 
     Args:
         before, after: around the load.
         seconds: length of the load.
-        audio_s: seconds of audio that were heard in between.
+        audio_s: seconds of audio that callers heard in between.
     """
     if not before.metrics or not after.metrics:
         return None
@@ -68,9 +69,10 @@ def stages(before: Snapshot, after: Snapshot, seconds: float, audio_s: float) ->
 
 
 def processes(before: Snapshot, after: Snapshot, seconds: float, generator_cpu_s: float) -> list[dict[str, Any]]:
-    """CPU time and memory of each process of the server, and CPU time of all else; none for a server elsewhere or dead.
+    """Return CPU time and memory of each process of the server, and the CPU time of everything else; nothing for a
+    server elsewhere or one that has ended.
 
-    What else ran is part of the result: a stage that had to wait for a core is slower without using more of it.
+    Everything else belongs to the result: a stage that waits for a core is slower without using more of it.
     """
     if not before.usage or [old.name for old in before.usage] != [new.name for new in after.usage]:
         return []
@@ -79,22 +81,11 @@ def processes(before: Snapshot, after: Snapshot, seconds: float, generator_cpu_s
     others = after.machine_cpu_s - before.machine_cpu_s - sum(spent.values()) - generator_cpu_s
     spent |= {"load generator": generator_cpu_s, OTHERS: max(others, 0.0)}
     return [
-        {
-            "process": name,
-            "cpu_s": round(cpu_s, 2),
-            "cores": round(cpu_s / seconds, 3),
-            "memory_mib": memory.get(name),
-        }
+        {"process": name, "cpu_s": round(cpu_s, 2), "cores": round(cpu_s / seconds, 3), "memory_mib": memory.get(name)}
         for name, cpu_s in spent.items()
     ]
 
 
 def other_cores(spent: list[dict[str, Any]]) -> float | None:
-    """What of `processes` is neither the server's nor the generator's, in cores; None for a server elsewhere."""
+    """Return the cores that neither the server nor the generator used, from `processes`; None where that is empty."""
     return next((each["cores"] for each in spent if each["process"] == OTHERS), None)
-
-
-def _machine_cpu_s() -> float:
-    """CPU time that this machine has spent on anything."""
-    cpu = psutil.cpu_times()
-    return cpu.user + cpu.nice + cpu.system + cpu.irq + cpu.softirq

@@ -1,4 +1,4 @@
-"""The figures of a run, overall and per call."""
+"""The figures of a run, overall and for each call."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from misotts.config import SAMPLE_RATE
 
 POINTS = (50, 90, 95, 99)
 MAX_LAG_S = 0.020
-"""A run whose event loop was later than this in one of a hundred wake-ups measures its generator: it is not valid."""
+"""A run is not valid if its event loop was later than this in one of a hundred wake-ups: it measures its generator."""
 MAX_CPU_SHARE = 0.7
-"""So is one whose generator was busy for more of the time than this: one event loop is one core."""
+"""A run is not valid if its generator was busy for more of the time than this: one event loop uses one core."""
 
 
 def percentiles(values: Iterable[float], failed: int = 0) -> dict[str, float | None]:
-    """p50 to p99 and max, by nearest rank.
+    """Return p50 to p99 and max, by nearest rank.
 
-    `failed` calls have no value and count as worse than all that have one; a percentile that falls among them is None.
+    `failed` calls have no value and count as worse than all others; a percentile that falls among them is None.
     """
     known = np.sort(np.fromiter(values, float))
     count = len(known) + failed
@@ -36,7 +36,7 @@ def percentiles(values: Iterable[float], failed: int = 0) -> dict[str, float | N
 
 
 def summarise(run: Run, seconds: float) -> dict[str, Any]:
-    """The run's figures; new calls were made for `seconds`."""
+    """Return the run's figures; new calls were made for `seconds`."""
     faults = invalid(run)
     return {
         "valid": not faults,
@@ -51,21 +51,24 @@ def summarise(run: Run, seconds: float) -> dict[str, Any]:
 
 
 def overall(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
-    """The figures of all calls together.
+    """Return the figures of all calls together.
 
-    Gaps and playback leave out slow callers, whose chunks wait for them; the real-time factor leaves out those who hang
-    up, too. A failed call has no gaps and is the worst in all else.
+    Gaps and playback leave out slow callers, because their chunks wait for them; the real-time factor leaves out
+    callers that hang up too. A failed call has no gaps and counts as the worst in everything else.
     """
     paced = [answer for answer in answers if answer.call.listener != "slow"]
     whole = [answer for answer in paced if answer.call.listener == "listens" or answer.error]
     good = [answer for answer in paced if not answer.error]
     played = [play(answer.arrivals) for answer in good]
+    # Only audio that came while calls were being made: a few late callers must not dilute the rate.
+    arrivals = [arrival for answer in answers if not answer.error for arrival in answer.arrivals]
+    samples = sum(arrival.samples for arrival in arrivals if arrival.at_s <= seconds)
     return {
         "calls": len(answers),
         "heard_to_the_end": sum(1 for answer in answers if answer.finish and not answer.error),
         "hung_up": sum(1 for answer in answers if not answer.finish and not answer.error),
         "errors": dict(Counter(answer.error for answer in answers if answer.error)),
-        "audio_s_per_s": round(_audio_s(answers, seconds) / seconds, 3),
+        "audio_s_per_s": round(samples / SAMPLE_RATE / seconds, 3),
         "ttfa_ms": _scaled(_with_failed(answer.ttfa_s for answer in answers), 1000),
         "rtf": _scaled(_with_failed(answer.rtf for answer in whole), 1),
         "gap_ms": _scaled(percentiles(gap for answer in good for gap in gaps(answer.arrivals)), 1000),
@@ -75,13 +78,13 @@ def overall(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
 
 
 def pooled(runs: Sequence[Sequence[Answer]], seconds: float) -> dict[str, Any]:
-    """The figures of all calls of several runs, each with calls for `seconds`."""
+    """Return the figures of all calls of several runs, each with calls for `seconds`."""
     figures = overall([answer for answers in runs for answer in answers], seconds)
     return {**figures, "audio_s_per_s": round(figures["audio_s_per_s"] / len(runs), 3)}
 
 
 def one_call(answer: Answer) -> dict[str, Any]:
-    """One call's figures; times of day in s since the start of the run."""
+    """Return one call's figures; points in time are seconds since the start of the run."""
     call = answer.call
     playback = play(answer.arrivals) if call.listener != "slow" and not answer.error else None
     return {
@@ -109,25 +112,19 @@ def one_call(answer: Answer) -> dict[str, Any]:
 
 
 def invalid(run: Run) -> list[str]:
-    """Why the run's times may be the generator's own; nothing if it kept up."""
+    """Return why the run's times may be the generator's own; nothing if it kept up."""
     faults = []
     lag_s = percentiles(run.lags_s)["p99"]
     if lag_s is None or lag_s > MAX_LAG_S:
-        said = "unknown" if lag_s is None else f"{lag_s * 1000:.0f} ms"
-        faults.append(f"event-loop lag p99 is {said}, the limit {MAX_LAG_S * 1000:.0f} ms")
+        found = "unknown" if lag_s is None else f"{lag_s * 1000:.0f} ms"
+        faults.append(f"event-loop lag p99 is {found}, the limit is {MAX_LAG_S * 1000:.0f} ms")
     if run.cpu_s > MAX_CPU_SHARE * run.seconds:
         faults.append(f"the generator used {run.cpu_s / run.seconds:.0%} of a core, the limit is {MAX_CPU_SHARE:.0%}")
     return faults
 
 
-def _audio_s(answers: Sequence[Answer], seconds: float) -> float:
-    """Right audio that came while calls were still being made: a few late callers must not dilute the rate."""
-    arrivals = [arrival for answer in answers if not answer.error for arrival in answer.arrivals]
-    return sum(arrival.samples for arrival in arrivals if arrival.at_s <= seconds) / SAMPLE_RATE
-
-
 def _with_failed(values: Iterable[float | None]) -> dict[str, float | None]:
-    """Percentiles in which a call without a value counts as failed."""
+    """Return percentiles in which a call without a value counts as failed."""
     listed = list(values)
     known = [value for value in listed if value is not None]
     return percentiles(known, len(listed) - len(known))
@@ -138,5 +135,5 @@ def _scaled(figures: dict[str, float | None], factor: float) -> dict[str, float 
 
 
 def _rounded(value: float | None, factor: float) -> float | None:
-    """Milliseconds to a tenth; seconds and ratios to the fourth place."""
+    """Round milliseconds to a tenth, seconds and ratios to four places."""
     return None if value is None else round(value * factor, 1 if factor > 1 else 4)

@@ -1,8 +1,8 @@
-"""The largest open-loop load that a server holds: loads at several rates, each some times with other calls."""
+"""The largest open-loop load that a server holds: loads at several rates, each run several times with other calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -14,56 +14,60 @@ from benchmarks.load.plan import Load
 from benchmarks.load.report import figure
 from benchmarks.load.server_share import other_cores
 from benchmarks.load.summary import invalid, pooled
-from benchmarks.sweep.knee import Knee, find_knee
+from benchmarks.sweep.knee import find_knee
 from benchmarks.sweep.objective import Objective
 
 DIGITS = 4
-"""Of a rate in a result."""
-
-Show = Callable[[Run], None]
+"""Digits of a rate in a result."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What to try."""
+    """The settings of a search."""
 
     objective: Objective
     load: Load
     """Its rate is where the search begins."""
     repeats: int
-    """Runs at each rate, each with other calls; they are judged together."""
+    """Number of runs at each rate, each with other calls; they are judged together."""
     precision: float
-    """How far apart the ends of the search may stay: 0.1 is 10 %."""
+    """Largest relative distance between the two ends of the search: 0.1 is 10 %."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """The runs at one rate."""
+    """One run."""
 
     answers: list[Answer]
     faults: list[str] = field(default_factory=list)
     """Why the times may be the generator's own."""
     other_cores: float | None = None
-    """Cores taken by what is neither the server nor the generator; None where that cannot be seen."""
+    """Cores that neither the server nor the generator used; None where that is not known."""
 
 
 Try = Callable[[Load], Tried]
 
 
-def sweep(plan: Sweep, attempt: Try, said: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """All figures of a sweep, ready for JSON; `said` gets every point as it is found."""
+def sweep(plan: Sweep, attempt: Try, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Return all figures of a sweep, ready for JSON; `show` gets every point as it is found."""
     points: list[dict[str, Any]] = []
 
     def holds(rate: float) -> bool:
-        point = _point(plan, attempt, rate)
-        points.append(point)
-        said(point)
-        return not point["misses"]
+        points.append(_point(plan, attempt, rate))
+        show(points[-1])
+        return not points[-1]["misses"]
 
     assert plan.load.rate, "a sweep is an open loop"
-    # At less than a call in a run, a run is one call alone: slower cannot get any better.
+    # With less than a call in a run, a run is one call alone: a lower rate cannot be better.
     knee = find_knee(holds, plan.load.rate, plan.precision, least=1 / plan.load.seconds)
-    faults = _faults(points, knee)
+    # The knee is doubtful if one of its ends is; other points only led the search there.
+    ends = {round(rate, DIGITS) for rate in (knee.holds, knee.misses) if rate is not None}
+    faults = [
+        f"at {figure(point['rate'])} calls per s: {fault}"
+        for point in points
+        if point["rate"] in ends
+        for fault in point["why_invalid"]
+    ]
     return {
         "objective": asdict(plan.objective),
         "load": asdict(replace(plan.load, rate=None)),
@@ -74,17 +78,6 @@ def sweep(plan: Sweep, attempt: Try, said: Callable[[dict[str, Any]], None]) -> 
         "knee": asdict(knee),
         "points": sorted(points, key=lambda point: point["rate"]),
     }
-
-
-def _faults(points: Sequence[dict[str, Any]], knee: Knee) -> list[str]:
-    """Why the knee may be wrong: what is doubtful about its two ends. What else was tried only led the search there."""
-    ends = {round(rate, DIGITS) for rate in (knee.holds, knee.misses) if rate is not None}
-    return [
-        f"at {figure(point['rate'])} calls per s: {fault}"
-        for point in points
-        if point["rate"] in ends
-        for fault in point["why_invalid"]
-    ]
 
 
 def _point(plan: Sweep, attempt: Try, rate: float) -> dict[str, Any]:
@@ -101,8 +94,8 @@ def _point(plan: Sweep, attempt: Try, rate: float) -> dict[str, Any]:
     }
 
 
-def on_server(target: Target, show: Show) -> Try:
-    """Runs against a server; `show` sees each twice a second."""
+def on_server(target: Target, show: Callable[[Run], None]) -> Try:
+    """Return runs against a server; `show` gets each run twice a second."""
 
     def attempt(load: Load) -> Tried:
         measured = run_load(load, target, show)

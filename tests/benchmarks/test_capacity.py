@@ -397,15 +397,15 @@ def test_nothing_holds_what_no_caller_can_have() -> None:
     assert fleet(holding, TRAFFIC) is None
 
 
-def test_when_a_server_dies_its_calls_come_again_at_once() -> None:
-    death = planner().death(Option("constant", GROWING), nodes=3)
+def test_the_calls_of_a_failed_server_are_repeated_at_once() -> None:
+    failure = planner().failure(Option("constant", GROWING), servers=3)
     share = TRAFFIC.peak_rate / 3 * TRAFFIC.mean_utterance_s
-    assert death["broken_streams"] == round(share)
-    quiet, burst = death["before"]["calls"] / 50, death["first_seconds"]["calls"] - TRAFFIC.peak_rate / 2 * 10
+    assert failure["broken_streams"] == round(share)
+    quiet, burst = failure["before"]["calls"] / 50, failure["first_seconds"]["calls"] - TRAFFIC.peak_rate / 2 * 10
     assert quiet == pytest.approx(TRAFFIC.peak_rate / 3, rel=0.3)
     assert burst == pytest.approx(share / 2, abs=25)
-    assert death["first_seconds"]["ttfa_ms"]["p95"] > death["before"]["ttfa_ms"]["p95"]
-    assert planner().death(Option("constant", GROWING), nodes=1)["all_is_lost"]
+    assert failure["first_seconds"]["ttfa_ms"]["p95"] > failure["before"]["ttfa_ms"]["p95"]
+    assert planner().failure(Option("constant", GROWING), servers=1)["all_is_lost"]
 
 
 def test_traffic_adds_up() -> None:
@@ -445,7 +445,10 @@ def test_the_command_answers_and_says_what_it_rests_on(tmp_path: Path) -> None:
     assert {"FP8 weights", "H200"} < {answer["name"] for answer in plan["changes"]}
     planned = plan["options"][0]
     assert planned["price_per_audio_hour"]["fixed"] > planned["price_per_audio_hour"]["scaled"] > 0
-    assert [death["nodes"] for death in plan["deaths"]] == [planned["fleet"]["at_peak"], planned["fleet"]["with_spare"]]
+    assert [failure["servers"] for failure in plan["failures"]] == [
+        planned["fleet"]["at_peak"],
+        planned["fleet"]["with_spare"],
+    ]
     spares = [f"{each['name']}: {each['fleet']['with_spare']}" for each in plan["options"][1:]]
     assert f"{planned['fleet']['with_spare']} GPUs, of which one is a spare; {'; '.join(spares)}." in printed
     assert [each.name for each in tmp_path.iterdir()] == ["plan.json"]
@@ -484,4 +487,4 @@ def test_an_objective_that_nobody_can_have_is_said_to_be_none(tmp_path: Path) ->
     result = run_capacity("--callers=20", "--ttfa-p95-ms=1", "--max-streams=8", f"--output={output}")
     assert result.exit_code == 0, result.output
     assert "not even a lone caller's objective holds" in " ".join(result.output.split())
-    assert json.loads(output.read_text())["deaths"] == []
+    assert json.loads(output.read_text())["failures"] == []

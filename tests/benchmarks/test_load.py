@@ -307,7 +307,7 @@ def test_the_terminal_says_what_was_found(two_results: tuple[dict[str, Any], dic
     console = Console(file=io.StringIO(), width=200)
     show_result({**result, "why_invalid": ["late"]}, console)
     said = console.file.getvalue()  # type: ignore[attr-defined]
-    for words in ("looked for in 3 answers", "watermark                busy 25%", "UNAVAILABLE: full", "NOT VALID"):
+    for words in ("checked in 3 answers", "watermark                busy 25%", "UNAVAILABLE: full", "NOT VALID"):
         assert said.count(words) == 1
 
 
