@@ -1,8 +1,8 @@
 """A load of `misotts bench load` on a server that exists only as a cost table: the same calls, the same figures.
 
-A discrete-event simulation (simpy): the calls come as the load generator would make them, the stages do what they would
-do, and time is what the cost table says. The answers are those of `benchmarks.load`, so that everything said of a
-measured load (percentiles, playback, continuity) is said of a simulated one by the same code.
+A discrete-event simulation (simpy): calls arrive as the load generator would make them, the stages run their own code,
+and every action takes the time that the cost table gives. The answers are those of `benchmarks.load`, so the same code
+computes percentiles, playback and continuity of measured and of simulated loads.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import simpy
 
 from benchmarks.capacity.device import Device
@@ -28,32 +29,32 @@ from misotts.order import Order
 from misotts_client.errors import MisoError, error_of, finish_of
 
 VOICE_POSITIONS = 166
-"""Of a registered voice: a clip of 10 s (125 frames and its end) and 40 positions of text."""
+"""Positions of a registered voice: a clip of 10 s (125 frames and its end) and 40 positions of text."""
 
 Then = Callable[[simpy.Event], None]
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """What a load met."""
+    """The answers to a load, and what the server did."""
 
     answers: list[Answer]
     """In the order of the calls."""
     seconds: float
     """Virtual time from the start to the end of the last call."""
     busy: dict[str, float]
-    """Seconds that each stage was at work, waiting for the device among them; `device`: that anything was."""
+    """Seconds that each stage worked, including its waits for the device; `device`: seconds that the device worked."""
     mean_batch: float
     """Frames per step of generate."""
     most_streams: int
     """Most calls under way at once."""
     preempted: int
-    """Times that an utterance lost its KV blocks to others."""
+    """Number of preemptions."""
 
 
 def simulate(load: Load, costs: CostTable, limits: Limits, planned: Iterable[Call] | None = None) -> Simulated:
-    """Make the calls of `load`, or those `planned` in the order of their times, on a server of `limits`, and hear all
-    of them to their end.
+    """Simulate the calls of `load`, or those `planned` (in the order of their times), on a server of `limits` until all
+    have ended.
 
     Raises:
         ValueError: the load has slow readers, which are not simulated.
@@ -67,7 +68,7 @@ def simulate(load: Load, costs: CostTable, limits: Limits, planned: Iterable[Cal
 
 
 class Server:
-    """The stages and the way between them."""
+    """The stages, and the messages between them."""
 
     def __init__(self, costs: CostTable, limits: Limits) -> None:
         self.environment = simpy.Environment()
@@ -83,7 +84,7 @@ class Server:
         return Device(self.environment, lambda _: 1.0) if stage in self.costs.on_host else self.device
 
     def hop(self, then: Then, network: bool = False) -> None:
-        """Call `then` one message through Triton later, `network`: and across the network."""
+        """Call `then` after a message through Triton, which with `network` also crosses the network."""
         ms = self.costs.hop_ms + (self.costs.network_ms if network else 0.0)
         self.later(ms / 1000, then)
 
@@ -99,25 +100,25 @@ class Server:
         self.later(self._prompt.wait(seconds) + seconds, then)
 
     def from_generate(self, then: Then) -> None:
-        """A hop from generate, which hands its chunks on one after the other."""
+        """A hop from generate, which sends its chunks one after the other."""
         self.later(self._outbox.wait(self.costs.send_ms / 1000), lambda _: self.hop(then))
 
 
 class _Thread:
-    """Does one thing after the other."""
+    """Does one piece of work after the other."""
 
     def __init__(self, environment: simpy.Environment) -> None:
         self._environment, self._free_at = environment, 0.0
 
     def wait(self, seconds: float) -> float:
-        """Seconds from now until it begins with what takes it `seconds`."""
+        """Queue work of `seconds`; return the seconds from now until it begins."""
         begins = max(self._free_at, self._environment.now)
         self._free_at = begins + seconds
         return begins - self._environment.now
 
 
 class Caller:
-    """One call: sends it, and notes when which chunk came."""
+    """One call: sends it, and records the arrival of its chunks."""
 
     def __init__(self, call: Call, server: Server) -> None:
         self._server = server
@@ -150,12 +151,12 @@ class Caller:
         self._server.generate.submit(self._utterance, self)
 
     def chunk(self, chunk: Chunk) -> None:
-        """See `misotts.generate.stream.Receiver`: from generate to decode."""
+        """Send a chunk from generate to decode: see `misotts.generate.stream.Receiver`."""
         piece = Piece(chunk.stream, chunk.slot, chunk.index, len(chunk.frames), chunk.finish, self._decoded)
         self._server.from_generate(lambda _: self._server.decode.put(piece))
 
     def refuse(self, error: MisoError) -> None:
-        """See `misotts.generate.stream.Receiver`: it ends before its first chunk."""
+        """End before the first chunk: see `misotts.generate.stream.Receiver`."""
         self._server.hop(lambda _: self._end(finish_of(error)), network=True)
 
     def _decoded(self, piece: Piece, frames: int) -> None:
@@ -247,10 +248,11 @@ class _Crowd:
         )
 
 
-def _prompt(call: Call, costs: CostTable) -> np.ndarray:
-    """A prompt whose positions tell apart what the KV pool must tell apart: voices and calls."""
+def _prompt(call: Call, costs: CostTable) -> npt.NDArray[np.int32]:
+    """Return a prompt [positions, 2] whose rows differ between voices and between calls, so that the KV pool shares
+    only the blocks of one voice."""
     own = np.full((costs.prompt.positions(len(call.request.text)), 2), call.number + 1, np.int32)
     if call.request.voice is None:
         return own
-    voice = 2**30 + zlib.crc32(call.request.voice.encode()) % 2**30  # no call's number
+    voice = 2**30 + zlib.crc32(call.request.voice.encode()) % 2**30  # the number of no call
     return np.concatenate([np.full((VOICE_POSITIONS, 2), voice, np.int32), own])

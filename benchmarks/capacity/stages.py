@@ -1,7 +1,8 @@
-"""The stages under a virtual clock: what they do is decided by their own code, how long it takes by the cost table.
+"""The stages under a virtual clock: their own code decides what they do, the cost table how long it takes.
 
-Real: the core of the generate stage (`misotts.generate.core`), what a worker takes as a batch, the cutting of batches
-into calls. Written again here, because the original is tied to tensors: how many frames the watermark lets go.
+The core of the generate stage (`misotts.generate.core`), the batches of a worker and the calls into which decode and
+watermark cut them are the server's own code. Only the number of frames that the watermark holds back is computed here
+again, because the original needs tensors.
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ from misotts.slots import call_rows, rounds
 from misotts_client.errors import Unavailable
 
 MAX_POSITIONS = 4096
-"""More than any call takes."""
+"""More positions than any call needs."""
 
 Process = Generator[simpy.Event, object, None]
 
 
 class Generate:
-    """The generate stage: its own core, on an engine that takes the time of the cost table."""
+    """The generate stage: its own core, and an engine that takes the time of the cost table."""
 
     def __init__(self, environment: simpy.Environment, device: Device, costs: CostTable, limits: Limits) -> None:
         self._environment, self._device, self._costs = environment, device, costs
         pool = BlockPool(costs.kv_blocks, costs.block_size)
         self.core = Core(pool, limits, MAX_POSITIONS, deliver, first_chunk_frames=costs.hold_back_frames + 1)
         self._launched: deque[tuple[simpy.Process, int]] = deque()
-        """The steps in flight, and how many frames each samples."""
+        """The steps in flight, and the number of frames that each samples."""
         self._wake = environment.event()
         environment.process(self._run())
 
     def submit(self, utterance: Utterance, receiver: Receiver) -> None:
-        """Queue an utterance; `receiver` gets its chunks, or hears that it is refused."""
+        """Queue an utterance; `receiver` gets its chunks, or the refusal."""
         try:
             self.core.submit(utterance, receiver, self._environment.now)
         except Unavailable as error:
@@ -111,11 +112,11 @@ class Piece:
     frames: int
     finish: str
     forward: Callable[[Piece, int], None]
-    """What to do with it once it has been through: the piece, and the frames that came out."""
+    """Is called with the piece, and with the number of frames that came out for it, when the stage is done with it."""
 
 
 class ChunkWorker:
-    """The base of decode and watermark: what has gathered is worked on as one batch, one piece of a stream."""
+    """The base of decode and watermark: the waiting pieces are one batch, with one piece of each stream."""
 
     def __init__(self, environment: simpy.Environment, device: Device, costs: CostTable, slots: int) -> None:
         self._environment, self._device = environment, device
@@ -126,11 +127,11 @@ class ChunkWorker:
         environment.process(self._run())
 
     def calls(self, pieces: list[Piece]) -> Iterator[tuple[float, list[Piece]]]:
-        """The seconds of each call that a batch takes, and the pieces that are done with it; all have a slot."""
+        """Yield the seconds of each call of a batch, and the pieces that are finished with it; all have a slot."""
         raise NotImplementedError
 
     def result(self, piece: Piece) -> int:
-        """Frames that come out for a piece."""
+        """Return the number of frames that come out for a piece."""
         raise NotImplementedError
 
     def put(self, piece: Piece) -> None:

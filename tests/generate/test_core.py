@@ -79,7 +79,7 @@ def test_chunks_have_the_size_of_the_request_and_are_numbered() -> None:
     assert [chunk.index for chunk in fixed.chunks] == [0, 1, 2]
 
 
-def test_a_first_chunk_goes_out_before_what_others_have_in_the_same_step() -> None:
+def test_a_first_chunk_is_sent_before_the_other_chunks_of_its_step() -> None:
     stage = ScriptedStage(never_ends)
     order = []
 
@@ -151,7 +151,7 @@ def test_missing_acknowledgements_pause_only_their_own_stream() -> None:
     assert (len(slow.codes), slow.finish) == (40, "length")
 
 
-def test_a_caller_who_left_frees_everything() -> None:
+def test_everything_is_freed_when_the_caller_leaves() -> None:
     stage = ScriptedStage(never_ends)
     inbox = stage.submit(utterance(seed=1, max_frames=50))
     stage.step()
@@ -161,7 +161,7 @@ def test_a_caller_who_left_frees_everything() -> None:
     assert len(inbox.codes) < 5
 
 
-def test_a_failure_of_a_later_stage_is_not_counted_as_a_caller_who_left() -> None:
+def test_a_failure_of_a_later_stage_is_not_counted_as_a_cancel() -> None:
     stage = ScriptedStage(never_ends)
     inbox = stage.submit(utterance(seed=1, max_frames=50))
     stage.step()
@@ -188,7 +188,7 @@ def test_a_deadline_before_the_first_chunk_is_an_ordinary_refusal() -> None:
     assert not inbox.chunks
 
 
-def test_a_deadline_after_the_first_chunk_is_told_in_finish() -> None:
+def test_a_deadline_after_the_first_chunk_ends_the_stream_in_finish() -> None:
     stage = ScriptedStage(never_ends)
     inbox = stage.submit(utterance(seed=1, max_frames=50, deadline=1.0))
     stage.step()
@@ -235,7 +235,7 @@ def test_a_frame_sampled_after_the_end_is_dropped() -> None:
     run(stage)
 
 
-def test_streams_are_looked_after_no_more_often_than_asked() -> None:
+def test_streams_are_retired_no_more_often_than_the_interval() -> None:
     stage = ScriptedStage(never_ends, retire_every_s=1.0)
     spoken = utterance(seed=1, max_frames=50)
     stage.submit(spoken)

@@ -1,4 +1,4 @@
-"""When chunks go out: nobody starves because of a chunk's size, and chunks are as large as that allows."""
+"""When chunks are sent: no caller runs out of audio because of a chunk's size, and chunks are as large as possible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SURE = 1e-9
 
 
 def send(steps: list[float], first_frames: int = 1, running: int = 1, chunk_frames: int = 0) -> list[tuple[float, int]]:
-    """Frames that come after `steps` seconds each: the chunks' times and sizes. The last goes out with the end."""
+    """Add frames after `steps` seconds each; return the chunks' times and sizes. The last is sent with the end."""
     pace, now, pending, chunks = Pace(chunk_frames, first_frames, 0.0), 0.0, 0, []
     for step in steps:
         now += step
@@ -27,8 +27,8 @@ def send(steps: list[float], first_frames: int = 1, running: int = 1, chunk_fram
 
 
 def starved(chunks: list[tuple[float, int]], first_frames: int) -> float:
-    """Seconds that a caller hears nothing, who plays each chunk as it comes. The later stages keep the first
-    `first_frames` - 1 frames' worth back."""
+    """Return the seconds that a caller hears nothing who plays each chunk when it arrives. The later stages hold back
+    the audio of the first `first_frames` - 1 frames."""
     held, dry, total = first_frames - 1, 0.0, 0.0
     for now, frames in chunks:
         heard = max(frames - held, 0)
@@ -41,7 +41,7 @@ def starved(chunks: list[tuple[float, int]], first_frames: int) -> float:
 
 
 @given(step=st.floats(0.0005, 0.079), first_frames=st.integers(1, 7), frames=st.integers(1, 300))
-def test_a_caller_never_starves_while_frames_are_made_faster_than_they_play(
+def test_no_caller_runs_out_of_audio_while_generation_is_faster_than_playback(
     step: float, first_frames: int, frames: int
 ) -> None:
     assert starved(send([step] * frames, first_frames), first_frames) <= SURE
@@ -52,10 +52,10 @@ def test_a_caller_never_starves_while_frames_are_made_faster_than_they_play(
     late=st.lists(st.floats(0, LEAD_S - 0.001), min_size=1, max_size=120),
     first_frames=st.integers(1, 7),
 )
-def test_a_caller_starves_no_more_than_if_every_frame_were_a_chunk(
+def test_audio_is_missing_no_longer_than_if_every_frame_were_a_chunk(
     base: float, late: list[float], first_frames: int
 ) -> None:
-    """Whatever frames take, as long as none takes `LEAD_S` longer than the one before."""
+    """Holds for any frame times of which none is `LEAD_S` longer than the one before."""
     steps = [base + each for each in late]
     alone = [(sum(steps[: n + 1]), 1) for n in range(len(steps))]
     first = (alone[first_frames - 1][0], first_frames) if len(alone) >= first_frames else (alone[-1][0], len(alone))
@@ -72,33 +72,33 @@ def test_no_frame_is_lost_and_no_chunk_is_longer_than_the_contract_allows(
     assert all(frames <= MAX_CHUNK_FRAMES for _, frames in chunks[1:])
 
 
-def test_a_quick_engine_soon_sends_full_chunks() -> None:
+def test_a_fast_engine_soon_makes_full_chunks() -> None:
     sizes = [frames for _, frames in send([0.004] * 43)]
     assert sizes == [1, 1, 1, *[FULL_FRAMES] * 5]
 
 
-def test_a_slow_engine_sends_what_it_has_until_its_caller_is_ahead() -> None:
+def test_a_slow_engine_makes_small_chunks_until_the_caller_has_enough_audio() -> None:
     sizes = [frames for _, frames in send([0.06] * 100)]
     assert sizes[:8] == [1] * 8
     assert sizes[-2] == FULL_FRAMES
 
 
-def test_after_a_hiccup_it_does_not_try_to_make_up_for_what_is_past() -> None:
+def test_after_a_stall_chunks_become_full_again() -> None:
     sizes = [frames for _, frames in send([0.02] * 10 + [3.0] + [0.02] * 40)]
     assert sizes[-2] == FULL_FRAMES
 
 
-def test_the_first_chunk_waits_for_what_the_later_stages_hold_back() -> None:
+def test_the_first_chunk_has_the_frames_that_the_later_stages_hold_back() -> None:
     assert [frames for _, frames in send([0.01] * 8, first_frames=6)] == [6, 1, 1]
 
 
-def test_in_a_crowd_chunks_are_longer_from_the_first() -> None:
+def test_many_running_streams_make_every_chunk_longer() -> None:
     sizes = [frames for _, frames in send([0.07] * 300, first_frames=2, running=2 * CROWD)]
     assert sizes[0] == 1 + 3
     assert min(sizes[1:-1]) == 3
 
 
 @pytest.mark.parametrize("chunk_frames", [1, 4, 25])
-def test_the_request_may_name_the_size(chunk_frames: int) -> None:
+def test_the_order_may_set_the_size(chunk_frames: int) -> None:
     sizes = [frames for _, frames in send([0.03] * 51, first_frames=6, chunk_frames=chunk_frames)]
     assert set(sizes[:-1]) == {chunk_frames}

@@ -1,4 +1,4 @@
-"""The scheduler and the pool under random histories: a block always holds what its utterances need there."""
+"""The scheduler and the pool under random histories: a block always contains what its utterances need there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from misotts.config import NO_SLOT
 from misotts.engines.interface import Limits
-from misotts.generate.blocks import SCRATCH, BlockPool, block_keys
+from misotts.generate.blocks import SCRATCH, BlockPool
 from misotts.generate.scheduler import Part, QueueFullError, Scheduler, TooLongError
 from misotts.generate.utterance import Utterance
 from misotts.order import Order
@@ -20,19 +20,19 @@ LIMITS = Limits(max_streams=3, max_waiting=4, step_positions=10)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Carries out the scheduler's steps on a memory that remembers what every position was computed from."""
+    """Computes the scheduler's steps on a memory that records what every position was computed from."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scheduler = Scheduler(BlockPool(num_blocks=13, block_size=BLOCK), LIMITS)
         self.memory: dict[tuple[int, int], tuple[object, ...]] = {}
         self.utterances: list[Utterance] = []
-        self.late: list[Utterance] = []  # frames drawn that have not been read back
+        self.late: list[Utterance] = []  # frames sampled that have not been read back
         self.steps = 0
         self.progress: dict[Utterance, int] = {}
 
     def content(self, utterance: Utterance, position: int) -> tuple[object, ...]:
-        """What a position's keys and values depend on: everything up to it."""
+        """Return what a position's keys and values depend on: everything up to it."""
         length = len(utterance.order.frames)
         if position < length:
             return ("prompt", utterance.order.frames[: position + 1].tobytes())
@@ -51,7 +51,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             except TooLongError:
                 assert utterance.most_positions > 12 * BLOCK
             except QueueFullError:
-                assert waiting >= LIMITS.max_waiting + self.scheduler.free_slots  # a preempted one waits too
+                assert waiting >= LIMITS.max_waiting + self.scheduler.free_slots  # preempted ones wait too
             else:
                 self.utterances.append(utterance)
                 self.progress[utterance] = self.steps
@@ -79,7 +79,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert [part.prefill for part in parts] == [False] * (len(parts) - prefills) + [True] * prefills
         assert sum(part.length for part in parts) <= LIMITS.largest_step(BLOCK)
         assert all(part.samples or part.length % BLOCK == 0 for part in parts)
-        # Somebody always gets on, unless all that run are paused or wait for their last codes.
+        # Some utterance always continues, unless all running ones are paused or wait for their last codes.
         if self.scheduler.running and not parts:
             stuck = [u for u in self.scheduler.running if u not in paused and u.sampled < u.order.max_frames]
             assert not stuck
@@ -122,14 +122,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.check()
 
     @invariant()
-    def seats_are_whole(self) -> None:
+    def slots_are_whole(self) -> None:
         slots = [u.slot for u in self.utterances if u.slot != NO_SLOT]
         assert len(set(slots)) == len(slots)
         assert len(slots) + self.scheduler.free_slots == LIMITS.max_streams
         assert all(u.slot != NO_SLOT for u in self.scheduler.running)
 
     def teardown(self) -> None:
-        """Left alone, everybody gets to the end."""
+        """Without new utterances, all come to their end."""
         self.read_back()
         for _ in range(2_000):
             if not self.utterances:
@@ -178,7 +178,7 @@ def test_a_prompt_is_computed_once() -> None:
     assert scheduler.pool.shared == 2
 
 
-def test_a_whole_known_prompt_still_computes_its_last_position() -> None:
+def test_a_prompt_that_is_fully_cached_still_computes_its_last_position() -> None:
     scheduler = Scheduler(BlockPool(50, BLOCK), Limits(max_streams=4, max_waiting=9, step_positions=100))
     for _ in range(2):
         scheduler.add(utterance(list(range(2 * BLOCK)), max_frames=1))
@@ -186,22 +186,7 @@ def test_a_whole_known_prompt_still_computes_its_last_position() -> None:
     assert [(part.length, part.samples) for part in parts] == [(BLOCK, True)]
 
 
-def test_idle_prefixes_are_forgotten_oldest_first_and_tail_first() -> None:
-    pool = BlockPool(num_blocks=7, block_size=1)
-    keys = {name: block_keys(np.array(name, np.int32)[:, None], 1) for name in ((1, 2), (3, 4), (5, 6))}
-    for chain in keys.values():
-        blocks = pool.allocate(2)
-        for block, key in zip(blocks, chain, strict=True):
-            pool.cache_prefix(block, key)
-        pool.free(blocks)
-    assert (pool.num_free, pool.num_idle) == (0, 6)
-    taken = pool.allocate(3)
-    known = {name: len(pool.share(chain)) for name, chain in keys.items()}
-    assert known == {(1, 2): 0, (3, 4): 1, (5, 6): 2}
-    assert len(set(taken)) == 3
-
-
-def test_a_long_prompt_does_not_hold_up_who_speaks() -> None:
+def test_a_long_prompt_does_not_delay_a_running_stream() -> None:
     scheduler = Scheduler(BlockPool(200, BLOCK), Limits(max_streams=4, max_waiting=9, step_positions=16))
     speaking = utterance([1], max_frames=60)
     scheduler.add(speaking)
@@ -214,19 +199,19 @@ def test_a_long_prompt_does_not_hold_up_who_speaks() -> None:
 
 
 @pytest.mark.parametrize("step_positions", [1, 6, 11])
-def test_only_the_end_of_a_prompt_is_a_broken_block(step_positions: int) -> None:
+def test_only_the_last_chunk_of_a_prompt_has_a_partial_block(step_positions: int) -> None:
     limits = Limits(max_streams=3, max_waiting=9, step_positions=step_positions)
     scheduler = Scheduler(BlockPool(50, BLOCK), limits)
     for first, length in ((0, 1), (100, 23), (200, 9)):
         scheduler.add(utterance(list(range(first, first + length)), max_frames=20))
     steps = drive(scheduler, 15)
-    pieces = [part for parts in steps for part in parts if part.prefill]
-    assert {part.length % BLOCK for part in pieces if not part.samples} == {0}
-    assert [sum(p.length for p in pieces if len(p.utterance.order.frames) == n) for n in (1, 23, 9)] == [1, 23, 9]
+    chunks = [part for parts in steps for part in parts if part.prefill]
+    assert {part.length % BLOCK for part in chunks if not part.samples} == {0}
+    assert [sum(p.length for p in chunks if len(p.utterance.order.frames) == n) for n in (1, 23, 9)] == [1, 23, 9]
     assert max(sum(part.length for part in parts) for parts in steps) <= limits.largest_step(BLOCK)
 
 
-def test_the_youngest_makes_room_and_comes_back() -> None:
+def test_the_youngest_is_preempted_and_runs_again() -> None:
     scheduler = Scheduler(BlockPool(7, BLOCK), Limits(max_streams=2, max_waiting=9, step_positions=16))
     old, young = utterance([1, 2, 3], max_frames=18), utterance([4, 5, 6], max_frames=18)
     scheduler.add(old)
@@ -234,20 +219,12 @@ def test_the_youngest_makes_room_and_comes_back() -> None:
     drive(scheduler, 12)
     assert scheduler.preempted
     assert len(old.frames) > len(young.frames) > 0
-    assert young.slot != NO_SLOT, "its stream goes on later: the slot stays"
+    assert young.slot != NO_SLOT, "its stream continues later: it keeps the slot"
     drive(scheduler, 40)
     assert (len(old.frames), len(young.frames)) == (18, 18)
 
 
-def test_what_can_never_fit_is_refused() -> None:
+def test_an_utterance_that_can_never_fit_is_refused() -> None:
     scheduler = Scheduler(BlockPool(4, BLOCK), LIMITS)
     with pytest.raises(TooLongError, match="4 KV blocks, the server has 3"):
         scheduler.add(utterance([1] * 10, max_frames=5))
-
-
-def test_keys_name_everything_before_them() -> None:
-    first = block_keys(np.array([[1], [2], [3], [4]], np.int32), 2)
-    other = block_keys(np.array([[9], [2], [3], [4], [5]], np.int32), 2)
-    assert len(first) == len(other) == 2
-    assert not set(first).intersection(other)
-    assert block_keys(np.array([[1], [2], [3]], np.int32), 2) == first[:1]

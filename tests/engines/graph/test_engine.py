@@ -68,7 +68,7 @@ def test_preemption_changes_no_frame(parts: Parts, alone: list[np.ndarray], demo
     assert [np.array_equal(alone[n], f) for n, f in zip(numbers, frames, strict=True)] == [True, True]
 
 
-def test_rows_too_many_touch_no_block_and_no_slot(parts: Parts, demo_folder: Path) -> None:
+def test_padding_rows_change_no_block_and_no_slot(parts: Parts, demo_folder: Path) -> None:
     engine = make_engine(demo_folder, parts, Limits(max_streams=4), num_blocks=9)
     engine.next_input.normal_()
     before = engine.next_input.clone()
