@@ -5,7 +5,7 @@ import pytest
 
 from misotts.engines.interface import Limits
 from tests.support.crowd import PROMPTS, Parts, eager_parts, speak
-from tests.support.pretend_cuda import pretend_cuda as pretend_cuda
+from tests.support.emulated_gpu import emulated_gpu as emulated_gpu
 
 
 @pytest.fixture(scope="session")

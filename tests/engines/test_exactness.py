@@ -1,4 +1,4 @@
-"""The same seed gives the same frames, to the bit, whatever else is in the batch (float32 on the CPU)."""
+"""The same seed gives the same frames, to the bit, in any batch (float32 on the CPU)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tests.support.crowd import FRAMES, PROMPTS, Parts, make_generator, run, spe
     "limits",
     [
         pytest.param(Limits(), id="all at once"),
-        pytest.param(Limits(step_positions=37), id="prompts in small pieces"),
-        pytest.param(Limits(max_streams=3, step_positions=100), id="three seats"),
+        pytest.param(Limits(step_positions=37), id="small prefill chunks"),
+        pytest.param(Limits(max_streams=3, step_positions=100), id="three slots"),
     ],
 )
-def test_a_crowd_changes_no_frame(parts: Parts, alone: list[np.ndarray], limits: Limits) -> None:
-    crowd = speak(parts, range(len(PROMPTS)), limits)
-    assert [len(frames) for frames in crowd] == [FRAMES] * len(PROMPTS)
-    assert [np.array_equal(a, b) for a, b in zip(alone, crowd, strict=True)] == [True] * len(PROMPTS)
+def test_other_utterances_change_no_frame(parts: Parts, alone: list[np.ndarray], limits: Limits) -> None:
+    together = speak(parts, range(len(PROMPTS)), limits)
+    assert [len(frames) for frames in together] == [FRAMES] * len(PROMPTS)
+    assert [np.array_equal(a, b) for a, b in zip(alone, together, strict=True)] == [True] * len(PROMPTS)
 
 
-def test_twins_speak_alike_and_strangers_do_not(parts: Parts, alone: list[np.ndarray]) -> None:
+def test_equal_requests_get_equal_frames_and_others_do_not(parts: Parts, alone: list[np.ndarray]) -> None:
     first, second, other = speak(parts, [0, 0, 6], Limits())
     assert np.array_equal(first, second)
     assert np.array_equal(first, alone[0])
@@ -48,6 +48,6 @@ def test_preemption_changes_no_frame(parts: Parts, alone: list[np.ndarray], demo
     tight = TorchBackbone(weights, parts.config, num_blocks=4)  # 3 blocks of 32; both utterances grow to 2
     generator = make_generator(Parts(parts.config, parts.embedding, tight, parts.depth), Limits())
     numbers = [1, 7]
-    crowd = run(generator, parts, numbers)
+    together = run(generator, parts, numbers)
     assert generator.core.scheduler.preempted
-    assert [np.array_equal(alone[n], frames) for n, frames in zip(numbers, crowd, strict=True)] == [True, True]
+    assert [np.array_equal(alone[n], frames) for n, frames in zip(numbers, together, strict=True)] == [True, True]

@@ -1,4 +1,4 @@
-"""On a real GPU: what it computes is what the CPU computes. `benchmarks.gpu_suite` measures how fast."""
+"""A real GPU computes the CPU's results. `benchmarks.gpu_suite` measures its speed."""
 
 import math
 from contextlib import suppress
@@ -22,7 +22,7 @@ def test_a_gpu_computes_what_the_cpu_computes(compare: Any) -> None:
     def send(kind: str, name: str, value: Any) -> None:
         if kind == "check":
             checks[name] = value
-        elif kind == "row":  # the comparing is over
+        elif kind == "row":  # the comparison is over
             raise OutOfTimeError
 
     with suppress(OutOfTimeError):

@@ -1,4 +1,4 @@
-"""The depth graph in ONNX Runtime draws what the torch engine draws; its folder is whole, up to date, or refused."""
+"""The depth graph in ONNX Runtime samples the torch engine's codes; a folder that is not up to date is refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def both_engines(folder: Path) -> tuple[TorchDepth, OnnxDepth]:
 
 
 def rows(n: int, config: ModelConfig, seed: int = 0) -> tuple[torch.Tensor, Sampling]:
-    """Hidden states of the size that a norm leaves, with temperatures and top-k of all sizes."""
+    """Return normalised hidden states, with temperatures and top-k of all sizes."""
     random = torch.Generator().manual_seed(seed)
     top_k = torch.randint(1, config.audio_codes + 1, (n,), generator=random)
     top_k[n // 2] = 1
@@ -71,13 +71,13 @@ def converted(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 17])
-def test_the_graph_draws_what_torch_draws(converted: Path, n: int) -> None:
+def test_the_graph_samples_the_torch_engines_codes(converted: Path, n: int) -> None:
     torch_depth, onnx_depth = both_engines(converted)
     inputs = rows(n, ModelConfig.load(converted), seed=n)
     codes, embedding = torch_depth.forward(*inputs)
     found, found_embedding = onnx_depth.forward(*inputs)
     assert torch.equal(found, codes)
-    assert len(codes.unique()) > 10 * n, "the draws must be worth comparing"
+    assert len(codes.unique()) > 10 * n, "the codes differ enough for a comparison"
     torch.testing.assert_close(found_embedding, embedding, rtol=0, atol=ROUNDING)
 
 
@@ -94,8 +94,8 @@ def test_any_shape(tmp_path: Path, changes: dict[str, object]) -> None:
         torch.testing.assert_close(found_embedding, embedding, rtol=0, atol=ROUNDING)
 
 
-def test_a_row_has_the_same_bits_in_any_crowd(converted: Path, tmp_path: Path) -> None:
-    """Codes alone would hide a last bit: the graph is made to give its logits away too."""
+def test_a_row_has_the_same_bits_in_any_batch(converted: Path, tmp_path: Path) -> None:
+    """Codes would not show the last bits, so the graph gets its logits as outputs."""
     folder = copy_of(converted, tmp_path / "demo")
     graph = convert(folder) / GRAPH
     model = onnx.load(graph, load_external_data=False)
@@ -105,14 +105,14 @@ def test_a_row_has_the_same_bits_in_any_crowd(converted: Path, tmp_path: Path) -
     onnx.save(model, graph)
     session = both_engines(folder)[1]._session
     hidden, sampling = rows(40, config)
-    crowd = {"hidden": hidden, "temperature": sampling.temperature, "top_k": sampling.top_k, "noise": sampling.noise}
-    whole = session.run(names, {name: tensor.numpy() for name, tensor in crowd.items()})
+    inputs = {"hidden": hidden, "temperature": sampling.temperature, "top_k": sampling.top_k, "noise": sampling.noise}
+    whole = session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
     for n in (2, 3, 5, 8, 16, 31):
-        part = session.run(names, {name: tensor[:n].numpy() for name, tensor in crowd.items()})
+        part = session.run(names, {name: tensor[:n].numpy() for name, tensor in inputs.items()})
         assert all(np.array_equal(a, b[:n]) for a, b in zip(part, whole, strict=True)), n
 
 
-def test_the_whole_loop_gives_the_frames_of_the_torch_engine(converted: Path) -> None:
+def test_the_loop_generates_the_torch_engines_frames(converted: Path) -> None:
     config = ModelConfig.load(converted)
     weights = Checkpoint(converted, config)
     embedding = Embedding(weights, config)
@@ -121,8 +121,8 @@ def test_the_whole_loop_gives_the_frames_of_the_torch_engine(converted: Path) ->
     numbers = range(len(PROMPTS))
     expected = speak(Parts(config, embedding, backbone, torch_depth), numbers, Limits())
     parts = Parts(config, embedding, backbone, onnx_depth)
-    crowd, alone = speak(parts, numbers, Limits()), [speak(parts, [number], Limits())[0] for number in numbers]
-    for frames in (crowd, alone):
+    together, alone = speak(parts, numbers, Limits()), [speak(parts, [number], Limits())[0] for number in numbers]
+    for frames in (together, alone):
         assert [np.array_equal(a, b) for a, b in zip(frames, expected, strict=True)] == [True] * len(PROMPTS)
 
 
@@ -134,14 +134,13 @@ def test_each_weight_is_on_disk_once(converted: Path, tmp_path: Path, dtype: tor
     assert size <= (folder / WEIGHTS).stat().st_size < size + 20_000
     assert (folder / GRAPH).stat().st_size < 300_000
     onnx.checker.check_model(folder / GRAPH)
-    stored = onnx.load(folder / GRAPH, load_external_data=False).graph.initializer
-    external = [each.name for each in stored if each.data_location == onnx.TensorProto.EXTERNAL]
+    initializers = onnx.load(folder / GRAPH, load_external_data=False).graph.initializer
+    external = [each.name for each in initializers if each.data_location == onnx.TensorProto.EXTERNAL]
     assert sorted(external) == sorted(shapes)
 
 
-def test_half_precision_is_as_close_to_float32_as_torchs(converted: Path, tmp_path: Path) -> None:
-    """ONNX Runtime has float16 on the CPU, and no bfloat16: one stands for both, whose graphs are cast at the same
-    places."""
+def test_float16_is_as_close_to_float32_as_torchs(converted: Path, tmp_path: Path) -> None:
+    """The test is also for bfloat16, which ONNX Runtime does not have on the CPU: both graphs have the same casts."""
     folder = convert(copy_of(converted, tmp_path / "demo"), torch.float16)
     config = ModelConfig.load(converted)
     weights = Checkpoint(converted, config)
@@ -154,12 +153,12 @@ def test_half_precision_is_as_close_to_float32_as_torchs(converted: Path, tmp_pa
     inputs |= {"top_k": sampling.top_k, "noise": sampling.noise}
     codes, embedding = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     assert embedding.dtype == np.float16
-    # A code that falls otherwise takes the later ones of its frame along: the first ones tell.
+    # A code that differs changes the later ones of its frame, so only the first ones are compared.
     ours, theirs = ((found[:, :4] == expected[:, :4].numpy()).mean() for found in (codes, peer.numpy()))
     assert ours > theirs - 0.05
 
 
-def test_a_graph_that_is_up_to_date_is_left_alone(converted: Path, tmp_path: Path) -> None:
+def test_a_graph_that_is_up_to_date_is_not_written_again(converted: Path, tmp_path: Path) -> None:
     folder = bare_folder(tmp_path, tiny_config(), seed=0)
     graph = convert(folder) / GRAPH
     first = graph.stat()
@@ -187,10 +186,10 @@ def test_a_conversion_that_fails_leaves_the_old_graph(tmp_path: Path) -> None:
 
 
 def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    convert_depth(bare_folder(tmp_path, tiny_config()), torch.float32, lambda *step: told.append(step))
-    assert [written for written, _ in told] == sorted(written for written, _ in told)
-    assert told[-1][0] == told[-1][1]
+    progress: list[tuple[int, int]] = []
+    convert_depth(bare_folder(tmp_path, tiny_config()), torch.float32, lambda *step: progress.append(step))
+    assert [written for written, _ in progress] == sorted(written for written, _ in progress)
+    assert progress[-1][0] == progress[-1][1]
 
 
 def test_an_engine_that_does_not_match_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

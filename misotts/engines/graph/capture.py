@@ -1,5 +1,5 @@
 """Capture of a graph: the code that needs a GPU. It has run only on the tests' emulated GPU
-(tests/support/pretend_cuda.py).
+(tests/support/emulated_gpu.py).
 
 The rules of a capture, and how the captured code (`GraphEngine.compute` and all that it calls) follows them:
 

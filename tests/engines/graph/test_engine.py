@@ -1,4 +1,4 @@
-"""The graph's code path, uncaptured on the CPU: the frames of the torch engines, exactly."""
+"""The graph engine without capture, on the CPU: its frames are exactly the torch engine's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def speak(parts: Parts, engine: GraphEngine, limits: Limits, numbers: range | li
     "limits",
     [
         pytest.param(Limits(max_streams=11), id="all at once"),
-        pytest.param(Limits(max_streams=3, step_positions=100), id="three slots, prompts in pieces"),
+        pytest.param(Limits(max_streams=3, step_positions=100), id="three slots, prefill in chunks"),
     ],
 )
 def test_frames_are_the_torch_engines(
@@ -51,7 +51,7 @@ def test_frames_are_the_torch_engines(
     demo_folder: Path,
     limits: Limits,
 ) -> None:
-    """Batches of every size on the way, so that rows are padded; then once more with shared prefixes; then alone."""
+    """Batches have every size, so that rows are padded; then three with shared prefixes run again, then one alone."""
     engine = make_engine(demo_folder, parts, limits)
     for numbers in (range(len(PROMPTS)), [0, 5, 6]):
         frames = speak(parts, engine, limits, numbers)
@@ -92,14 +92,14 @@ def next_frames(
     temperature: npt.NDArray[np.float64],
     top_k: npt.NDArray[np.int64],
 ) -> Step:
-    """A step in which every sequence generates its next frame."""
+    """Make a step in which every sequence generates its next frame."""
     n = len(slots)
     rows, ones = np.zeros((0, 0), np.int64), np.ones(n, np.int32)
     return Step(slots, starts, ones, blocks, n, rows, ones > 0, numbers, seeds, temperature.astype(np.float32), top_k)
 
 
 class NoWaiting(TorchDispatchMode):
-    """Lists the operations of the captured code; refuses those that a capture does not allow."""
+    """Records the operations of the captured code, and refuses those with tensors of the host."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,8 +116,8 @@ class NoWaiting(TorchDispatchMode):
 
 @pytest.mark.parametrize(("weight_type", "kv_type"), [("full", "full"), ("fp8", "fp8"), ("int8", "full")])
 def test_the_captured_code_reads_no_value(weight_type: WeightType, kv_type: KvType) -> None:
-    """On fake tensors of another device than the host's: reading a value, a shape that depends on one, and mixing of
-    devices are errors. (Fake CUDA tensors cannot be indexed by a PyTorch without CUDA; `meta` ones can.)"""
+    """It runs on fake tensors of another device than the host's, where reading a value, a shape that depends on one,
+    and mixing of devices are errors. (A PyTorch without CUDA cannot index fake CUDA tensors, but `meta` ones.)"""
     config, plain, dtype = tiny_config(), operations("plain"), torch.bfloat16
     mode = FakeTensorMode()
     weights = {name: mode.from_tensor(tensor) for name, tensor in tiny_weights().items()}
@@ -134,7 +134,7 @@ def test_the_captured_code_reads_no_value(weight_type: WeightType, kv_type: KvTy
                 bucket.codes.add(torch.ones(1))
 
 
-def test_buckets_hold_every_number_of_streams() -> None:
+def test_buckets_cover_every_number_of_streams() -> None:
     assert row_buckets(1) == [1]
     assert row_buckets(3) == [1, 2, 3]
     assert row_buckets(64) == [1, 2, 4, 8, 16, 32, 64]
@@ -149,15 +149,15 @@ def test_buckets_hold_every_number_of_streams() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are not interpreted here")
 @pytest.mark.parametrize("weight_type", ["full", "int8"])
 def test_frames_by_the_kernels(weight_type: WeightType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prompts of two sequences, then frames, by Triton's interpreter and plainly: all kernels together. (Not with FP8
-    KV: the interpreter rounds to FP8 wrongly.)"""
+    """All kernels together, in Triton's interpreter, sample the frames of the plain operations, after prompts of two
+    sequences. (FP8 keys and values are left out, because the interpreter rounds to FP8 wrongly.)"""
     pytest.importorskip("triton")
     monkeypatch.setattr("misotts.engines.graph.kernels.attention.MAX_SPLITS", 2)
     config, weights = tiny_config(), tiny_weights()
     embedding = Embedding(weights, config)
     prompts = torch.randn(5, embedding.width, generator=torch.Generator().manual_seed(0))
     blocks = np.array([[3, 1, 0, 0], [2, 4, 0, 0]], np.int32)
-    drawn = []
+    sampled = []
     for path in ("plain", "fused"):
         run = operations(path)
         backbone = GraphBackbone(weights, config, 6, 16, run, "cpu", torch.float32, weight_type)
@@ -169,6 +169,6 @@ def test_frames_by_the_kernels(weight_type: WeightType, monkeypatch: pytest.Monk
             sampling = np.array([7, -8]), np.array([0.9, 2.0]), np.array([5, 16])
             starts = lengths + np.int32(number)
             codes = engine.step(next_frames(np.array([1, 0]), starts, blocks, np.full(2, number), *sampling))
-            drawn.append(codes.tolist())
-    assert drawn[:2] == drawn[2:]
-    assert len({str(codes) for codes in drawn}) == 2
+            sampled.append(codes.tolist())
+    assert sampled[:2] == sampled[2:]
+    assert len({str(codes) for codes in sampled}) == 2

@@ -1,4 +1,4 @@
-"""The captured graphs on a GPU: never run so far. First that they draw the right frames; speed comes after."""
+"""The captured graphs on a GPU. These tests have never run."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ pytestmark = [
 
 
 def test_captured_float32_frames_are_the_cpus(parts: Parts, alone: list[np.ndarray], demo_folder: Path) -> None:
-    """Kernels, capture and replay at once. The last bits differ from the CPU's, so a draw may fall otherwise: then the
-    rest of that utterance does."""
+    """Kernels, capture and replay together. The last bits differ from the CPU's, which may change a code and, with it,
+    the rest of an utterance."""
     config, weights = parts.config, Checkpoint(demo_folder, parts.config)
     run_by, limits = operations("fused"), Limits(max_streams=8)
     embedding = Embedding(weights, config, "cuda")
@@ -43,7 +43,7 @@ def test_captured_float32_frames_are_the_cpus(parts: Parts, alone: list[np.ndarr
 
 @pytest.mark.parametrize(("weights", "kv_type"), [("full", "full"), ("int8", "full"), ("fp8", "fp8")])
 def test_as_it_is_served(demo_folder: Path, parts: Parts, weights: WeightType, kv_type: KvType) -> None:
-    """bfloat16, planned memory, every graph captured: utterances alone and in a crowd end, and greedy ones repeat."""
+    """In bfloat16, with planned memory and captured graphs, all utterances end, and a greedy one repeats."""
     config, limits = ModelConfig.load(demo_folder), Limits(max_streams=8)
     choice = EngineChoice("graph", weights, kv_type)
     spoken = []

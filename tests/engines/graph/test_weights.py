@@ -1,4 +1,4 @@
-"""Weights of one byte: what rounding costs each, that the engine and the server take them, and who refuses them."""
+"""8-bit weights of the graph engine: their rounding error, their effect on codes, and the options that select them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from misotts.serve.settings import ServeOptions
 
 
 @pytest.mark.parametrize(("weight_type", "error"), [("full", 2e-3), ("int8", 1.6e-2), ("fp8", 3.2e-2)])
-def test_rounding_stays_within_what_the_type_can(weight_type: WeightType, error: float) -> None:
-    """Relative to the row's size, whatever that is; a row of zeros stays one."""
+def test_the_rounding_error_of_each_type(weight_type: WeightType, error: float) -> None:
+    """It is relative to the row's size, and a row of zeros stays zero."""
     weight = torch.randn(64, 512, generator=torch.Generator().manual_seed(0))
     weight *= torch.logspace(-6, 3, 64).unsqueeze(1)
     weight[3] = 0
@@ -48,7 +48,7 @@ def agreements(demo_folder: Path) -> dict[tuple[WeightType, KvType], Agreement]:
     return found
 
 
-def test_codes_agree_as_far_as_the_type_allows(agreements: dict[tuple[WeightType, KvType], Agreement]) -> None:
+def test_the_share_of_equal_codes_of_each_type(agreements: dict[tuple[WeightType, KvType], Agreement]) -> None:
     for kind, agreement in agreements.items():
         print(kind, agreement)
     same = agreements["full", "full"]

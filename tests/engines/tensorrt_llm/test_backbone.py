@@ -1,4 +1,4 @@
-"""The TensorRT-LLM backbone engine from folder to frames, with the plugin's program in the place of TensorRT-LLM."""
+"""The TensorRT-LLM backbone engine from folder to frames, with the plugin's program in place of TensorRT-LLM."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from tests.support.scripted import Inbox
 
 BLOCKS = 40
 POOL = BLOCKS * 4 * 2 * 2 * 32 * 32
-"""Numbers in the pool: blocks, layers, keys and values, heads, positions, size of a head."""
+"""Elements of the pool: blocks, layers, keys and values, heads, positions, head size."""
 LIMITS = Limits(max_streams=3, step_positions=70)
 VARIANT = Variant(dtype="float32")
 
 
 class Session:
-    """Stands for `_Session`: the engine's file says where its checkpoint is."""
+    """Replaces `_Session`; the engine's file has the path of its checkpoint."""
 
     def __init__(self, engine: Path) -> None:
         self.checkpoint = Path(engine.read_text())
@@ -49,13 +49,13 @@ class Session:
         outputs[OUTPUT].copy_(PluginEngine(self.checkpoint, self.pool(tables), 32).run(inputs[INPUT], tables))
 
     def pool(self, tables: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The memory that the tables point to, float32, as the plugin sees it."""
+        """Return the memory to which the tables point, float32."""
         address = int(tables["host_kv_cache_pool_pointers"][0, 0])
         return np.ctypeslib.as_array((ctypes.c_float * POOL).from_address(address))
 
 
 class Forgetful(Session):
-    """An engine without a fused kernel: a piece of a prompt sees only itself."""
+    """An engine without a fused kernel, whose prefill chunks ignore earlier ones."""
 
     def run(self, inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> None:
         lengths = torch.where(
@@ -108,12 +108,12 @@ def test_the_same_frames_as_the_torch_engine(model: Path) -> None:
     engine = load(model)
     assert engine.block_size == 32
     assert engine.pool_bytes == POOL * 4
-    assert not engine._pool.any(), "the check at its start leaves nothing behind"
+    assert not engine._pool.any(), "the check at loading leaves the pool empty"
     config = ModelConfig.load(model)
     assert speak(model, engine) == speak(model, TorchBackbone(Checkpoint(model, config), config, BLOCKS))
 
 
-def test_an_engine_that_forgets_the_pieces_before_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_ignores_earlier_chunks_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_llm_backbone, "_Session", Forgetful)
     with pytest.raises(EngineError, match=r"in chunks another hidden state .* by \d+%, .*unfused MHA"):
         load(model)

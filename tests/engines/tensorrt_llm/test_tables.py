@@ -1,4 +1,4 @@
-"""The plugin's tables drive an independent reading of the plugin (`tests/support/plugin.py`) to torch's results."""
+"""With our tables the plugin's program (`tests/support/plugin.py`) computes torch's hidden states."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ STREAMS = 4
 
 @pytest.fixture(scope="module")
 def model(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model with weights that bfloat16 holds exactly, so that its checkpoint loses nothing, and with norms
-    that are not all ones and so can be told apart."""
+    """The demo model with weights that are exact in bfloat16, so that its checkpoint has no rounding, and with norms
+    that differ."""
     folder = tmp_path_factory.mktemp("bfloat16") / "demo"
     folder.mkdir()
     (folder / "config.json").write_text((demo_folder / "config.json").read_text())
@@ -50,18 +50,18 @@ def model(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Compared:
-    """The torch backbone, and beside it the plugin with the tables of the same batches."""
+    """The torch backbone and, for comparison, the plugin's program with the tables of the same batches."""
 
     block_size, num_blocks = BLOCK, BLOCKS
 
     def __init__(self, model: Path, spoil: Callable[[Tables], None] = lambda tables: None) -> None:
-        """`spoil` may change what the plugin is given."""
+        """`spoil` may change the tables."""
         config = ModelConfig.load(model)
         backbone = config.backbone
         self.config, self.weights = config, Checkpoint(model, config)
         self.torch = TorchBackbone(self.weights, config, BLOCKS, BLOCK)
         shape = pool_shape(BLOCKS, backbone.num_layers, backbone.num_kv_heads, BLOCK, backbone.head_dim)
-        self.pool = np.full(np.prod(shape), np.nan, np.float32)  # what is read before it is written shows
+        self.pool = np.full(np.prod(shape), np.nan, np.float32)  # shows reads before writes
         self.blocks = self.pool.reshape(shape)
         checkpoint = convert_backbone(model, Variant(), lambda written, total: None)
         self.plugin = PluginEngine(checkpoint, self.pool, BLOCK)
@@ -82,8 +82,8 @@ class Compared:
 
 
 def converse(engine: Compared) -> Generator:
-    """Seven utterances in four seats: prompts of all lengths around a block's, two of them with a common beginning,
-    read in pieces of at most 64 positions beside those that speak."""
+    """Run seven utterances in four slots: prompts with lengths around a block's, two of them with a common prefix, and
+    prefill chunks of at most 64 positions beside sequences that generate."""
     config = engine.config
     embedding = Embedding(engine.weights, config)
     depth = TorchDepth(engine.weights, config, embedding)
@@ -114,20 +114,22 @@ def test_every_step_has_the_torch_engines_hidden_states(conversation: tuple[Comp
     print(f"{len(engine.errors)} steps, largest difference {max(engine.errors):.1e}")
     assert max(engine.errors) < TOLERANCE
     assert_same_pools(engine)
-    # All that can happen has happened.
-    decodes = [(batch.lengths == 1) & (batch.starts > 0) for batch in engine.batches]
-    pieces = [(batch.lengths > 1) & (batch.starts > 0) for batch in engine.batches]
-    assert any(d.any() and p.any() for d, p in zip(decodes, pieces, strict=True)), "a later piece beside decodes"
+    # The batches had all kinds of sequences.
+    single = [(batch.lengths == 1) & (batch.starts > 0) for batch in engine.batches]
+    chunks = [(batch.lengths > 1) & (batch.starts > 0) for batch in engine.batches]
+    assert any(d.any() and p.any() for d, p in zip(single, chunks, strict=True)), (
+        "a later chunk beside single positions"
+    )
     assert any((batch.lengths > 1).sum() > 1 for batch in engine.batches), "two prompts in one step"
-    assert any(len(d) == STREAMS and d.all() for d in decodes), "decodes alone"
+    assert any(len(d) == STREAMS and d.all() for d in single), "single positions only"
     assert any((batch.lengths == 1)[batch.starts == 0].any() for batch in engine.batches), "a prompt of one position"
-    assert any(((batch.starts % BLOCK == 0) & d).any() for batch, d in zip(engine.batches, decodes, strict=True))
+    assert any(((batch.starts % BLOCK == 0) & d).any() for batch, d in zip(engine.batches, single, strict=True))
     assert generator.core.scheduler.pool.shared, "a prefix that was computed before"
 
 
 def assert_same_pools(engine: Compared) -> None:
-    """The plugin's pool, in its documented layout, holds what the torch engine's holds, and nothing beside it.
-    (Keys are up to 10 and rotated by angles that one has in float32, the other in float64.)"""
+    """Compare the plugin's pool, in its documented layout, with the torch engine's. (Keys are up to 10, and rotated by
+    angles in float32 here and in float64 there.)"""
     wanted = engine.torch._pool.numpy()  # [layers, 2, blocks, kv_heads, positions, head_dim]
     assert np.abs(np.nan_to_num(engine.blocks[1:]).transpose(1, 2, 0, 3, 4, 5) - wanted[:, :, 1:]).max() < 2e-4
     assert np.isnan(engine.blocks[0]).all(), "the scratch block is for a real plugin's padding"
@@ -144,21 +146,21 @@ def change(name: str, by: Callable[[np.ndarray], np.ndarray]) -> Callable[[Table
 
 
 def spoil_begin(tables: Tables) -> None:
-    """The length before the piece instead of behind it: an easy mistake."""
+    """Set the length before the chunk in place of the length with it, an easy mistake."""
     context = tables["host_request_types"] == 0
     tables["host_past_key_value_lengths"][context] -= tables["host_context_lengths"][context]
 
 
 def spoil_past(tables: Tables) -> None:
-    """The length before the position before."""
+    """Leave out one more position."""
     tables["host_past_key_value_lengths"][tables["host_request_types"] == 1] -= 1
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
-        pytest.param(spoil_begin, id="begin without the piece"),
-        pytest.param(spoil_past, id="a decode's past too short"),
+        pytest.param(spoil_begin, id="begin without the chunk"),
+        pytest.param(spoil_past, id="a generation's past too short"),
         pytest.param(change("last_token_ids", lambda t: np.maximum(t - 1, 1)), id="last tokens counted from 0"),
         pytest.param(change("sequence_length", lambda t: t + 1), id="one position further"),
         pytest.param(change("host_request_types", lambda t: t[::-1]), id="generation first"),
@@ -168,7 +170,7 @@ def spoil_past(tables: Tables) -> None:
         pytest.param(change("host_kv_cache_pool_pointers", lambda t: t[:, ::-1]), id="the pool on the host"),
     ],
 )
-def test_the_comparison_would_notice(model: Path, spoil: Callable[[Tables], None]) -> None:
+def test_wrong_tables_change_the_hidden_states(model: Path, spoil: Callable[[Tables], None]) -> None:
     engine = Compared(model, spoil)
     try:
         converse(engine)
@@ -177,9 +179,9 @@ def test_the_comparison_would_notice(model: Path, spoil: Callable[[Tables], None
     assert max(engine.errors) > 0.01
 
 
-def test_the_tables_of_a_batch_that_was_worked_out_by_hand() -> None:
-    """Four sequences of a model of 3 layers, blocks of 4: a decode at position 5, a whole prompt of 2, the second piece
-    of a prompt (4 to 8), a decode at position 8."""
+def test_the_tables_of_a_batch_computed_by_hand() -> None:
+    """Four sequences of a model of 3 layers with blocks of 4: a single position 5, a whole prompt of 2, the second
+    chunk of a prompt (4 to 8), a single position 8."""
     batch = Batch(
         inputs=torch.empty(0),
         lengths=np.array([1, 2, 4, 1], np.int32),

@@ -1,10 +1,9 @@
-"""A GPU for tests on machines that have none: code that asks for device "cuda" runs on the CPU, under CUDA's rules.
+"""An emulated GPU for tests on machines without one: code that uses device "cuda" runs on the CPU, under CUDA's rules.
 
-Tensors of the pretended device know that they are: `device` says cuda, an operation between them and a tensor that was
-left on the CPU fails as it would, and what the host can only know by waiting for the device is counted (`waits`). A
-copy to the host that does not wait holds rubbish until its event is waited for. A graph records operations while it is
-captured, refuses what cannot be captured, and its replay computes them again in the same memory. What no test on a CPU
-can show: kernels, their rounding, memory, speed.
+The `device` of such tensors is cuda, an operation with a tensor on the CPU fails as on a GPU, and `waits` lists each
+operation for which the host would wait for the device. The target of a copy that does not wait holds wrong values until
+its event is awaited. A graph records operations during capture and refuses those that a capture forbids; a replay
+computes them again in the same memory. Kernels, their rounding, memory and speed are not emulated.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ FREE_BYTES = 64 << 20
 WAITS = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "nonzero", "masked_select", "equal", "cpu"}
 """Methods and functions whose result depends on what the device has computed."""
 ACROSS = {"copy_", "to", "cpu", "__getitem__", "__setitem__", "_set_grad"}
-"""What may have tensors of both devices."""
+"""Functions that accept tensors of both devices."""
 READS = {
     "__get__",
     "__len__",
@@ -39,18 +38,18 @@ READS = {
     "__repr__",
     "__hash__",
 }
-"""What leaves no trace on the device."""
+"""Functions without work on the device."""
 
 
 class OnGpu(torch.Tensor):
-    """A tensor of the pretended device."""
+    """A tensor of the emulated device."""
 
 
-class PretendCuda(TorchFunctionMode):
+class EmulatedGpu(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[str] = []
-        """What made the host wait for the device, in order."""
+        """Operations for which the host waited for the device, in order."""
         self._copies: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._capturing: Graph | None = None
         self.graphs: list[Graph] = []
@@ -78,10 +77,10 @@ class PretendCuda(TorchFunctionMode):
         if not here:
             with Plain():
                 return func(*args, **kwargs)
-        self._hold_to_the_rules(func, name, args, tensors)
+        self._check_rules(func, name, args, tensors)
         return self._run(func, name, args, kwargs)
 
-    def _hold_to_the_rules(self, func: Any, name: str, args: Any, tensors: list[torch.Tensor]) -> None:
+    def _check_rules(self, func: Any, name: str, args: Any, tensors: list[torch.Tensor]) -> None:
         if name == "numpy" or name == "__array__":
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
         left = [tensor for tensor in tensors if not isinstance(tensor, OnGpu) and tensor.dim()]
@@ -95,8 +94,8 @@ class PretendCuda(TorchFunctionMode):
             self._check_index(name, args)
 
     def _check_index(self, name: str, args: Any) -> None:
-        """An index that is a list or lies on the host is copied to the device first, which waits; a mask's number of
-        rows must be known."""
+        """Record the waits of an index: one that is a list or on the host is copied to the device first, and a mask's
+        number of rows has to be read."""
         if name == "__setitem__" and isinstance(args[2], torch.Tensor) and not isinstance(args[2], OnGpu):
             raise RuntimeError("__setitem__: the value is on the CPU")
         if not isinstance(args[0], OnGpu):
@@ -136,9 +135,9 @@ class PretendCuda(TorchFunctionMode):
                 return copy.as_subclass(OnGpu)
             if waits:
                 return copy
-            rubbish = torch.full_like(copy, 77)
-            self._copies.append((rubbish, copy))
-            return rubbish
+            stale = torch.full_like(copy, 77)
+            self._copies.append((stale, copy))
+            return stale
 
     def _run(self, func: Callable[..., Any], name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
@@ -160,7 +159,7 @@ class PretendCuda(TorchFunctionMode):
         self.deliver()
 
     def deliver(self) -> None:
-        """The device has done everything: copies to the host have come."""
+        """Complete all copies to the host."""
         with Plain():
             for target, source in self._copies:
                 target.copy_(source)
@@ -168,7 +167,7 @@ class PretendCuda(TorchFunctionMode):
 
     @contextmanager
     def capture(self, graph: Graph, **_: Any) -> Iterator[None]:
-        """In place of `torch.cuda.graph`: nothing that is captured happens until the graph is replayed."""
+        """Replace `torch.cuda.graph`: captured operations have no effect until a replay."""
         self._capturing = graph
         try:
             yield
@@ -187,7 +186,7 @@ class PretendCuda(TorchFunctionMode):
 
 
 class Graph:
-    """In place of `torch.cuda.CUDAGraph`."""
+    """Replaces `torch.cuda.CUDAGraph`."""
 
     def __init__(self) -> None:
         self.operations: list[tuple[Callable[..., Any], Any, dict[str, Any], Any]] = []
@@ -207,16 +206,16 @@ class Graph:
 
 
 class Generator(torch.Generator):
-    """Of any device."""
+    """Replaces `torch.Generator`, for any device."""
 
     def __new__(cls, device: object = "cpu") -> Generator:
         return super().__new__(cls)
 
 
 class Event:
-    """In place of `torch.cuda.Event`: not done when it is first asked."""
+    """Replaces `torch.cuda.Event`; the first `query` returns False."""
 
-    def __init__(self, device: PretendCuda) -> None:
+    def __init__(self, device: EmulatedGpu) -> None:
         self._device, self._asked = device, 0
 
     def record(self) -> None:
@@ -234,9 +233,9 @@ class Event:
 
 
 @pytest.fixture
-def pretend_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendCuda]:
-    """Within the test, "cuda" is the pretended device. Only in the test's own thread."""
-    device = PretendCuda()
+def emulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmulatedGpu]:
+    """Within the test, "cuda" is the emulated device. Only in the test's own thread."""
+    device = EmulatedGpu()
     monkeypatch.setattr(torch.cuda, "Event", device.event)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", device.graph)
     monkeypatch.setattr(torch.cuda, "graph", device.capture)
@@ -256,7 +255,7 @@ def pretend_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendCuda]:
 
 
 def to_gpu(module: torch.nn.Module) -> torch.nn.Module:
-    """In place of `module.to("cuda")`, which puts plain tensors into the old parameters."""
+    """Replace `module.to("cuda")`, which would put plain tensors into the parameters."""
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
             for name, tensor in cast(dict[str, Any], tensors).items():

@@ -1,4 +1,4 @@
-"""The CUDA paths, on a pretended GPU (`pretend_cuda`): devices, dtypes, waits, late codes, captured graphs."""
+"""The CUDA paths, on an emulated GPU (`emulated_gpu`): devices, dtypes, waits, late codes, captured graphs."""
 
 import math
 import subprocess
@@ -39,7 +39,7 @@ from misotts.mimi import build_mimi
 from misotts.order import Order
 from misotts.slots import Piece
 from misotts.watermark.watermarker import Watermarker
-from tests.support.pretend_cuda import OnGpu, PretendCuda
+from tests.support.emulated_gpu import EmulatedGpu, OnGpu
 from tests.support.scripted import Inbox
 
 TINY = ModelConfig.from_dict(
@@ -67,7 +67,7 @@ def make_generator(device: str, dtype: torch.dtype) -> Generator:
 
 
 def speak(generator: Generator) -> list[np.ndarray]:
-    """Text and audio prompts, some read in pieces beside frames of others, greedy and not."""
+    """Generate frames of text and audio prompts, some prefilled in chunks beside frames of others, greedy and not."""
     dice = np.random.default_rng(0)
     heard = []
     for seed, length in enumerate((3, 70, 100, 40)):
@@ -83,27 +83,27 @@ def speak(generator: Generator) -> list[np.ndarray]:
         generator.deliver()
         if all(inbox.finish for inbox in heard):
             return [np.array(inbox.codes) for inbox in heard]
-    raise AssertionError("they did not come to their end")
+    raise AssertionError("the utterances did not end")
 
 
-def test_frames_are_those_of_the_cpu(pretend_cuda: PretendCuda) -> None:
+def test_frames_are_those_of_the_cpu(emulated_gpu: EmulatedGpu) -> None:
     expected = speak(make_generator("cpu", torch.float32))
     found = speak(make_generator("cuda", torch.float32))
     assert [len(codes) for codes in found] == [FRAMES] * 4
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_bfloat16_runs_to_the_end(pretend_cuda: PretendCuda) -> None:
+def test_bfloat16_runs_to_the_end(emulated_gpu: EmulatedGpu) -> None:
     found = speak(make_generator("cuda", torch.bfloat16))
     assert all(codes.shape == (FRAMES, 4) and (codes >= 0).all() and (codes < 32).all() for codes in found)
 
 
-def test_no_step_waits_for_the_device(pretend_cuda: PretendCuda) -> None:
-    """Neither frames nor pieces of prompts: the host launches a step while the device works on the one before."""
+def test_no_step_waits_for_the_device(emulated_gpu: EmulatedGpu) -> None:
+    """Neither frames nor prefill chunks: the host launches a step while the device works on the previous one."""
     generator = make_generator("cuda", torch.float32)
-    pretend_cuda.waits.clear()
+    emulated_gpu.waits.clear()
     speak(generator)
-    assert pretend_cuda.waits == []
+    assert emulated_gpu.waits == []
 
 
 def make_captured() -> Generator:
@@ -116,25 +116,25 @@ def make_captured() -> Generator:
     return Generator(TINY, engine, Limits(max_streams=3, step_positions=64))
 
 
-def test_replayed_frames_are_the_torch_engines(pretend_cuda: PretendCuda) -> None:
+def test_replayed_frames_are_the_torch_engines(emulated_gpu: EmulatedGpu) -> None:
     expected = speak(make_generator("cpu", torch.float32))
     generator = make_captured()
-    assert len(pretend_cuda.graphs) == len(bucket_shapes(3, TINY.audio_codes))
-    pretend_cuda.waits.clear()
+    assert len(emulated_gpu.graphs) == len(bucket_shapes(3, TINY.audio_codes))
+    emulated_gpu.waits.clear()
     found = speak(generator)
     assert [len(codes) for codes in found] == [FRAMES] * 4
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert pretend_cuda.waits == [], "a step waited for the device"
-    assert sum(graph.replays for graph in pretend_cuda.graphs) >= FRAMES
-    assert all(graph.replays for graph in pretend_cuda.graphs[:-1]), "a bucket was not used"
+    assert emulated_gpu.waits == [], "a step waited for the device"
+    assert sum(graph.replays for graph in emulated_gpu.graphs) >= FRAMES
+    assert all(graph.replays for graph in emulated_gpu.graphs[:-1]), "a bucket was not used"
 
 
 CUTS = [(1, 1, 1)] * 4 + [(2, 2, 0)] * 3 + [(1, 0, 0)] * 3 + [(3, 1, 2), (7, 0, 0)] + [(1, 1, 1)] * 2
 """Frames of three streams in each call."""
 REPLAYS = [7, 2, 3]
-"""Of the graphs of three rows and one frame, two rows and two frames, one row and one frame: see `test_slots`."""
+"""Replays of the graphs of three rows and one frame, two rows and two frames, one row and one frame."""
 PACKED_REPLAYS = [6, 2, 3]
-"""Packed, the two streams that have a second frame in (3, 1, 2) make a call of two rows, not of three."""
+"""If rows are packed, the two streams with a second frame in (3, 1, 2) need a call of two rows, not of three."""
 
 
 def decode_all(decoder: Decoder, slots: Sequence[int]) -> list[np.ndarray]:
@@ -156,7 +156,7 @@ def decode_all(decoder: Decoder, slots: Sequence[int]) -> list[np.ndarray]:
     ("slots", "replays"), [((0, 1, 2), REPLAYS), ((15, 4, 9), PACKED_REPLAYS)], ids=["first rows", "packed"]
 )
 def test_decoding_through_graphs_sounds_like_the_cpu(
-    pretend_cuda: PretendCuda, slots: tuple[int, ...], replays: list[int]
+    emulated_gpu: EmulatedGpu, slots: tuple[int, ...], replays: list[int]
 ) -> None:
     config = ModelConfig.from_dict(CONFIG)
     torch.manual_seed(0)
@@ -171,7 +171,7 @@ def test_decoding_through_graphs_sounds_like_the_cpu(
     found = decode_all(Decoder(mimi().to("cuda"), 3 if max(slots) < 3 else 16), slots)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
-    assert [graph.replays for graph in pretend_cuda.graphs] == replays
+    assert [graph.replays for graph in emulated_gpu.graphs] == replays
 
 
 def test_moshi_compiles_nothing_whichever_module_comes_first() -> None:
@@ -182,7 +182,7 @@ def test_moshi_compiles_nothing_whichever_module_comes_first() -> None:
     assert done.stdout == "False\n"
 
 
-def test_marks_are_those_of_the_cpu(pretend_cuda: PretendCuda, tmp_path: Path) -> None:
+def test_marks_are_those_of_the_cpu(emulated_gpu: EmulatedGpu, tmp_path: Path) -> None:
     make_silentcipher(tmp_path / "silentcipher")
     audio = np.random.default_rng(2).normal(0, 0.1, (3, 20 * FRAME_SAMPLES)).astype(np.float32)
 
@@ -203,8 +203,9 @@ def test_marks_are_those_of_the_cpu(pretend_cuda: PretendCuda, tmp_path: Path) -
 @pytest.mark.parametrize(
     "run", [frames, rates, *(partial(generate, engine=name) for name in ENGINES), decode, watermark]
 )
-def test_the_gpu_suite_runs_on_it(pretend_cuda: PretendCuda, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the suite does on a GPU alone: bfloat16, memory, graphs. Once each: nothing here is worth timing."""
+def test_the_gpu_suite_runs_on_it(emulated_gpu: EmulatedGpu, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the parts of the suite that need a GPU: bfloat16, memory, graphs; each once, because times mean nothing
+    here."""
     for name, value in {"WARM_UP": 0, "FEWEST": 1}.items():
         monkeypatch.setattr(f"benchmarks.costs.timing.{name}", value)
     for name in ("STREAMS", "FRAMES"):
@@ -217,7 +218,7 @@ def test_the_gpu_suite_runs_on_it(pretend_cuda: PretendCuda, run: Any, monkeypat
     assert any(kind == "row" for kind, _, _ in sent) != (run is frames)
 
 
-def test_the_pretended_gpu_has_its_rules(pretend_cuda: PretendCuda) -> None:
+def test_the_emulated_gpu_has_its_rules(emulated_gpu: EmulatedGpu) -> None:
     x = torch.arange(6.0, device="cuda")
     assert isinstance(x, OnGpu)
     assert x.view(2, 3).device.type == "cuda"
@@ -225,7 +226,7 @@ def test_the_pretended_gpu_has_its_rules(pretend_cuda: PretendCuda) -> None:
         x + torch.ones(6)
     with pytest.raises(TypeError, match="numpy"):
         x.numpy()
-    assert not pretend_cuda.waits
+    assert not emulated_gpu.waits
     late = (2 * x).to("cpu", non_blocking=True)
     done = torch.cuda.Event()
     done.record()
@@ -235,10 +236,10 @@ def test_the_pretended_gpu_has_its_rules(pretend_cuda: PretendCuda) -> None:
     x[[1, 2]] = 0
     bool(x[0] == 0)
     torch.ones(2).to("cuda")
-    assert pretend_cuda.waits == ["__setitem__ by an index on the host", "__bool__", "a copy to the device"]
+    assert emulated_gpu.waits == ["__setitem__ by an index on the host", "__bool__", "a copy to the device"]
 
 
-def test_a_pretended_graph_replays_in_the_same_memory(pretend_cuda: PretendCuda) -> None:
+def test_an_emulated_graph_replays_in_the_same_memory(emulated_gpu: EmulatedGpu) -> None:
     state, step = torch.zeros(3, device="cuda"), torch.ones(3, device="cuda")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
