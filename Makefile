@@ -71,7 +71,7 @@ gpu-suite-wheels: ## download what the GPU machine lacks
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --dest $(GPU_WHEELS) --constraint constraints.txt \
 	    --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 	    $(foreach glibc,17 24 27 28 31 34,--platform manylinux_2_$(glibc)_x86_64) --platform manylinux2014_x86_64 \
-	    $(shell grep ^moshi stale-pins.txt) cffi einops grpcio ml_dtypes protobuf pycparser python-rapidjson \
+	    $(shell grep ^moshi stale-pins.txt) cachetools cffi einops grpcio ml_dtypes protobuf pycparser python-rapidjson \
 	    sentencepiece soundfile soxr tritonclient
 
 clean: ## delete .venv, models, outputs and caches

@@ -18,7 +18,7 @@ from misotts.engines.table import EngineError, depth_graph_folder, tensorrt_dept
 from misotts.engines.tensorrt_depth import ENGINE, gpu_here, release, tensorrt_library
 from misotts.model.atomic_folder import atomic_folder
 from misotts.model.checkpoint import Checkpoint
-from misotts.prompt.limits import DEFAULT_TOP_K
+from misotts_client.contract import INPUTS
 
 MEMORY_PER_WEIGHT_BYTE, LEAST_MEMORY = 5, 2**30
 """At full size TensorRT for RTX took 4.8 bytes for each byte of weights, 1.1 of them for the graph's file:
@@ -112,7 +112,7 @@ def _profile(builder: Any, config: ModelConfig, manifest: Manifest) -> Any:
     TOP_K)."""
     most, ranks = manifest.limits["streams"], manifest.limits["ranks"]
     streams = (1, max(most // 2, 1), most)
-    top_k = (1, min(DEFAULT_TOP_K, ranks), ranks)
+    top_k = (1, min(INPUTS["TOP_K"].default, ranks), ranks)
     profile = builder.create_optimization_profile()
     profile.set_shape("hidden", *[(n, config.backbone.embed_dim) for n in streams])
     profile.set_shape("temperature", *[(n,) for n in streams])

@@ -8,13 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-SAMPLE_RATE = 24_000
-"""Samples per second of the audio between the stages, which is mono float32."""
-
-FRAME_SAMPLES = 1_920
-"""Number of samples in one frame: Mimi has 12.5 frames per second."""
-
-FRAME_MS = 80
+from misotts_client.contract import FRAME_MS as FRAME_MS
+from misotts_client.contract import FRAME_SAMPLES as FRAME_SAMPLES
+from misotts_client.contract import MAX_CHUNK_FRAMES as MAX_CHUNK_FRAMES
+from misotts_client.contract import SAMPLE_RATE as SAMPLE_RATE
 
 RESERVED_CODES = 3
 """Number of codes at the end of every codebook (2048, 2049, 2050) that Mimi does not have. They are never sampled."""
@@ -24,9 +21,6 @@ MASKED = -1
 
 NO_SLOT = -1
 """Slot of a stream that has none."""
-
-MAX_CHUNK_FRAMES = 25
-"""Number of frames in the largest chunk."""
 
 MAX_UNACKNOWLEDGED = 8
 """Number of chunks of a stream that may be unacknowledged; the stream then pauses."""

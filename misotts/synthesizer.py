@@ -26,8 +26,8 @@ from misotts.prompt.voices import Voices
 from misotts.slots import Piece
 from misotts.watermark.key import REFERENCE_KEY
 from misotts.watermark.watermarker import Watermarker, delay_frames
-from misotts_client.chunk import Chunk
 from misotts_client.request import SpeechRequest, as_request
+from misotts_client.speech import Chunk
 
 
 class Synthesizer:

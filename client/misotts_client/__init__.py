@@ -3,48 +3,46 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from misotts_client.contract import SAMPLE_RATE
+from misotts_client.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    MisoError,
+    NotFound,
+    Unavailable,
+)
+from misotts_client.request import Segment, SpeechRequest
+from misotts_client.speech import Chunk, Speech
+
 if TYPE_CHECKING:
-    from misotts_client.aio import AsyncClient as AsyncClient
-    from misotts_client.aio import AsyncStream as AsyncStream
-    from misotts_client.chunk import SAMPLE_RATE as SAMPLE_RATE
-    from misotts_client.chunk import Chunk as Chunk
-    from misotts_client.client import Client as Client
-    from misotts_client.client import Stream as Stream
-    from misotts_client.errors import Cancelled as Cancelled
-    from misotts_client.errors import DeadlineExceeded as DeadlineExceeded
-    from misotts_client.errors import Internal as Internal
-    from misotts_client.errors import InvalidArgument as InvalidArgument
-    from misotts_client.errors import MisoError as MisoError
-    from misotts_client.errors import NotFound as NotFound
-    from misotts_client.errors import Unavailable as Unavailable
-    from misotts_client.request import Segment as Segment
-    from misotts_client.request import SpeechRequest as SpeechRequest
-    from misotts_client.speech import Speech as Speech
+    from misotts_client.aio import AsyncClient, AsyncStream
+    from misotts_client.client import Client, Stream
 
-# Loaded at first use: the server's stages import `misotts_client.errors`, and must not pay for (or need) gRPC.
-_HOME = {
-    "AsyncClient": "aio",
-    "AsyncStream": "aio",
-    "SAMPLE_RATE": "chunk",
-    "Chunk": "chunk",
-    "Client": "client",
-    "Stream": "client",
-    "Cancelled": "errors",
-    "DeadlineExceeded": "errors",
-    "Internal": "errors",
-    "InvalidArgument": "errors",
-    "MisoError": "errors",
-    "NotFound": "errors",
-    "Unavailable": "errors",
-    "Segment": "request",
-    "SpeechRequest": "request",
-    "Speech": "speech",
-}
-
-__all__ = list(_HOME)
+__all__ = [
+    "SAMPLE_RATE",
+    "AsyncClient",
+    "AsyncStream",
+    "Cancelled",
+    "Chunk",
+    "Client",
+    "DeadlineExceeded",
+    "Internal",
+    "InvalidArgument",
+    "MisoError",
+    "NotFound",
+    "Segment",
+    "Speech",
+    "SpeechRequest",
+    "Stream",
+    "Unavailable",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    # Loaded at first use: the server's stages import this package, and must not need gRPC.
+    home = {"Client": "client", "Stream": "client", "AsyncClient": "aio", "AsyncStream": "aio"}.get(name)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -1,4 +1,4 @@
-"""The client for asyncio; the same as `misotts_client.client` but for `async` and `await`."""
+"""The client for asyncio: `misotts_client.client` with `async` and `await`."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,15 +8,14 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from misotts_client.chunk import Chunk, ChunkReader
 from misotts_client.errors import Cancelled
-from misotts_client.request import SpeechRequest, as_request, infer_request
-from misotts_client.speech import Recording, Speech
-from misotts_client.transport import CHANNEL_OPTIONS, call_timeout_s, error_from_rpc
+from misotts_client.request import SpeechRequest, as_request
+from misotts_client.speech import Chunk, Recording, Speech
+from misotts_client.transport import CHANNEL_OPTIONS, ChunkReader, call_timeout_s, error_from_rpc, infer_request
 
 
 class AsyncClient:
-    """A connection to a server, shared by any number of streams of one event loop, in which it must be made.
+    """A connection to a server, shared by any number of streams of the event loop in which it is constructed.
 
     Args:
         url: host and gRPC port of the server. Nothing is sent until the first stream.
@@ -29,24 +28,24 @@ class AsyncClient:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def stream(self, request: SpeechRequest | str, **fields: Any) -> "AsyncStream":
-        """Sends the request and returns its stream of chunks at once.
+        """Send the request and return its stream of chunks at once.
 
         Args:
-            request: a text, or a whole request.
+            request: a text, or a complete request.
             fields: fields of `SpeechRequest` to set, such as `voice="anna"`.
 
         Raises:
-            InvalidArgument: a value does not fit its tensor. What the server refuses is raised by the stream.
+            InvalidArgument: a value does not fit its tensor. The stream raises the errors of the server.
         """
         asked = as_request(request, fields)
         call = self._stub.ModelStreamInfer(iter([infer_request(asked)]), timeout=call_timeout_s(asked))
         return AsyncStream(call, self.url, self._closed)
 
     async def speak(self, request: SpeechRequest | str, **fields: Any) -> Speech:
-        """The whole utterance; arguments as for `stream`.
+        """Return the whole utterance; arguments as for `stream`.
 
         Raises:
-            MisoError: the request was refused or speech did not come to its end.
+            MisoError: the request was refused, or speech ended early.
         """
         recording = Recording()
         async with self.stream(request, **fields) as stream:
@@ -55,7 +54,7 @@ class AsyncClient:
         return recording.speech()
 
     async def close(self) -> None:
-        """Closes the connection; streams still running are cancelled."""
+        """Close the connection; streams still running are cancelled."""
         self._closed.set()
         await self._channel.close()
 
@@ -69,9 +68,9 @@ class AsyncClient:
 
 
 class AsyncStream(AsyncIterator[Chunk]):
-    """The chunks of one utterance, in order; iterating raises a `MisoError` if speech does not come to its end.
+    """The chunks of one utterance, in order; iterating raises a `MisoError` if speech ends early.
 
-    Used as a context manager, it is cancelled when left before its end; so it is when the iterating task is cancelled.
+    Leaving its `async with` block before the end cancels it; so does cancelling the task that iterates.
     """
 
     def __init__(self, call: Any, url: str, closed: asyncio.Event) -> None:
@@ -86,13 +85,13 @@ class AsyncStream(AsyncIterator[Chunk]):
         try:
             return await anext(self._chunks)
         except asyncio.CancelledError:
-            # gRPC raises this for our own cancel and close too, where no task is being cancelled.
+            # gRPC raises this for our own cancel and close too; no task is being cancelled then.
             if self._cancelled or self._closed.is_set():
                 raise Cancelled(f"{self._url}: the stream was cancelled") from None
             raise
 
     def cancel(self) -> None:
-        """Stops the utterance at the server; iterating then raises `Cancelled`. After the end it does nothing."""
+        """Stop the utterance at the server; iterating then raises `Cancelled`. After the end it does nothing."""
         self._cancelled = True
         self._call.cancel()
 
@@ -108,7 +107,7 @@ class AsyncStream(AsyncIterator[Chunk]):
 async def _chunks(call: Any, url: str) -> AsyncIterator[Chunk]:
     reader = ChunkReader()
     try:
-        async for response in call:  # beyond the end of speech too, so that the server ends the stream by itself
+        async for response in call:  # also after the end of speech, so that the server ends the stream by itself
             chunk = reader.read(response)
             if chunk is not None:
                 yield chunk

@@ -1,4 +1,4 @@
-"""The blocking client."""
+"""The blocking client: see `misotts_client.aio` for asyncio."""
 
 from collections.abc import Iterator
 from types import TracebackType
@@ -7,10 +7,9 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from misotts_client.chunk import Chunk, ChunkReader
-from misotts_client.request import SpeechRequest, as_request, infer_request
-from misotts_client.speech import Recording, Speech
-from misotts_client.transport import CHANNEL_OPTIONS, call_timeout_s, error_from_rpc
+from misotts_client.request import SpeechRequest, as_request
+from misotts_client.speech import Chunk, Recording, Speech
+from misotts_client.transport import CHANNEL_OPTIONS, ChunkReader, call_timeout_s, error_from_rpc, infer_request
 
 
 class Client:
@@ -26,25 +25,25 @@ class Client:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def stream(self, request: SpeechRequest | str, **fields: Any) -> "Stream":
-        """Sends the request and returns its stream of chunks at once.
+        """Send the request and return its stream of chunks at once.
 
         Args:
-            request: a text, or a whole request.
+            request: a text, or a complete request.
             fields: fields of `SpeechRequest` to set, such as `voice="anna"`.
 
         Raises:
-            InvalidArgument: a value does not fit its tensor. What the server refuses is raised by the stream.
+            InvalidArgument: a value does not fit its tensor. The stream raises the errors of the server.
         """
         asked = as_request(request, fields)
-        # The iterator ends after one request, which closes our side: the server then ends the stream by itself.
+        # The iterator ends after one request, which closes our side; the server then ends the stream by itself.
         call = self._stub.ModelStreamInfer(iter([infer_request(asked)]), timeout=call_timeout_s(asked))
         return Stream(call, self.url)
 
     def speak(self, request: SpeechRequest | str, **fields: Any) -> Speech:
-        """The whole utterance; arguments as for `stream`.
+        """Return the whole utterance; arguments as for `stream`.
 
         Raises:
-            MisoError: the request was refused or speech did not come to its end.
+            MisoError: the request was refused, or speech ended early.
         """
         recording = Recording()
         with self.stream(request, **fields) as stream:
@@ -53,7 +52,7 @@ class Client:
         return recording.speech()
 
     def close(self) -> None:
-        """Closes the connection; streams still running are cancelled."""
+        """Close the connection; streams still running are cancelled."""
         self._channel.close()
 
     def __enter__(self) -> "Client":
@@ -66,9 +65,9 @@ class Client:
 
 
 class Stream(Iterator[Chunk]):
-    """The chunks of one utterance, in order; iterating raises a `MisoError` if speech does not come to its end.
+    """The chunks of one utterance, in order; iterating raises a `MisoError` if speech ends early.
 
-    Used as a context manager, it is cancelled when left before its end. One thread iterates; any may cancel.
+    Leaving its `with` block before the end cancels it. One thread iterates; any thread may cancel.
     """
 
     def __init__(self, call: Any, url: str) -> None:
@@ -79,7 +78,7 @@ class Stream(Iterator[Chunk]):
         return next(self._chunks)
 
     def cancel(self) -> None:
-        """Stops the utterance at the server; iterating then raises `Cancelled`. After the end it does nothing."""
+        """Stop the utterance at the server; iterating then raises `Cancelled`. After the end it does nothing."""
         self._call.cancel()
 
     def __enter__(self) -> "Stream":
@@ -94,7 +93,7 @@ class Stream(Iterator[Chunk]):
 def _chunks(call: Any, url: str) -> Iterator[Chunk]:
     reader = ChunkReader()
     try:
-        for response in call:  # beyond the end of speech too, so that the server ends the stream by itself
+        for response in call:  # also after the end of speech, so that the server ends the stream by itself
             chunk = reader.read(response)
             if chunk is not None:
                 yield chunk

@@ -1,21 +1,21 @@
-"""What can go wrong, as exceptions, and their one text form `CODE: FIELD: message`.
+"""The errors of the service as exceptions, their text form `CODE: FIELD: message`, and FINISH.
 
-A Triton stream carries an error as text only, so the server raises these classes, their text travels, and
-`error_from_text` makes the same class again at the client. This file imports nothing outside the standard library.
+A Triton stream carries an error as text only: the server raises these classes and sends their text, from which
+`error_from_text` makes the same exception again at the client.
 """
 
-# ruff: noqa: N818 (the classes are named after the contract's codes, not with a suffix Error)
+# ruff: noqa: N818 (the classes are named after the codes of the contract, without the suffix Error)
 
 import re
 from typing import ClassVar
 
 
 class MisoError(Exception):
-    """Base of all errors of the service; one of its subclasses is what is raised.
+    """Base of all errors of the service, which are instances of its subclasses.
 
     Attributes:
-        code: the error's name in the service's contract, such as `NOT_FOUND`.
-        message: what happened, in words, without the code.
+        code: the name of the error in the contract, such as `NOT_FOUND`.
+        message: the text without the code.
     """
 
     code: ClassVar[str] = "INTERNAL"
@@ -32,12 +32,12 @@ class FieldError(MisoError):
     """An error about one input of the request.
 
     Attributes:
-        field: the input's name in the contract, such as `TEMPERATURE`; None where no single input is to blame.
+        field: the name of the input in the contract, such as `TEMPERATURE`; None if no single input is at fault.
     """
 
     def __init__(self, field: str | None, message: str) -> None:
         super().__init__(message)
-        self.args = (field, message)  # what copying and pickling pass to __init__
+        self.args = (field, message)  # copying and pickling pass them to __init__
         self.field = field
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class Unavailable(MisoError):
     """The server is full, stopping or out of reach; the same request may succeed later.
 
     Attributes:
-        retry_after_s: seconds after which the server asks to be tried again, where it said so.
+        retry_after_s: seconds after which the server asks to be tried again; None if it does not say.
     """
 
     code = "UNAVAILABLE"
@@ -83,7 +83,7 @@ class Cancelled(MisoError):
 
 
 class Internal(MisoError):
-    """The server failed, or answered with something that is not the contract's."""
+    """The server failed, or its response does not follow the contract."""
 
     code = "INTERNAL"
 
@@ -102,15 +102,15 @@ def finish_of(error: MisoError) -> str:
 
 
 def error_of(finish: str) -> MisoError | None:
-    """Return the error that a FINISH holds; None for `EOS`, `LENGTH` and the empty FINISH of a chunk in between."""
+    """Return the error in a FINISH; None for `EOS`, `LENGTH` and the empty FINISH of earlier chunks."""
     return error_from_text(finish.removeprefix(_ERROR)) if finish.startswith(_ERROR) else None
 
 
 def error_from_text(text: str) -> MisoError:
-    """The error that a server's text describes; `error_from_text(str(error))` equals `error` in class, field, message.
+    """Return the error that a text describes; `error_from_text(str(error))` equals `error` in class, field, message.
 
-    Triton may put words before the code (`in ensemble 'misotts', ...`), which are dropped, and has texts without a
-    code for what it refuses itself, which keep all their words. A text that says nothing known becomes `Internal`.
+    Words that Triton puts before the code (`in ensemble 'misotts', ...`) are dropped. Triton's own refusals have no
+    code and keep all their words. An unknown text becomes `Internal`.
     """
     found = _CODED.search(text)
     if not found:
@@ -132,7 +132,7 @@ _CODED = re.compile(rf"\b(?P<code>{'|'.join(_BY_CODE)}): (?P<message>.*)", re.DO
 _FIELD = re.compile(r"([A-Z][A-Z0-9_]*): (.*)", re.DOTALL)
 _RETRY = re.compile(r"try again in (\d+(?:\.\d+)?) s\b")
 
-# Triton's own words. A missing input is looked for first: that text lists the inputs that were given before it.
+# Triton's own words. A missing input is searched first, because that text begins with the inputs that were given.
 _MISSING_INPUT = re.compile(r"missing required input\(s\) \['([^']*)'")
 _WRONG_INPUT = re.compile(r"\binput(?: tensor)? '([^']*)'")
 _TIMED_OUT = re.compile("request timeout expired", re.IGNORECASE)
@@ -143,7 +143,7 @@ _OUT_OF_SERVICE = re.compile(
 
 def _error_from_triton(text: str) -> MisoError:
     wrong = _MISSING_INPUT.search(text) or _WRONG_INPUT.search(text)
-    # An input that is wrong inside the ensemble is one that a stage sent to the next: not the caller's fault.
+    # An input that is wrong inside the ensemble was sent by one stage to the next, not by the caller.
     if wrong and not text.startswith("in ensemble"):
         return InvalidArgument(wrong[1], text)
     if _TIMED_OUT.search(text):

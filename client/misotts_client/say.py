@@ -1,37 +1,41 @@
-"""The command `say`: text to a WAV file, over the network, while it is being spoken."""
+"""The command `say`: speaks a text into a WAV file, over the network, while the speech is made."""
 
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from misotts_client.chunk import SAMPLE_RATE, Chunk
 from misotts_client.client import Client
+from misotts_client.contract import INPUTS, SAMPLE_RATE
 from misotts_client.errors import InvalidArgument, MisoError
 from misotts_client.request import SpeechRequest
-from misotts_client.speech import Recording, Speech
+from misotts_client.speech import Chunk, Recording, Speech
 from misotts_client.wav import WavWriter
 
 
+def _option(name: str) -> Any:
+    field = INPUTS[name]
+    default = f"; default {field.default_text}" if field.default_text else ""
+    return typer.Option(help=f"{field.meaning[:1].upper()}{field.meaning[1:]} ({field.range}{default}).")
+
+
 def say(
-    text: Annotated[str, typer.Argument(help="What to say.")],
+    text: Annotated[str, typer.Argument(help="Text to speak.")],
     output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="WAV file to write.")],
     url: Annotated[str, typer.Option(help="Host and gRPC port of the server.")] = "localhost:8001",
-    voice: Annotated[str | None, typer.Option(help="Name of a registered voice.")] = None,
-    speaker: Annotated[int | None, typer.Option(help="Speaker number.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 (greedy) to 2.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Sample from this many codes.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Repeat the speech that had this seed.")] = None,
-    max_audio_ms: Annotated[int | None, typer.Option(help="Longest audio, in ms.")] = None,
-    chunk_frames: Annotated[
-        int | None, typer.Option(help="Frames of 80 ms in a chunk; 0: the server's choice.")
-    ] = None,
-    timeout_ms: Annotated[int | None, typer.Option(help="Longest time for the whole utterance, in ms.")] = None,
+    voice: Annotated[str | None, _option("VOICE")] = None,
+    speaker: Annotated[int | None, _option("SPEAKER")] = None,
+    temperature: Annotated[float | None, _option("TEMPERATURE")] = None,
+    top_k: Annotated[int | None, _option("TOP_K")] = None,
+    seed: Annotated[int | None, _option("SEED")] = None,
+    max_audio_ms: Annotated[int | None, _option("MAX_AUDIO_MS")] = None,
+    chunk_frames: Annotated[int | None, _option("CHUNK_FRAMES")] = None,
+    timeout_ms: Annotated[int | None, _option("TIMEOUT_MS")] = None,
 ) -> None:
-    """Speak TEXT into a WAV file. Ctrl-C stops the server's work too and keeps what has come."""
+    """Speak TEXT into a WAV file. Ctrl-C also stops the utterance at the server, and keeps the audio so far."""
     request = SpeechRequest(
         text,
         speaker=speaker,
@@ -58,7 +62,7 @@ def say(
 
 
 def _record(stream: Iterable[Chunk], recording: Recording, wav: WavWriter) -> None:
-    """Takes the chunks as they come, with a line that shows how much has come where someone can see it."""
+    """Record the chunks as they arrive. On a terminal, a line shows how much audio has arrived."""
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     with console.status("waiting for the first audio") as status:
         samples = 0
@@ -70,8 +74,8 @@ def _record(stream: Iterable[Chunk], recording: Recording, wav: WavWriter) -> No
 
 
 def _report(output: Path, speech: Speech) -> None:
-    first = "none came" if speech.ttfa_s is None else f"{speech.ttfa_s * 1000:.0f} ms"
-    typer.echo(str(output) if len(speech.audio) else f"{output}: not written, no audio came")
+    first = "no audio" if speech.ttfa_s is None else f"{speech.ttfa_s * 1000:.0f} ms"
+    typer.echo(str(output) if len(speech.audio) else f"{output}: not written, no audio arrived")
     typer.echo(f"  time to first audio  {first}")
     typer.echo(f"  real-time factor     {speech.rtf:.3f}")
     typer.echo(f"  audio                {speech.audio_s:.2f} s")

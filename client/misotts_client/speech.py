@@ -1,4 +1,4 @@
-"""A whole utterance with its timings, and the recording that gathers it from chunks."""
+"""Speech as a client receives it: chunks, and the whole utterance with its timings."""
 
 import math
 from dataclasses import dataclass
@@ -7,17 +7,34 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
-from misotts_client.chunk import SAMPLE_RATE, Chunk
+from misotts_client.contract import SAMPLE_RATE
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """A part of the audio of an utterance; the chunks end to end are the utterance.
+
+    Attributes:
+        audio: [samples] float32, 24 kHz mono, -1..1, watermarked; may be empty in the last chunk.
+        frame: the first sample is number frame x 1920 of the utterance.
+        seed: the seed in use, which makes the utterance again.
+        finish: empty; in the last chunk why speech ended: `eos` (by itself) or `length` (it was cut).
+    """
+
+    audio: npt.NDArray[np.float32]
+    frame: int
+    seed: int
+    finish: str
 
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """An utterance.
+    """A whole utterance.
 
     Attributes:
         audio: [samples] float32, 24 kHz mono, -1..1.
-        seed: the seed in use, with which the utterance can be made again.
-        finish: `eos` (the speech ended by itself), `length` (it was cut), or empty if its end never came.
+        seed: the seed in use; None if no chunk arrived.
+        finish: `eos`, `length`, or empty if the end of speech did not arrive.
         ttfa_s: time to first audio in s: from just before the request is sent to the arrival of the first chunk that
             has samples; None if there was none.
         total_s: from just before the request is sent to the arrival of the last chunk, in s.
@@ -31,17 +48,17 @@ class Speech:
 
     @property
     def audio_s(self) -> float:
-        """Length of the audio in s."""
+        """Duration of the audio in s."""
         return len(self.audio) / SAMPLE_RATE
 
     @property
     def rtf(self) -> float:
-        """Real-time factor: total_s / audio_s; below 1 is faster than playing. Infinite without audio."""
+        """Real-time factor: total_s / audio_s; below 1 is faster than playback. Infinite without audio."""
         return self.total_s / self.audio_s if len(self.audio) else math.inf
 
 
 class Recording:
-    """Gathers the chunks of one utterance; made just before the request is sent, which is when its clock starts."""
+    """Collects the chunks of one utterance. Construct it just before the request is sent: its clock starts then."""
 
     def __init__(self) -> None:
         self._started = perf_counter()
@@ -50,14 +67,14 @@ class Recording:
         self._total_s = 0.0
 
     def add(self, chunk: Chunk) -> None:
-        """Takes the chunk that has just arrived."""
+        """Add the chunk that has just arrived."""
         self._total_s = perf_counter() - self._started
         if self._ttfa_s is None and len(chunk.audio):
             self._ttfa_s = self._total_s
         self._chunks.append(chunk)
 
     def speech(self) -> Speech:
-        """What has come so far."""
+        """Return what has arrived so far."""
         return Speech(
             audio=np.concatenate([chunk.audio for chunk in self._chunks] or [np.zeros(0, np.float32)]),
             seed=self._chunks[-1].seed if self._chunks else None,

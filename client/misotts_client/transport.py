@@ -1,18 +1,26 @@
-"""What the two clients share of gRPC: channel options, a call's deadline, status codes as errors."""
+"""Triton's gRPC protocol, for both clients: channel options, requests and responses as messages, status codes as
+errors."""
 
+import struct
 from typing import Any
 
 import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor, triton_to_np_dtype
 
 from misotts_client import errors
+from misotts_client.contract import INPUTS, MODEL_NAME, OUTPUTS
 from misotts_client.request import SpeechRequest
+from misotts_client.speech import Chunk
+from misotts_client.tensors import write_request
 
 CHANNEL_OPTIONS = (
-    # A connection that went dead without being closed is noticed within 15 s of silence while a stream runs. Our
-    # server takes pings 2 s apart; Triton's own default takes those closer than 300 s for abuse and hangs up.
+    # While a stream runs, a dead connection is noticed within 15 s of silence. Our server accepts pings 2 s apart;
+    # Triton's own default treats pings closer than 300 s as abuse and hangs up.
     ("grpc.keepalive_time_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),  # what today's gRPC goes by; its default is 60 s
-    ("grpc.http2.max_pings_without_data", 0),  # no limit: a caller in line hears nothing for a minute
+    ("grpc.http2.ping_timeout_ms", 10_000),  # gRPC's default is 60 s
+    ("grpc.http2.max_pings_without_data", 0),  # no limit: a queued caller may receive nothing for a minute
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # A restarted server is found again within seconds; gRPC's own limit is two minutes.
@@ -29,15 +37,87 @@ _KINDS: dict[Any, type[errors.MisoError]] = {
 
 
 def call_timeout_s(request: SpeechRequest) -> float | None:
-    """Seconds after which the client gives up, None for never.
+    """Return the seconds after which the client gives up; None for never.
 
-    The server keeps the request's own time limit; this one comes later, for a server that no longer answers.
+    The server enforces the request's own time limit; this later one is for a server that no longer answers.
     """
     return request.timeout_ms / 1000 + _GRACE_S if request.timeout_ms and request.timeout_ms > 0 else None
 
 
 def error_from_rpc(error: Any, url: str) -> errors.MisoError:
-    """The error for a gRPC call to `url` that ended with a status other than OK."""
+    """Return the error for a gRPC call to `url` that ended with a status other than OK."""
     code, details = error.code(), error.details()
     kind = _KINDS.get(code, errors.Internal)
     return kind(f"{url}: {details or code.name}")
+
+
+def infer_request(request: SpeechRequest) -> Any:
+    """Return the `ModelInferRequest` of a request, which holds only the inputs that were given.
+
+    Raises:
+        InvalidArgument: a value does not fit its tensor (an int beyond int32, audio that is not 1-d, ...).
+    """
+    message = service_pb2.ModelInferRequest(model_name=MODEL_NAME)
+    for name, tensor in write_request(request).items():
+        message.inputs.add(name=name, datatype=INPUTS[name].datatype, shape=tensor.shape)
+        raw = serialize_byte_tensor(tensor).item() if tensor.dtype == np.object_ else tensor.tobytes()
+        message.raw_input_contents.append(raw)
+    return message
+
+
+class ChunkReader:
+    """Reads the responses of one stream, in order, and checks at its end that the speech is complete.
+
+    Attributes:
+        finish: FINISH of the last chunk; empty until it arrives.
+    """
+
+    def __init__(self) -> None:
+        self.finish = ""
+
+    def read(self, response: Any) -> Chunk | None:
+        """Return the chunk in a `ModelStreamInferResponse`; None if it holds none, as after the end of speech.
+
+        Raises:
+            MisoError: the response is an error; its class is the one that the error's code names.
+            Internal: the response does not have the contract's form.
+        """
+        if self.finish:
+            return None
+        if response.error_message:
+            raise errors.error_from_text(response.error_message)
+        if not response.infer_response.outputs:  # Triton's marker that no more responses come
+            return None
+        chunk = _parse(response.infer_response)
+        self.finish = chunk.finish
+        return None if errors.error_of(chunk.finish) else chunk
+
+    def end(self) -> None:
+        """Check the end of the stream.
+
+        Raises:
+            Unavailable: it ended before speech did.
+            MisoError: speech ended with an error.
+        """
+        if not self.finish:
+            raise errors.Unavailable("the server closed the stream before the end of speech")
+        if error := errors.error_of(self.finish):
+            raise error
+
+
+def _parse(message: Any) -> Chunk:
+    try:
+        raw = {output.name: data for output, data in zip(message.outputs, message.raw_output_contents, strict=True)}
+        tensors = {name: _array(field.datatype, raw[name]) for name, field in OUTPUTS.items()}
+        return Chunk(
+            audio=tensors["AUDIO"].copy(),  # writable, and the message can go
+            frame=tensors["FRAME"].item(),
+            seed=tensors["SEED_USED"].item(),
+            finish=tensors["FINISH"].item().decode(),
+        )
+    except (LookupError, ValueError, struct.error) as error:
+        raise errors.Internal(f"the server's response is not a chunk of speech ({error!r})") from None
+
+
+def _array(datatype: str, raw: bytes) -> Any:
+    return deserialize_bytes_tensor(raw) if datatype == "BYTES" else np.frombuffer(raw, triton_to_np_dtype(datatype))

@@ -1,4 +1,4 @@
-"""Audio into a WAV file, chunk by chunk."""
+"""Writes audio to a WAV file, chunk by chunk."""
 
 import wave
 from contextlib import ExitStack
@@ -8,13 +8,13 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from misotts_client.chunk import SAMPLE_RATE
+from misotts_client.contract import SAMPLE_RATE
 
 
 class WavWriter:
     """A 16-bit PCM, 24 kHz mono WAV file that is valid after every write.
 
-    The file is made by the first write that has samples, so a request that is refused overwrites nothing.
+    The first write that has samples creates the file, so a refused request overwrites nothing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,7 +23,7 @@ class WavWriter:
         self._wave: wave.Wave_write | None = None
 
     def write(self, audio: npt.NDArray[np.float32]) -> None:
-        """Appends audio [samples] float32; what is beyond -1..1 is clipped.
+        """Append audio [samples] float32, clipped to -1..1.
 
         Raises:
             OSError: the file cannot be written.
@@ -31,7 +31,7 @@ class WavWriter:
         if not len(audio):
             return
         if self._wave is None:
-            # Opened here, since wave, given a path it cannot open, complains once more when it is collected.
+            # Opened here: `wave`, given a path that it cannot open, prints another error when it is garbage-collected.
             file = self._files.enter_context(self._path.open("wb"))
             self._wave = self._files.enter_context(wave.Wave_write(file))
             self._wave.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))

@@ -1,1 +1,1 @@
-"""The prompt stage: a request becomes a checked prompt."""
+"""The prompt stage: a request becomes an order for the generate stage."""

@@ -1,4 +1,4 @@
-"""Text → tokens, by the model folder's `tokenizer.json`."""
+"""Turns text into tokens with the `tokenizer.json` of the model folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from misotts.config import ConfigError, ModelConfig
 
 
 class Tokenizer:
-    """Tokens of a speaker's words: BOS, `[speaker] text`, EOS."""
+    """Encodes the words of a speaker as BOS, `[speaker] text`, EOS."""
 
     def __init__(self, folder: Path, config: ModelConfig) -> None:
         """Read `folder/tokenizer.json`, whose template adds BOS and EOS.
@@ -26,9 +26,10 @@ class Tokenizer:
         if self._tokenizer.get_vocab_size() > config.text_vocab_size:
             size = self._tokenizer.get_vocab_size()
             raise ConfigError(f"{path} has {size} tokens, config.json's text_vocab_size is {config.text_vocab_size}")
-        # Text can never become a special token: `<|end_of_text|>` in a request is spoken text.
+        # Text never becomes a special token: `<|end_of_text|>` in a request is spoken text.
         self._tokenizer.encode_special_tokens = True
         self._separator = " " if config.speaker_space else ""
 
     def encode(self, text: str, speaker: int) -> list[int]:
+        """Return the tokens of `text`; spaces at its beginning are dropped."""
         return self._tokenizer.encode(f"[{speaker}]{self._separator}{text.lstrip(' ')}").ids

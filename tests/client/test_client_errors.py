@@ -1,8 +1,6 @@
 """Errors and their text form."""
 
 import pickle
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given
@@ -25,7 +23,7 @@ from misotts_client.errors import (
 
 fields = st.none() | st.from_regex(r"[A-Z][A-Z0-9_]{0,20}", fullmatch=True)
 messages = st.text(max_size=60)
-# Without a field, words that look like one would be taken for it.
+# Without a field, a message that begins like one would be read as a field.
 plain_messages = messages.filter(lambda text: not text[:1].isupper())
 prefixes = st.sampled_from(
     ["", "in ensemble 'misotts', ", "[request id: <id_unknown>] ", "in ensemble 'misotts', [7] "]
@@ -45,7 +43,7 @@ def plain_errors() -> st.SearchStrategy[MisoError]:
 
 
 @given(field_errors() | plain_errors(), prefixes)
-def test_text_makes_the_same_error_again(error: MisoError, prefix: str) -> None:
+def test_the_text_of_an_error_makes_the_same_error_again(error: MisoError, prefix: str) -> None:
     again = error_from_text(prefix + str(error))
     assert type(again) is type(error)
     assert again.message == error.message
@@ -54,7 +52,7 @@ def test_text_makes_the_same_error_again(error: MisoError, prefix: str) -> None:
 
 
 @given(st.text())
-def test_any_text_is_an_error_that_keeps_its_words(text: str) -> None:
+def test_any_text_becomes_an_error_that_keeps_its_words(text: str) -> None:
     error = error_from_text(text)
     assert error.message.strip() in text
 
@@ -76,7 +74,7 @@ def test_a_finish_without_an_error() -> None:
     assert finish_of(Internal("decode failed")) == "error: INTERNAL: decode failed"
 
 
-def test_text_form() -> None:
+def test_the_text_of_an_error_is_code_field_message() -> None:
     assert str(InvalidArgument("TEMPERATURE", "must be 0 to 2, got 3.5")) == (
         "INVALID_ARGUMENT: TEMPERATURE: must be 0 to 2, got 3.5"
     )
@@ -87,7 +85,7 @@ def test_text_form() -> None:
     ("words", "retry"),
     [("full; try again in 3 s", 3.0), ("full; try again in 0.5 s.", 0.5), ("the server is stopping", None)],
 )
-def test_unavailable_says_when_to_come_back(words: str, retry: float | None) -> None:
+def test_unavailable_says_when_to_try_again(words: str, retry: float | None) -> None:
     error = error_from_text(f"in ensemble 'misotts', UNAVAILABLE: {words}")
     assert isinstance(error, Unavailable)
     assert (error.message, error.retry_after_s) == (words, retry)
@@ -110,7 +108,7 @@ def test_unavailable_says_when_to_come_back(words: str, retry: float | None) -> 
         ("SEED", "[request id: x] input byte size mismatch for input 'SEED' for model 'misotts'. Expected 8, got 4"),
     ],
 )
-def test_what_triton_itself_refuses_names_the_field(field: str, text: str) -> None:
+def test_a_refusal_by_triton_names_the_field(field: str, text: str) -> None:
     error = error_from_text(text)
     assert isinstance(error, InvalidArgument)
     assert (error.field, error.message) == (field, text.strip())
@@ -129,16 +127,8 @@ def test_what_triton_itself_refuses_names_the_field(field: str, text: str) -> No
         (Internal, "something new"),
     ],
 )
-def test_tritons_other_words(kind: type[MisoError], text: str) -> None:
+def test_other_texts_of_triton(kind: type[MisoError], text: str) -> None:
     assert type(error_from_text(text)) is kind
-
-
-def test_importing_the_errors_needs_no_grpc_and_no_numpy() -> None:
-    heavy = "{'grpc', 'numpy', 'tritonclient'} & set(sys.modules)"
-    subprocess.run(
-        [sys.executable, "-c", f"import sys; from misotts_client.errors import Internal; assert not {heavy}"],
-        check=True,
-    )
 
 
 def test_all_public_names_resolve() -> None:

@@ -1,4 +1,4 @@
-"""A client behind a network that goes silent without closing anything."""
+"""Clients behind a network that goes silent without closing a connection."""
 
 import asyncio
 import threading
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(20)
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients that do not wait as long as ours."""
+    """Clients give up after less silence than usual."""
     short = {"grpc.keepalive_time_ms": 500, "grpc.http2.ping_timeout_ms": 500}
     options = tuple((name, short.get(name, value)) for name, value in transport.CHANNEL_OPTIONS)
     for module in (client, aio):

@@ -1,4 +1,4 @@
-"""A request's tensors, read back from the protobuf."""
+"""The tensors of a request, read back from the protobuf message."""
 
 from typing import Any, cast
 
@@ -10,13 +10,14 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor
 
 from misotts_client import InvalidArgument, Segment, SpeechRequest
-from misotts_client.request import as_request, infer_request
+from misotts_client.request import as_request
+from misotts_client.transport import infer_request
 
 DTYPES = {"INT32": "<i4", "INT64": "<i8", "FP32": "<f4"}
 
 
 def tensors(request: SpeechRequest) -> dict[str, Any]:
-    """Name to list of values, by way of the bytes on the wire."""
+    """Return datatype and values of every input by name, from the bytes on the wire."""
     message = service_pb2.ModelInferRequest.FromString(infer_request(request).SerializeToString())
     assert message.model_name == "misotts"
     assert not message.parameters
@@ -31,7 +32,7 @@ def tensors(request: SpeechRequest) -> dict[str, Any]:
     return found
 
 
-def test_only_what_is_given_is_sent() -> None:
+def test_only_the_given_fields_are_sent() -> None:
     assert tensors(SpeechRequest("Hi ☕")) == {"TEXT": ("BYTES", ["Hi ☕"])}
 
 
@@ -74,7 +75,7 @@ def test_every_field() -> None:
     st.integers(-(2**63), 2**63 - 1),
     st.integers(-(2**31), 2**31 - 1),
 )
-def test_values_arrive_as_they_are_for_the_server_to_judge(text: str, seed: int, top_k: int) -> None:
+def test_values_arrive_unchanged_and_the_server_checks_their_limits(text: str, seed: int, top_k: int) -> None:
     assert tensors(SpeechRequest(text, seed=seed, top_k=cast(int, np.int32(top_k)))) == {
         "TEXT": ("BYTES", [text]),
         "TOP_K": ("INT32", [top_k]),
@@ -100,13 +101,13 @@ def test_values_arrive_as_they_are_for_the_server_to_judge(text: str, seed: int,
         ("CONTEXT_TEXT", {"context": [Segment(cast(str, None), 0, np.zeros(10, np.float32))]}),
     ],
 )
-def test_what_no_tensor_can_hold_is_refused_by_name(field: str, values: dict[str, Any]) -> None:
+def test_a_value_that_no_tensor_can_hold_is_refused_with_its_field(field: str, values: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument) as caught:
         infer_request(SpeechRequest(**{"text": "x", **values}))
     assert caught.value.field == field
 
 
-def test_fields_complete_a_text_or_change_a_request() -> None:
+def test_fields_are_added_to_a_text_or_replaced_in_a_request() -> None:
     assert as_request("a", {"seed": 3}) == SpeechRequest("a", seed=3)
     assert as_request(SpeechRequest("a", seed=3, voice="v"), {"seed": 4}) == SpeechRequest("a", seed=4, voice="v")
     with pytest.raises(TypeError):

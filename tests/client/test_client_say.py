@@ -36,7 +36,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def report(stdout: str) -> dict[str, str]:
-    """What the command says at its end, by name."""
+    """Return the lines of the final report by name."""
     lines = [line.rsplit("  ", 1) for line in stdout.splitlines()[1:]]
     return {name.strip(): value for name, value in lines}
 
@@ -53,10 +53,10 @@ def test_a_wav_file_and_a_report(triton: FakeTriton, out: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     np.testing.assert_array_equal(read(out), np.full(25 * 1920, round(0.5 * 32767), np.int16))
-    said = report(result.stdout)
-    assert said["time to first audio"].endswith(" ms")
-    assert float(said["real-time factor"]) > 0
-    assert (said["audio"], said["seed"], said["finish"]) == ("2.00 s", "7", "eos")
+    printed = report(result.stdout)
+    assert printed["time to first audio"].endswith(" ms")
+    assert float(printed["real-time factor"]) > 0
+    assert (printed["audio"], printed["seed"], printed["finish"]) == ("2.00 s", "7", "eos")
     assert [tensor.name for tensor in triton.requests[0].inputs] == ["TEXT", "VOICE", "SEED", "MAX_AUDIO_MS"]
 
 
@@ -77,20 +77,20 @@ def test_a_refusal_is_one_line_and_overwrites_nothing(triton: FakeTriton, out: P
     assert out.read_text() == "precious"
 
 
-def test_an_error_in_the_midst_of_speech_keeps_what_came(triton: FakeTriton, out: Path) -> None:
+def test_an_error_in_the_middle_of_speech_keeps_the_audio_so_far(triton: FakeTriton, out: Path) -> None:
     triton.script = lambda request, context: iter([answer(), answer(0, 1, finish="error: INTERNAL: decode failed")])
     result = invoke("hello", "-o", str(out), "--url", triton.url)
     assert (result.exit_code, result.stderr) == (1, "error: INTERNAL: decode failed\n")
     assert len(read(out)) == 1920
 
 
-def test_a_value_that_no_tensor_holds(out: Path) -> None:
+def test_a_value_that_no_tensor_can_hold(out: Path) -> None:
     result = invoke("hello", "-o", str(out), "--speaker", str(2**40))
     assert result.exit_code == 2
     assert result.stderr.startswith("error: INVALID_ARGUMENT: SPEAKER: ")
 
 
-def test_a_file_that_cannot_be_written_cancels(triton: FakeTriton, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_cancels_the_stream(triton: FakeTriton, tmp_path: Path) -> None:
     triton.script = endless
     command = [*COMMAND, "hello", "-o", str(tmp_path / "no" / "out.wav"), "--url", triton.url]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -101,7 +101,7 @@ def test_a_file_that_cannot_be_written_cancels(triton: FakeTriton, tmp_path: Pat
     assert triton.cancelled.wait(5)
 
 
-def test_interrupted_it_cancels_and_keeps_what_came(triton: FakeTriton, out: Path) -> None:
+def test_an_interrupt_cancels_the_stream_and_keeps_the_audio_so_far(triton: FakeTriton, out: Path) -> None:
     triton.script = endless
     process = subprocess.Popen(
         [*COMMAND, "hello", "-o", str(out), "--url", triton.url],
@@ -119,10 +119,10 @@ def test_interrupted_it_cancels_and_keeps_what_came(triton: FakeTriton, out: Pat
     samples = read(out)
     assert len(samples) >= 1920
     assert set(samples.tolist()) == {round(0.5 * 32767)}
-    said = report(stdout)
-    assert said["finish"] == "cancelled"
-    # The signal may have come between counting a chunk and writing it.
-    assert float(said["audio"].removesuffix(" s")) == pytest.approx(len(samples) / 24_000, abs=0.09)
+    printed = report(stdout)
+    assert printed["finish"] == "cancelled"
+    # The signal may have arrived between counting a chunk and writing it.
+    assert float(printed["audio"].removesuffix(" s")) == pytest.approx(len(samples) / 24_000, abs=0.09)
     assert stderr == ""
 
 

@@ -34,7 +34,7 @@ Collect = Callable[..., tuple[list[Chunk], MisoError | None]]
 
 
 def collect_blocking(url: str, **fields: Any) -> tuple[list[Chunk], MisoError | None]:
-    """All chunks of a stream, and the error that ended it."""
+    """Return all chunks of a stream, and the error that ended it."""
     chunks: list[Chunk] = []
     with Client(url) as client:
         try:
@@ -82,9 +82,9 @@ def test_an_utterance(triton: FakeTriton, collect: Collect, end: list[Any]) -> N
         assert chunk.audio.dtype == np.float32
         assert chunk.audio.flags.writeable
         np.testing.assert_array_equal(chunk.audio, np.full(1920, 0.5, np.float32))
-    assert triton.drained.wait(5)  # our side was closed and all was read: nothing was cancelled
+    assert triton.drained.wait(5)  # our side was closed and every response was read
     assert not triton.cancelled.is_set()
-    assert "triton_grpc_error" not in triton.metadata  # this header brings the real server down
+    assert "triton_grpc_error" not in triton.metadata  # this header crashes the real server
     assert len(triton.requests) == 1
 
 
@@ -115,7 +115,7 @@ def test_a_refusal(triton: FakeTriton, collect: Collect, refused: MisoError, pre
     assert vars(error) == vars(refused)
 
 
-def test_what_triton_itself_refuses(triton: FakeTriton, collect: Collect) -> None:
+def test_a_refusal_by_triton_itself(triton: FakeTriton, collect: Collect) -> None:
     text = "[request id: <id_unknown>] unexpected shape for input 'TEXT' for model 'misotts'. Expected [1], got [2]. "
     triton.script = scripted(refusal(text))
     _, error = collect(triton.url)
@@ -124,7 +124,7 @@ def test_what_triton_itself_refuses(triton: FakeTriton, collect: Collect) -> Non
     assert "Expected [1], got [2]" in error.message
 
 
-def test_an_error_in_the_midst_of_speech(triton: FakeTriton, collect: Collect) -> None:
+def test_an_error_in_the_middle_of_speech(triton: FakeTriton, collect: Collect) -> None:
     triton.script = scripted(answer(), answer(samples=0, finish="error: DEADLINE_EXCEEDED: 500 ms passed"), last_flag())
     chunks, error = collect(triton.url)
     assert len(chunks) == 1
@@ -155,7 +155,7 @@ def test_a_stream_that_breaks(triton: FakeTriton, collect: Collect) -> None:
     assert error.message == f"{triton.url}: Socket closed"
 
 
-def test_a_break_after_the_end_of_speech_is_nobodys_loss(triton: FakeTriton, collect: Collect) -> None:
+def test_a_break_after_the_end_of_speech_is_no_error(triton: FakeTriton, collect: Collect) -> None:
     def breaks(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         yield from utterance(2)
         context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
@@ -165,8 +165,8 @@ def test_a_break_after_the_end_of_speech_is_nobodys_loss(triton: FakeTriton, col
     assert (len(chunks), error) == (2, None)
 
 
-def test_a_server_that_is_not_there(collect: Collect) -> None:
-    with socket.socket() as taken:  # bound but not listening: connections are refused, and nobody else gets the port
+def test_no_server_at_the_url(collect: Collect) -> None:
+    with socket.socket() as taken:  # bound but not listening: connections are refused, and the port stays taken
         taken.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{taken.getsockname()[1]}"
         _, error = collect(url)
@@ -175,7 +175,7 @@ def test_a_server_that_is_not_there(collect: Collect) -> None:
     assert "refused" in error.message
 
 
-def test_a_server_of_another_kind(triton: FakeTriton, collect: Collect) -> None:
+def test_a_server_that_is_not_triton(triton: FakeTriton, collect: Collect) -> None:
     def unimplemented(request: Any, context: grpc.ServicerContext) -> Any:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
@@ -227,7 +227,7 @@ def speak_async(url: str) -> Speech:
 @pytest.mark.parametrize("speak", [speak_blocking, speak_async])
 def test_speak(triton: FakeTriton, speak: Callable[[str], Speech]) -> None:
     def slow(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        yield answer(samples=0)  # not audio yet: the clock runs on
+        yield answer(samples=0)  # no audio yet: the clock continues
         threading.Event().wait(0.05)
         yield answer(samples=1920)
         threading.Event().wait(0.05)
@@ -328,7 +328,7 @@ def test_cancelling_the_task_cancels(triton: FakeTriton, script: Any) -> None:
     asyncio.run(run())
 
 
-def test_cancelling_the_async_stream_is_no_cancelled_task(triton: FakeTriton) -> None:
+def test_cancelling_the_async_stream_does_not_cancel_the_task(triton: FakeTriton) -> None:
     async def run() -> None:
         async with AsyncClient(triton.url) as client:
             stream = client.stream("hello")
@@ -341,7 +341,7 @@ def test_cancelling_the_async_stream_is_no_cancelled_task(triton: FakeTriton) ->
     asyncio.run(run())
 
 
-def test_closing_the_async_client_is_no_cancelled_task(triton: FakeTriton) -> None:
+def test_closing_the_async_client_does_not_cancel_the_task(triton: FakeTriton) -> None:
     async def run() -> None:
         client = AsyncClient(triton.url)
         task = asyncio.create_task(client.speak("hello"))

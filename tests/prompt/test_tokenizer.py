@@ -1,4 +1,4 @@
-"""Token for token what Meta's own tokenizer (tiktoken) makes of a text, and text never becomes a special token."""
+"""The tokenizer gives the tokens of Meta's own (tiktoken), and text never becomes a special token."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CORPUS = [
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds the `tokenizer.json` made from Meta's file."""
+    """A folder with the `tokenizer.json` that was made from Meta's file."""
     folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer = tokenizer_from_meta(META_FILE)
     add_bos_and_eos(tokenizer)
@@ -67,12 +67,12 @@ def reference(text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("text", CORPUS, ids=ascii)
-def test_every_token_is_metas(tokenizer: Tokenizer, text: str) -> None:
+def test_the_tokens_of_the_corpus_are_metas(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.encode(text, speaker=0) == reference(f"[0] {text.lstrip(' ')}")
 
 
-def test_every_character_of_unicode_is_metas(tokenizer: Tokenizer) -> None:
-    """Each alone among letters, doubled, behind an apostrophe, before a digit."""
+def test_the_tokens_of_every_character_are_metas(tokenizer: Tokenizer) -> None:
+    """Each character stands between letters, doubled, after an apostrophe, and before a digit."""
     assigned = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) not in ("Cn", "Cs")]
     differing = []
     for start in range(0, len(assigned), 512):
@@ -87,7 +87,7 @@ def test_every_character_of_unicode_is_metas(tokenizer: Tokenizer) -> None:
 @given(
     text=st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \n\t'sStTlLvVeErR019aAéß .-")), max_size=80)
 )
-def test_any_text_is_metas(tokenizer: Tokenizer, text: str) -> None:
+def test_the_tokens_of_any_text_are_metas(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.encode(text, speaker=7) == reference(f"[7] {text.lstrip(' ')}")
 
 
@@ -115,7 +115,7 @@ def test_speaker_tag_with_and_without_space(model_folder: Path) -> None:
 
 
 def test_llamas_own_template_is_replaced(model_folder: Path, tmp_path: Path) -> None:
-    """Llama's file puts BOS in front and nothing behind."""
+    """The template in Llama's file adds BOS and no EOS."""
     llama = HuggingFaceTokenizer.from_file(str(model_folder / "tokenizer.json"))
     llama.post_processor = TemplateProcessing(
         single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", BOS)]
@@ -128,7 +128,7 @@ def test_llamas_own_template_is_replaced(model_folder: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "content", [b"", b"not a tokenizer", b"{}", b"YQ== 0\nYg== x", b"YQ== 0\nYg== 1", b"YQ== 0\n!! 1", b"\xff\xfe"]
 )
-def test_what_is_no_tokenizer_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_tokenizer_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"no tokenizer\.model"):

@@ -1,4 +1,4 @@
-"""What makes a voice: clips of every form, and what is said of those that are none."""
+"""Clips and texts of voices: formats, rates, limits, and the errors of files that are unfit."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tests.support.clips import tone, write
         (".mp3", 44_100, 2e-2),
     ],
 )
-def test_a_clip_of_any_form_and_rate_sounds_the_same(tmp_path: Path, suffix: str, rate: int, tolerance: float) -> None:
+def test_a_clip_of_any_format_and_rate_is_read(tmp_path: Path, suffix: str, rate: int, tolerance: float) -> None:
     audio = read_clip(write(tmp_path / f"clip{suffix}", tone(rate=rate), rate))
     assert audio.dtype == np.float32
-    middle = slice(6_000, 30_000)  # resamplers and MP3 have soft edges
+    middle = slice(6_000, 30_000)  # resamplers and MP3 change the edges
     np.testing.assert_allclose(audio[middle], tone()[middle], rtol=0, atol=tolerance)
 
 
@@ -36,23 +36,23 @@ def test_two_channels_are_averaged(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_clip(write(tmp_path / "clip.wav", stereo)), tone(level=0.2), rtol=0, atol=1e-4)
 
 
-def test_a_noise_above_the_new_rate_is_not_folded_into_it(tmp_path: Path) -> None:
+def test_a_tone_above_half_the_new_rate_is_not_aliased(tmp_path: Path) -> None:
     high = 0.3 * np.sin(2 * np.pi * 20_000 * np.arange(72_000) / 48_000)
     assert np.abs(read_clip(write(tmp_path / "clip.wav", high, 48_000))[2_000:-2_000]).max() < 1e-3
 
 
 BAD_CLIPS = {
-    "short": (tone(0.5), 24_000, r"length must be 1 to 30 s, is 0.5 s"),
-    "long": (tone(30.5, 8_000), 8_000, r"length must be 1 to 30 s, is 30.5 s"),
-    "slow": (tone(2, 4_000), 4_000, r"rate must be 8000 to 192000 Hz, is 4000 Hz"),
-    "channels": (np.stack([tone()] * 3, axis=1), 24_000, r"1 or 2 channels, has 3"),
-    "silent": (np.zeros(36_000), 24_000, r"loudness must be -60 to 0 dBFS, is -inf dBFS"),
-    "faint": (tone(level=1e-3), 24_000, r"loudness must be -60 to 0 dBFS, is -63.01 dBFS"),
-    "offset": (np.full(36_000, 0.5), 24_000, r"loudness must be -60 to 0 dBFS, is -(inf|\d+\.\d+) dBFS"),
+    "short": (tone(0.5), 24_000, r"length must be 1 to 30 s, it is 0.5 s"),
+    "long": (tone(30.5, 8_000), 8_000, r"length must be 1 to 30 s, it is 30.5 s"),
+    "slow": (tone(2, 4_000), 4_000, r"rate must be 8000 to 192000 Hz, it is 4000 Hz"),
+    "channels": (np.stack([tone()] * 3, axis=1), 24_000, r"1 or 2 channels, it has 3"),
+    "silent": (np.zeros(36_000), 24_000, r"loudness must be -60 to 0 dBFS, it is -inf dBFS"),
+    "faint": (tone(level=1e-3), 24_000, r"loudness must be -60 to 0 dBFS, it is -63.01 dBFS"),
+    "offset": (np.full(36_000, 0.5), 24_000, r"loudness must be -60 to 0 dBFS, it is -(inf|\d+\.\d+) dBFS"),
     "opposed": (np.stack([tone(), -tone()], axis=1), 24_000, r"loudness must be -60 to 0 dBFS"),
-    "integers": (tone(level=30_000), 24_000, r"loudness must be -60 to 0 dBFS, is 86.532 dBFS"),
-    "nan": (np.append(tone(), np.nan), 24_000, r"finite, has NaN or infinity"),
-    "infinite": (np.append(tone(), np.inf), 24_000, r"finite, has NaN or infinity"),
+    "integers": (tone(level=30_000), 24_000, r"loudness must be -60 to 0 dBFS, it is 86.532 dBFS"),
+    "nan": (np.append(tone(), np.nan), 24_000, r"finite, it has NaN or infinity"),
+    "infinite": (np.append(tone(), np.inf), 24_000, r"finite, it has NaN or infinity"),
 }
 
 
@@ -62,10 +62,10 @@ def test_a_clip_out_of_its_limits(tmp_path: Path, audio: np.ndarray, rate: int, 
         read_clip(write(tmp_path / "clip.wav", audio, rate, "FLOAT"))
 
 
-def test_a_clip_of_hours_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+def test_a_clip_of_hours_is_refused_without_reading_all_of_it(tmp_path: Path) -> None:
     path = write(tmp_path / "clip.flac", np.zeros(8_000 * 3_600), 8_000)
     tracemalloc.start()
-    with pytest.raises(VoiceError, match="length must be 1 to 30 s, is 3600 s"):
+    with pytest.raises(VoiceError, match="length must be 1 to 30 s, it is 3600 s"):
         read_clip(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -73,19 +73,19 @@ def test_a_clip_of_hours_is_refused_before_it_fills_the_memory(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("seconds", [1, 30])
-def test_the_limits_of_length_belong_to_it(tmp_path: Path, seconds: int) -> None:
+def test_the_limits_of_the_length_are_inclusive(tmp_path: Path, seconds: int) -> None:
     assert len(read_clip(write(tmp_path / "clip.wav", tone(seconds)))) == seconds * 24_000
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.raw"])
 @pytest.mark.parametrize("content", [b"", b"no audio at all", bytes(5_000)])
-def test_what_is_no_audio(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_file_that_is_not_audio(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(VoiceError, match="no WAV, FLAC or MP3 file, or a damaged one"):
+    with pytest.raises(VoiceError, match="not a WAV, FLAC or MP3 file, or is damaged"):
         read_clip(tmp_path / name)
 
 
-def test_a_flac_file_that_breaks_off(tmp_path: Path) -> None:
+def test_a_truncated_flac_file(tmp_path: Path) -> None:
     path = write(tmp_path / "clip.flac", tone())
     path.write_bytes(path.read_bytes()[:9_000])
     with pytest.raises(VoiceError, match="damaged"):
@@ -93,7 +93,7 @@ def test_a_flac_file_that_breaks_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"Caf\xc3\xa9", b"\xef\xbb\xbfCaf\xc3\xa9\r\n", b"\n Caf\xc3\xa9\t"])
-def test_what_surrounds_the_words_is_no_part_of_them(raw: bytes) -> None:
+def test_space_and_a_byte_order_mark_around_the_words_are_dropped(raw: bytes) -> None:
     assert read_text(raw) == "Café"
 
 
@@ -103,7 +103,7 @@ def test_what_surrounds_the_words_is_no_part_of_them(raw: bytes) -> None:
         (b"", "is empty"),
         (b" \r\n", "is empty"),
         (b"caf\xe9", "must be UTF-8, byte 3 is not"),
-        (("é" * 4_001).encode(), "at most 4000 code points long, is 4001"),
+        (("é" * 4_001).encode(), "at most 4000 code points long, it is 4001"),
     ],
     ids=["empty", "spaces", "latin-1", "long"],
 )

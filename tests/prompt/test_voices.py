@@ -1,4 +1,4 @@
-"""A folder of voices: what it takes in, what it gives out, and what it says of everything else."""
+"""A folder of voices: reading, adding and removing voices, and the errors of broken ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from misotts.prompt.voice_files import read_clip
-from misotts.prompt.voices import NAME, Voices, add_voice, check_name, remove_voice
+from misotts.prompt.voices import Voices, add_voice, remove_voice
+from misotts_client.contract import VOICE_NAME, check_voice_name
 from misotts_client.errors import FieldError, InvalidArgument, NotFound
 from tests.support.clips import WORDS, folder_with_ann, tone, write
 
@@ -30,21 +31,21 @@ def clip(tmp_path: Path) -> Path:
     return write(tmp_path / "new.wav", tone(2, level=0.1))
 
 
-@given(st.text(max_size=80) | st.from_regex(NAME))
+@given(st.text(max_size=80) | st.from_regex(VOICE_NAME))
 def test_a_name_is_short_and_plain_or_refused(name: str) -> None:
     plain = set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-") and 1 <= len(name) <= 64
     if plain:
-        check_name(name)
+        check_voice_name(name)
     else:
         with pytest.raises(InvalidArgument, match="must match"):
-            check_name(name)
+            check_voice_name(name)
 
 
 TRICKS = ["", ".", "..", "../ann", "/ann", "a/b", "a\\b", "ann.wav", "Ann", "ann ", "ann\n", "ann\0", "änn", "a" * 65]
 
 
 @pytest.mark.parametrize("name", TRICKS)
-def test_a_path_is_no_name(folder: Path, clip: Path, name: str) -> None:
+def test_a_path_is_not_a_name(folder: Path, clip: Path, name: str) -> None:
     before = sorted(folder.parent.rglob("*"))
     for use in (
         lambda: Voices(folder).segment(name, 0),
@@ -57,7 +58,7 @@ def test_a_path_is_no_name(folder: Path, clip: Path, name: str) -> None:
     assert sorted(folder.parent.rglob("*")) == before
 
 
-def test_a_voice_is_its_words_and_its_clip(folder: Path) -> None:
+def test_a_voice_has_its_words_and_its_clip(folder: Path) -> None:
     segment = Voices(folder).segment("ann", speaker=7)
     assert (segment.text, segment.speaker) == (WORDS, 7)
     np.testing.assert_allclose(segment.audio, tone(), rtol=0, atol=1e-4)
@@ -91,11 +92,11 @@ def two_clips(folder: Path) -> None:
     write(folder / "ann.flac", tone())
 
 
-def noise_for_a_clip(folder: Path) -> None:
+def a_clip_of_noise(folder: Path) -> None:
     (folder / "ann.wav").write_bytes(os.urandom(1_000))
 
 
-def a_clip_that_breaks_off(folder: Path) -> None:
+def a_truncated_clip(folder: Path) -> None:
     (folder / "ann.wav").write_bytes((folder / "ann.wav").read_bytes()[:30_000])
 
 
@@ -141,19 +142,19 @@ BROKEN = [
     (a_folder_for_a_clip, NotFound, "'ann' has no clip"),
     (a_pipe_for_a_clip, NotFound, "'ann' has no clip"),
     (two_clips, InvalidArgument, "more than one clip: ann.wav, ann.flac"),
-    (noise_for_a_clip, InvalidArgument, "no WAV, FLAC or MP3"),
-    (a_clip_that_breaks_off, InvalidArgument, "length must be 1 to 30 s, is 0.62"),
-    (spaces_for_a_text, InvalidArgument, "text must hold the words"),
+    (a_clip_of_noise, InvalidArgument, "not a WAV, FLAC or MP3"),
+    (a_truncated_clip, InvalidArgument, "length must be 1 to 30 s, it is 0.62"),
+    (spaces_for_a_text, InvalidArgument, "text must contain the words"),
     (a_text_in_latin_1, InvalidArgument, "text must be UTF-8"),
     (a_link_out, InvalidArgument, "ann.wav is a link that leaves the folder"),
     (a_text_linked_out, InvalidArgument, "ann.txt is a link that leaves the folder"),
-    (a_link_to_nothing, InvalidArgument, "ann.wav is a link to no file"),
-    (a_link_to_itself, InvalidArgument, "ann.wav is a link to no file"),
-    (a_link_to_a_pipe, InvalidArgument, "ann.wav is a link to no file"),
+    (a_link_to_nothing, InvalidArgument, "ann.wav is a link to a missing file"),
+    (a_link_to_itself, InvalidArgument, "ann.wav is a link to a missing file"),
+    (a_link_to_a_pipe, InvalidArgument, "ann.wav is a link to a missing file"),
 ]
 
 
-@pytest.mark.timeout(20)  # a pipe that is opened waits for ever
+@pytest.mark.timeout(20)  # opening a pipe would block
 @pytest.mark.parametrize(("damage", "kind", "words"), BROKEN, ids=[row[0].__name__ for row in BROKEN])
 def test_a_broken_voice_is_named_and_shows_no_path(
     folder: Path, damage: Callable[[Path], None], kind: type[FieldError], words: str
@@ -167,7 +168,7 @@ def test_a_broken_voice_is_named_and_shows_no_path(
 
 
 def test_links_within_the_folder_are_followed(folder: Path) -> None:
-    """A ConfigMap is mounted so: ann.wav -> ..data/ann.wav, ..data -> ..2026_1/."""
+    """Kubernetes mounts a ConfigMap like this: ann.wav -> ..data/ann.wav, ..data -> ..2026_1/."""
     (folder / "..2026_1").mkdir()
     (folder / "..data").symlink_to("..2026_1")
     for name in ("ann.wav", "ann.txt"):
@@ -186,11 +187,11 @@ def test_a_changed_file_is_a_new_version(folder: Path, name: str) -> None:
     stat, content = changed.stat(), changed.read_bytes()
     (folder / "new").write_bytes(content[:-1] + b"!")
     os.utime(folder / "new", ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    (folder / "new").replace(changed)  # as long as it was, and as old
+    (folder / "new").replace(changed)  # of the same length and age
     assert voices.version("ann") != before
 
 
-def test_an_added_voice_is_what_was_given(folder: Path, clip: Path) -> None:
+def test_an_added_voice_has_the_given_clip_and_words(folder: Path, clip: Path) -> None:
     add_voice(folder, "new", clip, f" {WORDS} Café.\n")
     segment = Voices(folder).segment("new", 0)
     assert segment.text == f"{WORDS} Café."
@@ -200,13 +201,13 @@ def test_an_added_voice_is_what_was_given(folder: Path, clip: Path) -> None:
     assert sorted(file.name for file in folder.iterdir()) == ["ann.txt", "ann.wav", "new.flac", "new.txt"]
 
 
-def test_a_clip_beyond_full_scale_is_cut_off_not_wrapped_round(folder: Path, tmp_path: Path) -> None:
+def test_a_clip_beyond_full_scale_is_clipped_and_does_not_overflow(folder: Path, tmp_path: Path) -> None:
     add_voice(folder, "loud", write(tmp_path / "loud.wav", tone(level=1.3), subtype="FLOAT"), WORDS)
     np.testing.assert_allclose(Voices(folder).segment("loud", 0).audio, tone(level=1.3).clip(-1, 1), rtol=0, atol=1e-6)
 
 
-def test_a_name_is_taken_until_it_is_to_be_replaced(folder: Path, clip: Path) -> None:
-    with pytest.raises(InvalidArgument, match="the voice 'ann' is there already"):
+def test_an_existing_voice_is_replaced_only_on_request(folder: Path, clip: Path) -> None:
+    with pytest.raises(InvalidArgument, match="the voice 'ann' already exists"):
         add_voice(folder, "ann", clip, "New words.")
     assert Voices(folder).segment("ann", 0).text == WORDS
     add_voice(folder, "ann", clip, "New words.", replace=True)
@@ -257,7 +258,7 @@ def test_a_crash_between_the_two_files_leaves_no_voice(
 def test_a_reader_never_gets_the_words_of_another_clip(
     folder: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The voice is replaced at the worst moment: when its clip is open and its text is not yet."""
+    """The voice is replaced when its clip is open and its text is not yet."""
     real, replaced = Path.open, threading.Event()
 
     def replace_before_text(self: Path, *args: Any, **kwargs: Any) -> Any:
@@ -267,7 +268,7 @@ def test_a_reader_never_gets_the_words_of_another_clip(
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", replace_before_text)
-    with pytest.raises(NotFound):  # the clip it knew is gone
+    with pytest.raises(NotFound):  # the clip that it found is gone
         Voices(folder).segment("ann", 0)
     assert replaced.is_set()
     segment = Voices(folder).segment("ann", 0)
@@ -275,7 +276,7 @@ def test_a_reader_never_gets_the_words_of_another_clip(
 
 
 @pytest.mark.timeout(60)
-def test_words_and_clip_stay_together_in_a_storm_of_replacements(folder: Path, tmp_path: Path) -> None:
+def test_words_and_clip_stay_together_during_many_replacements(folder: Path, tmp_path: Path) -> None:
     takes = {f"{seconds} s": write(tmp_path / f"{seconds}.wav", tone(seconds)) for seconds in (1, 2)}
     add_voice(folder, "ann", takes["1 s"], "1 s", replace=True)
     done = threading.Event()
@@ -300,8 +301,8 @@ def test_words_and_clip_stay_together_in_a_storm_of_replacements(folder: Path, t
     assert seen == set(takes)
 
 
-@pytest.mark.parametrize("damage", [two_clips, no_clip, no_text, noise_for_a_clip, a_link_to_nothing, a_link_to_itself])
-def test_remove_takes_all_that_there_is(folder: Path, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("damage", [two_clips, no_clip, no_text, a_clip_of_noise, a_link_to_nothing, a_link_to_itself])
+def test_remove_deletes_all_files_of_a_voice(folder: Path, damage: Callable[[Path], None]) -> None:
     damage(folder)
     remove_voice(folder, "ann")
     assert list(folder.iterdir()) == []

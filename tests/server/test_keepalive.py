@@ -11,8 +11,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from misotts.serve.local import RunningServer
 from misotts_client import Client
-from misotts_client.request import SpeechRequest, infer_request
-from misotts_client.transport import CHANNEL_OPTIONS
+from misotts_client.request import SpeechRequest
+from misotts_client.transport import CHANNEL_OPTIONS, infer_request
 from tests.support.proxy import proxy
 
 NOTICED_S = 15

@@ -53,13 +53,13 @@ def test_a_broken_voice_is_refused_and_the_server_goes_on(client: Client, own: P
     clip = own / "passing-by.wav"
     (own / "passing-by.txt").write_text("Some words.")
     clip.write_bytes(b"no audio")
-    with pytest.raises(InvalidArgument, match="the clip is no WAV, FLAC or MP3 file, or a damaged one") as caught:
+    with pytest.raises(InvalidArgument, match="the clip is not a WAV, FLAC or MP3 file, or is damaged") as caught:
         speak(client, "passing-by")
     assert caught.value.field == "VOICE"
     assert "/" not in caught.value.message
 
     write(clip, tone(0.5))
-    with pytest.raises(InvalidArgument, match=r"length must be 1 to 30 s, is 0\.5 s"):
+    with pytest.raises(InvalidArgument, match=r"length must be 1 to 30 s, it is 0\.5 s"):
         speak(client, "passing-by")
 
     write(clip, tone())

@@ -16,9 +16,9 @@ Script = Callable[[Any, grpc.ServicerContext], Iterator[Any]]
 
 
 def answer(samples: int = 1920, frame: int = 0, seed: int = 7, finish: str = "", level: float = 0.5) -> Any:
-    """The response with one chunk, of constant audio."""
+    """Return the response with one chunk, of constant audio."""
     outputs = {
-        "SEED_USED": ("INT64", struct.pack("<q", seed)),  # not in the contract's order, which nothing may rely on
+        "SEED_USED": ("INT64", struct.pack("<q", seed)),  # not in the contract's order, on which nothing may rely
         "AUDIO": ("FP32", np.full(samples, level, np.float32).tobytes()),
         "FINISH": ("BYTES", serialize_byte_tensor(np.array([finish.encode()], np.object_)).item()),
         "FRAME": ("INT32", struct.pack("<i", frame)),
@@ -32,7 +32,7 @@ def answer(samples: int = 1920, frame: int = 0, seed: int = 7, finish: str = "",
 
 
 def utterance(frames: int, **chunk: Any) -> Iterator[Any]:
-    """A whole utterance, a frame a chunk, the end of speech in the last."""
+    """Yield a whole utterance, one frame per chunk."""
     for frame in range(frames):
         yield answer(frame=frame, finish="eos" if frame == frames - 1 else "", **chunk)
 
@@ -42,7 +42,7 @@ def refusal(text: str) -> Any:
 
 
 def last_flag() -> Any:
-    """The empty response with which Triton may end a stream."""
+    """Return the empty response with which Triton may end a stream."""
     response = service_pb2.ModelStreamInferResponse()
     response.infer_response.parameters["triton_final_response"].bool_param = True
     return response
@@ -52,12 +52,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Answers each request by its script.
 
     Attributes:
-        script: what to answer to a request; may be set anew at any time.
-        url: where it listens.
-        requests: all that came.
+        script: yields the responses to a request; may be replaced at any time.
+        url: host and port.
+        requests: all requests so far.
         cancelled: set when a client cancels a call that is not yet done.
-        metadata: the names of all headers that came.
-        drained: set when a call came to its own end: the client closed its side, the script ran out.
+        metadata: names of all headers so far.
+        drained: set when a call has ended by itself: the client closed its side and the script is exhausted.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         done = threading.Event()
         context.add_callback(lambda: None if done.is_set() else self.cancelled.set())
         self.metadata += [key for key, _ in context.invocation_metadata()]
-        for request in request_iterator:  # ends only when the client closes its side, as Triton's loop does
+        for request in request_iterator:  # ends when the client closes its side, like Triton's loop
             self.requests.append(request)
             yield from self.script(request, context)
         done.set()
@@ -82,7 +82,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 def endless(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-    """A chunk every 5 ms until the client goes."""
+    """Send a chunk every 5 ms until the client leaves."""
     pace = threading.Event()
     context.add_callback(pace.set)
     frame = 0
@@ -92,7 +92,7 @@ def endless(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
 
 
 def silent(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-    """Nothing at all until the client goes."""
+    """Send nothing until the client leaves."""
     gone = threading.Event()
     context.add_callback(gone.set)
     gone.wait(10)

@@ -1,4 +1,4 @@
-"""Requests that our client would not send."""
+"""Sends requests that our client would not send."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def infer(url: str, model: str, **inputs: np.ndarray) -> Any:
 
 
 def text(value: bytes) -> np.ndarray:
-    """A STRING [1]."""
+    """Return a STRING [1]."""
     return np.array([value], np.object_)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from misotts.config import MAX_UNACKNOWLEDGED, NO_SLOT
 from misotts.serve.stage.stage import Stage, log
-from misotts.serve.stage.tensors import array, strings
+from misotts.serve.stage.tensors import array, text
 from misotts.serve.stage.worker import Worker
 from misotts.slots import Piece
 from misotts_client.errors import Internal, Unavailable, finish_of
@@ -56,12 +56,12 @@ class ChunkStage(Stage):
         self._worker = Worker(self._work, lambda chunk: int(chunk.header[0]), limit, self.idle)
 
     def take(self, request: Any, sender: Any) -> None:
-        header, data, finish = array(request, "HEADER"), array(request, self.input), strings(request, "FINISH")
-        if header is None or data is None or not finish:
+        header, data, finish = array(request, "HEADER"), array(request, self.input), text(request, "FINISH")
+        if header is None or data is None or finish is None:
             raise Internal(f"the {self.name} stage lacks a tensor that the ensemble gives")
         try:
             # Copies: Triton reuses the request's memory once `execute` has returned.
-            self._worker.put(Chunk(sender, header.copy(), data.copy(), finish[0]))
+            self._worker.put(Chunk(sender, header.copy(), data.copy(), finish))
         except queue.Full:
             raise Unavailable(f"the {self.name} stage has too much to do") from None
 

@@ -17,7 +17,7 @@ from misotts.generate.utterance import Utterance
 from misotts.order import Order
 from misotts.serve.stage.acknowledge import AcknowledgementReceiver
 from misotts.serve.stage.stage import Stage
-from misotts.serve.stage.tensors import array, send, strings
+from misotts.serve.stage.tensors import array, send, text
 from misotts.watermark.watermarker import delay_frames
 from misotts_client.errors import MisoError, finish_of
 
@@ -39,8 +39,9 @@ class GenerateStage(Stage):
 
     def take(self, request: Any, sender: Any) -> None:
         frames = array(request, "FRAMES")
-        (parameters,) = strings(request, "ORDER") or [""]
+        parameters = text(request, "ORDER")
         assert frames is not None
+        assert parameters is not None
         utterance = Utterance(Order.read(frames.copy(), parameters))
         receiver = NextStage(sender, self.settings.secret, utterance)
         try:

@@ -1,4 +1,4 @@
-"""Tensors in, tensors out: between Triton's requests and plain Python values."""
+"""Inputs of Triton's requests as arrays and texts, and responses from them."""
 
 from __future__ import annotations
 
@@ -6,42 +6,28 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from misotts_client.errors import InvalidArgument, MisoError
+from misotts_client.errors import MisoError
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
-def array(request: Any, name: str) -> np.ndarray | None:
-    """An input, or None where the request leaves it out."""
+def array(request: Any, name: str) -> npt.NDArray[Any] | None:
+    """Return an input; None if the request leaves it out. The memory is Triton's until `execute` returns."""
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     return None if tensor is None else tensor.as_numpy()
 
 
-def scalar(request: Any, name: str) -> Any:
-    """The one element of a numeric input [1], or None where it is left out."""
+def text(request: Any, name: str) -> str | None:
+    """Return the element of an input STRING [1]; None if the request leaves it out."""
     value = array(request, name)
-    return None if value is None else value.reshape(-1)[0].item()
-
-
-def strings(request: Any, name: str) -> list[str] | None:
-    """A STRING input's elements, or None where it is left out.
-
-    Raises:
-        InvalidArgument: an element is not UTF-8.
-    """
-    value = array(request, name)
-    if value is None:
-        return None
-    try:
-        return [element.decode("utf-8") for element in value.reshape(-1)]
-    except UnicodeDecodeError as error:
-        raise InvalidArgument(name, f"must be UTF-8, byte {error.start} is not") from None
+    return None if value is None else value.item().decode()
 
 
 def send(sender: Any, outputs: Mapping[str, Any], final: bool = False) -> None:
-    """Send a response; a str is a STRING [1]."""
+    """Send a response of arrays; a str becomes a STRING [1]."""
     tensors = [
         pb_utils.Tensor(name, np.array([value.encode()], np.object_) if isinstance(value, str) else value)
         for name, value in outputs.items()
@@ -50,7 +36,7 @@ def send(sender: Any, outputs: Mapping[str, Any], final: bool = False) -> None:
 
 
 def end(sender: Any) -> None:
-    """Say that no more responses come."""
+    """Tell Triton that no more responses come."""
     sender.send(flags=FINAL)
 
 

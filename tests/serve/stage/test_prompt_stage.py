@@ -1,4 +1,4 @@
-"""The prompt stage on a pretended Triton, with a codec that works when it is let: who waits for whom, and how long."""
+"""The queues of the prompt stage, on a pretended Triton and with a codec that works when the test allows it."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ FRAMES = 3
 
 
 class Codec:
-    """Encodes a clip in two pieces, each when it is let."""
+    """Encodes a clip in two parts, each when it is allowed to."""
 
     def __init__(self) -> None:
         self.clips = 0
-        self._pieces = threading.Semaphore(0)
+        self._allowed = threading.Semaphore(0)
 
     def encode(self, audio: np.ndarray, pause: Callable[[], None]) -> np.ndarray:
         self.clips += 1
-        assert self._pieces.acquire(timeout=20)
+        assert self._allowed.acquire(timeout=20)
         pause()
-        assert self._pieces.acquire(timeout=20)
+        assert self._allowed.acquire(timeout=20)
         return np.ones((-(-len(audio) // FRAME_SAMPLES), 32), np.int32)
 
-    def let(self, pieces: int = 1000) -> None:
-        self._pieces.release(pieces)
+    def allow(self, parts: int = 1000) -> None:
+        self._allowed.release(parts)
 
 
 class Request(dict[str, Any]):
-    """A request as Triton hands it over; `answers` gets what is sent for it."""
+    """A request as Triton passes it; `answers` receives its responses."""
 
     def __init__(self, **fields: Any) -> None:
         values = {"TEXT": "Hello.", "ENSEMBLE_INPUT": "Hello.", **fields}
@@ -80,21 +80,21 @@ def stage(codec: Codec, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.M
     stage.link = SimpleNamespace(draining=threading.Event())
     stage.config = ModelConfig.load(demo_folder)
     stage.prompter = Prompter(demo_folder, stage.config, codec.encode, Voices(folder_with_ann(tmp_path / "voices")))
-    stage.start_lanes()
+    stage.start_workers()
     yield stage
-    codec.let()
+    codec.allow()
     wait_until(lambda: stage.state()["waiting"] == 0)
 
 
 def answer(request: Request) -> Any:
-    """The one answer to a request: an error, or the prompt's frames."""
+    """Return the one answer to a request: an error, or the rows of the prompt."""
     wait_until(lambda: request.answers)
     (found,) = request.answers
     return found["FRAMES"] if isinstance(found, dict) else found
 
 
-def test_who_needs_no_encoding_does_not_wait_for_who_does(stage: Any, codec: Codec) -> None:
-    codec.let(2)
+def test_a_request_without_encoding_does_not_wait_for_one_with_encoding(stage: Any, codec: Codec) -> None:
+    codec.allow(2)
     first_use = Request(VOICE="ann")
     stage.execute([first_use])
     voice = answer(first_use)
@@ -110,24 +110,24 @@ def test_who_needs_no_encoding_does_not_wait_for_who_does(stage: Any, codec: Cod
     assert isinstance(answer(wrong), InvalidArgument)
     assert isinstance(answer(unknown), NotFound)
     assert not long.answers
-    codec.let()
+    codec.allow()
     assert len(answer(long)) > len(answer(plain)) + FRAMES
 
 
-def test_a_voice_that_many_ask_for_is_encoded_once(stage: Any, codec: Codec) -> None:
+def test_a_voice_of_many_requests_is_encoded_once(stage: Any, codec: Codec) -> None:
     requests = [Request(VOICE="ann") for _ in range(3)]
     stage.execute(requests[:1])
-    wait_until(lambda: codec.clips == 1)  # the others fill its line
+    wait_until(lambda: codec.clips == 1)  # the others are queued
     stage.execute(requests[1:])
     wait_until(lambda: stage.state()["encoding"] == 3)
-    codec.let()
+    codec.allow()
     prompts = [answer(request) for request in requests]
     assert codec.clips == 1
     for prompt in prompts:
         np.testing.assert_array_equal(prompt, prompts[0])
 
 
-def test_those_who_wait_for_the_codec_are_served_in_order_and_bounded(stage: Any, codec: Codec) -> None:
+def test_the_queue_of_the_encoder_is_in_order_and_bounded(stage: Any, codec: Codec) -> None:
     requests = [with_context(frames) for frames in (1, 2, 3, 4)]
     stage.execute(requests[:1])
     wait_until(lambda: codec.clips)
@@ -139,62 +139,62 @@ def test_those_who_wait_for_the_codec_are_served_in_order_and_bounded(stage: Any
     stage.execute([plain := Request()])
     answer(plain)
     assert not requests[0].answers
-    assert stage.state() == {"waiting": 3, "encoding": 3}, "the one that is being encoded counts too"
-    codec.let(2)
+    assert stage.state() == {"waiting": 3, "encoding": 3}, "the request that is being encoded counts too"
+    codec.allow(2)
     answer(requests[0])
     assert not requests[1].answers
-    codec.let()
+    codec.allow()
     lengths = [len(answer(request)) for request in requests[:3]]
     assert np.diff(lengths).tolist() == [1, 1]
     wait_until(lambda: stage.state() == {"waiting": 0, "encoding": 0})
     assert (stage.report()["prompts_total"], stage.report()["refused_total"]) == (4, 1)
 
 
-def test_the_time_limit_holds_in_line_and_between_pieces(stage: Any, codec: Codec) -> None:
+def test_the_time_limit_holds_in_the_queue_and_during_encoding(stage: Any, codec: Codec) -> None:
     hurried, behind = (with_context(TIMEOUT_MS=200) for _ in range(2))
     stage.execute([hurried, behind])
     wait_until(lambda: codec.clips)
     time.sleep(0.2)
-    codec.let(1)
+    codec.allow(1)
     assert isinstance(answer(hurried), DeadlineExceeded)
     assert isinstance(answer(behind), DeadlineExceeded)
-    assert codec.clips == 1, "who has no time left is not encoded"
+    assert codec.clips == 1, "a request past its deadline is not encoded"
 
 
-def test_a_voice_is_encoded_to_its_end_for_those_who_ask_next(stage: Any, codec: Codec) -> None:
+def test_a_voice_is_encoded_to_its_end_for_the_next_request(stage: Any, codec: Codec) -> None:
     hurried = with_context(VOICE="ann", TIMEOUT_MS=200)
     stage.execute([hurried])
     wait_until(lambda: codec.clips)
     time.sleep(0.2)
-    codec.let(2)
+    codec.allow(2)
     assert isinstance(answer(hurried), DeadlineExceeded)
     stage.execute([next_one := Request(VOICE="ann")])
     assert len(answer(next_one)) > FRAMES
     assert codec.clips == 1
 
 
-def test_a_lane_that_hangs_looks_so_and_a_long_clip_does_not(stage: Any, codec: Codec) -> None:
+def test_a_worker_that_hangs_shows_no_sign_of_life_and_a_long_clip_does(stage: Any, codec: Codec) -> None:
     stage.execute([with_context()])
     wait_until(lambda: codec.clips)
     time.sleep(0.3)
-    assert stage.idle_s() > 0.25, "the quick lane lives, which must not hide the other"
-    codec.let(1)
+    assert stage.idle_s() > 0.25, "the checker is alive, which must not hide the encoder"
+    codec.allow(1)
     wait_until(lambda: stage.idle_s() < 0.2)
 
 
-def test_a_drain_refuses_the_new_and_serves_who_has_come(stage: Any, codec: Codec) -> None:
+def test_a_drain_refuses_new_requests_and_serves_those_that_have_arrived(stage: Any, codec: Codec) -> None:
     stage.execute([held := with_context()])
     wait_until(lambda: codec.clips)
     stage.link.draining.set()
     stage.execute([late := Request()])
     assert isinstance(answer(late), Unavailable)
     assert stage.state()["waiting"] == 1
-    codec.let()
+    codec.allow()
     assert len(answer(held))
 
 
-def test_segments_that_are_left_out_are_counted(stage: Any, codec: Codec) -> None:
-    codec.let()
+def test_dropped_segments_are_counted(stage: Any, codec: Codec) -> None:
+    codec.allow()
     stage.execute([request := with_context(frames=1_500, MAX_AUDIO_MS=np.int32(100_000))])
     assert len(answer(request)) < 20
     assert stage.report()["dropped_segments_total"] == 1
