@@ -63,8 +63,8 @@ class _Sampler:
         self._ops, op = ops, ops.op
         self._ranks = op("Shape", noise, start=2, end=3)
         rank = op("Range", 0, op("Squeeze", self._ranks), 1)
-        kept = op("Unsqueeze", op("Less", rank, op("Unsqueeze", top_k, [1])), [1])
-        self._noise = op("Where", kept, noise, np.array(-np.inf, np.float32))
+        candidate = op("Unsqueeze", op("Less", rank, op("Unsqueeze", top_k, [1])), [1])
+        self._noise = op("Where", candidate, noise, np.array(-np.inf, np.float32))
         self._temperature = op("Unsqueeze", temperature, [1])
 
     def __call__(self, logits: ir.Value, codebook: int) -> ir.Value:

@@ -14,7 +14,7 @@ from misotts.engines.transfer import to_device
 class Embedding:
     """The text and audio embedding tables.
 
-    A position's embedding is the sum of its columns' embeddings. A column that holds `MASKED` adds nothing.
+    A position's embedding is the sum of its columns' embeddings. A column with `MASKED` adds nothing.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Embedding:
 
         A position is either text (the last column alone) or audio (all others); unused columns are `MASKED`.
         """
-        # The rows are told apart on the host: on a GPU this would wait for all earlier work.
+        # Text and audio rows are separated on the host: on a GPU this would wait for all earlier work.
         is_text = frames[:, -1] != MASKED
         text, audio = is_text.nonzero().squeeze(1), (~is_text).nonzero().squeeze(1)
         words, codes = frames[text, -1], frames[audio, :-1]

@@ -76,8 +76,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 def weights_hash(
     weights: Mapping[str, torch.Tensor], names: Iterable[str], network: TransformerConfig | None = None
 ) -> str:
-    """SHA-256 over the named tensors' names, types, shapes and values, and over `network`, whose heads, norm and RoPE
-    no tensor shows."""
+    """SHA-256 over the named tensors' names, types, shapes and values, and over `network`, because no tensor shows
+    heads, norm and RoPE."""
     digest = hashlib.sha256(repr(network).encode())
     for name in sorted(names):
         tensor = weights[name]

@@ -14,7 +14,7 @@ from misotts.engines.manifest import Manifest, depth_hash
 from misotts.engines.table import DEPTHS, EngineError, depth_graph_folder
 
 MIN_ROWS = 2
-"""ONNX Runtime multiplies a single row with another routine, whose last bits differ. A batch of one is padded, so that
+"""ONNX Runtime multiplies a single row with another routine, with other last bits. A batch of one is padded, so that
 an utterance gets the same frames in any batch."""
 
 
@@ -22,7 +22,7 @@ class OnnxDepth:
     """Runs the graph that `python -m convert depth MODEL` writes."""
 
     def __init__(self, model: Path, weights: Mapping[str, torch.Tensor], config: ModelConfig) -> None:
-        """Load the engine of a model folder, whose weights are `weights`. It uses as many threads as torch.
+        """Load the engine of a model folder with these `weights`. It uses as many threads as torch.
 
         Raises:
             EngineError: onnxruntime is not installed, or the engine is missing or of other weights.

@@ -29,7 +29,7 @@ class TensorrtDepth:
         dtype: torch.dtype,
         max_streams: int,
     ) -> None:
-        """Load the engine of a model folder, whose weights are `weights`.
+        """Load the engine of a model folder with these `weights`.
 
         Raises:
             EngineError: TensorRT is not installed, or the engine is missing, of other weights, built by another release

@@ -102,7 +102,7 @@ def _sum_tiles(x: torch.Tensor) -> torch.Tensor:
 
 
 class _Group:
-    """Sequences with the same number of new positions, whose attention is one batched product."""
+    """Sequences with the same number of new positions; their attention is one batched product."""
 
     def __init__(self, batch: Batch, members: Indices, first_rows: Indices, block_size: int, device: torch.device):
         self.length = int(batch.lengths[members[0]])

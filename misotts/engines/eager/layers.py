@@ -21,8 +21,8 @@ MAX_ROW_TILE = 16
 
 
 def stable_rows(weights: Iterable[torch.Tensor]) -> int:
-    """Return the smallest power of two, up to `MAX_ROW_TILE`, with whose multiples as the number of rows a row's
-    product with any of `weights` [out, in] always has the same bits on this machine. 1 on CUDA, without a guarantee."""
+    """Return the smallest power of two t, up to `MAX_ROW_TILE`, for which a row's product with any of `weights` [out,
+    in] has the same bits on this machine with every multiple of t rows. Return 1 on CUDA, without a guarantee."""
     stable = 1
     for weight in {tuple(w.shape): w for w in weights}.values():
         if weight.device.type != "cpu":

@@ -18,7 +18,7 @@ from misotts.engines.transfer import to_device
 from misotts.engines.transformer import rope_table
 
 PREFILL_TILE = 16
-"""Positions of a prompt whose queries share the keys that are read: with four query heads to a key head, 64 rows of a
+"""Positions of a prompt that share one read of their keys: with four query heads to a key head, 64 rows of a
 product."""
 
 

@@ -109,7 +109,7 @@ def _layer_bytes(c: TransformerConfig, weight_type: WeightType, width: int) -> i
 
 def activation_bytes(config: ModelConfig, limits: Limits, block_size: int) -> int:
     """Return an upper estimate, not measured: twice all that one layer computes for the rows of the largest step, and
-    the noise of the largest graph, whose computation holds four int64 tensors of its shape at a time."""
+    the noise of the largest graph, which needs four int64 tensors of its shape at a time."""
     c = config.backbone
     wide = 4 * c.embed_dim + 2 * c.num_kv_heads * c.head_dim + 3 * c.intermediate_dim
     step = limits.largest_step(block_size) * wide * HALF * 2

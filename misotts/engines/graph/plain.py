@@ -32,7 +32,7 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Tiles of consecutive positions of one sequence, whose queries share the keys that are read. int32 [tiles] each,
+    """Tiles of consecutive positions of one sequence, which share one read of their keys. int32 [tiles] each,
     on the device."""
 
     sequence: torch.Tensor
@@ -109,7 +109,7 @@ def rope_and_cache(
 
 
 def paged_attention(q: torch.Tensor, cache: LayerCache, tables: torch.Tensor, tiles: Tiles) -> torch.Tensor:
-    """Causal attention of q [rows, heads, head_dim] over the sequences' blocks, which hold the rows' own keys → [rows,
+    """Causal attention of q [rows, heads, head_dim] over the sequences' blocks, with the rows' own keys → [rows,
     heads * head_dim]. tables: int32 [sequences, columns]. Rows that are in no tile stay zero."""
     rows, heads, head_dim = q.shape
     kv_heads = cache.keys.shape[1]

@@ -55,7 +55,7 @@ class TensorrtLlmBackbone:
         num_blocks: int,
         device: str = "cuda",
     ) -> None:
-        """Load the engine of a model folder, whose weights are `weights`, and allocate the pool.
+        """Load the engine of a model folder with these `weights`, and allocate the pool.
 
         Raises:
             EngineError: TensorRT-LLM is not installed, or the engine is missing, of other weights, built by another

@@ -2,8 +2,8 @@
 
 They are for packed positions, paged keys and values, and in-flight batching, without beams. Names and shapes are those
 of TensorRT-LLM 1.2's `GenerationMixin.prepare_attention_inputs`; the values are those that its C++ runtime writes
-(batch_manager/runtimeBuffers.cpp and transformerBuffers.cpp, plugins/gptAttentionPlugin). The CPU reads the tables
-whose names begin with `host_`.
+(batch_manager/runtimeBuffers.cpp and transformerBuffers.cpp, plugins/gptAttentionPlugin). Names of tables that the
+CPU reads begin with `host_`.
 
 The plugin has two kinds of sequences. A *context* sequence has a prefill chunk, a *generation* sequence has one
 position behind others. All sequences of the first kind come before all of the second. The plugin presumes two things

@@ -16,7 +16,7 @@ SMALLEST_DOT = 16
 
 
 def dot_type(dtype: torch.dtype) -> Any:
-    """Type of a product's factors. It is float32 in the interpreter, whose product of bfloat16 is wrong."""
+    """Type of a product's factors. It is float32 in the interpreter, where products of bfloat16 are wrong."""
     return tl.bfloat16 if dtype == torch.bfloat16 and not INTERPRETED else tl.float32
 
 

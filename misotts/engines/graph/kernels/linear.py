@@ -1,4 +1,4 @@
-"""Matrix products of few rows, whose time is that of reading the weights: each weight is read once, and the operations
+"""Matrix products of few rows, which take the time of reading the weights: each weight is read once, and the operations
 before and after the product need no launch of their own.
 
 RMSNorm needs no pass before the product. Its scale is in the weights (`matrix.py`), and a row can be divided by its
