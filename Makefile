@@ -14,7 +14,7 @@ SERVE_OPTIONS ?= $(if $(filter $(DEMO),$(MODEL)),--allow-reference-key)
 # Most utterances at once that the engines of `make build` take.
 STREAMS ?= 64
 
-.PHONY: help demo test quick messages lint format convert build serve soak gpu-suite gpu-suite-wheels clean
+.PHONY: help demo test quick messages docs lint format convert build serve soak gpu-suite gpu-suite-wheels clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -30,6 +30,10 @@ quick: $(READY) $(DEMO) ## run the tests that start no server (3 minutes)
 
 messages: $(READY) $(DEMO) ## run all tests and renew tests/messages.json
 	$(BIN)/python -m pytest --renew-messages
+
+docs: $(READY) ## renew docs/metrics.md and the line numbers in docs/architecture.md
+	$(BIN)/python -m misotts.serve.stage.metrics > docs/metrics.md
+	$(BIN)/python -m tests.support.references docs/architecture.md
 
 lint: $(READY) ## check style, types and imports (2 minutes)
 	$(BIN)/ruff check .
