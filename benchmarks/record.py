@@ -1,4 +1,4 @@
-"""A result and where it was measured, as one JSON file in `benchmarks/results/`."""
+"""Results as JSON files, each with its machine, date and command."""
 
 from __future__ import annotations
 
@@ -16,28 +16,21 @@ LINE_LENGTH = 240
 
 
 def machine() -> dict[str, Any]:
-    """What a reader must know to place a figure."""
-    model = next(
-        (line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
-    )
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
+    """Return the properties of this machine that its figures depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    cores = len(os.sched_getaffinity(0))
+    return {"cpu": model[1] if model else platform.processor(), "cores": cores, "python": platform.python_version()}
 
 
 def record(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures with the date, the command and the machine."""
+    """Return the figures with the date, the command and the machine."""
     now = datetime.now(timezone.utc)
     return {"date": now.isoformat(timespec="seconds"), "command": _command(), "machine": machine(), **figures}
 
 
 def write(path: Path, result: dict[str, Any]) -> Path:
-    """Write a result; a list or an object without others in it takes one line where it fits."""
+    """Write a result; an innermost list or object takes one line if it fits."""
 
     def on_one_line(match: re.Match[str]) -> str:
         line = re.sub(r"\s*\n\s*", " ", match[0])
@@ -50,7 +43,7 @@ def write(path: Path, result: dict[str, Any]) -> Path:
 
 
 def save(name: str, figures: dict[str, Any]) -> Path:
-    """Write `results/<name>-<date>.json`: the figures, the machine, the date and the command."""
+    """Write the record of a summary to `results/<name>-<date>.json`."""
     result = record(figures)
     return write(RESULTS / f"{name}-{result['date'][:10]}.json", result)
 

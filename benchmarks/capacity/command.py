@@ -43,14 +43,13 @@ def capacity(
     from rich.console import Console
 
     from benchmarks.capacity.options import of_gpu, of_table
-    from benchmarks.capacity.plan import make_plan
+    from benchmarks.capacity.plan import make_plan, show_plan
     from benchmarks.capacity.planner import Planner
-    from benchmarks.capacity.report import show_plan
     from benchmarks.capacity.traffic import EVENING, Traffic, read_day
     from benchmarks.costs.gpus import GPUS
     from benchmarks.costs.table import read
     from benchmarks.record import record, write
-    from benchmarks.sweep.objective import Objective
+    from benchmarks.sweep.knee import Objective
 
     console = Console()
     if gpu not in GPUS:

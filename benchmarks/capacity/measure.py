@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.capacity.calibrate import calibrate, see
-from benchmarks.costs.engines import Needs, torch_engines
+from benchmarks.costs.engines import make_engines
 from benchmarks.costs.floors import Floors
 from benchmarks.costs.grids import GenerateStage, LeastTimes, time_decode, time_watermark
 from benchmarks.costs.side_by_side import Work, measure_speeds
@@ -105,8 +105,9 @@ def load_stage(folder: Path) -> GenerateStage:
     """Return the eager engines of a model folder, with the KV pool that the server would have."""
     config = ModelConfig.load(folder)
     blocks = pool_blocks(config, Limits().max_streams, 4, None, None)
-    needs = Needs(Checkpoint(folder, config), config, blocks, max(BATCHES), "cpu", torch.float32)
-    return GenerateStage(torch_engines(needs), Floors(config, "float32", 4, 4), blocks, "cpu", LeastTimes(1))
+    weights = Checkpoint(folder, config)
+    engines = make_engines("torch", weights, config, blocks, max(BATCHES), "cpu", torch.float32)
+    return GenerateStage(engines, Floors(config, "float32", 4, 4), blocks, "cpu", LeastTimes(1))
 
 
 def measure_prompt(folder: Path, config: ModelConfig, repeats: int) -> PromptCost:

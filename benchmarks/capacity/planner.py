@@ -13,8 +13,7 @@ from benchmarks.capacity.traffic import Traffic
 from benchmarks.costs.table import CostTable
 from benchmarks.load.plan import Call, calls
 from benchmarks.load.summary import overall
-from benchmarks.sweep.knee import find_knee
-from benchmarks.sweep.objective import Objective
+from benchmarks.sweep.knee import Objective, find_knee
 from misotts.engines.interface import Limits
 
 WARM_UP_S = 10.0

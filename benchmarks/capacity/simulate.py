@@ -8,11 +8,10 @@ computes percentiles, playback and continuity of measured and of simulated loads
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import simpy
 
 from benchmarks.capacity.device import Device
@@ -46,10 +45,6 @@ class Simulated:
     """Seconds that each stage worked, including its waits for the device; `device`: seconds that the device worked."""
     mean_batch: float
     """Frames per step of generate."""
-    most_streams: int
-    """Most calls under way at once."""
-    preempted: int
-    """Number of preemptions."""
 
 
 def simulate(load: Load, costs: CostTable, limits: Limits, planned: Iterable[Call] | None = None) -> Simulated:
@@ -61,10 +56,40 @@ def simulate(load: Load, costs: CostTable, limits: Limits, planned: Iterable[Cal
     """
     if load.slow_share:
         raise ValueError("slow_share: slow readers are not simulated")
-    server = Server(costs, limits)
-    crowd = _Crowd(load, server, iter(planned) if planned is not None else calls(load))
-    server.environment.run()
-    return crowd.result()
+    server, answers = Server(costs, limits), list[Answer]()
+    environment, remaining = server.environment, iter(planned) if planned is not None else calls(load)
+
+    def make(call: Call) -> Caller:
+        caller = Caller(call, server)
+        answers.append(caller.answer)
+        caller.send()
+        return caller
+
+    def open_loop() -> Process:
+        for call in remaining:
+            yield environment.timeout(max((call.at_s or 0.0) - environment.now, 0.0))
+            make(call)
+
+    def closed_loop() -> Process:
+        while environment.now < load.seconds:
+            yield make(next(remaining)).ended
+
+    for loop in [open_loop] if load.streams is None else [closed_loop] * load.streams:
+        environment.process(loop())
+    environment.run()
+    counts = server.generate.core.statistics
+    return Simulated(
+        answers=sorted(answers, key=lambda answer: answer.call.number),
+        seconds=max((answer.ended_s for answer in answers), default=0.0),
+        busy={
+            "prompt": server.prompt_busy_s,
+            "generate": counts.busy_s,
+            "decode": server.decode.busy_s,
+            "watermark": server.watermark.busy_s,
+            "device": server.device.busy_s,
+        },
+        mean_batch=counts.frames / counts.steps if counts.steps else 0.0,
+    )
 
 
 class Server:
@@ -194,63 +219,8 @@ class Caller:
         self.ended.succeed()
 
 
-class _Crowd:
-    """The calls of a load, in an open or a closed loop."""
-
-    def __init__(self, load: Load, server: Server, calls: Iterator[Call]) -> None:
-        self._load, self._server, self._calls = load, server, calls
-        self._environment = server.environment
-        self._answers: list[Answer] = []
-        self._under_way = self._most = 0
-        if load.streams is None:
-            self._environment.process(self._open())
-        else:
-            for _ in range(load.streams):
-                self._environment.process(self._closed())
-
-    def _open(self) -> Process:
-        for call in self._calls:
-            yield self._environment.timeout(max((call.at_s or 0.0) - self._environment.now, 0.0))
-            self._make(call)
-
-    def _closed(self) -> Process:
-        while self._environment.now < self._load.seconds:
-            yield self._make(next(self._calls)).ended
-
-    def _make(self, call: Call) -> Caller:
-        caller = Caller(call, self._server)
-        self._answers.append(caller.answer)
-        self._under_way += 1
-        self._most = max(self._most, self._under_way)
-        assert caller.ended.callbacks is not None
-        caller.ended.callbacks.append(self._ended)
-        caller.send()
-        return caller
-
-    def _ended(self, _: simpy.Event) -> None:
-        self._under_way -= 1
-
-    def result(self) -> Simulated:
-        server, counts = self._server, self._server.generate.core.statistics
-        return Simulated(
-            answers=sorted(self._answers, key=lambda answer: answer.call.number),
-            seconds=max((answer.ended_s for answer in self._answers), default=0.0),
-            busy={
-                "prompt": server.prompt_busy_s,
-                "generate": counts.busy_s,
-                "decode": server.decode.busy_s,
-                "watermark": server.watermark.busy_s,
-                "device": server.device.busy_s,
-            },
-            mean_batch=counts.frames / counts.steps if counts.steps else 0.0,
-            most_streams=self._most,
-            preempted=server.generate.core.scheduler.preempted,
-        )
-
-
-def _prompt(call: Call, costs: CostTable) -> npt.NDArray[np.int32]:
-    """Return a prompt [positions, 2] whose rows differ between voices and between calls, so that the KV pool shares
-    only the blocks of one voice."""
+def _prompt(call: Call, costs: CostTable) -> np.ndarray:
+    """A prompt whose positions tell apart what the KV pool must tell apart: voices and calls."""
     own = np.full((costs.prompt.positions(len(call.request.text)), 2), call.number + 1, np.int32)
     if call.request.voice is None:
         return own

@@ -28,8 +28,8 @@ from benchmarks.load.report import figure
 from benchmarks.load.server_share import other_cores
 from benchmarks.load.summary import invalid, pooled
 from benchmarks.record import save
+from benchmarks.sweep.knee import Objective
 from benchmarks.sweep.measure import Sweep, Tried, on_server, sweep
-from benchmarks.sweep.objective import Objective
 from misotts.engines.interface import Limits
 from misotts.serve.local import running_server
 

@@ -1,7 +1,4 @@
-"""The engines of the generate stage that the suite holds against each other and against the floor.
-
-To put another one on the list, write what makes it and add a line to `ENGINES`.
-"""
+"""The engines of the generate stage that are compared with each other and with the floor, and their inputs."""
 
 from __future__ import annotations
 
@@ -29,59 +26,52 @@ from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import tensor_shapes
 
-
-@dataclass(frozen=True)
-class Needs:
-    """What an engine is made for."""
-
-    weights: Mapping[str, torch.Tensor]
-    config: ModelConfig
-    num_blocks: int
-    max_streams: int
-    device: str
-    dtype: torch.dtype
+ENGINES = ("torch", "graph")
+"""Engines that `make_engines` knows, the fastest last."""
 
 
 @dataclass(frozen=True)
 class Engines:
-    """What the sections drive."""
+    """An engine and its parts."""
 
     config: ModelConfig
     embedding: Embedding
     backbone: Backbone
     depth: Depth
+    """Backbone and depth decoder alone; those of `graph` run outside its graphs, kernel by kernel."""
     engine: TwoPart | GraphEngine
     """Both parts together."""
 
     def generator(self, limits: Limits, first_chunk_frames: int = 1) -> Generator:
-        """The generate stage around them, not started."""
+        """Return a generate stage that is not started."""
         return Generator(self.config, self.engine, limits, first_chunk_frames)
 
     def launch(self, step: Step) -> torch.Tensor:
-        """What the loop gives the device for a step. Returns the codes on the host, where they may still be on their
-        way."""
+        """Launch a step as the loop does; return the codes on the host, where they may not have arrived yet."""
         return self.engine.step(step).int().to("cpu", non_blocking=True)
 
 
-def torch_engines(needs: Needs) -> Engines:
-    """The eager torch engines, which every other engine is held against."""
-    where = needs.device, needs.dtype
-    embedding = Embedding(needs.weights, needs.config, *where)
-    depth = TorchDepth(needs.weights, needs.config, embedding, *where)
-    backbone = TorchBackbone(needs.weights, needs.config, needs.num_blocks, BLOCK_SIZE, *where)
-    engine = TwoPart(needs.config, embedding, backbone, depth, needs.max_streams)
-    return Engines(needs.config, embedding, backbone, depth, engine)
-
-
-def graph_engines(needs: Needs) -> Engines:
-    """Backbone and depth decoder as one CUDA graph a frame. Each alone runs outside the graphs, kernel by kernel."""
-    run, where = operations_on(needs.device), (needs.device, needs.dtype)
-    config = needs.config
-    embedding = Embedding(needs.weights, config, *where)
-    depth = GraphDepth(needs.weights, config, embedding, run, *where)
-    backbone = GraphBackbone(needs.weights, config, needs.num_blocks, BLOCK_SIZE, run, *where)
-    engine = GraphEngine(config, embedding, backbone, depth, needs.max_streams)
-    return Engines(config, embedding, backbone, depth, engine)
+def make_engines(
+    name: str,
+    weights: Mapping[str, torch.Tensor],
+    config: ModelConfig,
+    num_blocks: int,
+    max_streams: int,
+    device: str,
+    dtype: torch.dtype,
+) -> Engines:
+    """Return the engines of that name in `ENGINES`."""
+    embedding = Embedding(weights, config, device, dtype)
+    if name == "graph":
+        run = operations_on(device)
+        graph_depth = GraphDepth(weights, config, embedding, run, device, dtype)
+        graph_backbone = GraphBackbone(weights, config, num_blocks, BLOCK_SIZE, run, device, dtype)
+        sizes = max_streams, config.max_seq_len, config.audio_codes
+        graph_engine = GraphEngine(graph_backbone, graph_depth, embedding, *sizes)
+        return Engines(config, embedding, graph_backbone, graph_depth, graph_engine)
+    depth = TorchDepth(weights, config, embedding, device, dtype)
+    backbone = TorchBackbone(weights, config, num_blocks, BLOCK_SIZE, device, dtype)
+    return Engines(config, embedding, backbone, depth, TwoPart(config, embedding, backbone, depth, max_streams))
 
 
 def speak(
@@ -111,12 +101,6 @@ def speak(
     return [np.concatenate(each) for each in codes.values()]
 
 
-ENGINES: dict[str, Callable[[Needs], Engines]] = {
-    "torch": torch_engines,
-    "graph": graph_engines,
-}
-
-
 def random_prompts(config: ModelConfig, streams: int, text: int, audio: int, seed: int = 0) -> npt.NDArray[np.int32]:
     """Return prompts [streams, text + audio, codebooks + 1] of random text positions and then audio positions."""
     dice = np.random.default_rng([streams, seed])
@@ -127,8 +111,8 @@ def random_prompts(config: ModelConfig, streams: int, text: int, audio: int, see
 
 
 class RandomWeights(Mapping[str, torch.Tensor]):
-    """A model's weights at the scales of a trained network, each made on the device when it is asked for and the same
-    every time: 16 GB that never lie on a disk, nor twice in memory."""
+    """Weights at the scales of a trained network. Each tensor is made on the device when it is read, the same every
+    time, so that 16 GB lie neither on a disk nor twice in memory."""
 
     def __init__(self, config: ModelConfig, device: str, dtype: torch.dtype) -> None:
         self.shapes = tensor_shapes(config)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from benchmarks.costs.engines import ENGINES, Engines, Needs, speak
+from benchmarks.costs.engines import ENGINES, Engines, make_engines, speak
 from benchmarks.gpu_suite.section import Section
 from benchmarks.gpu_suite.sizes import TOY
 from demo.model import make_weights
@@ -65,7 +65,7 @@ def frames(section: Section) -> None:
 
 
 def _make(name: str, weights: dict[str, torch.Tensor], device: str, dtype: torch.dtype) -> Engines:
-    return ENGINES[name](Needs(weights, TOY, NUM_BLOCKS, STREAMS, device, dtype))
+    return make_engines(name, weights, TOY, NUM_BLOCKS, STREAMS, device, dtype)
 
 
 def _error(found: torch.Tensor, expected: torch.Tensor) -> float:

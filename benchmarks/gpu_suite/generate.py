@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from benchmarks.costs.engines import ENGINES, Engines, Needs, RandomWeights
+from benchmarks.costs.engines import Engines, RandomWeights, make_engines
 from benchmarks.costs.floors import Floors
 from benchmarks.costs.grids import GenerateStage
 from benchmarks.costs.timing import memory
@@ -26,7 +26,7 @@ def generate(section: Section, engine: str) -> None:
     section.value("kv_blocks_that_fit", fit)
     section.value("dtype", floors.dtype)
     num_blocks = min(fit, 1 + sizes.pool_positions // BLOCK_SIZE)
-    engines = make_engines(section, engine, num_blocks, max(sizes.batches))
+    engines = random_engines(section, engine, num_blocks, max(sizes.batches))
     stage = GenerateStage(engines, floors, num_blocks, section.device, section)
     stage.time_prefill(section, sizes.prefill_chunks)
     stage.time_parts(section, sizes.batches)
@@ -34,10 +34,11 @@ def generate(section: Section, engine: str) -> None:
     section.value("memory", memory(section.device))
 
 
-def make_engines(section: Section, engine: str, num_blocks: int, max_streams: int) -> Engines:
+def random_engines(section: Section, engine: str, num_blocks: int, max_streams: int) -> Engines:
     """Return the engines of that name with random weights."""
     config, device, dtype = section.sizes.config, section.device, section.dtype
-    return ENGINES[engine](Needs(RandomWeights(config, device, dtype), config, num_blocks, max_streams, device, dtype))
+    weights = RandomWeights(config, device, dtype)
+    return make_engines(engine, weights, config, num_blocks, max_streams, device, dtype)
 
 
 def blocks_that_fit(section: Section) -> int:

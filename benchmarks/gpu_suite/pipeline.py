@@ -20,7 +20,7 @@ import torch
 from benchmarks.costs.engines import ENGINES
 from benchmarks.costs.timing import measure, memory, synchronize
 from benchmarks.gpu_suite.codec import random_mimi, random_silentcipher
-from benchmarks.gpu_suite.generate import blocks_that_fit, make_engines
+from benchmarks.gpu_suite.generate import blocks_that_fit, random_engines
 from benchmarks.gpu_suite.section import Section
 from demo.model import make_tokenizer
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
@@ -39,7 +39,7 @@ from misotts.watermark.watermarker import Watermarker, delay_frames
 from misotts_client.request import SpeechRequest
 
 TEXT = "The quick brown fox jumps over the lazy dog, and nobody is surprised."
-ENGINE = list(ENGINES)[-1]
+ENGINE = ENGINES[-1]
 """The last on the list, which is the fastest."""
 PATIENCE_S = 60.0
 
@@ -79,7 +79,7 @@ class _Stages:
         config, device = section.sizes.config, section.device
         most = max(section.sizes.streams)
         num_blocks = min(blocks_that_fit(section), 1 + most * (256 // BLOCK_SIZE))
-        engines = make_engines(section, ENGINE, num_blocks, most)
+        engines = random_engines(section, ENGINE, num_blocks, most)
         self._generator = engines.generator(Limits(most, most), delay_frames(folder) + 1)
         mimi = random_mimi(config, device)
         make_tokenizer(min(config.text_vocab_size, 1024)).save(str(folder / "tokenizer.json"))

@@ -1,4 +1,4 @@
-"""One call: what a caller hears, and when."""
+"""One call: what a caller hears, when, and the check that it is what was asked for."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.load.check import AnswerCheck
 from benchmarks.load.plan import Call
 from benchmarks.load.playback import Arrival
-from misotts.config import SAMPLE_RATE
-from misotts_client import AsyncClient
+from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
+from misotts_client import AsyncClient, Chunk, SpeechRequest
 from misotts_client.errors import MisoError
 
 KEPT = 10
 """Number of first calls whose audio is kept."""
 SLOWNESS = 1.5
 """Seconds that a slow caller waits for each second of audio before it takes more."""
+
+SILENCE = 1e-3
+"""Root mean square below which an utterance counts as silent: -60 dB of full scale."""
 
 Clock = Callable[[], float]
 """Returns the seconds since the start of the run."""
@@ -87,3 +89,44 @@ async def _listen(answer: Answer, check: AnswerCheck, client: AsyncClient, clock
             if call.listener == "slow":
                 await asyncio.sleep(SLOWNESS * len(chunk.audio) / SAMPLE_RATE)
     check.end()
+
+
+class AnswerCheck:
+    """Judges the chunks of one call as they arrive: a wrong answer must not count as a fast one.
+
+    Attributes:
+        samples: number of samples so far.
+        fault: kind of the first fault, in capitals like the errors' codes; empty if there is none.
+    """
+
+    def __init__(self, request: SpeechRequest) -> None:
+        self._request = request
+        self._energy = 0.0
+        self._finish = ""
+        self.samples = 0
+        self.fault = ""
+
+    def add(self, chunk: Chunk) -> None:
+        """Take the next chunk."""
+        energy = float(np.dot(chunk.audio, chunk.audio))
+        if chunk.frame * FRAME_SAMPLES != self.samples:
+            self._fail("WRONG_FRAME")
+        if not np.isfinite(energy) or np.abs(chunk.audio).max(initial=0.0) > 1:
+            self._fail("NOT_AUDIO")
+        if chunk.seed != self._request.seed:
+            self._fail("WRONG_SEED")
+        self.samples += len(chunk.audio)
+        self._energy += energy
+        self._finish = chunk.finish
+
+    def end(self) -> None:
+        """Judge the whole answer, once the server has ended the stream."""
+        limit = (self._request.max_audio_ms or 0) // FRAME_MS * FRAME_SAMPLES
+        whole = self.samples == limit if self._finish == "length" else 0 < self.samples <= limit
+        if not whole or self.samples % FRAME_SAMPLES:
+            self._fail("WRONG_LENGTH")
+        elif self._energy < SILENCE**2 * self.samples:
+            self._fail("SILENT")
+
+    def _fail(self, kind: str) -> None:
+        self.fault = self.fault or kind

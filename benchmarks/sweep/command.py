@@ -48,9 +48,9 @@ def sweep(
     from benchmarks.load.plan import Load
     from benchmarks.load.report import figure, progress, share, show_faults
     from benchmarks.record import record, write
+    from benchmarks.sweep.knee import Objective
     from benchmarks.sweep.measure import Sweep, on_server
     from benchmarks.sweep.measure import sweep as run
-    from benchmarks.sweep.objective import Objective
     from misotts_client.errors import MisoError
 
     objective = Objective(ttfa_p95_ms, continuity)

@@ -1,18 +1,44 @@
-"""The search for the largest load that holds: a pure function of a question."""
+"""The objective of a service, and the search for the largest load that holds it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.load.report import figure, share
 
 MOST_STEPS = 12
-"""Doublings or halvings from the start, which is off by a factor of 4,000 at most."""
+"""Largest number of doublings or halvings: the start may be wrong by a factor of 4,000."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a service promises its callers; both must hold."""
+
+    ttfa_p95_ms: float
+    """Largest p95 of the time to first audio; a failed call counts as the worst."""
+    continuity: float
+    """Smallest share of calls without an underrun; a failed call has one."""
+
+    def misses(self, overall: dict[str, Any]) -> list[str]:
+        """Return what the overall figures of a load miss, in words; nothing if they hold."""
+        found = []
+        p95, continuity = overall["ttfa_ms"]["p95"], overall["continuity"]
+        if p95 is None or p95 > self.ttfa_p95_ms:
+            found.append(f"TTFA p95 {figure(p95)}" + (" ms" if p95 is not None else ""))
+        if continuity is None or continuity < self.continuity:
+            found.append(f"continuity {share(continuity)}")
+        return found
+
+    def __str__(self) -> str:
+        return f"TTFA p95 <= {self.ttfa_p95_ms:g} ms, continuity >= {100 * self.continuity:g} %"
 
 
 @dataclass(frozen=True)
 class Knee:
-    """Where a load stops to hold."""
+    """The two ends of a search."""
 
     holds: float | None
     """The largest rate tried that holds; None if none did."""
@@ -21,10 +47,10 @@ class Knee:
 
 
 def find_knee(holds: Callable[[float], bool], start: float, precision: float, least: float = 0.0) -> Knee:
-    """Double from `start` until it no longer holds (or halve until it does), then bisect, in ratios, until the two ends
-    differ by less than `precision` (0.1: 10 %). Assumes that what holds at a rate holds at every lower one.
+    """Double from `start` until the rate no longer holds (or halve until it does), then bisect, in ratios, until both
+    ends differ by less than `precision` (0.1: 10 %). Assumes that every rate below one that holds does so too.
 
-    Below `least` no rate is tried but `start`.
+    No rate below `least` is tried but `start`.
     """
     low: float | None = None
     high: float | None = None

@@ -14,8 +14,7 @@ from benchmarks.load.plan import Load
 from benchmarks.load.report import figure
 from benchmarks.load.server_share import other_cores
 from benchmarks.load.summary import invalid, pooled
-from benchmarks.sweep.knee import find_knee
-from benchmarks.sweep.objective import Objective
+from benchmarks.sweep.knee import Objective, find_knee
 
 DIGITS = 4
 """Digits of a rate in a result."""

@@ -23,8 +23,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from benchmarks.load import compare, page, report, server_share
-from benchmarks.load.caller import Answer, make
-from benchmarks.load.check import AnswerCheck
+from benchmarks.load.caller import Answer, AnswerCheck, make
 from benchmarks.load.drive import Run
 from benchmarks.load.plan import MAX_CHARS, MIN_CHARS, Call, Load, calls
 from benchmarks.load.playback import Arrival, buffered, gaps, play

@@ -20,9 +20,8 @@ from benchmarks.load.caller import Answer
 from benchmarks.load.plan import Load, calls
 from benchmarks.load.playback import Arrival
 from benchmarks.sweep import measure
-from benchmarks.sweep.knee import MOST_STEPS, Knee, find_knee
+from benchmarks.sweep.knee import MOST_STEPS, Knee, Objective, find_knee
 from benchmarks.sweep.measure import Sweep, Tried, sweep
-from benchmarks.sweep.objective import Objective
 from misotts.cli.main import app
 from misotts.config import FRAME_SAMPLES
 

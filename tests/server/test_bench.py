@@ -16,8 +16,8 @@ from benchmarks.load.plan import Load, calls
 from benchmarks.load.server_share import OTHERS
 from benchmarks.record import record, write
 from benchmarks.sweep import knee
+from benchmarks.sweep.knee import Objective
 from benchmarks.sweep.measure import Sweep, on_server, sweep
-from benchmarks.sweep.objective import Objective
 from misotts.serve.local import RunningServer
 from misotts.serve.settings import STAGES
 
