@@ -66,8 +66,7 @@ def make_engines(
         run = operations_on(device)
         graph_depth = GraphDepth(weights, config, embedding, run, device, dtype)
         graph_backbone = GraphBackbone(weights, config, num_blocks, BLOCK_SIZE, run, device, dtype)
-        sizes = max_streams, config.max_seq_len, config.audio_codes
-        graph_engine = GraphEngine(graph_backbone, graph_depth, embedding, *sizes)
+        graph_engine = GraphEngine(config, embedding, graph_backbone, graph_depth, max_streams)
         return Engines(config, embedding, graph_backbone, graph_depth, graph_engine)
     depth = TorchDepth(weights, config, embedding, device, dtype)
     backbone = TorchBackbone(weights, config, num_blocks, BLOCK_SIZE, device, dtype)
