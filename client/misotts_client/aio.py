@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -28,25 +27,13 @@ class AsyncClient:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def stream(self, request: SpeechRequest | str, **fields: Any) -> "AsyncStream":
-        """Send the request and return its stream of chunks at once.
-
-        Args:
-            request: a text, or a complete request.
-            fields: fields of `SpeechRequest` to set, such as `voice="anna"`.
-
-        Raises:
-            InvalidArgument: a value does not fit its tensor. The stream raises the errors of the server.
-        """
+        """See `misotts_client.client.Client.stream`."""
         asked = as_request(request, fields)
         call = self._stub.ModelStreamInfer(iter([infer_request(asked)]), timeout=call_timeout_s(asked))
         return AsyncStream(call, self.url, self._closed)
 
     async def speak(self, request: SpeechRequest | str, **fields: Any) -> Speech:
-        """Return the whole utterance; arguments as for `stream`.
-
-        Raises:
-            MisoError: the request was refused, or speech ended early.
-        """
+        """See `misotts_client.client.Client.speak`."""
         recording = Recording()
         async with self.stream(request, **fields) as stream:
             async for chunk in stream:
@@ -61,9 +48,7 @@ class AsyncClient:
     async def __aenter__(self) -> "AsyncClient":
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
 
@@ -98,9 +83,7 @@ class AsyncStream(AsyncIterator[Chunk]):
     async def __aenter__(self) -> "AsyncStream":
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.cancel()
 
 

@@ -1,7 +1,6 @@
 """The blocking client: see `misotts_client.aio` for asyncio."""
 
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -58,9 +57,7 @@ class Client:
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -84,9 +81,7 @@ class Stream(Iterator[Chunk]):
     def __enter__(self) -> "Stream":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.cancel()
 
 

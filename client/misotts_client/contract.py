@@ -28,26 +28,26 @@ MAX_TEXT = 4_000
 VOICE_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Field:
-    """One tensor, and one attribute of `SpeechRequest` of the same name in lower case where it is an input of size 1.
+    """One tensor.
 
     Attributes:
         datatype: type of its elements in Triton's protocol; BYTES is text in UTF-8.
-        meaning: for the documentation.
-        size: number of its elements: `1`, `n` (one for every segment of the context) or `m` (samples).
-        low, high: limits of a number, both inclusive; infinite where there is none or it depends on the model.
-        default: value of an input that is left out; None: see `meaning`.
+        meaning: one line for the documentation and help texts.
         limits: limits that are not two numbers, in words.
+        size: number of its elements: `1`, `n` (one for every segment of the context) or `m` (samples).
+        low, high: limits of a number, both inclusive; infinite if there is none or it depends on the model.
+        default: value of an input that is left out; None: see `meaning`.
     """
 
     datatype: str
     meaning: str
+    limits: str = ""
     size: str = "1"
     low: float = -math.inf
     high: float = math.inf
     default: Any = None
-    limits: str = ""
 
     @property
     def default_text(self) -> str:
@@ -61,83 +61,72 @@ class Field:
 
 
 INPUTS: Mapping[str, Field] = {
-    "TEXT": Field(
-        datatype="BYTES",
-        limits=f"1 to {MAX_TEXT} code points, not only spaces",
-        meaning="text to speak, in UTF-8; required",
-    ),
-    "SPEAKER": Field(datatype="INT32", low=0, high=99, default=0, meaning="number of the speaker"),
-    "VOICE": Field(
-        datatype="BYTES", limits=f"`{VOICE_NAME.pattern}`", meaning="name of a registered voice; none if left out"
-    ),
+    "TEXT": Field("BYTES", "text to speak, in UTF-8; required", f"1 to {MAX_TEXT} code points, not only spaces"),
+    "SPEAKER": Field("INT32", "number of the speaker", low=0, high=99, default=0),
+    "VOICE": Field("BYTES", "name of a registered voice; none if left out", f"`{VOICE_NAME.pattern}`"),
     "CONTEXT_TEXT": Field(
-        datatype="BYTES",
+        "BYTES",
+        "texts of earlier segments, oldest first; the four CONTEXT inputs come together or not at all",
+        "each like TEXT; n is at most half the context length (MisoTTS: 1024)",
         size="n",
-        limits="each like TEXT; n is at most half the context length (MisoTTS: 1024)",
-        meaning="texts of earlier segments, oldest first; the four CONTEXT inputs come together or not at all",
     ),
-    "CONTEXT_SPEAKER": Field(datatype="INT32", size="n", low=0, high=99, meaning="speaker of each segment"),
-    "CONTEXT_SAMPLES": Field(
-        datatype="INT32", size="n", low=1, limits="at least 1", meaning="number of samples of each segment"
-    ),
+    "CONTEXT_SPEAKER": Field("INT32", "speaker of each segment", size="n", low=0, high=99),
+    "CONTEXT_SAMPLES": Field("INT32", "number of samples of each segment", "at least 1", size="n", low=1),
     "CONTEXT_AUDIO": Field(
-        datatype="FP32",
+        "FP32",
+        "audio of the segments end to end, 24 kHz mono, -1..1",
+        "finite; m is the sum of CONTEXT_SAMPLES, at most context length x 1920",
         size="m",
-        limits="finite; m is the sum of CONTEXT_SAMPLES, at most context length x 1920",
-        meaning="audio of the segments end to end, 24 kHz mono, -1..1",
     ),
-    "TEMPERATURE": Field(
-        datatype="FP32", low=0, high=2, default=0.9, meaning="temperature of the sampling; 0 is greedy"
-    ),
+    "TEMPERATURE": Field("FP32", "temperature of the sampling; 0 is greedy", low=0, high=2, default=0.9),
     "TOP_K": Field(
-        datatype="INT32",
+        "INT32",
+        "number of the most likely codes to sample from",
+        "1 to the number of audio codes (MisoTTS: 2048)",
         low=1,
         default=50,
-        limits="1 to the number of audio codes (MisoTTS: 2048)",
-        meaning="number of the most likely codes to sample from",
     ),
     "SEED": Field(
-        datatype="INT64",
+        "INT64",
+        "the same seed makes the same utterance again; fresh for every request if left out",
+        "any int64",
         low=-(2**63),
         high=2**63 - 1,
-        limits="any int64",
-        meaning="the same seed makes the same utterance again; fresh for every request if left out",
     ),
     "MAX_AUDIO_MS": Field(
-        datatype="INT32",
+        "INT32",
+        "longest audio in ms, rounded down to frames of 80 ms; the default is shortened to what fits beside the prompt",
         low=FRAME_MS,
         high=160_000,
         default=90_000,
-        meaning="longest audio in ms, rounded down to frames of 80 ms; the default is shortened to what fits beside "
-        "the prompt",
     ),
     "CHUNK_FRAMES": Field(
-        datatype="INT32",
+        "INT32",
+        "frames of 80 ms in every chunk; 0: the smallest first chunk with audio, then chunks as large as the audio "
+        "that the caller has left to play allows",
         low=0,
         high=MAX_CHUNK_FRAMES,
         default=0,
-        meaning="frames of 80 ms in every chunk; 0: the smallest first chunk with audio, then chunks as large as the "
-        "audio that the caller has left to play allows",
     ),
     "TIMEOUT_MS": Field(
-        datatype="INT32",
+        "INT32",
+        "longest time in ms from the arrival of the request to its last chunk; 0: no limit",
         low=0,
         high=2**31 - 1,
         default=0,
-        meaning="longest time in ms from the arrival of the request to its last chunk; 0: no limit",
     ),
 }
+"""A new parameter is one row here and one attribute of `SpeechRequest`: docs/architecture.md lists the other places."""
 
 OUTPUTS: Mapping[str, Field] = {
     "AUDIO": Field(
-        datatype="FP32",
+        "FP32",
+        "24 kHz mono, watermarked, -1..1; the chunks end to end are the utterance; may be empty in the last response",
         size="m",
-        meaning="24 kHz mono, watermarked, -1..1; the chunks end to end are the utterance; may be empty in the last "
-        "response",
     ),
-    "FRAME": Field(datatype="INT32", meaning="the first sample of the chunk is number FRAME x 1920 of the utterance"),
-    "SEED_USED": Field(datatype="INT64", meaning="the seed in use; sent as SEED, it makes the same utterance again"),
-    "FINISH": Field(datatype="BYTES", meaning="empty; in the last response `eos`, `length` or `error: CODE: message`"),
+    "FRAME": Field("INT32", "the first sample of the chunk is number FRAME x 1920 of the utterance"),
+    "SEED_USED": Field("INT64", "the seed in use; sent as SEED, it makes the same utterance again"),
+    "FINISH": Field("BYTES", "empty; in the last response `eos`, `length` or `error: CODE: message`"),
 }
 
 SCALARS = [name for name, field in INPUTS.items() if field.size == "1"]
