@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 
@@ -171,19 +171,18 @@ class StageMetrics:
             options = {"buckets": BUCKETS_S} if metric.kind == "histogram" else {}
             self._metrics[metric.name] = metric, self._families[-1].Metric(labels={}, **options)
 
-    def publish(self, values: Mapping[str, float], observations: Mapping[str, Sequence[float]]) -> None:
-        """Publish the totals of counters and the values of gauges by name, and what histograms have observed, in
-        seconds, since the last call."""
-        for name, value in values.items():
-            metric, published = self._metrics[name]
+    def publish(self, values: Mapping[str, Any]) -> None:
+        """Publish all metrics of the stage by name: the total of a counter, the value of a gauge, and what a histogram
+        has observed since the last call, in seconds."""
+        for name, (metric, published) in self._metrics.items():
             if metric.kind == "counter":
-                published.increment(value - self._published[name])
-                self._published[name] = value
+                published.increment(values[name] - self._published[name])
+                self._published[name] = values[name]
+            elif metric.kind == "gauge":
+                published.set(values[name])
             else:
-                published.set(value)
-        for name, seconds in observations.items():
-            for value in seconds:
-                self._metrics[name][1].observe(value)
+                for seconds in values[name]:
+                    published.observe(seconds)
 
 
 def page() -> str:

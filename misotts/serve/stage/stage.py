@@ -116,7 +116,7 @@ class Stage:
         if failure := self.failure():
             self.link.failed(_first_line(failure))
         values = {**self.report(), **self.state()}
-        self._metrics.publish(values, self.observations())
+        self._metrics.publish({**values, **self.observations()})
         return {"idle_s": self.idle_s(), **values}
 
 

@@ -56,11 +56,12 @@ def test_every_stage_has_metrics_and_every_description_is_a_sentence() -> None:
 def test_counters_gauges_and_histograms_are_published(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Family, "published", {}, raising=False)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", SimpleNamespace(MetricFamily=Family))
-    metrics: Any = StageMetrics("generate")
+    metrics = StageMetrics("generate")
     found = Family.published
     assert len(found) == len(METRICS["generate"])
-    metrics.publish({"steps_total": 3, "running": 2}, {"step_seconds": [0.1, 0.2]})
-    metrics.publish({"steps_total": 5, "running": 1}, {"step_seconds": [0.3]})
+    values: dict[str, Any] = {metric.name: [] if metric.kind == "histogram" else 0 for metric in METRICS["generate"]}
+    metrics.publish({**values, "steps_total": 3, "running": 2, "step_seconds": [0.1, 0.2]})
+    metrics.publish({**values, "steps_total": 5, "running": 1, "step_seconds": [0.3]})
     assert found["misotts_generate_steps_total"].value == 5
     assert found["misotts_generate_running"].value == 1
     assert found["misotts_generate_step_seconds"].observed == [0.1, 0.2, 0.3]
