@@ -11,61 +11,53 @@ from typing import Any, Literal, NamedTuple
 
 
 class Metric(NamedTuple):
-    """One metric of a stage."""
+    """One metric of a stage. Its full name is `misotts_<stage>_<name>`."""
 
     name: str
-    """Its full name is `misotts_<stage>_<name>`."""
-    kind: Literal["counter", "gauge", "histogram"]
     description: str
-    """The metric's HELP text."""
+    """The HELP text."""
     alert: str = ""
     """When an operator should look at it, and what it means then."""
 
+    @property
+    def kind(self) -> Literal["counter", "gauge", "histogram"]:
+        if self.name.endswith("_total"):
+            return "counter"
+        return "histogram" if self.name.endswith("_seconds") else "gauge"
 
-BUSY = Metric(
-    "busy_seconds_total",
-    "counter",
-    "Seconds that the stage has worked. Its rate is the share of time that the stage's worker is busy.",
-    "Its rate is near 1: the stage is the bottleneck.",
-)
-CHUNKS = Metric("chunks_total", "counter", "Number of chunks that the stage has processed, probes included.")
+
+BUSY = Metric("busy_seconds_total", "Seconds that the stage has worked.", "Its rate is near 1: the bottleneck is here.")
+CHUNKS = Metric("chunks_total", "Number of chunks that the stage has processed, probes included.")
 
 METRICS: dict[str, tuple[Metric, ...]] = {
     "prompt": (
         BUSY._replace(description="Seconds that the stage has worked, the sum over its two workers."),
-        Metric("prompts_total", "counter", "Number of prompts built."),
+        Metric("prompts_total", "Number of prompts built."),
         Metric(
             "refused_total",
-            "counter",
-            "Number of requests that this stage refused, so that they never reached generate: a field was wrong, the "
-            "voice was unknown, too many requests waited, TIMEOUT_MS had passed, or the server was shutting down.",
+            "Number of requests that this stage refused: a field was wrong, the voice was unknown, too many requests "
+            "waited, TIMEOUT_MS had passed, or the server was shutting down.",
             "Its share of all requests rises: a caller or a voice is broken.",
         ),
         Metric(
             "dropped_segments_total",
-            "counter",
-            "Number of context segments that were left out, the oldest of a request first, because the prompt had no "
-            "room for them. Callers are not told.",
+            "Number of context segments, the oldest of a request first, that did not fit. Callers are not told.",
             "Its rate rises: callers send more context than the model can read.",
         ),
         Metric(
             "waiting",
-            "gauge",
             "Number of requests whose prompt is not built yet, those of misotts_prompt_encoding included. A request is "
             "refused if 256 others wait that need no encoding.",
-            "misotts_prompt_waiting - misotts_prompt_encoding is above 10 for a minute: the stage is too slow for its "
-            "callers.",
+            "waiting - encoding is above 10 for a minute: the stage is too slow for its callers.",
         ),
         Metric(
             "encoding",
-            "gauge",
             "Number of requests whose context or new voice is being encoded or waits for that. They are encoded one "
             "after the other, and no other request waits for them. A request is refused if 64 others wait.",
             "It is above 10 for a minute: contexts and new voices arrive faster than they can be encoded.",
         ),
         Metric(
             "encoding_seconds_total",
-            "counter",
             "Seconds that the stage has encoded contexts and voices, a part of misotts_prompt_busy_seconds_total.",
             "Its rate is near 1: contexts and new voices arrive faster than they can be encoded.",
         ),
@@ -74,77 +66,50 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         BUSY,
         Metric(
             "streams",
-            "gauge",
             "Number of utterances that wait, run, or have a chunk that is not acknowledged yet.",
             "It stays above 0 without callers: there is a leak.",
         ),
-        Metric("running", "gauge", "Number of utterances that have a slot and KV blocks."),
-        Metric("waiting", "gauge", "Number of utterances in the queue.", "It is above 0 for a minute: add a server."),
-        Metric("submitted_total", "counter", "Number of utterances that reached the stage."),
+        Metric("running", "Number of utterances that have a slot and KV blocks."),
+        Metric("waiting", "Number of utterances in the queue.", "It is above 0 for a minute: add a server."),
+        Metric("submitted_total", "Number of utterances that reached the stage."),
         Metric(
             "rejected_total",
-            "counter",
-            "Number of utterances that were refused on arrival because the queue was full or the server was stopping.",
+            "Number of utterances refused on arrival because the queue was full or the server was stopping.",
             "Its rate is above 0: callers get UNAVAILABLE.",
         ),
-        Metric("finished_eos_total", "counter", "Number of utterances that ended with an end-of-speech frame."),
+        Metric("finished_eos_total", "Number of utterances that ended with an end-of-speech frame."),
         Metric(
             "finished_length_total",
-            "counter",
             "Number of utterances that ended because they had reached their greatest length.",
-            "Its share of all finished utterances rises: the model does not find the end of its texts.",
+            "Its share of finished utterances rises: the model does not find the end of its texts.",
         ),
-        Metric("finished_cancelled_total", "counter", "Number of utterances that ended because the caller left."),
+        Metric("finished_cancelled_total", "Number of utterances that ended because the caller left."),
         Metric(
             "finished_deadline_exceeded_total",
-            "counter",
             "Number of utterances that ended because their TIMEOUT_MS had passed.",
-            "Its share of all finished utterances rises: the server is too slow for its callers.",
+            "Its share of finished utterances rises: the server is too slow for its callers.",
         ),
-        Metric("finished_unavailable_total", "counter", "Number of utterances that ended because the server stopped."),
+        Metric("finished_unavailable_total", "Number of utterances that ended because the server stopped."),
         Metric(
-            "finished_internal_total",
-            "counter",
-            "Number of utterances that ended because of an error in the server.",
-            "It increases.",
+            "finished_internal_total", "Number of utterances that an error of the server ended.", "It increases."
         ),
-        Metric("steps_total", "counter", "Number of steps."),
-        Metric(
-            "frames_total",
-            "counter",
-            "Number of frames generated. Divided by misotts_generate_steps_total it is the mean batch size.",
-        ),
-        Metric("prefilled_positions_total", "counter", "Number of prompt positions computed."),
-        Metric(
-            "prefix_blocks_shared_total",
-            "counter",
-            "Number of KV blocks of prompts that were not computed because the pool had them already.",
-        ),
+        Metric("steps_total", "Number of steps."),
+        Metric("frames_total", "Number of frames generated. Divided by the number of steps: the mean batch size."),
+        Metric("prefilled_positions_total", "Number of prompt positions computed."),
+        Metric("prefix_blocks_shared_total", "Number of KV blocks of prompts that were found in the pool."),
         Metric(
             "preempted_total",
-            "counter",
             "Number of preemptions: an utterance gave up its KV blocks because the pool was empty.",
             "Its rate stays above 0: enlarge the KV pool or lower --max-streams.",
         ),
-        Metric(
-            "blocks_used",
-            "gauge",
-            "Number of KV blocks that utterances hold.",
-            "blocks_used / (blocks_used + blocks_cached + blocks_free) is above 0.9.",
-        ),
-        Metric("blocks_cached", "gauge", "Number of KV blocks that no utterance holds and that keep a prefix."),
-        Metric("blocks_free", "gauge", "Number of KV blocks that are empty."),
-        Metric(
-            "step_seconds",
-            "histogram",
-            "Duration of a step.",
-            "Its 95th percentile is above 0.08 s: running streams fall behind playback.",
-        ),
+        Metric("blocks_used", "Number of KV blocks that utterances hold.", "Its share of all blocks is above 0.9."),
+        Metric("blocks_cached", "Number of KV blocks that no utterance holds and that keep a prefix."),
+        Metric("blocks_free", "Number of KV blocks that are empty."),
+        Metric("step_seconds", "Duration of a step.", "Its p95 is above 0.08 s: running streams fall behind playback."),
         Metric(
             "first_frame_seconds",
-            "histogram",
             "Time from the arrival of an utterance at the stage to its first frame.",
-            "Its 95th percentile is above your objective.",
+            "Its p95 is above your objective.",
         ),
     ),
     "decode": (BUSY, CHUNKS),
