@@ -90,9 +90,7 @@ METRICS: dict[str, tuple[Metric, ...]] = {
             "Its share of finished utterances rises: the server is too slow for its callers.",
         ),
         Metric("finished_unavailable_total", "Number of utterances that ended because the server stopped."),
-        Metric(
-            "finished_internal_total", "Number of utterances that an error of the server ended.", "It increases."
-        ),
+        Metric("finished_internal_total", "Number of utterances that an error of the server ended.", "It increases."),
         Metric("steps_total", "Number of steps."),
         Metric("frames_total", "Number of frames generated. Divided by the number of steps: the mean batch size."),
         Metric("prefilled_positions_total", "Number of prompt positions computed."),
