@@ -1,4 +1,4 @@
-"""An order: a checked request as the prompt stage hands it to the generate stage.
+"""An order: a checked request as the prompt stage sends it to the generate stage.
 
 The prompt's rows cross as the tensor FRAMES, everything else as one JSON object in the tensor ORDER, so that a new
 parameter is one field here and nothing in Triton's configurations.
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Order:
-    """What the generate stage is asked to do.
+    """The parameters of one utterance.
 
     Attributes:
         frames: int32 [positions, codebooks + 1], the prompt: a text position uses the last column alone, an audio
@@ -37,12 +37,12 @@ class Order:
     deadline: float | None = None
 
     def parameters(self) -> str:
-        """The content of the tensor ORDER: all fields but `frames`, as JSON."""
+        """Return the content of the tensor ORDER: all fields but `frames`, as JSON."""
         return json.dumps({each.name: getattr(self, each.name) for each in fields(self) if each.name != "frames"})
 
     @classmethod
     def read(cls, frames: npt.NDArray[np.int32], parameters: str) -> Order:
-        """The order that `frames` and `parameters` describe; `read(order.frames, order.parameters())` equals it.
+        """Return the order that `frames` and `parameters` describe; the inverse of `parameters`.
 
         Raises:
             TypeError, ValueError: the parameters are not those of an order.

@@ -105,7 +105,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the codes of n frames are sampled. All tensors are on the engine's device."""
+    """Sampling parameters of n frames. All tensors are on the engine's device."""
 
     temperature: torch.Tensor
     """float32 [n], above 0."""

@@ -50,7 +50,7 @@ class TwoPart:
 
 
 def sampling_of(step: Step, rows: npt.NDArray[np.int64], codebooks: int, device: torch.device) -> Sampling:
-    """How the sequences `rows` of a step sample their frames."""
+    """Return the sampling parameters of the sequences `rows` of a step."""
     seeds, numbers, top_k = _put(step.seeds[rows], device), _put(step.numbers[rows], device), step.top_k[rows]
     noise = gumbel_noise(seeds, numbers, codebooks, ranks=int(top_k.max()))
     return Sampling(_put(step.temperature[rows], device), _put(top_k, device), noise)

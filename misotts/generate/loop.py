@@ -1,4 +1,4 @@
-"""The step loop: the thread and the engine around `Core`, which says what a step is.
+"""The step loop: the thread and the engine around `Core`, which plans the steps.
 
 While the engine works on a step, the host collects the one before; on a GPU it waits for nothing else. The loop's
 thread never waits for the network or for another stage: a second thread puts chunks together and delivers them.
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
 WATCH_WAIT_S = 0.02
-"""How long the loop sleeps between two looks at streams that wait for something."""
+"""Seconds that the loop sleeps between two plans while it has streams but nothing to compute."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Generator:
         """Guards the core; notified when there may be something to do."""
         self._closed = False
         self.failure: Exception | None = None
-        """What has ended the loop; None while it runs."""
+        """The error that ended the loop; None while it runs."""
         self.last_pass = time.monotonic()
-        """When the loop last began a pass: it grows old if the loop hangs or has failed."""
+        """Time at which the loop last began a pass; it grows old if the loop hangs or has failed."""
         self._thread = threading.Thread(target=self._run, name="generate", daemon=True)
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""When a stream's frames are sent as a chunk: before the caller has played everything that it received.
+"""Decides when a stream's frames are sent as a chunk: before the caller has played everything that it received.
 
 The first chunk is the smallest that can be heard. If the caller plays what it receives, the time at which it runs out
 of audio is then known, and frames are held back only while that time is far enough away. So slow generation makes small
@@ -26,12 +26,12 @@ class Pace:
     """Chunk sizes of one stream. Times are seconds of one clock."""
 
     def __init__(self, chunk_frames: int, first_frames: int, now: float) -> None:
-        """`chunk_frames`: frames of every chunk, 0: as many as the pace says. `first_frames`: frames that it takes
+        """`chunk_frames`: frames of every chunk, 0: as many as `full` decides. `first_frames`: frames that it takes
         until the first is heard, including the later stages' delay."""
         self._chunk_frames, self._first_frames = chunk_frames, first_frames
         self._last_frame = now
         self._runs_dry: float | None = None
-        """When the caller will have played everything, if it plays without pause from the first chunk on."""
+        """Time at which the caller will have played everything, if it plays without pause from the first chunk on."""
 
     def full(self, frames: int, running: int, now: float) -> bool:
         """True if `frames` frames, the last of which is new, should be sent now. `running`: number of running

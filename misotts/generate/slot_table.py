@@ -1,4 +1,4 @@
-"""What the engine needs of every running utterance, one row for each slot: a step gathers rows, it builds none."""
+"""Block tables and sampling parameters of all slots as arrays: a step gathers their rows and builds none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from misotts.generate.utterance import Utterance
 
 
 class SlotTable:
-    """Block tables and sampling parameters."""
+    """One row for each slot."""
 
     def __init__(self, slots: int, columns: int) -> None:
         """`columns`: blocks of the longest utterance."""
@@ -26,7 +26,7 @@ class SlotTable:
         self._top_k = np.ones(slots, np.int64)
 
     def step(self, parts: Sequence[Part]) -> Step:
-        """The engine's step for the scheduler's parts, the generating ones first."""
+        """Return the engine's step for the scheduler's parts, the generating ones first."""
         utterances = [part.utterance for part in parts]
         rows = [utterances[0].order.frames[:0].astype(np.int64)]
         for part in parts:
@@ -70,7 +70,7 @@ class SlotTable:
 
 
 def _known_rows(utterance: Utterance, length: int) -> npt.NDArray[np.int64]:
-    """The next `length` known rows of an utterance, its prompt and then its frames, int64 [length, codebooks + 1]."""
+    """Return the next `length` rows of an utterance, its prompt and then its frames, int64 [length, codebooks + 1]."""
     prompt = utterance.order.frames
     start, end = utterance.cached, utterance.cached + length
     rows = prompt[start:end].astype(np.int64)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from misotts_client.errors import EOS, LENGTH, error_of
 
 REASONS = (EOS, LENGTH, "cancelled", "deadline_exceeded", "unavailable", "internal")
-"""Why utterances end: the first two are complete ones, the others are codes of errors in lower case."""
+"""Reasons for the end of an utterance: the first two are complete ones, the others error codes in lower case."""
 
 KEPT_OBSERVATIONS = 4096
 

@@ -49,7 +49,7 @@ class Chunk:
 
 
 class Receiver(Protocol):
-    """Where a stream's chunks go. It is called from one thread, in order."""
+    """Takes a stream's chunks. It is called from one thread, in order."""
 
     def chunk(self, chunk: Chunk) -> None: ...
 
@@ -76,14 +76,14 @@ class Stream:
         """`first_frames`: see `Pace`."""
         self.utterance, self.receiver, self.submitted = utterance, receiver, now
         self.finish = ""
-        """Why no more frames come; empty while they do."""
+        """The FINISH with which the stream has ended; empty before."""
         self.cancelled = self.failed = self.abandoned = False
         self._send = send
         self._pace = Pace(utterance.order.chunk_frames, first_frames, now)
         self._pending: list[npt.NDArray[np.int32]] = []
         self._chunks = 0
         self._unacknowledged: dict[int, float] = {}
-        """When each chunk was sent that has not been acknowledged, oldest first."""
+        """Time at which each chunk without an acknowledgement was sent, oldest first."""
         self._last_sent = now
 
     @property
