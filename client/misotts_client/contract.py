@@ -95,7 +95,7 @@ INPUTS: Mapping[str, Field] = {
     ),
     "MAX_AUDIO_MS": Field(
         "INT32",
-        "longest audio in ms, rounded down to frames of 80 ms; the default is shortened to what fits beside the prompt",
+        "longest audio in ms, rounded down to frames of 80 ms; the default is shortened if the prompt leaves less room",
         low=FRAME_MS,
         high=160_000,
         default=90_000,
@@ -184,7 +184,7 @@ def check_context_size(segments: int, samples: int, positions: int) -> None:
 
 
 def check_voice_name(name: str) -> None:
-    """Refuse what is not the name of a voice; an accepted name is a plain file name, whatever is appended to it.
+    """Refuse what is not the name of a voice; an accepted name is a plain file name, with any suffix.
 
     Raises:
         InvalidArgument: `name` does not match `VOICE_NAME`.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """An earlier piece of the conversation: what was said, by whom, and how it sounded.
+    """An earlier part of the conversation: its text, its speaker and its audio.
 
     Attributes:
         text: the words of the clip.
@@ -25,8 +25,8 @@ class Segment:
 
 @dataclass(frozen=True)
 class SpeechRequest:
-    """What to say, and how. Every field but `context` is the input of the same name in `misotts_client.contract`,
-    which has its meaning, limits and default. A field that is None is not sent: the server's default holds.
+    """The text to speak, and its voice and parameters. `misotts_client.contract.INPUTS` has the meaning, limits and
+    default of every field except `context`, under its name in capitals. The server uses its default for None.
 
     Attributes:
         context: earlier segments, oldest first.

@@ -37,7 +37,7 @@ def write_request(request: SpeechRequest) -> dict[str, Array]:
 
 
 def read_request(tensor: Callable[[str], Array | None], positions: int) -> SpeechRequest:
-    """Return the request whose inputs `tensor(name)` returns, None for one that was left out.
+    """Return the request with the inputs that `tensor(name)` returns, which is None for an input that was left out.
 
     The size of the context is checked before anything is copied; `contract.check_request` checks the rest.
 
@@ -45,7 +45,7 @@ def read_request(tensor: Callable[[str], Array | None], positions: int) -> Speec
         positions: context length of the model.
 
     Raises:
-        InvalidArgument: there is no text, a text is not UTF-8, or the context is too large or its tensors do not fit
+        InvalidArgument: there is no text, a text is not UTF-8, the context is too large, or its tensors do not fit
             each other.
     """
     given = {name: array for name in SCALARS if (array := tensor(name)) is not None}
@@ -87,7 +87,7 @@ def _tensor(name: str, values: Sequence[Any]) -> Array:
         return np.array([_utf8(name, value) for value in values], np.object_)
     format = _FORMATS[datatype]
     try:
-        # struct is strict: it refuses what numpy would round or wrap.
+        # struct refuses values that numpy would round or wrap.
         return np.frombuffer(struct.pack(f"<{len(values)}{format[1]}", *values), format)
     except (struct.error, OverflowError, TypeError, ValueError):
         shown = ", ".join(repr(value) for value in values)

@@ -80,7 +80,7 @@ class Prompter:
         self._voice_lock = threading.Lock()
 
     def build(self, request: SpeechRequest) -> Order:
-        """Check a request, the size of its context too, and return its order; raises what `check` and `complete` do."""
+        """Check a request and the size of its context; return its order. It raises what `check` and `complete` do."""
         samples = sum(len(segment.audio) for segment in request.context)
         check_context_size(len(request.context), samples, self._config.max_seq_len)
         order, _ = self.complete(self.check(request))
@@ -203,7 +203,7 @@ class Prompter:
             return self._voice_rows.get(key)
 
     def _voice_key(self, request: SpeechRequest) -> tuple[object, ...]:
-        """Return what the rows of a voice depend on; the version makes a changed file a new voice."""
+        """Return the key of a voice in the cache; the version makes a changed file a new voice."""
         assert request.voice is not None
         return request.voice, value(request, "SPEAKER"), self._voices.version(request.voice)
 

@@ -13,7 +13,7 @@ class Tokenizer:
     """Encodes the words of a speaker as BOS, `[speaker] text`, EOS."""
 
     def __init__(self, folder: Path, config: ModelConfig) -> None:
-        """Read `folder/tokenizer.json`, whose template adds BOS and EOS.
+        """Read `folder/tokenizer.json`. Its template adds BOS and EOS.
 
         Raises:
             ConfigError: the file is missing, unreadable, or has more tokens than the model.

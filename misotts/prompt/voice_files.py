@@ -80,7 +80,7 @@ def read_text(raw: bytes) -> str:
     return text
 
 
-def _check(what: str, value: float, limits: tuple[float, float], unit: str) -> None:
+def _check(quantity: str, value: float, limits: tuple[float, float], unit: str) -> None:
     low, high = limits
     if not low <= value <= high:
-        raise VoiceError(f"the clip's {what} must be {low:g} to {high:g} {unit}, it is {round(value, 3):g} {unit}")
+        raise VoiceError(f"the clip's {quantity} must be {low:g} to {high:g} {unit}, it is {round(value, 3):g} {unit}")

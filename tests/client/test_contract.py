@@ -108,7 +108,7 @@ def test_the_size_of_a_context_is_checked_before_its_tensors_are_read() -> None:
         assert caught.value.field == field
 
 
-# What repeats the table: Triton's configurations and the documentation.
+# Triton's configurations and the documentation repeat the table.
 
 CONFIGS = {
     path.parent.name: text_format.Parse(path.read_text(), ModelConfig())
