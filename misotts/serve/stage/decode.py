@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from misotts.decode.decoder import Decoder
 from misotts.mimi import load_mimi
 from misotts.serve.stage.chunk_stage import Audio, Chunk, ChunkStage
@@ -23,10 +21,5 @@ class DecodeStage(ChunkStage):
         self.start_worker(Decoder(mimi, self.settings.max_streams).decode_each)
 
     def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
-        outputs = {
-            "SECRET": self.settings.secret,
-            "HEADER": chunk.header,
-            "AUDIO": audio.astype(np.float32, copy=False).ravel(),
-            "FINISH": finish,
-        }
+        outputs = {"SECRET": self.settings.secret, "HEADER": chunk.header, "AUDIO": audio, "FINISH": finish}
         send(chunk.sender, outputs, final=True)
