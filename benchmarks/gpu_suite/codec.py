@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from moshi.models import MimiModel
+from moshi.models.compression import MimiModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.costs.floors import Work

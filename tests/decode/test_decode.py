@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from moshi.models import MimiModel
+from moshi.models.compression import MimiModel
 
 from demo.model import CONFIG as DEMO
 from demo.model import make_mimi_weights

@@ -18,6 +18,7 @@ from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Batch, Sampling
+from misotts.engines.sampling import sample
 from tests.support.csm_peer import peer_frames
 
 FRAMES = 64
@@ -104,11 +105,10 @@ def our_frames(
     backbone = TorchBackbone(weights, config, num_blocks=1 + columns, dtype=dtype)
     depth = TorchDepth(weights, config, embedding, dtype=dtype)
     seen: list[torch.Tensor] = []
-    plain_sample = torch_depth.sample
 
     def spy(logits: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         seen.append(logits[0].float())
-        sampled = plain_sample(logits, *rest)
+        sampled = sample(logits, *rest)
         return sampled if forced is None else torch.tensor([int(forced[frame][len(seen) - 1])])
 
     monkeypatch.setattr(torch_depth, "sample", spy)

@@ -63,11 +63,10 @@ def test_every_codebook_of_the_engine_follows_its_own_distribution(
     config, depth = demo_depth(demo_folder)
     samples = 1200
     seen: list[np.ndarray] = []
-    plain_sample = torch_depth.sample
 
     def spy(logits: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         seen.append(logits.numpy().copy())
-        return plain_sample(logits, *rest)
+        return sample(logits, *rest)
 
     monkeypatch.setattr(torch_depth, "sample", spy)
     hidden = torch.randn(1, config.backbone.embed_dim, generator=torch.Generator().manual_seed(5)).expand(samples, -1)

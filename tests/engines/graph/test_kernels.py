@@ -14,9 +14,10 @@ from misotts.config import TransformerConfig
 from misotts.engines.graph import fused, plain
 from misotts.engines.graph.kernels import attention
 from misotts.engines.graph.kernels.linear import MANY_ROWS, linear_tiles
-from misotts.engines.graph.matrix import Matrix, WeightType
+from misotts.engines.graph.matrix import Matrix
 from misotts.engines.graph.plain import LayerCache, Tiles
 from misotts.engines.sampling import gumbel_noise
+from misotts.engines.table import WeightType
 from misotts.engines.transformer import rope_table
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
