@@ -1,7 +1,7 @@
 """Transformers' `CsmForConditionalGeneration` with our weights: the peer in tests and benchmarks.
 
-The mapping of names and the permutation here are written apart from the library's own (`misotts.model.csm_layout`), so
-that one can be held against the other.
+The mapping of names and the permutation are independent of the library's own (`misotts.model.csm_layout`), so that each
+checks the other.
 """
 
 from __future__ import annotations
@@ -18,36 +18,30 @@ from misotts.config import ModelConfig, TransformerConfig
 TINY_CODEC: dict[str, Any] = dict(
     num_filters=4, hidden_size=16, upsample_groups=16, num_hidden_layers=1, num_attention_heads=2
 )
-"""The peer carries a codec, which takes no part here."""
+"""The peer needs a codec, which is not used."""
 
 
 def peer_config(config: ModelConfig) -> CsmConfig:
-    backbone, decoder = _sizes(config.backbone), _sizes(config.depth)
+    shared: dict[str, Any] = dict(num_codebooks=config.audio_num_codebooks, vocab_size=config.audio_vocab_size)
+    # Transformers wants an original context below the maximal one; factors scaled alike have the same effect.
     depth = CsmDepthDecoderConfig(
-        num_codebooks=config.audio_num_codebooks,
-        vocab_size=config.audio_vocab_size,
-        backbone_hidden_size=config.backbone.embed_dim,
-        # Transformers wants an original context below the maximal one; factors scaled alike say the same.
-        rope_parameters=_rope(config.depth, original=16),
-        **decoder,
+        backbone_hidden_size=config.backbone.embed_dim, **shared, **_sizes(config.depth, original_context=16)
     )
     return CsmConfig(
-        num_codebooks=config.audio_num_codebooks,
-        vocab_size=config.audio_vocab_size,
         text_vocab_size=config.text_vocab_size,
         max_position_embeddings=config.max_seq_len,
-        rope_parameters=_rope(config.backbone, original=1024),
         depth_decoder_config=depth.to_dict(),
         codec_config=MimiConfig(**TINY_CODEC).to_dict(),
         pad_token_id=0,
         bos_token_id=0,
         audio_token_id=1,
         audio_eos_token_id=2,
-        **backbone,
+        **shared,
+        **_sizes(config.backbone, original_context=1024),
     )
 
 
-def _sizes(c: TransformerConfig) -> dict[str, Any]:
+def _sizes(c: TransformerConfig, original_context: int) -> dict[str, Any]:
     return dict(
         num_hidden_layers=c.num_layers,
         hidden_size=c.embed_dim,
@@ -56,22 +50,19 @@ def _sizes(c: TransformerConfig) -> dict[str, Any]:
         head_dim=c.head_dim,
         intermediate_size=c.intermediate_dim,
         rms_norm_eps=c.norm_eps,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": c.rope_base,
+            "factor": c.rope_scale_factor,
+            "low_freq_factor": original_context / 8192,
+            "high_freq_factor": 4 * original_context / 8192,
+            "original_max_position_embeddings": original_context,
+        },
     )
 
 
-def _rope(c: TransformerConfig, original: int) -> dict[str, object]:
-    return {
-        "rope_type": "llama3",
-        "rope_theta": c.rope_base,
-        "factor": c.rope_scale_factor,
-        "low_freq_factor": original / 8192,
-        "high_freq_factor": 4 * original / 8192,
-        "original_max_position_embeddings": original,
-    }
-
-
 def peer_state(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Our weights under the peer's names, q and k rows in its order."""
+    """Return our weights under the peer's names, q and k rows in its order."""
     audio = weights["audio_embeddings.weight"]
     state = {
         "embed_text_tokens.weight": weights["text_embeddings.weight"],
@@ -105,14 +96,14 @@ def peer_state(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> dict
 
 
 def half_split_rows(rows: int, config: TransformerConfig) -> list[int]:
-    """Which interleaved row each half-split row is: of every head, first the even ones, then the odd ones."""
+    """Return the interleaved row of each half-split row: of every head, first the even rows, then the odd ones."""
     size = config.head_dim
     order = [*range(0, size, 2), *range(1, size, 2)]
     return [head * size + row for head in range(rows // size) for row in order]
 
 
 def make_peer(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> CsmForConditionalGeneration:
-    """The peer with our weights; every one of its tensors but the codec's is set."""
+    """Return the peer with our weights; all its tensors but the codec's are set."""
     peer = CsmForConditionalGeneration(peer_config(config)).eval().requires_grad_(False)
     missing, unexpected = peer.load_state_dict(peer_state(weights, config), strict=False)
     assert not unexpected

@@ -16,19 +16,19 @@ class _Job:
 
 
 class Device:
-    """Cores or a GPU. Every job under way goes at the same speed, which depends on how many there are."""
+    """Cores or a GPU. All jobs run at the same speed, which depends on their number."""
 
     def __init__(self, environment: simpy.Environment, speed: Callable[[int], float]) -> None:
-        """`speed(n)`: of each of n jobs, 1 for a job alone."""
+        """`speed(n)`: speed of each of n jobs; 1 for a job alone."""
         self._environment, self._speed = environment, speed
         self._jobs: list[_Job] = []
         self._since = environment.now
         self._changes = 0
         self.busy_s = 0.0
-        """Time in which there was any job."""
+        """Time with at least one job."""
 
     def work(self, seconds: float) -> simpy.Event:
-        """Begin a job that takes `seconds` alone; the event is its end."""
+        """Begin a job that takes `seconds` alone; return the event of its end."""
         self._catch_up()
         job = _Job(seconds, self._environment.event())
         self._jobs.append(job)
@@ -36,7 +36,7 @@ class Device:
         return job.done
 
     def _catch_up(self) -> None:
-        """Take from every job what has been done of it since the last change."""
+        """Subtract the work since the last change from every job."""
         now = self._environment.now
         if self._jobs:
             self.busy_s += now - self._since
@@ -53,7 +53,7 @@ class Device:
         wait = self._environment.timeout(max(next_job.left_s, 0.0) / self._speed(len(self._jobs)))
 
         def end(_: simpy.Event) -> None:
-            if changes != self._changes:  # a job that came or went meanwhile has set another time
+            if changes != self._changes:  # another job has begun or ended, and set another time
                 return
             self._catch_up()
             self._jobs.remove(next_job)

@@ -1,4 +1,4 @@
-"""What is compared: a way to serve, the same with other assumptions, and what could be changed about it."""
+"""The options of a plan: a way to serve, the same with other assumptions, and changes to it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from benchmarks.costs.gpus import GPUS, NoSuchPrecisionError, floor
 from benchmarks.costs.table import CostTable
 
 FLOOR_TIMES = (1.0, 1.5, 2.0)
-"""Multiples of the floor that span what engines reach: none reaches the floor itself."""
+"""Multiples of the floor that span what engines reach; no engine reaches the floor itself."""
 PLANNED_TIMES = 1.5
-"""The multiple that a plan rests on, and at which changes are compared."""
+"""The multiple of a plan and of its changes."""
 BIGGER = {"l40s": "h100", "a100": "h100", "h100": "h200", "h200": "b200"}
 CHUNKS = (1, 4)
 
 
 def of_gpu(gpu: str, fp8: bool = False) -> tuple[list[Option], list[Option]]:
-    """A GPU that nobody has measured: the plan's option first, then the other multiples of its floor; and changes.
+    """Return a GPU that was not measured (the plan's option first, then other multiples of its floor), and changes.
 
     Raises:
         NoSuchPrecisionError: FP8 on a GPU without it.
@@ -35,7 +35,7 @@ def of_gpu(gpu: str, fp8: bool = False) -> tuple[list[Option], list[Option]]:
 
 
 def of_table(costs: CostTable) -> tuple[list[Option], list[Option]]:
-    """A cost table as it is; only the chunks can be changed about what was measured."""
+    """Return a cost table as it is, and other chunks, the only change that was measured too."""
     plan = Option(costs.name, costs, gpu="")
     return [plan], _chunks(plan)
 

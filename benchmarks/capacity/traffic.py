@@ -1,4 +1,4 @@
-"""Who calls, how much they hear, and when."""
+"""The number of callers, how much they hear, and when."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from benchmarks.load.plan import SPREAD, Load
 
 HOURS = 24
 MS_PER_CHAR = 70.0
-"""Speech of a code point: about 14 of them a second."""
+"""Length of speech for a code point: about 14 a second."""
 
 EVENING = (15, 10, 8, 6, 5, 6, 10, 20, 30, 35, 38, 40, 42, 42, 42, 45, 50, 62, 80, 95, 100, 90, 60, 30)
-"""Percent of the peak in each hour from midnight: an assumption, with its peak at 20:00."""
+"""Per cent of the peak in each hour from midnight; an assumption with its peak at 20:00."""
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Callers of voice agents. Each hears an utterance, speaks or thinks, hears the next one."""
+    """Callers of voice agents, each of which hears an utterance, speaks or thinks, and hears the next one."""
 
     callers: int
-    """On the line at the peak."""
+    """Number of simultaneous callers at the peak."""
     talk_share: float
-    """Of a caller's time in which the server speaks."""
+    """Share of a caller's time in which the server speaks."""
     utterance_s: float
     """Median length of an utterance; lengths are log-normal with the spread of `misotts bench load`."""
     day: tuple[float, ...] = EVENING
-    """Percent of the peak in each of 24 hours."""
+    """Per cent of the peak in each of 24 hours."""
 
     @property
     def mean_utterance_s(self) -> float:
@@ -36,13 +36,12 @@ class Traffic:
 
     @property
     def peak_streams(self) -> float:
-        """Callers who are spoken to at the same time, on average, in the busiest hour."""
+        """Mean number of streams in the busiest hour."""
         return self.callers * self.talk_share * max(self.day) / 100
 
     @property
     def peak_rate(self) -> float:
-        """Utterances that begin in a second of the busiest hour. So many callers, each in a rhythm of its own, come
-        like Poisson arrivals."""
+        """Utterances that begin in a second of the busiest hour. Many independent callers are Poisson arrivals."""
         return self.peak_streams / self.mean_utterance_s
 
     @property
@@ -50,7 +49,7 @@ class Traffic:
         return self.callers * self.talk_share * sum(self.day) / 100
 
     def load(self, rate: float, seconds: float, seed: int, chunk_frames: int = 0) -> Load:
-        """Calls of this kind at another rate."""
+        """Return calls of this kind at another rate."""
         return Load(
             rate=rate,
             seconds=seconds,
@@ -64,10 +63,10 @@ class Traffic:
 
 
 def read_day(path: Path) -> tuple[float, ...]:
-    """A daily curve: a JSON list of 24 numbers, calls in each hour from midnight in any unit → percent of the peak.
+    """Read a JSON list of 24 numbers, calls in each hour from midnight in any unit → per cent of the peak.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the file holds no such list.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

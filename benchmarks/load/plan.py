@@ -1,4 +1,4 @@
-"""What a load sends: which calls, when, with what text, voice and listener; the same ones each time."""
+"""The calls of a load: when they come, their texts, voices and listeners; the same ones each time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPREAD = 0.6
 MIN_CHARS, MAX_CHARS = 10, 1000
 MIN_AUDIO_MS, MAX_AUDIO_MS = 3 * FRAME_MS, 160_000
 PATIENCE_MS = 30_000
-"""A call has failed if it lasts this much longer than three times its audio: a hung server must not hang its judge."""
+"""Time limit of a call beyond three times its audio: a hung server must not hang the measurement."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,17 @@ class Call:
 
     number: int
     at_s: float | None
-    """When it is due, in s since the start; None in a closed loop, where it is due when a caller is free."""
+    """When the call is due, in s since the start; None in a closed loop, where a free caller makes it."""
     request: SpeechRequest
     listener: Listener
     cancel_after_s: float
-    """Audio after which a caller who cancels hangs up, in s; infinite for the others."""
+    """Audio in s after which a caller that cancels hangs up; infinite for other callers."""
 
 
 def calls(load: Load) -> Iterator[Call]:
-    """The calls in order: as many as are due within `seconds` in an open loop, without end in a closed one."""
+    """Yield the calls in order: those due within `seconds` in an open loop, without end in a closed loop."""
     corpus = TEXTS.read_text(encoding="utf-8").split()
-    # Dice of their own: the same seed sends the same texts at every rate and in both loops.
+    # Separate dice, so that the same seed sends the same texts at every rate and in both loops.
     dice = Random(load.seed)
     for number, at_s in enumerate(_due_times(load)):
         yield _call(load, number, at_s, corpus, dice)
@@ -87,7 +87,7 @@ def _due_times(load: Load) -> Iterator[float | None]:
 
 
 def _call(load: Load, number: int, at_s: float | None, corpus: list[str], dice: Random) -> Call:
-    # Every call throws all its dice, used or not: a share that changes does not change the other calls.
+    # Every call throws all its dice, used or not, so that a changed share does not change the other calls.
     chars = round(min(max(dice.lognormvariate(math.log(load.chars), SPREAD), MIN_CHARS), MAX_CHARS))
     text = _text(chars, dice.randrange(len(corpus)), corpus)
     audio_ms = int(min(max(len(text) * load.max_ms_per_char, MIN_AUDIO_MS), MAX_AUDIO_MS)) // FRAME_MS * FRAME_MS
@@ -108,7 +108,7 @@ def _call(load: Load, number: int, at_s: float | None, corpus: list[str], dice: 
 
 
 def _text(chars: int, start: int, corpus: list[str]) -> str:
-    """At most `chars` code points of the corpus from word number `start` on, round and round."""
+    """Return at most `chars` code points of the corpus from word number `start` on, repeating the corpus."""
     words = [corpus[start]]
     length = len(words[0])
     while length < chars:

@@ -1,4 +1,4 @@
-"""Playback simulated from the times at which chunks came. Pure functions of those times."""
+"""Playback simulated from the arrival times of chunks, by pure functions."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ class Arrival:
     """A chunk with audio."""
 
     at_s: float
-    """When it came, in s since the start of the run."""
+    """Seconds since the start of the run."""
     samples: int
 
 
 @dataclass(frozen=True)
 class Playback:
-    """How an utterance sounded to someone who played its first chunk as soon as it came."""
+    """The playback of an utterance whose first chunk was played as soon as it came."""
 
     underrun_s: float
     """Silence within the utterance because the next chunk had not come. It is also the head start that would have
-    avoided it: a player that waits this much longer before its first sample never starves."""
+    avoided it: a player that waits this long before its first sample never runs out."""
     stalls: int
-    """Times that playback stopped."""
+    """Number of times that playback stopped."""
     longest_s: float
     """The longest stop."""
 
 
 def play(arrivals: Sequence[Arrival]) -> Playback:
-    """Play chunks as they come; a player that has starved goes on with the next chunk at once."""
+    """Play chunks as they come; a player that has run out goes on with the next chunk at once."""
     if not arrivals:
         return Playback(0.0, 0, 0.0)
     stops = np.diff(_stopped(arrivals))
@@ -45,20 +45,17 @@ def play(arrivals: Sequence[Arrival]) -> Playback:
 
 
 def gaps(arrivals: Sequence[Arrival]) -> list[float]:
-    """Seconds from each chunk to the next."""
+    """Return the seconds from each chunk to the next."""
     return [later.at_s - earlier.at_s for earlier, later in pairwise(arrivals)]
 
 
 def buffered(arrivals: Sequence[Arrival]) -> tuple[Array, Array]:
-    """Seconds of audio that have come and are not yet played, as a line for a plot.
-
-    Returns:
-        Times in s since the first chunk and seconds of audio; two points for each chunk, before and after it came.
-    """
+    """Return the audio that has come and is not yet played, as a line for a plot: times in s since the first chunk, and
+    seconds of audio; two points for each chunk, before and after it came."""
     if not arrivals:
         return np.zeros(0), np.zeros(0)
     at, audio = _times(arrivals)
-    # What has come before each chunk, less what was played until then: the time that passed without the stops.
+    # The audio that came before each chunk, less the audio played until then, which is the time without the stops.
     before = np.cumsum(audio) - audio - (at - at[0] - _stopped(arrivals))
     return np.repeat(at - at[0], 2), np.column_stack([before, before + audio]).ravel()
 
@@ -69,10 +66,10 @@ def _times(arrivals: Sequence[Arrival]) -> tuple[Array, Array]:
 
 
 def _stopped(arrivals: Sequence[Arrival]) -> Array:
-    """Seconds of silence until each chunk came.
+    """Return the seconds of silence until each chunk came.
 
     A chunk is late by its time since the first chunk less the audio before it. Each stop makes all later chunks due
-    that much later, so that the silence until a chunk is the largest lateness so far.
+    that much later, so the silence until a chunk is the largest lateness so far.
     """
     at, audio = _times(arrivals)
     late = at - at[0] - (np.cumsum(audio) - audio)

@@ -1,4 +1,4 @@
-"""The plots of a result's page, each an SVG that the page holds."""
+"""The plots of a result's page, as SVG elements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.load.playback import Arrival, buffered, gaps, play
 Result = dict[str, Any]
 
 COLOURS = ("#0f766e", "#c2410c")
-"""One for each result of a page; the page's style sheet has the same."""
+"""Colours of the two results of a page, as in its style sheet."""
 WAITING, FAILED = "#cbd5e1", "#be123c"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be found and copied, and takes the page's font
@@ -39,7 +39,7 @@ STYLE: dict[Any, Any] = {
 
 
 def first_audio(results: Sequence[Result], names: Sequence[str]) -> str:
-    """The share of calls that had heard something by then, p50 and p95 as dots; failed calls keep it below 100 %."""
+    """Return the share of calls with audio over time, p50 and p95 as dots; failed calls keep it below 100 %."""
     with _axes("s since the call was due", "calls that have heard something, %") as (figure, axes):
         for result, name, colour in zip(results, names, COLOURS, strict=False):
             heard = np.sort([call["ttfa_ms"] / 1000 for call in result["calls"] if call["ttfa_ms"] is not None])
@@ -55,7 +55,7 @@ def first_audio(results: Sequence[Result], names: Sequence[str]) -> str:
 
 
 def chunk_gaps(results: Sequence[Result], names: Sequence[str]) -> str:
-    """How often which time passed from a chunk to the next."""
+    """Return a histogram of the times from a chunk to the next."""
     found = [[gap * 1000 for call in _played(each) for gap in gaps(_arrivals(call))] for each in results]
     with _axes("ms from a chunk to the next", "gaps, %") as (figure, axes):
         bins = np.linspace(0, max((max(each, default=0) for each in found), default=0) or 1, 50).tolist()
@@ -67,7 +67,7 @@ def chunk_gaps(results: Sequence[Result], names: Sequence[str]) -> str:
 
 
 def timeline(result: Result, colour: str) -> str:
-    """Every call as a line from when it was due to its end, and how many there were at each moment."""
+    """Return every call as a line from when it was due to its end, and the number of calls at each moment."""
     calls = result["calls"]
     with rc_context(STYLE):
         figure = Figure(figsize=(7, 4.6), layout="constrained")
@@ -90,7 +90,7 @@ def timeline(result: Result, colour: str) -> str:
 
 
 def playback_buffer(result: Result, colour: str) -> str:
-    """Audio that each listener had in hand; those who ever ran out are drawn in the colour of failure."""
+    """Return the audio in each player's buffer; those that ran out have the colour of failure."""
     with _axes("s since the first chunk", "s of audio in hand") as (figure, axes):
         for call in sorted(_played(result), key=lambda each: each["stalls"]):
             tone = FAILED if play(_arrivals(call)).stalls else colour
@@ -100,7 +100,7 @@ def playback_buffer(result: Result, colour: str) -> str:
 
 
 def _played(result: Result) -> list[Result]:
-    """The calls whose playback is judged, as `summary` does."""
+    """Return the calls whose playback `summary` judges."""
     return [call for call in result["calls"] if call["stalls"] is not None]
 
 
@@ -109,14 +109,14 @@ def _arrivals(call: Result) -> list[Arrival]:
 
 
 def at_once(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[int]]:
-    """Times, and how many of the spans hold from each on."""
+    """Return times, and the number of spans that hold from each time on."""
     steps = sorted(step for begun, ended in spans for step in ((begun, 1), (ended, -1)))
     return [at for at, _ in steps], np.cumsum([step for _, step in steps]).tolist()
 
 
 @contextmanager
 def _axes(across: str, up: str) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of the page's size and style with one pair of axes."""
+    """Yield a figure of the page's size and style with one pair of axes."""
     with rc_context(STYLE):
         figure = Figure(figsize=(7, 3.2), layout="constrained")
         axes = figure.subplots()
@@ -130,7 +130,7 @@ def _legend(axes: Axes, results: Sequence[Result]) -> None:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an SVG element for a page, without the prolog of a file."""
+    """Return the figure as an SVG element, without the prolog of a file."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
