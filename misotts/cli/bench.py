@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 import typer
 
 GROUP = "misotts.commands"
-"""Entry points of this group are a typer.Typer or a function of their own name."""
+"""Group of entry points; each is a typer.Typer or a function, and its name is the command's."""
 
 
 def mount(app: typer.Typer) -> None:
@@ -16,7 +16,7 @@ def mount(app: typer.Typer) -> None:
         try:
             found = entry.load()
         except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != entry.module.partition(".")[0]:
+            if not f"{entry.module}.".startswith(f"{error.name}."):
                 raise
             _mount_absent(app, entry)
         else:

@@ -1,4 +1,4 @@
-"""The simulator against what can be worked out by hand, and the planner on top of it."""
+"""The simulator against figures worked out by hand, and the planner on top of it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def plain(rate: float, seconds: float, **changes: Any) -> Load:
 
 
 def alone(table: CostTable) -> Simulated:
-    """One call, on an idle server."""
+    """Simulate one call on an idle server."""
     return simulate(plain(1, 0.001), table, LIMITS)
 
 
@@ -105,8 +105,8 @@ def test_a_step_costs_what_its_context_costs() -> None:
     assert ttfa_ms(table) == pytest.approx(LONE + sum(prompt + frame for frame in range(HOLD_BACK)))
 
 
-def test_who_comes_while_others_speak_waits_for_the_step_that_is_planned_already() -> None:
-    """An engine that the host runs ahead of has a step under way and one in line."""
+def test_a_call_beside_running_streams_waits_for_the_planned_step() -> None:
+    """With overlap, one step is under way and the next one is already planned."""
     first, second = [replace(call, at_s=at) for call, at in zip(calls(plain(9, 9)), (0.0, 0.205), strict=False)]
 
     def second_ttfa_ms(overlaps: bool) -> float:
@@ -118,8 +118,8 @@ def test_who_comes_while_others_speak_waits_for_the_step_that_is_planned_already
 
 
 def test_messages_of_one_stage_leave_one_after_the_other() -> None:
-    """Two who come at once: the last one's chunk goes first; what the other waits for is two messages' time, since
-    decode works on the first chunk alone and sends it before it takes the second."""
+    """Two calls come at once. The later call's chunk goes first; the other one is one message later, because decode
+    works on the first chunk alone and sends it before it takes the second."""
     load = plain(1, 1, chunk_frames=1)
     both = [replace(call, at_s=0.0) for call, _ in zip(calls(plain(9, 9)), range(2), strict=False)]
     table = replace(TABLE, decode=flat(0), watermark=flat(0), prompt=replace(TABLE.prompt, ms=0.0))
@@ -144,7 +144,7 @@ def test_a_short_chunk_does_not_wait_for_a_long_one() -> None:
     assert done == [(2, 0.0), (1, pytest.approx(1.0)), (3, pytest.approx(3.0)), (0, pytest.approx(9.0))]
 
 
-def test_who_hangs_up_is_not_spoken_to_any_longer() -> None:
+def test_a_cancelled_call_is_generated_no_further() -> None:
     to_the_end, broken_off = (
         simulate(plain(0.2, 60, cancel_share=share, arrivals="constant"), TABLE, LIMITS).busy["generate"]
         for share in (0.0, 1.0)
@@ -153,7 +153,7 @@ def test_who_hangs_up_is_not_spoken_to_any_longer() -> None:
 
 
 def test_a_stage_beside_a_busy_one_is_slower() -> None:
-    """While decode and watermark work on the first chunk, generate goes on; on one device all share it."""
+    """While decode and watermark work on the first chunk, generate goes on; on one device they share its speed."""
     shared = replace(TABLE, speed_when_busy=[1.0, 0.5])
     assert ttfa_ms(shared) == pytest.approx(LONE + DECODE + WATERMARK)
     assert ttfa_ms(replace(shared, on_host=["decode", "watermark"])) == pytest.approx(LONE)
@@ -204,7 +204,7 @@ def test_every_call_ends_once_and_leaves_nothing_behind(
     assert generate.core.scheduler.pool.available == blocks - 1
 
 
-def test_the_same_seed_makes_the_same_day() -> None:
+def test_the_same_seed_makes_the_same_answers() -> None:
     load = plain(6, 5)
     assert simulate(load, TABLE, LIMITS) == simulate(load, TABLE, LIMITS)
     assert simulate(load, TABLE, LIMITS) != simulate(replace(load, seed=1), TABLE, LIMITS)
@@ -230,8 +230,8 @@ def test_a_full_server_refuses() -> None:
     assert figures["heard_to_the_end"] + figures["errors"]["UNAVAILABLE"] == figures["calls"]
 
 
-def test_a_voice_is_read_once() -> None:
-    """Its blocks are shared by the KV pool that the server has, too."""
+def test_a_voice_is_prefilled_once() -> None:
+    """The KV pool shares its blocks."""
     slow = replace(TABLE, prefill=Line([1, 1001], [0.0, 1000.0]))
     load = plain(0.5, 8, voices=("ann",), voice_share=1.0, arrivals="constant")
     first, *later = [answer.ttfa_s or 0 for answer in simulate(load, slow, LIMITS).answers]
@@ -277,7 +277,7 @@ grids = st.tuples(*[st.lists(st.integers(1, 500), min_size=1, max_size=5, unique
 
 
 @given(grids, st.floats(0, 1), st.floats(0, 2))
-def test_a_grid_goes_through_its_points_and_between_them_stays_between(grid: Grid, down: float, across: float) -> None:
+def test_a_grid_interpolates_between_its_points(grid: Grid, down: float, across: float) -> None:
     for row, values in zip(grid.rows, grid.ms, strict=True):
         for column, value in zip(grid.columns, values, strict=True):
             assert grid.at(row, column) == pytest.approx(value)
@@ -307,7 +307,7 @@ def test_a_table_survives_its_file(tmp_path: Path) -> None:
         ("hop_ms", ..., "hop_ms: is missing"),
     ],
 )
-def test_a_wrong_table_says_where(tmp_path: Path, key: str, value: Any, words: str) -> None:
+def test_a_wrong_table_names_the_key(tmp_path: Path, key: str, value: Any, words: str) -> None:
     raw = TABLE.to_json()
     if value is ...:
         del raw[key]
@@ -372,7 +372,7 @@ def planner(traffic: Traffic = TRAFFIC) -> Planner:
     return Planner(traffic, OBJECTIVE, max_streams=64, counted=200)
 
 
-def test_a_plan_has_servers_enough_and_none_to_many() -> None:
+def test_a_fleet_has_as_many_servers_as_the_peak_needs() -> None:
     option = Option("constant", GROWING)
     holding = planner().holds(option)
     found = fleet(holding, TRAFFIC)
@@ -390,7 +390,7 @@ def test_a_plan_has_servers_enough_and_none_to_many() -> None:
     assert found.price_per_audio_hour(TRAFFIC, 2.0, scaled=True) < price
 
 
-def test_nothing_holds_what_no_caller_can_have() -> None:
+def test_an_objective_below_a_lone_callers_ttfa_never_holds() -> None:
     hopeless = Planner(TRAFFIC, Objective(LONE - 1, 0.5), max_streams=8, counted=50)
     holding = hopeless.holds(Option("constant", TABLE))
     assert holding.best is None
@@ -431,7 +431,7 @@ def run_capacity(*options: str) -> Any:
     return CliRunner().invoke(app, ["capacity", "--calls=50", *options])
 
 
-def test_the_command_answers_and_says_what_it_rests_on(tmp_path: Path) -> None:
+def test_capacity_answers_with_the_source_of_its_costs(tmp_path: Path) -> None:
     output = tmp_path / "plan.json"
     options = ["--callers=400", "--price=h100=2.5", "--price=h200=3.5", f"--output={output}", "--continuity=0.9"]
     result = run_capacity("--gpu=h100", "--max-streams=8", *options)
@@ -483,7 +483,7 @@ def test_a_wrong_option_is_refused(option: str, words: str) -> None:
     assert words in " ".join(result.output.replace("│", " ").split())
 
 
-def test_an_objective_that_nobody_can_have_is_said_to_be_none(tmp_path: Path) -> None:
+def test_capacity_reports_an_objective_that_cannot_hold(tmp_path: Path) -> None:
     output = tmp_path / "plan.json"
     result = run_capacity("--callers=20", "--ttfa-p95-ms=1", "--max-streams=8", f"--output={output}")
     assert result.exit_code == 0, result.output

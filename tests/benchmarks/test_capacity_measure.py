@@ -1,4 +1,4 @@
-"""This machine's cost table, in a small mode: every part of it is there and makes sense."""
+"""This machine's cost table, measured small: every part of it is present and plausible."""
 
 from __future__ import annotations
 

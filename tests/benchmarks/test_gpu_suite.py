@@ -1,4 +1,4 @@
-"""The GPU suite, rehearsed small on the CPU: every section runs, and what goes wrong in one stays there."""
+"""The GPU suite, rehearsed small on the CPU: every section runs, and a failure stays in its section."""
 
 import json
 import multiprocessing
@@ -30,7 +30,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_every_section_comes_to_its_end(rehearsal: Path) -> None:
+def test_every_section_ends(rehearsal: Path) -> None:
     (path,) = rehearsal.glob("gpu-suite-*.json")
     result = json.loads(path.read_text())
     states = {name: section["state"] for name, section in result["sections"].items()}
@@ -63,7 +63,7 @@ def run(*parts: Part, seconds: float = 60) -> Suite:
     return suite
 
 
-def test_what_breaks_in_one_section_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_section_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.gpu_suite.suite.GRACE_S", 0.5)
 
     def raises(section: Section) -> None:

@@ -1,4 +1,4 @@
-"""The load generator's own judgement: what it sends, how it simulates playback, what it takes for an answer."""
+"""The load generator: the calls, the simulated playback, the checks of the answers, the reports."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ arrivals = st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 25)), min_siz
 
 
 def silent_ms(chunks: list[Arrival]) -> int:
-    """Silent milliseconds within the utterance, of a player that looks at its buffer every millisecond."""
+    """Return the silent milliseconds within the utterance for a player that checks its buffer every millisecond."""
     coming: Counter[int] = Counter()
     for each in chunks:
         coming[round(each.at_s * 1000)] += each.samples * 1000 // SAMPLE_RATE
@@ -126,7 +126,7 @@ LOAD = Load(
 )
 
 
-def test_a_load_is_what_it_says() -> None:
+def test_a_load_has_its_lengths_shares_and_arrivals() -> None:
     made = list(calls(LOAD))
     assert made == list(calls(LOAD))
     assert made != list(calls(replace(LOAD, seed=4)))
@@ -184,7 +184,7 @@ RIGHT = [chunk(0), chunk(1), chunk(2, "length")]
         ([chunk(0, seed=8), chunk(1, "eos")], "WRONG_SEED"),
     ],
 )
-def test_what_counts_as_an_answer(chunks: list[Chunk], fault: str) -> None:
+def test_faults_of_an_answer(chunks: list[Chunk], fault: str) -> None:
     heard = AnswerCheck(REQUEST)
     for each in chunks:
         heard.add(each)
@@ -193,7 +193,7 @@ def test_what_counts_as_an_answer(chunks: list[Chunk], fault: str) -> None:
 
 
 class Scripted:
-    """A client whose streams bring what they are told to: chunks, or an error."""
+    """A client whose streams yield a script: chunks, or an error."""
 
     def __init__(self, *script: Chunk | Exception) -> None:
         self.script = script
@@ -257,7 +257,7 @@ def test_a_caller_hangs_up_within_the_audio() -> None:
     assert figures["rtf"]["p50"] is None
 
 
-def test_a_generator_that_was_late_or_busy_makes_no_valid_run() -> None:
+def test_a_late_or_busy_generator_makes_the_run_invalid() -> None:
     assert invalid(Run(seconds=10, cpu_s=1, lags_s=[0.001] * 100)) == []
     assert "lag" in invalid(Run(seconds=10, cpu_s=1, lags_s=[0.001] * 50 + [0.03] * 2))[0]
     assert "core" in invalid(Run(seconds=10, cpu_s=8, lags_s=[0.001] * 100))[0]
@@ -300,7 +300,7 @@ def test_two_results_side_by_side(two_results: tuple[dict[str, Any], dict[str, A
     assert compare.differences(*two_results) == ["rate: 5.0 and 9.0"]
 
 
-def test_the_terminal_says_what_was_found(two_results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_the_terminal_shows_the_result(two_results: tuple[dict[str, Any], dict[str, Any]]) -> None:
     spent = {"busy_share": 0.25, "busy_ms_per_audio_s": 2.0, "mean_batch": 1.0}
     result = {**two_results[1], "watermarks_checked": 3, "stages": {"generate": spent, "watermark": spent}}
     console = Console(file=io.StringIO(), width=200)
@@ -323,7 +323,7 @@ def test_a_server_that_dies_under_load_leaves_the_calls_figures(monkeypatch: pyt
     assert server_share.processes(before, after, 1.0, 0.1) == []
 
 
-def test_what_nobody_did_is_not_called_failed(tmp_path: Path) -> None:
+def test_a_percentile_without_values_is_not_called_failed(tmp_path: Path) -> None:
     hangs_up = answer_of(Scripted(*RIGHT), Call(0, 0.0, REQUEST, "cancels", 0.5 * FRAME_S))
     result = result_of(LOAD, hangs_up)
     assert [report.percentile(result["overall"], key, "p95") for key in ("ttfa_ms", "gap_ms", "rtf")] == [
@@ -363,7 +363,7 @@ def test_the_progress_begins_anew_with_every_run() -> None:
         (["--rate=1", "--output=/proc/none/found.json"], "cannot write"),
     ],
 )
-def test_what_load_cannot_do_is_said_before_a_server_starts(options: list[str], words: str) -> None:
+def test_wrong_options_of_load_are_refused_before_a_server_starts(options: list[str], words: str) -> None:
     found = CliRunner().invoke(app, ["bench", "load", *options], env={"COLUMNS": "300"})
     assert found.exit_code == 2
     assert words in found.output
@@ -379,7 +379,7 @@ def test_compare_writes_no_page_over_a_result(tmp_path: Path, two_results: tuple
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "no JSON"])
-def test_what_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
+def test_compare_refuses_a_file_that_is_no_result(tmp_path: Path, text: str) -> None:
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(ValueError, match=r"other\.json"):
         compare.read(tmp_path / "other.json")

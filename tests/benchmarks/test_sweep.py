@@ -1,4 +1,4 @@
-"""The search for a knee, and what counts as holding."""
+"""The search for a knee, objectives, and the commands `sweep` and `peers`."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def test_no_rate_below_the_least_is_tried() -> None:
         (300.0, 0.5, ["TTFA p95 300 ms", "continuity 50.00 %"]),
     ],
 )
-def test_what_misses_an_objective(p95: float | None, continuity: float | None, missed: list[str]) -> None:
+def test_misses_of_an_objective(p95: float | None, continuity: float | None, missed: list[str]) -> None:
     figures = {"ttfa_ms": {"p95": p95}, "continuity": continuity}
     found = Objective(200, 0.999).misses(figures)
     assert found == missed
 
 
 def heard(load: Load, wait_s: float) -> Tried:
-    """Every caller hears one frame after `wait_s`."""
+    """Answer every call with one frame after `wait_s`."""
     answers = []
     for call in calls(load):
         due = call.at_s or 0.0
@@ -132,7 +132,7 @@ def test_a_generator_that_did_not_keep_up_far_from_the_knee_does_not() -> None:
 
 
 @pytest.mark.parametrize(("faults", "code"), [([], 0), (["the loop was late"], 3)])
-def test_the_command_says_every_rate_and_whether_to_believe_it(
+def test_sweep_prints_every_rate_and_its_validity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[str], code: int
 ) -> None:
     monkeypatch.setattr(load_command, "target", lambda *server: nullcontext())
@@ -156,7 +156,7 @@ def test_the_command_says_every_rate_and_whether_to_believe_it(
     assert [name.name for name in tmp_path.iterdir()] == ["sweep.json"]
 
 
-def test_peers_are_raced_in_a_process_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peers_run_in_a_process_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = []
 
     def run_command(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""A few seconds of load on the tests' server: what is measured is what was sent."""
+"""A few seconds of load on the tests' server: the figures are those of the calls."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_sweep_ends_at_a_knee(server: RunningServer, monkeypatch: pytest.Monke
     assert all(point["errors"] == {} and point["other_cores"] is not None for point in result["points"])
 
 
-def test_what_the_server_adds_to_the_stages_can_be_seen(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_loops_measure_the_stages_in_the_server(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure_costs, "MESSAGES", 5)
     (seen,) = see(Target.of(server), callers=(1,), seconds=1.0)
     assert seen.busy_ms.keys() == {"generate", "decode", "watermark"}
@@ -89,7 +89,7 @@ def test_what_the_server_adds_to_the_stages_can_be_seen(server: RunningServer, m
     assert 0 < hop_ms < seen.ttfa_ms
 
 
-def test_a_refusal_is_an_error_by_kind(server: RunningServer) -> None:
+def test_refused_calls_are_counted_by_code(server: RunningServer) -> None:
     load = replace(LOAD, voices=("nobody",), voice_share=1.0, seconds=0.5)
     overall = measure(load, Target.of(server), lambda run: None)["overall"]
     assert overall["errors"] == {"NOT_FOUND": overall["calls"]}

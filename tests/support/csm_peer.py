@@ -1,4 +1,4 @@
-"""The peer's networks (`benchmarks.csm_peer`) run frame by frame, with the logits of every choice."""
+"""The networks of the peer (`benchmarks.csm_peer`), run frame by frame, with the logits of every code."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class PeerFrame:
     codes: torch.Tensor
     """int64 [codebooks]."""
     logits: torch.Tensor
-    """[codebooks, codes that are audio]: the others are masked, as in our heads."""
+    """[codebooks, audio codes]; other codes are masked, as in our heads."""
 
 
 @torch.inference_mode()
 def peer_frames(
     peer: CsmForConditionalGeneration, config: ModelConfig, prompt: np.ndarray, forced: np.ndarray | None = None
 ) -> Iterator[PeerFrame]:
-    """Frames after `prompt` int32 [positions, codebooks + 1]: greedy, or those `forced` [frames, codebooks]."""
+    """Yield the frames after `prompt` int32 [positions, codebooks + 1]: greedy, or `forced` [frames, codebooks]."""
     cache = DynamicCache(config=peer.config)
     inputs = _embed(peer, torch.from_numpy(prompt.astype(np.int64)))
     frame = 0

@@ -1,4 +1,4 @@
-"""Transformers' `MimiModel` at the demo codec's sizes, random weights: a peer, and a file in its layout."""
+"""Transformers' `MimiModel` at the demo codec's sizes, with random weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from transformers import MimiConfig, MimiModel
 
 
 def make_mimi_peer() -> MimiModel:
-    """Codebooks are filled and the transformers' layers scaled up, so that every tensor matters."""
+    """Return the peer, with filled codebooks and scaled-up transformer layers, so that every tensor has an effect."""
     torch.manual_seed(0)
     peer = MimiModel(
         MimiConfig(

@@ -1,4 +1,4 @@
-"""A network that goes silent without closing anything."""
+"""A network connection that goes silent without being closed."""
 
 import contextlib
 import select
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def proxy(url: str, swallow: threading.Event) -> Iterator[str]:
-    """Passes one connection on to `url` until `swallow` is set; from then on nothing, and nothing is closed."""
+    """Yield the address of a proxy that forwards one connection to `url` until `swallow` is set; then it drops all data
+    and closes nothing."""
     host, port = url.split(":")
     listener = socket.create_server(("127.0.0.1", 0))
     done = threading.Event()

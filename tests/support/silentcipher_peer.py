@@ -1,4 +1,4 @@
-"""SilentCipher folders as the `silentcipher` package writes them: its own classes, published width, random weights."""
+"""SilentCipher folders as the `silentcipher` package writes them: its classes, published width, random weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PublishedFolder:
 
 
 def make_published_folder(folder: Path) -> PublishedFolder:
-    """Write `folder`, with statistics that make batch normalisation matter."""
+    """Write `folder`, with statistics for which batch normalisation has an effect."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "hparams.yaml").write_text(yaml.safe_dump(PUBLISHED))
     torch.manual_seed(1)
