@@ -8,21 +8,23 @@ Measures the demo's network, and the published architecture at full width with r
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.costs.grids import LeastTimes, time_watermark
+from benchmarks.costs.codec import time_watermark
+from benchmarks.costs.section import Section
+from benchmarks.costs.sizes import FULL
 from benchmarks.record import save
 from demo.model import make_silentcipher
 from misotts.config import FRAME_MS
-from misotts.watermark.watermarker import Watermarker, delay_frames
+from misotts.watermark.watermarker import delay_frames
 
-STREAMS = (1, 16)
-FRAMES = (1, 8)
-PUBLISHED_WIDTH = 32
-REPEATS = 10
+SIZES = replace(FULL, codec_rows=(1, 16), codec_frames=(1, 8), repeats=10, seconds_per_row=math.inf)
 
 
 def main() -> None:
@@ -32,13 +34,13 @@ def main() -> None:
     torch.set_num_threads(1)
     figures = {}
     with tempfile.TemporaryDirectory() as published:
-        make_silentcipher(Path(published) / "silentcipher", PUBLISHED_WIDTH)
+        make_silentcipher(Path(published) / "silentcipher", SIZES.watermark_width)
         for name, folder in (("demo", arguments.model), ("published size", Path(published))):
-            recorder = LeastTimes(REPEATS)
-            time_watermark(recorder, Watermarker(folder, max(STREAMS)), STREAMS, FRAMES)
+            tables: dict[str, list[dict[str, Any]]] = {}
+            time_watermark(Section.collecting(SIZES, tables), folder)
             chunks = [
                 {**row, "streams_per_core": round(row["rows"] * row["frames"] * FRAME_MS / row["ms"], 1)}
-                for row in recorder.rows()["watermark"]
+                for row in tables["watermark"]
             ]
             figures[name] = {"delay_frames": delay_frames(folder), "chunks": chunks}
             print(name, *chunks, sep="\n")

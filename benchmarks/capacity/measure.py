@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import statistics
 import time
@@ -24,34 +25,40 @@ import numpy as np
 import torch
 
 from benchmarks.capacity.calibrate import calibrate, see
-from benchmarks.costs.engines import make_engines
-from benchmarks.costs.floors import Floors
-from benchmarks.costs.grids import GenerateStage, LeastTimes, time_decode, time_watermark
+from benchmarks.costs.codec import time_decode, time_watermark
+from benchmarks.costs.generate import GenerateStage
+from benchmarks.costs.section import Section
 from benchmarks.costs.side_by_side import Work, measure_speeds
+from benchmarks.costs.sizes import FULL, Sizes
 from benchmarks.costs.table import CostTable, PromptCost, measured_parts
 from benchmarks.costs.timing import measure
 from benchmarks.load.measure import Target
 from benchmarks.load.plan import TEXTS
 from benchmarks.record import machine, save
-from misotts.config import ModelConfig
+from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.decode.decoder import Decoder
 from misotts.engines.interface import Limits
 from misotts.engines.kv_memory import BLOCK_SIZE, pool_blocks
 from misotts.mimi import encode, load_mimi
-from misotts.model.checkpoint import Checkpoint
 from misotts.prompt.builder import Prompter
 from misotts.prompt.voices import Voices
 from misotts.serve.local import running_server
+from misotts.slots import Piece
 from misotts.watermark.watermarker import Watermarker, delay_frames
 from misotts_client import AsyncClient
 from misotts_client.errors import NotFound
 from misotts_client.request import SpeechRequest
 
-BATCHES = (1, 2, 4, 8, 16)
-CONTEXTS = (64, 256, 768)
-PREFILL_CHUNKS = (1, 16, 64, 256, 512)
-FRAMES = (1, 2, 4, 8, 16)
-REPEATS = 6
+SIZES = replace(
+    FULL,
+    batches=(1, 2, 4, 8, 16),
+    contexts=(64, 256, 768),
+    prefill_chunks=(1, 16, 64, 256, 512),
+    codec_rows=(1, 2, 4, 8, 16),
+    codec_frames=(1, 2, 4, 8, 16),
+    repeats=6,
+    seconds_per_row=math.inf,
+)
 ROUNDS = 3
 """Rounds over each grid, of which the least times count: other work on the machine lasts longer than one place."""
 PAUSE_S = 0.03
@@ -64,7 +71,7 @@ TEXT_CHARS = range(20, 300, 20)
 
 def measure_machine(folder: Path) -> tuple[CostTable, dict[str, Any]]:
     """Return the table of this machine for a model folder, and its difference from the stages' times alone."""
-    alone = measure_alone(folder, REPEATS, ROUNDS_TOGETHER)
+    alone = measure_alone(folder, SIZES, ROUNDS_TOGETHER)
     with running_server(folder) as server:
         hop_ms, send_ms = measure_messages(server.url)
         alone = replace(alone, hop_ms=hop_ms, send_ms=send_ms)
@@ -72,24 +79,25 @@ def measure_machine(folder: Path) -> tuple[CostTable, dict[str, Any]]:
     return calibrate(alone, seen, Limits())
 
 
-def measure_alone(folder: Path, repeats: int, rounds: int) -> CostTable:
+def measure_alone(folder: Path, sizes: Sizes, rounds: int) -> CostTable:
     """Measure every stage in a loop of its own, and side by side in `rounds`, without messages through Triton."""
-    config = ModelConfig.load(folder)
-    cores = len(os.sched_getaffinity(0))
+    config, cores = ModelConfig.load(folder), len(os.sched_getaffinity(0))
     threads = max(cores // 2, 1)  # as misotts.serve.tritonserver sets them
     torch.set_num_threads(threads)
-    stage, recorder, pausing = load_stage(folder), LeastTimes(repeats), LeastTimes(repeats, PAUSE_S)
-    decoder, watermarker = Decoder(load_mimi(folder, config), max(BATCHES)), Watermarker(folder, max(BATCHES))
+    sizes = sizes_for(config, sizes)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    stage, mimi = GenerateStage(Section.collecting(sizes, tables), "torch"), load_mimi(folder, config)
+    pausing = Section.collecting(sizes, tables, pause_s=PAUSE_S)
     for _ in range(ROUNDS):
-        stage.time_prefill(recorder, PREFILL_CHUNKS)
-        stage.time_steps(recorder, BATCHES, CONTEXTS)
-        time_decode(pausing, decoder, config.audio_num_codebooks, BATCHES, FRAMES)
-        time_watermark(pausing, watermarker, BATCHES, FRAMES)
+        stage.time_prefill()
+        stage.time_steps()
+        time_decode(pausing, mimi)
+        time_watermark(pausing, folder)
     return CostTable(
         name=f"{machine()['cpu']}, {cores} cores, model {folder.name}, float32 on the CPU",
         source="measured",
-        **measured_parts(recorder.rows() | pausing.rows()),
-        prompt=measure_prompt(folder, config, repeats),
+        **measured_parts(tables),
+        prompt=measure_prompt(folder, config, sizes.repeats),
         hop_ms=0.0,
         send_ms=0.0,
         network_ms=0.0,
@@ -97,17 +105,14 @@ def measure_alone(folder: Path, repeats: int, rounds: int) -> CostTable:
         overlaps=False,
         hold_back_frames=delay_frames(folder),
         block_size=BLOCK_SIZE,
-        kv_blocks=stage.num_blocks,
+        kv_blocks=stage.blocks_that_fit,
     )
 
 
-def load_stage(folder: Path) -> GenerateStage:
-    """Return the eager engines of a model folder, with the KV pool that the server would have."""
-    config = ModelConfig.load(folder)
-    blocks = pool_blocks(config, Limits().max_streams, 4, None, None)
-    weights = Checkpoint(folder, config)
-    engines = make_engines("torch", weights, config, blocks, max(BATCHES), "cpu", torch.float32)
-    return GenerateStage(engines, Floors(config, "float32", 4, 4), blocks, "cpu", LeastTimes(1))
+def sizes_for(config: ModelConfig, sizes: Sizes) -> Sizes:
+    """Return the sizes for a model's shape, with the KV pool that the server would have."""
+    blocks = pool_blocks(config, Limits().max_streams, torch.float32.itemsize, None, None)
+    return replace(sizes, config=config, pool_positions=(blocks - 1) * BLOCK_SIZE)
 
 
 def measure_prompt(folder: Path, config: ModelConfig, repeats: int) -> PromptCost:
@@ -149,7 +154,7 @@ async def _measure_messages(url: str) -> tuple[float, float]:
 
 
 def _generate_work(folder: Path) -> Iterator[None]:
-    stage = load_stage(folder)
+    stage = GenerateStage(Section.collecting(sizes_for(ModelConfig.load(folder), SIZES), {}), "torch")
     step = stage.step(4, 64)
     while True:
         stage.engines.launch(step)
@@ -158,16 +163,17 @@ def _generate_work(folder: Path) -> Iterator[None]:
 
 def _decode_work(folder: Path) -> Iterator[None]:
     config = ModelConfig.load(folder)
-    decoder, recorder = Decoder(load_mimi(folder, config), 4), LeastTimes(1)
+    decoder, codes = Decoder(load_mimi(folder, config), 4), np.ones((4, config.audio_num_codebooks), np.int32)
     while True:
-        time_decode(recorder, decoder, config.audio_num_codebooks, (4,), (4,))
+        decoder.decode([Piece(slot, False, codes) for slot in range(4)])
         yield
 
 
 def _watermark_work(folder: Path) -> Iterator[None]:
-    watermarker, recorder = Watermarker(folder, 4), LeastTimes(1)
+    watermarker = Watermarker(folder, 4)
+    noise = np.random.default_rng(0).normal(0, 0.1, 4 * FRAME_SAMPLES).astype(np.float32)
     while True:
-        time_watermark(recorder, watermarker, (4,), (4,))
+        watermarker.mark([Piece(slot, False, noise) for slot in range(4)])
         yield
 
 

@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.capacity.calibrate import Seen, calibrate, see
-from benchmarks.capacity.measure import REPEATS, ROUNDS_TOGETHER, measure_alone, measure_messages
+from benchmarks.capacity.measure import ROUNDS_TOGETHER, SIZES, measure_alone, measure_messages
 from benchmarks.capacity.simulate import Simulated, simulate
 from benchmarks.costs.table import CostTable
 from benchmarks.load.drive import Run
@@ -51,7 +51,7 @@ class Round:
 
 def validate(model: Path, rates: Sequence[float], seconds: float, rounds: int, objective: Objective) -> dict[str, Any]:
     """Return the whole comparison, ready for JSON."""
-    alone = measure_alone(model, REPEATS, ROUNDS_TOGETHER)
+    alone = measure_alone(model, SIZES, ROUNDS_TOGETHER)
     with running_server(model) as server:
         target = Target.of(server)
         hop_ms, send_ms = measure_messages(server.url)

@@ -284,17 +284,28 @@ def _part(raw: dict[str, Any], key: str, build: Callable[[Any], Any]) -> Any:
 def measured_parts(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Return the fields `step`, `prefill`, `decode` and `watermark` of a table from rows of times.
 
-    A column that was not measured to the last row (memory or time did not suffice) is left out.
+    The least of several times of one place counts: other work on the machine only adds to a time. A column that was not
+    measured to the last row (memory or time did not suffice) is left out.
 
     Raises:
         CostError: a part has no times.
     """
     parts: dict[str, Any] = {}
-    for name, (down, across) in AXES.items():
-        ms = {(row[down], row[across]): row["ms"] for row in tables.get(name, []) if "ms" in row}
+    for name, axes in AXES.items():
+        ms = _least(tables.get(name, []), *axes)
         rows = sorted({place[0] for place in ms})
         columns = [each for each in sorted({place[1] for place in ms}) if all((row, each) in ms for row in rows)]
         parts[name] = Grid(rows, columns, [[ms[row, column] for column in columns] for row in rows])
-    prefill = [row for row in tables.get("prefill", []) if "ms" in row]
-    parts["prefill"] = Line([row["positions"] for row in prefill], [row["ms"] for row in prefill])
+    prefill = _least(tables.get("prefill", []), "positions")
+    parts["prefill"] = Line([place[0] for place in prefill], list(prefill.values()))
     return parts
+
+
+def _least(rows: Sequence[Mapping[str, Any]], *axes: str) -> dict[tuple[Any, ...], float]:
+    """Return the least time of every place."""
+    ms: dict[tuple[Any, ...], float] = {}
+    for row in rows:
+        if "ms" in row:
+            place = tuple(row[axis] for axis in axes)
+            ms[place] = min(row["ms"], ms.get(place, row["ms"]))
+    return ms

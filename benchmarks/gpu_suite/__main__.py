@@ -19,8 +19,8 @@ from typing import Any
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warns of every fork otherwise
 
+from benchmarks.costs.sizes import FULL, SMALL
 from benchmarks.gpu_suite.costs import cost_table
-from benchmarks.gpu_suite.sizes import FULL, SMALL
 from benchmarks.gpu_suite.suite import Suite, gpu, in_another_process, parts, preload
 from benchmarks.gpu_suite.table import markdown
 from benchmarks.record import RESULTS, record, write

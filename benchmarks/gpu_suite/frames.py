@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from benchmarks.costs.engines import ENGINES, Engines, make_engines, speak
-from benchmarks.gpu_suite.section import Section
-from benchmarks.gpu_suite.sizes import TOY
+from benchmarks.costs.section import Section
+from benchmarks.costs.sizes import TOY
 from demo.model import make_weights
 from misotts.config import MASKED
 from misotts.engines.interface import Batch, Limits, Sampling

@@ -8,7 +8,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.gpu_suite.section import Section, SkippedError
+from benchmarks.costs.section import Section, SkippedError
 
 
 def gpu_tests(section: Section) -> None:

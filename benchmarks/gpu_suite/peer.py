@@ -8,9 +8,9 @@ from statistics import median
 import torch
 from transformers import CsmForConditionalGeneration
 
+from benchmarks.costs.section import Section
 from benchmarks.costs.timing import memory, synchronize
 from benchmarks.csm_peer import peer_config
-from benchmarks.gpu_suite.section import Section
 from benchmarks.peers import make_prompts, theirs
 
 

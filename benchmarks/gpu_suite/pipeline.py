@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.costs.codec import random_mimi, random_silentcipher
 from benchmarks.costs.engines import ENGINES
+from benchmarks.costs.generate import blocks_that_fit, random_engines
+from benchmarks.costs.section import Section
 from benchmarks.costs.timing import measure, memory, synchronize
-from benchmarks.gpu_suite.codec import random_mimi, random_silentcipher
-from benchmarks.gpu_suite.generate import blocks_that_fit, random_engines
-from benchmarks.gpu_suite.section import Section
 from demo.model import make_tokenizer
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts.decode.decoder import Decoder

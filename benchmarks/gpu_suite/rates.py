@@ -9,8 +9,8 @@ from functools import partial
 import torch
 
 from benchmarks.costs.floors import Rates
+from benchmarks.costs.section import Section
 from benchmarks.costs.timing import measure
-from benchmarks.gpu_suite.section import Section
 
 PRODUCTS = {
     "bfloat16": torch.bfloat16,

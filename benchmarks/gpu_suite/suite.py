@@ -24,8 +24,8 @@ import torch
 
 from benchmarks.costs.engines import ENGINES
 from benchmarks.costs.floors import Rates
-from benchmarks.gpu_suite.section import OutOfTimeError, Section, SkippedError
-from benchmarks.gpu_suite.sizes import Sizes
+from benchmarks.costs.section import OutOfTimeError, Section, SkippedError
+from benchmarks.costs.sizes import Sizes
 
 GRACE_S = 15.0
 """Seconds after a section's time until its process is killed: one row may take some seconds."""
@@ -50,15 +50,15 @@ class Part:
 def parts() -> list[Part]:
     """Return the sections: checks first, then times, the peer last."""
     return [
-        Part("frames", _later("frames", "frames"), 50),
-        Part("rates", _later("rates", "rates"), 20),
-        *(Part(f"generate, {name}", _later("generate", "generate", engine=name), 110) for name in ENGINES),
-        Part("decode", _later("codec", "decode"), 50),
-        Part("watermark", _later("codec", "watermark"), 40),
-        Part("pipeline", _later("pipeline", "pipeline"), 70),
-        Part("peer", _later("peer", "peer", compiled=False), 60),
-        Part("tests", _later("gpu_tests", "gpu_tests"), 60),
-        Part("peer, compiled", _later("peer", "peer", compiled=True), 120),
+        Part("frames", _later("gpu_suite.frames", "frames"), 50),
+        Part("rates", _later("gpu_suite.rates", "rates"), 20),
+        *(Part(f"generate, {name}", _later("costs.generate", "generate", engine=name), 110) for name in ENGINES),
+        Part("decode", _later("costs.codec", "decode"), 50),
+        Part("watermark", _later("costs.codec", "watermark"), 40),
+        Part("pipeline", _later("gpu_suite.pipeline", "pipeline"), 70),
+        Part("peer", _later("gpu_suite.peer", "peer", compiled=False), 60),
+        Part("tests", _later("gpu_suite.gpu_tests", "gpu_tests"), 60),
+        Part("peer, compiled", _later("gpu_suite.peer", "peer", compiled=True), 120),
     ]
 
 
@@ -67,7 +67,7 @@ def _later(module: str, function: str, **options: Any) -> Callable[[Section], No
 
     def run(section: Section) -> None:
         try:
-            found = getattr(import_module(f"benchmarks.gpu_suite.{module}"), function)
+            found = getattr(import_module(f"benchmarks.{module}"), function)
         except ModuleNotFoundError as error:
             raise SkippedError(str(error)) from None
         found(section, **options)
@@ -78,9 +78,9 @@ def _later(module: str, function: str, **options: Any) -> Callable[[Section], No
 def preload() -> None:
     """Import the slow modules once, before forking. An import that fails here fails again in its section, which
     reports it."""
-    for module in ("codec", "pipeline", "peer"):
+    for module in ("costs.codec", "gpu_suite.pipeline", "gpu_suite.peer"):
         with suppress(Exception):
-            import_module(f"benchmarks.gpu_suite.{module}")
+            import_module(f"benchmarks.{module}")
 
 
 @dataclass

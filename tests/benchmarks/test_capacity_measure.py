@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,11 @@ from misotts.watermark.watermarker import delay_frames
 
 
 def test_the_stages_alone(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"BATCHES": (1, 4), "CONTEXTS": (16, 64), "FRAMES": (1, 8), "PREFILL_CHUNKS": (1, 256)}.items():
-        monkeypatch.setattr(measure, name, value)
+    sizes = replace(measure.SIZES, batches=(1, 4), contexts=(16, 64), prefill_chunks=(1, 256), repeats=3)
+    sizes = replace(sizes, codec_rows=(1, 4), codec_frames=(1, 8))
     monkeypatch.setattr(measure, "WORK", {stage: measure.WORK[stage] for stage in ("decode", "watermark")})
     threads = torch.get_num_threads()
-    table = measure.measure_alone(demo_folder, repeats=2, rounds=1)
+    table = measure.measure_alone(demo_folder, sizes, rounds=1)
     torch.set_num_threads(threads)
     assert from_json(table.to_json()) == table
     assert table.source == "measured"

@@ -13,9 +13,9 @@ import pytest
 
 from benchmarks.costs.engines import ENGINES
 from benchmarks.costs.floors import MISOTTS_8B, Floors, Rates, Work
+from benchmarks.costs.section import Section, SkippedError
+from benchmarks.costs.sizes import SMALL
 from benchmarks.gpu_suite.costs import cost_table
-from benchmarks.gpu_suite.section import Section, SkippedError
-from benchmarks.gpu_suite.sizes import SMALL
 from benchmarks.gpu_suite.suite import Part, Suite, parts
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.costs.codec import decode, watermark
 from benchmarks.costs.engines import ENGINES
 from benchmarks.costs.floors import Rates
-from benchmarks.gpu_suite.codec import decode, watermark
+from benchmarks.costs.generate import generate
+from benchmarks.costs.section import Section
+from benchmarks.costs.sizes import SMALL
 from benchmarks.gpu_suite.frames import frames
-from benchmarks.gpu_suite.generate import generate
 from benchmarks.gpu_suite.rates import rates
-from benchmarks.gpu_suite.section import Section
-from benchmarks.gpu_suite.sizes import SMALL
 from demo.model import CONFIG, make_mimi_weights, make_silentcipher, make_weights
 from misotts.config import FRAME_SAMPLES, MASKED, ModelConfig
 from misotts.decode.decoder import Decoder

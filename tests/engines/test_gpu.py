@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu_suite.codec import decode, watermark
+from benchmarks.costs.codec import decode, watermark
+from benchmarks.costs.section import OutOfTimeError, Section
+from benchmarks.costs.sizes import SMALL
 from benchmarks.gpu_suite.frames import frames
-from benchmarks.gpu_suite.section import OutOfTimeError, Section
-from benchmarks.gpu_suite.sizes import SMALL
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,8 +11,8 @@ from typing import Any
 import torch
 
 from benchmarks.costs.floors import Rates, Work
+from benchmarks.costs.sizes import Sizes
 from benchmarks.costs.timing import measure
-from benchmarks.gpu_suite.sizes import Sizes
 
 Send = Callable[[str, str, Any], object]
 """Takes `row`, a table's name and a row; `check`, a name and a finding; or `value`, a name and a value."""
@@ -27,7 +28,7 @@ class OutOfTimeError(Exception):
 
 @dataclass(frozen=True)
 class Section:
-    """Sends every figure at once, so that nothing measured is lost. A `Recorder`."""
+    """Sends every figure at once, so that nothing measured is lost."""
 
     device: str
     sizes: Sizes
@@ -36,6 +37,20 @@ class Section:
     deadline: float
     """Seconds of `time.monotonic()`."""
     send: Send
+    pause_s: float = 0.0
+    """Pause before every timed call."""
+
+    @classmethod
+    def collecting(
+        cls, sizes: Sizes, tables: dict[str, list[dict[str, Any]]], device: str = "cpu", pause_s: float = 0.0
+    ) -> Section:
+        """Return a section without a time limit that only keeps the rows of its tables."""
+
+        def send(kind: str, name: str, value: Any) -> None:
+            if kind == "row":
+                tables.setdefault(name, []).append(value)
+
+        return cls(device, sizes, None, math.inf, send, pause_s)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -71,7 +86,7 @@ class Section:
         """
         self.hurry()
         try:
-            found = measure(action, self.device, self.sizes.repeats, self.sizes.seconds_per_row, calls)
+            found = measure(action, self.device, self.sizes.repeats, self.sizes.seconds_per_row, calls, self.pause_s)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             self.row(table, **where, skipped="the GPU's memory does not suffice")

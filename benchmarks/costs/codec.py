@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,10 +16,9 @@ from moshi.models.compression import MimiModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.costs.floors import Work
-from benchmarks.costs.grids import time_decode, time_watermark
+from benchmarks.costs.section import Section
+from benchmarks.costs.sizes import TOY
 from benchmarks.costs.timing import memory
-from benchmarks.gpu_suite.section import Section
-from benchmarks.gpu_suite.sizes import TOY
 from demo.model import make_mimi_weights, make_silentcipher
 from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.decode.decoder import Decoder
@@ -65,14 +65,13 @@ def decode(section: Section) -> None:
         return _stream(decoder.decode, codes.astype(np.int32), 1, DECODE_CUTS, RESTART)
 
     _check(section, "audio", run, np.zeros(STREAMS))
-    config, rows = section.sizes.config, section.sizes.codec_rows
+    config = section.sizes.config
     mimi = random_mimi(config, "cpu")
     halves = (mimi.decoder, mimi.decoder_transformer, mimi.upsample)
     weights = float(sum(p.nbytes for half in halves if half is not None for p in half.parameters()))
     piece, alone = Piece(0, False, np.ones((1, config.audio_num_codebooks), np.int32)), Decoder(mimi, 1)
     frame = Work(weights, _flops(lambda: alone.decode([piece])), RATE)  # on the CPU: a graph's replay counts nothing
-    decoder = Decoder(random_mimi(config, section.device), max(rows))
-    time_decode(section, decoder, config.audio_num_codebooks, rows, section.sizes.codec_frames, frame)
+    time_decode(section, random_mimi(config, section.device), frame)
     section.value("memory", memory(section.device))
 
 
@@ -85,12 +84,34 @@ def watermark(section: Section) -> None:
             return _stream(Watermarker(folder, STREAMS, device=device).mark, audio, FRAME_SAMPLES, WATERMARK_CUTS)
 
         _check(section, "mark", run, audio)
-    rows = section.sizes.codec_rows
     with random_silentcipher(section.sizes.watermark_width) as folder:
-        watermarker = Watermarker(folder, max(rows), device=section.device)
         # The network has some hundred kilobytes of weights, which do not count.
-        time_watermark(section, watermarker, rows, section.sizes.codec_frames, lambda mark: Work(0, _flops(mark), RATE))
+        time_watermark(section, folder, lambda mark: Work(0, _flops(mark), RATE))
     section.value("memory", memory(section.device))
+
+
+def time_decode(section: Section, mimi: MimiModel, frame: Work | None = None) -> None:
+    """Fill the table `decode`; `frame`: the work of a call of one frame, of which the bytes are the weights."""
+    decoder = Decoder(mimi, max(section.sizes.codec_rows))
+    codes = np.ones((max(section.sizes.codec_frames), section.sizes.config.audio_num_codebooks), np.int32)
+    for length in section.sizes.codec_frames:
+        for count in section.sizes.codec_rows:
+            pieces = [Piece(slot, False, codes[:length]) for slot in range(count)]
+            work = frame and Work(frame.bytes, frame.flops * count * length, frame.dtype)
+            section.time("decode", partial(decoder.decode, pieces), work, rows=count, frames=length)
+
+
+def time_watermark(
+    section: Section, folder: Path, work_of: Callable[[Callable[[], object]], Work | None] = lambda call: None
+) -> None:
+    """Fill the table `watermark`, in the middle of streams; `work_of` returns the work of a call."""
+    watermarker = Watermarker(folder, max(section.sizes.codec_rows), device=section.device)
+    noise = np.random.default_rng(0).normal(0, 0.1, max(section.sizes.codec_frames) * FRAME_SAMPLES)
+    for length in section.sizes.codec_frames:
+        for count in section.sizes.codec_rows:
+            audio = noise[: length * FRAME_SAMPLES].astype(np.float32)
+            mark = partial(watermarker.mark, [Piece(slot, False, audio) for slot in range(count)])
+            section.time("watermark", mark, work_of(mark), rows=count, frames=length)
 
 
 def _flops(call: Callable[[], object]) -> float:
