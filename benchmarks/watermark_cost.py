@@ -22,7 +22,7 @@ from benchmarks.costs.sizes import FULL
 from benchmarks.record import save
 from demo.model import make_silentcipher
 from misotts.config import FRAME_MS
-from misotts.watermark.watermarker import delay_frames
+from misotts.watermark.watermarker import Watermarker, delay_frames
 
 SIZES = replace(FULL, codec_rows=(1, 16), codec_frames=(1, 8), repeats=10, seconds_per_row=math.inf)
 
@@ -37,7 +37,7 @@ def main() -> None:
         make_silentcipher(Path(published) / "silentcipher", SIZES.watermark_width)
         for name, folder in (("demo", arguments.model), ("published size", Path(published))):
             tables: dict[str, list[dict[str, Any]]] = {}
-            time_watermark(Section.collecting(SIZES, tables), folder)
+            time_watermark(Section.collecting(SIZES, tables), Watermarker(folder, max(SIZES.codec_rows)))
             chunks = [
                 {**row, "streams_per_core": round(row["rows"] * row["frames"] * FRAME_MS / row["ms"], 1)}
                 for row in tables["watermark"]

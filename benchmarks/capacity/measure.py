@@ -86,13 +86,15 @@ def measure_alone(folder: Path, sizes: Sizes, rounds: int) -> CostTable:
     torch.set_num_threads(threads)
     sizes = sizes_for(config, sizes)
     tables: dict[str, list[dict[str, Any]]] = {}
-    stage, mimi = GenerateStage(Section.collecting(sizes, tables), "torch"), load_mimi(folder, config)
+    stage = GenerateStage(Section.collecting(sizes, tables), "torch")
+    decoder = Decoder(load_mimi(folder, config), max(sizes.codec_rows))
+    watermarker = Watermarker(folder, max(sizes.codec_rows))
     pausing = Section.collecting(sizes, tables, pause_s=PAUSE_S)
     for _ in range(ROUNDS):
         stage.time_prefill()
         stage.time_steps()
-        time_decode(pausing, mimi)
-        time_watermark(pausing, folder)
+        time_decode(pausing, decoder)
+        time_watermark(pausing, watermarker)
     return CostTable(
         name=f"{machine()['cpu']}, {cores} cores, model {folder.name}, float32 on the CPU",
         source="measured",

@@ -108,8 +108,9 @@ def failure_in_words(failure: dict[str, Any]) -> str:
     for name, when in (("first_seconds", "in the first 10 s"), ("later", "after that")):
         part = failure[name]
         state = f"MISSED: {', '.join(part['misses'])}" if part["misses"] else "the objective holds"
-        ttfa, continuity = figure(part["ttfa_ms"]["p95"]), share(part["continuity"])
-        parts.append(f"{when} TTFA p95 {ttfa} ms, continuity {continuity} ({state})")
+        p95 = part["ttfa_ms"]["p95"]
+        ttfa = figure(p95) if p95 is None else f"{figure(p95)} ms"
+        parts.append(f"{when} TTFA p95 {ttfa}, continuity {share(part['continuity'])} ({state})")
     broken = f"{failure['broken_streams']} utterances break off and are begun again"
     return f"{failure['servers']} servers, one fails: {broken}; {'; '.join(parts)}."
 

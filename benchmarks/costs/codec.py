@@ -71,7 +71,7 @@ def decode(section: Section) -> None:
     weights = float(sum(p.nbytes for half in halves if half is not None for p in half.parameters()))
     piece, alone = Piece(0, False, np.ones((1, config.audio_num_codebooks), np.int32)), Decoder(mimi, 1)
     frame = Work(weights, _flops(lambda: alone.decode([piece])), RATE)  # on the CPU: a graph's replay counts nothing
-    time_decode(section, random_mimi(config, section.device), frame)
+    time_decode(section, Decoder(random_mimi(config, section.device), max(section.sizes.codec_rows)), frame)
     section.value("memory", memory(section.device))
 
 
@@ -85,14 +85,14 @@ def watermark(section: Section) -> None:
 
         _check(section, "mark", run, audio)
     with random_silentcipher(section.sizes.watermark_width) as folder:
+        watermarker = Watermarker(folder, max(section.sizes.codec_rows), device=section.device)
         # The network has some hundred kilobytes of weights, which do not count.
-        time_watermark(section, folder, lambda mark: Work(0, _flops(mark), RATE))
+        time_watermark(section, watermarker, lambda mark: Work(0, _flops(mark), RATE))
     section.value("memory", memory(section.device))
 
 
-def time_decode(section: Section, mimi: MimiModel, frame: Work | None = None) -> None:
+def time_decode(section: Section, decoder: Decoder, frame: Work | None = None) -> None:
     """Fill the table `decode`; `frame`: the work of a call of one frame, of which the bytes are the weights."""
-    decoder = Decoder(mimi, max(section.sizes.codec_rows))
     codes = np.ones((max(section.sizes.codec_frames), section.sizes.config.audio_num_codebooks), np.int32)
     for length in section.sizes.codec_frames:
         for count in section.sizes.codec_rows:
@@ -102,10 +102,11 @@ def time_decode(section: Section, mimi: MimiModel, frame: Work | None = None) ->
 
 
 def time_watermark(
-    section: Section, folder: Path, work_of: Callable[[Callable[[], object]], Work | None] = lambda call: None
+    section: Section,
+    watermarker: Watermarker,
+    work_of: Callable[[Callable[[], object]], Work | None] = lambda call: None,
 ) -> None:
     """Fill the table `watermark`, in the middle of streams; `work_of` returns the work of a call."""
-    watermarker = Watermarker(folder, max(section.sizes.codec_rows), device=section.device)
     noise = np.random.default_rng(0).normal(0, 0.1, max(section.sizes.codec_frames) * FRAME_SAMPLES)
     for length in section.sizes.codec_frames:
         for count in section.sizes.codec_rows:
