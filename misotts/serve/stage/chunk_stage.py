@@ -68,7 +68,7 @@ class ChunkStage(Stage):
     def idle_s(self) -> float:
         return time.monotonic() - self._worker.last_sign
 
-    def report(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, Any]:
         return {"busy_seconds_total": self._worker.busy_s, "chunks_total": self._chunks}
 
     def _work(self, chunks: list[Chunk]) -> None:

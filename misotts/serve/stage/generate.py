@@ -58,8 +58,9 @@ class GenerateStage(Stage):
     def idle_s(self) -> float:
         return time.monotonic() - self.generator.last_pass
 
-    def report(self) -> dict[str, float]:
-        counts, scheduler = self.generator.core.statistics, self.generator.core.scheduler
+    def metrics(self) -> dict[str, Any]:
+        core = self.generator.core
+        counts, scheduler, pool = core.statistics, core.scheduler, core.scheduler.pool
         return {
             "busy_seconds_total": counts.busy_s,
             "steps_total": counts.steps,
@@ -68,24 +69,16 @@ class GenerateStage(Stage):
             "submitted_total": counts.submitted,
             "rejected_total": counts.rejected,
             "preempted_total": scheduler.preempted,
-            "prefix_blocks_shared_total": scheduler.pool.shared,
+            "prefix_blocks_shared_total": pool.shared,
             **{f"finished_{reason}_total": counts.finished[reason] for reason in REASONS},
-        }
-
-    def state(self) -> dict[str, float]:
-        scheduler = self.generator.core.scheduler
-        pool = scheduler.pool
-        return {
-            "streams": len(self.generator.core.streams),
+            "streams": len(core.streams),
             "running": len(scheduler.running),
             "waiting": len(scheduler.waiting),
             "blocks_used": pool.capacity - pool.available,
             "blocks_cached": pool.num_idle,
             "blocks_free": pool.num_free,
+            **counts.take_observations(),
         }
-
-    def observations(self) -> dict[str, list[float]]:
-        return self.generator.core.statistics.take_observations()
 
 
 class NextStage:

@@ -106,18 +106,17 @@ class PromptStage(Stage):
     def idle_s(self) -> float:
         return time.monotonic() - min(self.checker.last_sign, self.encoder.last_sign)
 
-    def report(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, Any]:
+        # The checker is read first: a request that moves between the reads is counted twice rather than missed.
+        checking = self.checker.unfinished
+        encoding = self.encoder.unfinished
         return {
             "busy_seconds_total": self.checker.busy_s + self.encoder.busy_s,
             "encoding_seconds_total": self.encoder.busy_s,
             **{f"{name}_total": self.counts[name] for name in ("prompts", "refused", "dropped_segments")},
+            "waiting": checking + encoding,
+            "encoding": encoding,
         }
-
-    def state(self) -> dict[str, float]:
-        # The checker is read first: a request that moves between the reads is counted twice rather than missed.
-        checking = self.checker.unfinished
-        encoding = self.encoder.unfinished
-        return {"waiting": checking + encoding, "encoding": encoding}
 
 
 def put(worker: Worker[Item], item: Item, items: str) -> None:

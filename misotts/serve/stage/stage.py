@@ -40,17 +40,10 @@ class Stage:
         """Return the age of the worker's last sign of life, in seconds."""
         raise NotImplementedError
 
-    def report(self) -> dict[str, float]:
-        """Return the totals of the stage's counters by name; see `misotts.serve.stage.metrics`."""
+    def metrics(self) -> dict[str, Any]:
+        """Return the stage's metrics by name: totals of counters, values of gauges, and what histograms have observed
+        since the last call, in seconds. See `misotts.serve.stage.metrics`."""
         raise NotImplementedError
-
-    def state(self) -> dict[str, float]:
-        """Return the values of the stage's gauges by name. The launcher gets them too."""
-        return {}
-
-    def observations(self) -> dict[str, list[float]]:
-        """Return what the stage's histograms have observed since the last call, in seconds, by name."""
-        return {}
 
     def failure(self) -> Exception | None:
         """Return the error that has ended the stage's work for good, if there is one."""
@@ -78,7 +71,7 @@ class Stage:
             log.info("loading failed", exc_info=True)  # INFO goes to the log file only: the launcher reports one line
             self.link.failed(_first_line(error))
             raise
-        self._metrics = StageMetrics(self.name)
+        self._published = StageMetrics(self.name)
         self.link.start_heartbeat(self._heartbeat)
         self.link.ready()
 
@@ -115,9 +108,9 @@ class Stage:
     def _heartbeat(self) -> dict[str, Any]:
         if failure := self.failure():
             self.link.failed(_first_line(failure))
-        values = {**self.report(), **self.state()}
-        self._metrics.publish({**values, **self.observations()})
-        return {"idle_s": self.idle_s(), **values}
+        metrics = self.metrics()
+        self._published.publish(metrics)
+        return {"idle_s": self.idle_s(), **metrics}
 
 
 def _first_line(error: Exception) -> str:

@@ -15,6 +15,7 @@ import pytest
 from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.prompt.builder import Prompter
 from misotts.prompt.voices import Voices
+from misotts.serve.stage.metrics import METRICS
 from misotts.serve.stage.prompt import PromptStage
 from misotts_client.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from tests.support.clips import folder_with_ann
@@ -83,7 +84,7 @@ def stage(codec: Codec, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.M
     stage.start_workers()
     yield stage
     codec.allow()
-    wait_until(lambda: stage.state()["waiting"] == 0)
+    wait_until(lambda: stage.metrics()["waiting"] == 0)
 
 
 def answer(request: Request) -> Any:
@@ -91,6 +92,15 @@ def answer(request: Request) -> Any:
     wait_until(lambda: request.answers)
     (found,) = request.answers
     return found["FRAMES"] if isinstance(found, dict) else found
+
+
+def counts(stage: Any, *names: str) -> tuple[float, ...]:
+    metrics = stage.metrics()
+    return tuple(metrics[name] for name in names)
+
+
+def test_every_metric_is_reported(stage: Any) -> None:
+    assert set(stage.metrics()) == {metric.name for metric in METRICS["prompt"]}
 
 
 def test_a_request_without_encoding_does_not_wait_for_one_with_encoding(stage: Any, codec: Codec) -> None:
@@ -119,7 +129,7 @@ def test_a_voice_of_many_requests_is_encoded_once(stage: Any, codec: Codec) -> N
     stage.execute(requests[:1])
     wait_until(lambda: codec.clips == 1)  # the others are queued
     stage.execute(requests[1:])
-    wait_until(lambda: stage.state()["encoding"] == 3)
+    wait_until(lambda: stage.metrics()["encoding"] == 3)
     codec.allow()
     prompts = [answer(request) for request in requests]
     assert codec.clips == 1
@@ -139,15 +149,15 @@ def test_the_queue_of_the_encoder_is_in_order_and_bounded(stage: Any, codec: Cod
     stage.execute([plain := Request()])
     answer(plain)
     assert not requests[0].answers
-    assert stage.state() == {"waiting": 3, "encoding": 3}, "the request that is being encoded counts too"
+    assert counts(stage, "waiting", "encoding") == (3, 3), "the request that is being encoded counts too"
     codec.allow(2)
     answer(requests[0])
     assert not requests[1].answers
     codec.allow()
     lengths = [len(answer(request)) for request in requests[:3]]
     assert np.diff(lengths).tolist() == [1, 1]
-    wait_until(lambda: stage.state() == {"waiting": 0, "encoding": 0})
-    assert (stage.report()["prompts_total"], stage.report()["refused_total"]) == (4, 1)
+    wait_until(lambda: counts(stage, "waiting", "encoding") == (0, 0))
+    assert counts(stage, "prompts_total", "refused_total") == (4, 1)
 
 
 def test_the_time_limit_holds_in_the_queue_and_during_encoding(stage: Any, codec: Codec) -> None:
@@ -188,7 +198,7 @@ def test_a_drain_refuses_new_requests_and_serves_those_that_have_arrived(stage: 
     stage.link.draining.set()
     stage.execute([late := Request()])
     assert isinstance(answer(late), Unavailable)
-    assert stage.state()["waiting"] == 1
+    assert stage.metrics()["waiting"] == 1
     codec.allow()
     assert len(answer(held))
 
@@ -197,5 +207,5 @@ def test_dropped_segments_are_counted(stage: Any, codec: Codec) -> None:
     codec.allow()
     stage.execute([request := with_context(frames=1_500, MAX_AUDIO_MS=np.int32(100_000))])
     assert len(answer(request)) < 20
-    assert stage.report()["dropped_segments_total"] == 1
+    assert stage.metrics()["dropped_segments_total"] == 1
     assert codec.clips == 0

@@ -21,12 +21,12 @@ def stage() -> Any:
         def __init__(self) -> None:
             self.failures: list[str] = []
             self.link = SimpleNamespace(failed=self.failures.append)  # type: ignore[assignment]
-            self._metrics = SimpleNamespace(publish=lambda *_: None)  # type: ignore[assignment]
+            self._published = SimpleNamespace(publish=lambda *_: None)  # type: ignore[assignment]
 
         def idle_s(self) -> float:
             return 0.0
 
-        def report(self) -> dict[str, float]:
+        def metrics(self) -> dict[str, Any]:
             return {}
 
     return Idle()
