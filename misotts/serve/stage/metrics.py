@@ -1,6 +1,6 @@
 """The metrics of the four stages: a table, its publication on Triton's metrics port, and its page of the docs.
 
-`python -m misotts.serve.stage.metrics` prints docs/metrics.md.
+`python -m misotts.serve.stage.metrics` prints docs/metrics.md; `make docs` writes it.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def page() -> str:
         "# Metrics",
         "",
         "Triton's metrics port (8002, `/metrics`) publishes these beside Triton's own. They are renewed every half",
-        "second. Counters start at 0 with the server. `python -m misotts.serve.stage.metrics` prints this page.",
+        "second, and counters start at 0 with the server. `make docs` writes this page.",
     ]
     for stage, metrics in METRICS.items():
         lines += ["", f"## {stage}", "", "| metric | kind | meaning | alert when |", "|---|---|---|---|"]

@@ -41,7 +41,7 @@ class Family:
 
 
 def test_docs_metrics_is_the_page_of_the_table() -> None:
-    assert DOCS.read_text(encoding="utf-8") == page(), "python -m misotts.serve.stage.metrics > docs/metrics.md"
+    assert DOCS.read_text(encoding="utf-8") == page(), "`make docs` renews it"
 
 
 def test_every_stage_has_metrics_and_every_description_is_a_sentence() -> None:
