@@ -50,5 +50,5 @@ def save(name: str, figures: dict[str, Any]) -> Path:
 
 def _command() -> str:
     module = sys.modules["__main__"].__spec__
-    program = f"python -m {module.name}" if module else Path(sys.argv[0]).name
+    program = f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
     return " ".join([program, *sys.argv[1:]])
