@@ -137,10 +137,10 @@ class Networks(nn.Module):
         n_fft, hop = self.hparams["N_FFT"], self.hparams["HOP_LENGTH"]
         return torch.stft(audio, n_fft, hop, window=self.window, pad_mode="constant", return_complex=True)
 
-    def mark(self, audio: torch.Tensor, symbols: torch.Tensor, kept: torch.Tensor, sdr: float) -> torch.Tensor:
+    def mark(self, audio: torch.Tensor, symbols: torch.Tensor, mask: torch.Tensor, sdr: float) -> torch.Tensor:
         """Return the mark [clips, samples] of audio at the network's loudness.
 
-        audio [clips, samples]; symbols int64 [clips, columns]; kept bool [clips, columns], the columns that are marked;
+        audio [clips, samples]; symbols int64 [clips, columns]; mask bool [clips, columns], True for marked columns;
         sdr: level of the mark below the speech, in dB.
         """
         n_fft, band = self.hparams["N_FFT"], self.hparams["message_band_size"]
@@ -153,7 +153,7 @@ class Networks(nn.Module):
         info = self.dec_c(torch.cat(merged, dim=1))[:, 0, :band]
         power = info.square().sum(1, keepdim=True) / (n_fft // 2 + 1)
         rms = (self.window.square().sum() * SPEECH_POWER).sqrt() * 10 ** (-sdr / 20)
-        info = info * (power + 1e-12).rsqrt() * rms * kept.unsqueeze(1)
+        info = info * (power + 1e-12).rsqrt() * rms * mask.unsqueeze(1)
         spectra = spectra[:, :band]
         mark = -torch.minimum(info, spectra.abs()) * torch.sgn(spectra)
         mark = F.pad(mark, (0, 0, 0, n_fft // 2 + 1 - band))

@@ -76,15 +76,15 @@ class Clips:
         self._per_frame = FRAME_SAMPLES // self._hop
         self._rng = np.random.default_rng(seed)
 
-    def draw(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return audio [clips, samples], and symbols and kept [clips, columns]."""
+    def batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return audio [clips, samples], and symbols and mask [clips, columns]."""
         samples = (COLUMNS - 1) * self._hop
         clips = np.stack([self._clip(samples) for _ in range(CLIPS)])
         symbols = torch.from_numpy(self._rng.integers(0, 5, (CLIPS, COLUMNS)))
         column = np.arange(COLUMNS) + self._rng.integers(0, self._per_frame, (CLIPS, 1))
         no_delay = self._rng.random((CLIPS, 1)) < 0.7
-        kept = torch.from_numpy(~((column % self._per_frame == 0) & no_delay))
-        return torch.from_numpy(clips), symbols, kept
+        mask = torch.from_numpy(~((column % self._per_frame == 0) & no_delay))
+        return torch.from_numpy(clips), symbols, mask
 
     def _clip(self, samples: int) -> np.ndarray:
         speed = self._rng.choice([0.8, 0.9, 1.0, 1.1, 1.25])
@@ -122,7 +122,7 @@ def train(folder: Path, cache: Path, steps: int, stop: int, seed: int, one_batch
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1, final_div_factor=100)
     hop = HPARAMS["HOP_LENGTH"]
     started, seen, right, losses = time.monotonic(), 0, 0, 0.0
-    batch = clips.draw()
+    batch = clips.batch()
     for step in range(stop):
         progress = step / steps
         if step == int(0.75 * steps):  # from here on with the statistics of deployment
@@ -130,14 +130,14 @@ def train(folder: Path, cache: Path, steps: int, stop: int, seed: int, one_batch
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         if not one_batch:
-            batch = clips.draw()
-        audio, symbols, kept = batch
-        marked = audio + networks.mark(audio, symbols, kept, schedule.sdr_at(progress))
+            batch = clips.batch()
+        audio, symbols, mask = batch
+        marked = audio + networks.mark(audio, symbols, mask, schedule.sdr_at(progress))
         offset = clips.offset()
         heard = clips.distort(marked[:, hop + offset : -hop], 0 if one_batch else schedule.distorted_at(progress))
         logits = networks.read(heard)
         counted = slice(2, logits.shape[2] - 2)
-        wanted, there = symbols[:, 1:][:, counted], kept[:, 1:][:, counted]
+        wanted, there = symbols[:, 1:][:, counted], mask[:, 1:][:, counted]
         wanted = torch.where(there, wanted, -100)
         loss = F.cross_entropy(logits[:, :, counted], wanted)
         optimizer.zero_grad()

@@ -187,7 +187,7 @@ def _first_rows(states: States, rows: int) -> States:
 
 
 def _tensors(states: States) -> Iterator[tuple[torch.Tensor, int]]:
-    """Yield every tensor that holds something of a stream, and the dimension that counts the rows."""
+    """Yield every tensor with a row for each stream, and the dimension that counts the rows."""
     for state in states.values():
         for field in fields(state):
             value = getattr(state, field.name)

@@ -116,9 +116,9 @@ def test_the_demo_network_equals_the_trained_one_on_the_whole_clip(demo_folder: 
     for n, mark in enumerate(got):
         overlapped[n * hop : (n + 2) * hop] += mark
     symbols = torch.tensor([[symbols_of(KEY)[n % 21] for n in range(columns + 1)]])
-    kept = torch.ones_like(symbols, dtype=torch.bool)
+    mask = torch.ones_like(symbols, dtype=torch.bool)
     with torch.no_grad():
-        wanted = networks.mark(torch.from_numpy(audio)[None], symbols, kept, sdr=36)[0].numpy()
+        wanted = networks.mark(torch.from_numpy(audio)[None], symbols, mask, sdr=36)[0].numpy()
     inside = slice(0, (columns - 1) * hop)  # no audio follows the last column of the whole clip
     assert np.abs(wanted).max() > 1e-4
     np.testing.assert_allclose(overlapped[hop:][inside], wanted[inside], rtol=0, atol=1e-6)

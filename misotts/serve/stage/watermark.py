@@ -21,7 +21,7 @@ from misotts_client.errors import error_of
 
 @dataclass(frozen=True)
 class Delivery:
-    """What becomes of one chunk."""
+    """The outcome for one chunk."""
 
     sent: bool
     """True if the caller gets a response."""
