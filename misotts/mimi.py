@@ -21,7 +21,7 @@ from misotts.model.weight_files import CheckpointError, open_weights
 
 PIECE_FRAMES = 125
 """Number of frames that are encoded in one call, 10 s. A clip of minutes in one call would take gigabytes, and longer
-than a stage may go without a sign of life."""
+than a stage may work without reporting progress."""
 
 
 def build_mimi(config: ModelConfig) -> MimiModel:

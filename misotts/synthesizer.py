@@ -31,7 +31,7 @@ from misotts_client.speech import Chunk
 
 
 class Synthesizer:
-    """Speaks one utterance at a time, and refuses a second one with a RuntimeError: codec and watermark have one slot.
+    """Generates one utterance at a time; a second one is a RuntimeError, because codec and watermark have one slot.
     Use it as a context manager, or `close` it.
 
     The codec and the watermark are loaded when they are first needed: `frames` needs neither.
@@ -69,7 +69,7 @@ class Synthesizer:
         return Watermarker(self._folder, slots=1, key=self._key)
 
     def speak(self, request: SpeechRequest | str, **fields: Any) -> npt.NDArray[np.float32]:
-        """Speak a text and return the whole utterance, float32 [samples], 24 kHz mono, watermarked.
+        """Generate a text's speech and return the whole utterance, float32 [samples], 24 kHz mono, watermarked.
 
         `fields` are those of `SpeechRequest`.
 
@@ -79,7 +79,7 @@ class Synthesizer:
         return np.concatenate([chunk.audio for chunk in self.stream(request, **fields)])
 
     def stream(self, request: SpeechRequest | str, **fields: Any) -> Iterator[Chunk]:
-        """Speak a text and yield it in chunks, as the server would send them; see `speak`."""
+        """Generate a text's speech and yield it in chunks, as the server would send them; see `speak`."""
         frame = 0
         for chunk in self._frame_chunks(as_request(request, fields)):
             first, last = chunk.index == 0, bool(chunk.finish)
@@ -96,7 +96,7 @@ class Synthesizer:
 
     def _frame_chunks(self, request: SpeechRequest) -> Iterator[FrameChunk]:
         if not self._speaking.acquire(blocking=False):
-            raise RuntimeError("a Synthesizer speaks one utterance at a time; exhaust or close the other stream first")
+            raise RuntimeError("a Synthesizer has one utterance at a time; exhaust or close the other stream first")
         try:
             yield from self._generate(request)
         finally:

@@ -102,8 +102,8 @@ INPUTS: Mapping[str, Field] = {
     ),
     "CHUNK_FRAMES": Field(
         "INT32",
-        "frames of 80 ms in every chunk; 0: the smallest first chunk with audio, then chunks as large as the audio "
-        "that the caller has left to play allows",
+        "frames of 80 ms in every chunk; 0: the server chooses, from the smallest first chunk with audio to larger "
+        "ones while the caller has audio left to play",
         low=0,
         high=MAX_CHUNK_FRAMES,
         default=0,
@@ -134,7 +134,7 @@ SCALARS = [name for name, field in INPUTS.items() if field.size == "1"]
 
 
 def value(request: SpeechRequest, name: str) -> Any:
-    """Return what a request says for the input `name`, or the input's default."""
+    """Return the value that a request has for the input `name`, or the input's default."""
     given = getattr(request, name.lower())
     return INPUTS[name].default if given is None else given
 

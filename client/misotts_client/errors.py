@@ -60,7 +60,7 @@ class Unavailable(MisoError):
     """The server is full, stopping or out of reach; the same request may succeed later.
 
     Attributes:
-        retry_after_s: seconds after which the server asks to be tried again; None if it does not say.
+        retry_after_s: seconds after which the server asks to be tried again; None if it gives no time.
     """
 
     code = "UNAVAILABLE"

@@ -1,4 +1,4 @@
-"""The command `say`: speaks a text into a WAV file, over the network, while the speech is made."""
+"""The command `say`: writes a text as speech to a WAV file, over the network, while the speech is generated."""
 
 import sys
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ def say(
     chunk_frames: Annotated[int | None, _option("CHUNK_FRAMES")] = None,
     timeout_ms: Annotated[int | None, _option("TIMEOUT_MS")] = None,
 ) -> None:
-    """Speak TEXT into a WAV file. Ctrl-C also stops the utterance at the server, and keeps the audio so far."""
+    """Write TEXT as speech to a WAV file. Ctrl-C also stops the utterance at the server; the audio so far is kept."""
     request = SpeechRequest(
         text,
         speaker=speaker,

@@ -11,7 +11,7 @@ GROUP = "misotts.commands"
 
 
 def mount(app: typer.Typer) -> None:
-    """Add the commands of `GROUP`; a command whose package is not installed only says so."""
+    """Add the commands of `GROUP`; a command without its package only reports that."""
     for entry in entry_points(group=GROUP):
         try:
             found = entry.load()

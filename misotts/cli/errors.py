@@ -1,4 +1,4 @@
-"""How commands report errors."""
+"""Errors of commands as one line on stderr."""
 
 from __future__ import annotations
 

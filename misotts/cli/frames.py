@@ -15,11 +15,11 @@ def frames(
     text: Annotated[str, typer.Argument(help="Text to speak.")],
     model: Model = DEFAULT_MODEL,
     voices: Voices = None,
-    speaker: Annotated[int, typer.Option(help="Speaker number.")] = 0,
+    speaker: Annotated[int, typer.Option(help="Number of the speaker.")] = 0,
     voice: Annotated[str | None, typer.Option(help="Name of a registered voice.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 (greedy) to 2.")] = 0.9,
-    top_k: Annotated[int, typer.Option(help="Number of codes to sample from.")] = 50,
-    seed: Annotated[int | None, typer.Option(help="Random seed. By default a new one is drawn.")] = None,
+    temperature: Annotated[float, typer.Option(help="Temperature of the sampling, 0 (greedy) to 2.")] = 0.9,
+    top_k: Annotated[int, typer.Option(help="Number of the most likely codes to sample from.")] = 50,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampling. By default it is random.")] = None,
     max_frames: Annotated[int, typer.Option(min=1, max=2000, help="Most frames of 80 ms.")] = 50,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON list, with a list of codes per frame.")

@@ -31,7 +31,7 @@ def check(
     allow_reference_key: Annotated[bool, typer.Option(help="Look for the key that MisoTTS publishes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")] = False,
 ) -> None:
-    """Report if FILE carries the watermark, and if the mark is of this key.
+    """Report whether FILE carries the watermark, and whether the mark is of this key.
 
     Exit status: 0 marked with this key, 3 marked but not shown to be with this key, 4 no mark found, 1 the file or the
     key cannot be used.

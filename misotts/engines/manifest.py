@@ -1,4 +1,4 @@
-"""What an engine was built from, and the check whether it may be used: `engines/<name>/manifest.json`."""
+"""The source of a built engine, and the check whether the engine may be used: `engines/<name>/manifest.json`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from misotts.model.weight_files import tensor_bytes
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an engine was built from, and its limits."""
+    """The source of a built engine, and its limits."""
 
     weights: str
     """`weights_hash` of the tensors that went into it."""

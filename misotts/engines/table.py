@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 BackboneLibrary = Literal["torch", "graph", "tensorrt-llm"]
-"""What runs the backbone; `graph` runs the depth decoder as well (docs/graph-engine.md)."""
+"""Library that runs the backbone; `graph` runs the depth decoder as well (docs/graph-engine.md)."""
 
 DepthLibrary = Literal["torch", "onnx", "tensorrt"]
-"""What runs the depth decoder."""
+"""Library that runs the depth decoder."""
 
 WeightType = Literal["full", "int8", "fp8"]
 """Number format of the matrices; `full` is the type of the activations."""

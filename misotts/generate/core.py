@@ -2,7 +2,7 @@
 
 Each step begins with a plan and ends with its frames:
 
-    plan      end what was cancelled, is past its deadline or was lost; free the slots of streams whose last chunk is
+    plan      end cancelled, late and lost utterances; free the slots of streams that have their last chunk
               acknowledged; admit waiting utterances; choose each utterance's positions
     (engine)  compute the planned step
     collect   add each new frame to its stream, which sends chunks; end the utterances that are finished

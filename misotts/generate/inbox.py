@@ -1,4 +1,4 @@
-"""A receiver whose chunks are read in another thread."""
+"""A receiver that queues chunks for another thread."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ WATCH_WAIT_S = 0.02
 
 @dataclass(frozen=True)
 class _Launched:
-    """A step whose codes may still be on the device."""
+    """A launched step; its codes may still be on the device."""
 
     codes: torch.Tensor
     """int32 [samples, codebooks] on the host."""
@@ -104,7 +104,7 @@ class Generator:
         self._outbox.close()
 
     def deliver(self) -> None:
-        """Deliver what waits for the receivers in the caller's thread, where the generator is not started."""
+        """Deliver waiting chunks in the caller's thread, for a generator that is not started."""
         self._outbox.deliver()
 
     def _run(self) -> None:

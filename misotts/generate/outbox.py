@@ -27,13 +27,13 @@ class Outbox:
         self._queue.put_nowait((receiver, news))
 
     def close(self) -> None:
-        """Deliver what waits, then stop."""
+        """Deliver the waiting chunks and refusals, then stop."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
 
     def deliver(self) -> None:
-        """Deliver what waits in the caller's thread, where the outbox's own is not started."""
+        """Deliver them in the caller's thread, for an outbox without a started thread."""
         while not self._queue.empty():
             if item := self._queue.get():
                 self._deliver(*item)

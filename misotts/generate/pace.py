@@ -14,7 +14,7 @@ FULL_FRAMES = 8
 """A chunk of this many frames is sent however much audio the caller has: frames that are held back do not help when
 generation stalls."""
 
-CROWD = 128
+MANY_STREAMS = 128
 """This many running streams add the smallest chunk's size and the full size once more: each chunk costs the host time
 in three stages."""
 
@@ -30,23 +30,23 @@ class Pace:
         until the first is heard, including the later stages' delay."""
         self._chunk_frames, self._first_frames = chunk_frames, first_frames
         self._last_frame = now
-        self._runs_dry: float | None = None
+        self._played_out: float | None = None
         """Time at which the caller will have played everything, if it plays without pause from the first chunk on."""
 
     def full(self, frames: int, running: int, now: float) -> bool:
         """True if `frames` frames, the last of which is new, should be sent now. `running`: number of running
         streams."""
         step_s, self._last_frame = now - self._last_frame, now
-        crowded = 1 + running // CROWD
+        scale = 1 + running // MANY_STREAMS
         if self._chunk_frames:
-            goes = frames >= self._chunk_frames
-        elif self._runs_dry is None:
-            goes = frames >= self._first_frames - 1 + crowded
-        elif now + step_s + LEAD_S < self._runs_dry:
-            goes = frames >= min(FULL_FRAMES * crowded, MAX_CHUNK_FRAMES)
+            due = frames >= self._chunk_frames
+        elif self._played_out is None:
+            due = frames >= self._first_frames - 1 + scale
+        elif now + step_s + LEAD_S < self._played_out:
+            due = frames >= min(FULL_FRAMES * scale, MAX_CHUNK_FRAMES)
         else:
-            goes = frames >= min(crowded, MAX_CHUNK_FRAMES)
-        if goes:
-            heard = frames - (self._first_frames - 1 if self._runs_dry is None else 0)
-            self._runs_dry = max(self._runs_dry or now, now) + max(heard, 0) * FRAME_MS / 1000
-        return goes
+            due = frames >= min(scale, MAX_CHUNK_FRAMES)
+        if due:
+            heard = frames - (self._first_frames - 1 if self._played_out is None else 0)
+            self._played_out = max(self._played_out or now, now) + max(heard, 0) * FRAME_MS / 1000
+        return due

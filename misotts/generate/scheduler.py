@@ -19,7 +19,7 @@ from misotts.generate.utterance import Utterance
 
 
 class QueueFullError(RuntimeError):
-    """As many utterances wait as may."""
+    """The queue holds its greatest number of utterances."""
 
 
 class TooLongError(ValueError):

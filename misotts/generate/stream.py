@@ -15,7 +15,7 @@ from misotts.generate.utterance import Utterance
 from misotts_client.errors import MisoError
 
 PROBE_AFTER_S = 0.1
-"""A stream that has been quiet for this long gets an empty chunk; its acknowledgement tells if the caller is still
+"""A stream that has been quiet for this long gets an empty chunk; its acknowledgement shows if the caller is still
 there."""
 
 PROBE_WAITING_AFTER_S = 1.0
@@ -62,7 +62,7 @@ Send = Callable[[Receiver, Chunk | MisoError], None]
 
 
 def deliver(receiver: Receiver, news: Chunk | MisoError) -> None:
-    """Give a chunk or a refusal to its receiver: the plainest `Send`."""
+    """Give a chunk or a refusal to its receiver: the simplest `Send`."""
     if isinstance(news, Chunk):
         receiver.chunk(news)
     else:

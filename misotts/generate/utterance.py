@@ -28,15 +28,15 @@ class Utterance:
     """Keys of the prompt's full blocks: see `block_keys`."""
     blocks: list[int] = field(default_factory=list)
     cached: int = 0
-    """Positions whose keys and values are in `blocks`."""
+    """Number of positions with keys and values in `blocks`."""
     sampled: int = 0
-    """Frames sampled, including those whose codes are still on the device."""
+    """Number of frames sampled, including those with codes still on the device."""
     frames: list[npt.NDArray[np.int32]] = field(default_factory=list)
     """Codes of the frames that have been read back, int32 [codebooks] each."""
 
     @property
     def known(self) -> int:
-        """Positions whose input is known: the prompt, then the sampled frames."""
+        """Number of positions with known input: the prompt, then the sampled frames."""
         return len(self.order.frames) + self.sampled
 
     @property
@@ -46,5 +46,5 @@ class Utterance:
 
     @property
     def most_positions(self) -> int:
-        """Positions that the cache must be able to hold: the last frame is never fed back."""
+        """Number of positions that the cache must be able to hold: the last frame is never fed back."""
         return len(self.order.frames) + self.order.max_frames - 1

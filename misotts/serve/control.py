@@ -57,7 +57,7 @@ class Control:
 
     @property
     def streams(self) -> int:
-        """Number of requests whose prompt is not built yet and of utterances in generate, by the last heartbeats."""
+        """Number of requests without a built prompt, and of utterances in generate, by the last heartbeats."""
         return int(self.stages["prompt"].report.get("waiting", 0) + self.stages["generate"].report.get("streams", 0))
 
     def command(self, command: str, stage: str) -> None:

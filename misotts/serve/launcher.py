@@ -63,7 +63,7 @@ def serve(options: ServeOptions) -> None:
 
 
 def _check(options: ServeOptions) -> None:
-    """Check what would otherwise fail only after minutes."""
+    """Check the options that would otherwise fail only after minutes."""
     try:
         ModelConfig.load(options.model)
         check_engines(options.model, options.engines, options.max_streams)
@@ -139,7 +139,7 @@ class _Launcher:
         with contextlib.suppress(queue.Empty):
             self._handle(self._control.events.get(timeout=WATCH_S))
         if hung := self._control.hung_stage():
-            raise ServeError(f"{hung} hangs: it has given no sign of life for {SILENT_S:.0f} s")
+            raise ServeError(f"{hung} hangs: it has made no progress for {SILENT_S:.0f} s")
         if self._triton.has_ended:
             raise ServeError(self._triton.explain_end("tritonserver ended"))
         if len(self._signals) > 1:

@@ -44,7 +44,7 @@ class TritonServer:
 
     @classmethod
     def find(cls, run: Path) -> TritonServer:
-        """Find the one on PATH, else the one in the nvidia-pytriton wheel, whose backend is copied to `run`.
+        """Find the one on PATH, else the one in the nvidia-pytriton wheel; its backend is copied to `run`.
 
         Raises:
             NoTritonError: neither exists, or the wheel has no stub for this Python.
@@ -91,7 +91,7 @@ class TritonServer:
 
     def command(self, settings: StageSettings, exit_timeout_s: int) -> list[str]:
         """Return the command line. Callers get inference and health; the rest of Triton's protocol (configurations of
-        models, loading and unloading, shared memory, ...) needs a key that is given to none."""
+        models, loading and unloading, shared memory, ...) needs a key that no caller has."""
         private = "metadata,model-config,model-repository,shared-memory,statistics,trace,logging"
         host, ports = settings.host, settings.ports
         backends = [f"--backend-directory={self.backends}"] if self.backends else []

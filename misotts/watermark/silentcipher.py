@@ -54,7 +54,7 @@ class SilentCipherConfig:
     """Number of 3 x 3 layers, from the first on, that see the next column; the others see only earlier ones. None means
     all."""
     delay_frames: int | None = None
-    """Number of frames that a stream holds back. Columns whose mark is not known by then stay unmarked. None means as
+    """Number of frames that a stream holds back. Columns without a known mark by then stay unmarked. None means as
     many as every column's mark needs."""
 
     @classmethod

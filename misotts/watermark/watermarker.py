@@ -5,7 +5,7 @@ The published code marks whole clips. Here each stream keeps the state that the 
     24 kHz ─▶ network's rate ─▶ STFT columns ─▶ network, column by column ─▶ each column's mark ─▶ 24 kHz ─▶ +
 
 Only the mark is resampled to 24 kHz; it is added to the original samples. A frame goes out once
-`Timing.delay_frames` frames have followed it. A column whose mark is not known by then stays unmarked as a whole, so
+`Timing.delay_frames` frames have followed it. A column without a known mark by then stays unmarked as a whole, so
 that the mark fades in and out and never jumps. Two things differ from the published code, which has the whole utterance
 before it starts: the loudness that scales the network's input is that of the audio so far, and batch normalisation uses
 its trained statistics.

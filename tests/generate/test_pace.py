@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from misotts.config import MAX_CHUNK_FRAMES
-from misotts.generate.pace import CROWD, FULL_FRAMES, LEAD_S, Pace
+from misotts.generate.pace import FULL_FRAMES, LEAD_S, MANY_STREAMS, Pace
 
 FRAME_S = 0.08
 SURE = 1e-9
@@ -93,7 +93,7 @@ def test_the_first_chunk_has_the_frames_that_the_later_stages_hold_back() -> Non
 
 
 def test_many_running_streams_make_every_chunk_longer() -> None:
-    sizes = [frames for _, frames in send([0.07] * 300, first_frames=2, running=2 * CROWD)]
+    sizes = [frames for _, frames in send([0.07] * 300, first_frames=2, running=2 * MANY_STREAMS)]
     assert sizes[0] == 1 + 3
     assert min(sizes[1:-1]) == 3
 

@@ -5,8 +5,8 @@ step takes the smallest that fits; padding rows use the scratch block and the sc
 buffer before a replay and reads the codes after it, one step late (`misotts.generate.loop`).
 
 Prefill chunks are computed beside the graph, by `GraphBackbone.forward`, up to a prompt's last position: that one is a
-row of the graph like any other, whose input is the embedding of a prompt's row instead of a frame's. So the first frame
-is sampled by the same code as every other, and the depth decoder runs nowhere else.
+row of the graph like any other; its input is the embedding of a prompt's row, not of a frame. So the first frame is
+sampled by the same code as every other, and the depth decoder runs nowhere else.
 """
 
 from __future__ import annotations

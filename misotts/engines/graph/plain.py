@@ -1,4 +1,4 @@
-"""The operations in plain PyTorch: the reference of the kernels, and what the graph engine runs on the CPU.
+"""The operations in plain PyTorch: the reference of the kernels, and the graph engine's operations on the CPU.
 
 Every function allocates its result, during capture from the graph's own memory, which the graph keeps.
 """

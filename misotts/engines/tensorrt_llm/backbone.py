@@ -24,7 +24,7 @@ from misotts.engines.tensorrt_llm.tables import INPUT, OUTPUT, Tables, constant_
 ENGINE = "rank0.engine"
 
 CHUNK_TOLERANCE = 0.2
-"""Largest RMS difference, as a share of the RMS, that rounding may make between a prompt in chunks and in one piece."""
+"""Largest RMS difference, as a share of the RMS, that rounding may make between a prompt in two chunks and in one."""
 
 
 def torch_dtype(variant: Variant) -> torch.dtype:
@@ -79,7 +79,7 @@ class TensorrtLlmBackbone:
             self._check_chunks(prompt.to(device, torch_dtype(variant)), folder.path)
 
     def _check_chunks(self, prompt: torch.Tensor, folder: Path) -> None:
-        """Check that the last hidden state of a prompt [positions, width] is the same in two chunks as in one piece.
+        """Check that the last hidden state of a prompt [positions, width] is the same in two chunks as in one.
 
         If TensorRT-LLM has no fused kernel for a head size on a GPU, its plugin uses one that ignores earlier chunks,
         and reports it only by a line in its log, "Fall back to unfused MHA".
@@ -96,7 +96,7 @@ class TensorrtLlmBackbone:
         off = float((chunked - whole).square().mean().sqrt() / whole.square().mean().sqrt())
         if not off < CHUNK_TOLERANCE:  # also if it is NaN
             raise EngineError(
-                f"the engine at {folder} gives a prompt in chunks another hidden state than in one piece: it differs "
+                f"the engine at {folder} gives a prompt in two chunks another hidden state than in one: it differs "
                 f"by {off:.0%}, and rounding explains at most {CHUNK_TOLERANCE:.0%}. If TensorRT-LLM's log says "
                 '"Fall back to unfused MHA", it has no kernel for this head size on this GPU'
             )

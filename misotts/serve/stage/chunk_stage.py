@@ -63,10 +63,10 @@ class ChunkStage(Stage):
             # Copies: Triton reuses the request's memory once `execute` has returned.
             self._worker.put(Chunk(sender, header.copy(), data.copy(), finish))
         except queue.Full:
-            raise Unavailable(f"the {self.name} stage has too much to do") from None
+            raise Unavailable(f"the queue of the {self.name} stage is full") from None
 
     def idle_s(self) -> float:
-        return time.monotonic() - self._worker.last_sign
+        return time.monotonic() - self._worker.last_progress
 
     def metrics(self) -> dict[str, Any]:
         return {"busy_seconds_total": self._worker.busy_s, "chunks_total": self._chunks}

@@ -41,7 +41,7 @@ class LauncherLink:
         self._send(state="ready", detail="")
 
     def start_heartbeat(self, report: Callable[[], dict[str, Any]]) -> None:
-        """Send `report()` every `HEARTBEAT_S`. `idle_s` in it is the age of the last sign of life of the worker."""
+        """Send `report()` every `HEARTBEAT_S`. `idle_s` in it is the time since the worker last made progress."""
 
         def run() -> None:
             pause = threading.Event()

@@ -41,19 +41,19 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         ),
         Metric(
             "dropped_segments_total",
-            "Number of context segments, the oldest of a request first, that did not fit. Callers are not told.",
+            "Number of context segments, the oldest of a request first, that did not fit. Callers are not notified.",
             "Its rate rises: callers send more context than the model can read.",
         ),
         Metric(
             "waiting",
-            "Number of requests whose prompt is not built yet, those of misotts_prompt_encoding included. A request is "
+            "Number of requests without a built prompt, including those of misotts_prompt_encoding. A request is "
             "refused if 256 others wait that need no encoding.",
             "waiting - encoding is above 10 for a minute: the stage is too slow for its callers.",
         ),
         Metric(
             "encoding",
-            "Number of requests whose context or new voice is being encoded or waits for that. They are encoded one "
-            "after the other, and no other request waits for them. A request is refused if 64 others wait.",
+            "Number of requests with a context or new voice that is being encoded or waits for it. They are encoded "
+            "one after the other, and no other request waits for them. A request is refused if 64 others wait.",
             "It is above 10 for a minute: contexts and new voices arrive faster than they can be encoded.",
         ),
         Metric(

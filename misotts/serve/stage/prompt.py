@@ -46,7 +46,7 @@ class PromptStage(Stage):
         """Begin to accept requests, at the end of `load`."""
         self.counts: Counter[str] = Counter()
         self.counts_lock = threading.Lock()
-        # One request per batch: each one is a sign of life, so a long queue does not look like a worker that hangs.
+        # One request per batch: each one is progress, so a long queue does not look like a worker that hangs.
         self.checker: Worker[tuple[SpeechRequest, float, Any]] = Worker(self.check, lambda _: None, MAX_QUEUED)
         self.encoder: Worker[tuple[Checked, Any]] = Worker(self.encode, lambda _: None, MAX_ENCODING)
 
@@ -76,7 +76,7 @@ class PromptStage(Stage):
         """Work of the second queue."""
         for checked, sender in batch:
             with self.errors_to(sender):
-                self.answer(sender, *self.prompter.complete(checked, self.encoder.sign_of_life))
+                self.answer(sender, *self.prompter.complete(checked, self.encoder.report_progress))
 
     @contextmanager
     def errors_to(self, sender: Any) -> Iterator[None]:
@@ -104,7 +104,7 @@ class PromptStage(Stage):
             self.counts.update(more)
 
     def idle_s(self) -> float:
-        return time.monotonic() - min(self.checker.last_sign, self.encoder.last_sign)
+        return time.monotonic() - min(self.checker.last_progress, self.encoder.last_progress)
 
     def metrics(self) -> dict[str, Any]:
         # The checker is read first: a request that moves between the reads is counted twice rather than missed.

@@ -37,7 +37,7 @@ class Stage:
         raise NotImplementedError
 
     def idle_s(self) -> float:
-        """Return the age of the worker's last sign of life, in seconds."""
+        """Return the seconds since the worker last made progress."""
         raise NotImplementedError
 
     def metrics(self) -> dict[str, Any]:

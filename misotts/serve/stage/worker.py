@@ -37,8 +37,8 @@ class Worker(Generic[Item]):
         self._arrival = threading.Condition()
         """Guards the queue and `_in_batch`; notified when an item comes."""
         self.busy_s = 0.0
-        self.last_sign = time.monotonic()
-        """Time of the worker's last sign of life."""
+        self.last_progress = time.monotonic()
+        """Time at which the worker last made progress."""
         threading.Thread(target=self._run, name="worker", daemon=True).start()
 
     @property
@@ -59,13 +59,13 @@ class Worker(Generic[Item]):
             self._queue.append(item)
             self._arrival.notify()
 
-    def sign_of_life(self) -> None:
+    def report_progress(self) -> None:
         """`process` calls this between the parts of long work, so that the launcher does not take it for hung."""
-        self.last_sign = time.monotonic()
+        self.last_progress = time.monotonic()
 
     def _run(self) -> None:
         while True:
-            self.sign_of_life()
+            self.report_progress()
             batch = self._take_batch()
             began = time.perf_counter()
             try:

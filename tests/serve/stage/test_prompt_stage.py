@@ -183,7 +183,7 @@ def test_a_voice_is_encoded_to_its_end_for_the_next_request(stage: Any, codec: C
     assert codec.clips == 1
 
 
-def test_a_worker_that_hangs_shows_no_sign_of_life_and_a_long_clip_does(stage: Any, codec: Codec) -> None:
+def test_a_worker_that_hangs_reports_no_progress_and_a_long_clip_does(stage: Any, codec: Codec) -> None:
     stage.execute([with_context()])
     wait_until(lambda: codec.clips)
     time.sleep(0.3)

@@ -1,4 +1,4 @@
-"""A stage's worker thread: its queue is bounded, every batch is a sign of life, and it goes on after failures."""
+"""A stage's worker thread: its queue is bounded, every batch is progress, and it goes on after failures."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ def test_the_queue_is_bounded_also_for_items_of_one_key() -> None:
     wait_until(lambda: worker.unfinished == 0)
 
 
-def test_every_batch_is_a_sign_of_life() -> None:
+def test_every_batch_is_progress() -> None:
     gate = Gate()
     worker = Worker(gate.process, key=lambda _: None, limit=3)
     for name in "ab":
         worker.put(name)
     wait_until(lambda: gate.batches == [["a"]])
-    began = worker.last_sign
+    began = worker.last_progress
     time.sleep(0.02)
-    assert worker.last_sign == began, "a worker that hangs gives no sign of life"
+    assert worker.last_progress == began, "a worker that hangs makes no progress"
     gate.finish()
     wait_until(lambda: gate.batches == [["a"], ["b"]])
-    assert worker.last_sign > began + 0.01
+    assert worker.last_progress > began + 0.01
     gate.finish()
 
 

@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 
 CODES = 64
-"""Codes whose ranks one program counts."""
+"""Number of codes that one program ranks."""
 OTHERS = 256
-"""Codes with which these are compared at a time."""
+"""Number of codes with which these are compared at a time."""
 
 
 @triton.jit
