@@ -12,23 +12,23 @@ import soundfile
 import torch
 from hypothesis import settings
 
-if not torch.cuda.is_available():  # Triton reads it when it is first imported
+if not torch.cuda.is_available():  # Triton reads this at its first import
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 if "triton_python_backend_utils" not in sys.modules:
-    # Triton's own module exists only inside its Python stub; the stages' code can be imported without it.
-    pretended = ModuleType("triton_python_backend_utils")
-    pretended.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1  # type: ignore[attr-defined]
-    pretended.get_input_tensor_by_name = lambda request, name: request.get(name)  # type: ignore[attr-defined]
-    sys.modules["triton_python_backend_utils"] = pretended
+    # The real module exists only inside Triton's Python stub.
+    backend = ModuleType("triton_python_backend_utils")
+    backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1  # type: ignore[attr-defined]
+    backend.get_input_tensor_by_name = lambda request, name: request.get(name)  # type: ignore[attr-defined]
+    sys.modules["triton_python_backend_utils"] = backend
 
 from demo.model import make_model
 
-# The same examples in every run, and no verdict on how quick a busy machine is.
+# Every run tests the same examples, and a busy machine fails no deadline.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
-# Two cores: torch's threads and those of the test runner fight for them otherwise.
+# More threads of torch would compete with the test runner for two cores.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def demo_folder() -> Path:
-    """The demo model, made once per checkout."""
+    """The demo model, which is made once per checkout."""
     folder = ROOT / "models" / "demo"
     if not folder.exists():
         make_model(folder)
@@ -45,7 +45,7 @@ def demo_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def speech() -> np.ndarray:
-    """6 s of speech at 24 kHz, float32 [144000]: whole frames."""
+    """6 s of speech at 24 kHz, a whole number of frames, float32 [144000]."""
     return soundfile.read(ROOT / "tests" / "speech" / "joe.flac", dtype="float32")[0]
 
 

@@ -1,4 +1,4 @@
-"""The road without a server: what a caller can do wrong with it."""
+"""The pipeline without a server."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from misotts.config import FRAME_SAMPLES
 from misotts.synthesizer import Synthesizer
 
 
-def test_a_second_utterance_has_to_wait_for_the_first(demo_folder: Path) -> None:
-    """Both would have the codec's one slot."""
+def test_a_second_utterance_beside_a_running_one_is_refused(demo_folder: Path) -> None:
+    """Both would use the one slot of the codec."""
     with Synthesizer.load(demo_folder) as synthesizer:
         first = synthesizer.stream("Hello.", max_audio_ms=400)
         next(first)

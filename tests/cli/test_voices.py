@@ -71,7 +71,7 @@ def test_words_are_read_from_a_file_or_from_standard_input(folder: Path, clip: P
 
 
 @pytest.mark.parametrize("options", [[], ["--text", "a", "--text-file", "-"]])
-def test_words_are_optionsby_exactly_one_option(folder: Path, clip: Path, options: list[str]) -> None:
+def test_words_are_given_by_exactly_one_option(folder: Path, clip: Path, options: list[str]) -> None:
     result = run("add", "new", clip, *options, "--voices", folder)
     assert result.exit_code == 2
     assert "--text-file" in result.stderr

@@ -37,7 +37,7 @@ LOAD = Load(
 )
 
 
-def test_an_open_loop(server: RunningServer, tmp_path: Path) -> None:
+def test_an_open_loop_reports_every_planned_call(server: RunningServer, tmp_path: Path) -> None:
     planned = list(calls(LOAD))
     assert {call.listener for call in planned} == {"listens", "cancels", "slow"}
     seen = []
@@ -60,7 +60,7 @@ def test_an_open_loop(server: RunningServer, tmp_path: Path) -> None:
     assert "watermark" in write_page(tmp_path / "result.html", ("the tests' load", kept)).read_text()
 
 
-def test_a_closed_loop_never_has_more_calls_under_way_than_streams(server: RunningServer) -> None:
+def test_a_closed_loop_has_at_most_as_many_calls_as_streams(server: RunningServer) -> None:
     result = measure(
         replace(LOAD, rate=None, streams=2, seconds=1.0, slow_share=0.0), Target.of(server), lambda run: None
     )
@@ -70,7 +70,7 @@ def test_a_closed_loop_never_has_more_calls_under_way_than_streams(server: Runni
     assert max(sum(begun <= at < ended for begun, ended in spans) for at, _ in spans) <= 2
 
 
-def test_a_sweep_ends_at_a_knee(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_finds_the_knee(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knee, "MOST_STEPS", 2)
     plan = Sweep(Objective(60_000, 0.0), Load(rate=2.0, seconds=0.5), repeats=2, precision=0.5)
     result = sweep(plan, on_server(Target.of(server), lambda run: None), lambda point: None)

@@ -1,4 +1,4 @@
-"""Connections without a word: those that live are left alone, a dead one is given up with its streams."""
+"""A connection without traffic: a living one is kept, a dead one is closed and its streams end."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from misotts_client.transport import CHANNEL_OPTIONS, infer_request
 from tests.support.proxy import proxy
 
 NOTICED_S = 15
-"""As README says: a ping after 5 s of silence, and 10 s for its answer."""
+"""A ping after 5 s without traffic, and 10 s for its answer."""
 
 
-def test_pings_are_no_abuse(server: RunningServer) -> None:
-    """Four in a stream without a message, more often than our client's: one too many under Triton's defaults."""
+def test_the_server_accepts_frequent_pings(server: RunningServer) -> None:
+    """The test sends four pings in a stream without messages. Triton's defaults would accept three."""
     options = [(name, 2_100 if name == "grpc.keepalive_time_ms" else value) for name, value in CHANNEL_OPTIONS]
     speak = threading.Event()
 
@@ -35,7 +35,7 @@ def test_pings_are_no_abuse(server: RunningServer) -> None:
         assert not [answer.error_message for answer in call if answer.error_message]
 
 
-def test_who_vanished_without_a_word_frees_the_seat(server: RunningServer, busy_streams: Callable[[], int]) -> None:
+def test_a_caller_that_vanishes_frees_its_slot(server: RunningServer, busy_streams: Callable[[], int]) -> None:
     swallow = threading.Event()
     story = SpeechRequest("A long story.", max_audio_ms=160_000)
     with proxy(server.url, swallow) as url, Client(url) as client, client.stream(story) as stream:

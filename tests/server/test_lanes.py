@@ -1,4 +1,4 @@
-"""Callers whose prompts need no encoding do not wait for those whose do."""
+"""Prompts that need no encoding do not wait for prompts that do."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from tests.support.clips import tone
 
 MINUTE = tone(60).astype(np.float32)
 LONG = [Segment("A long story.", 0, MINUTE), Segment("It goes on.", 1, MINUTE), Segment("To its end.", 0, MINUTE[::2])]
-"""150 s, which just fit beside a short utterance."""
+"""150 s, which leave room for a short utterance only."""
 
 
-def first_sound(client: Client, context: list[Segment]) -> float:
-    """When it was heard."""
+def first_audio(client: Client, context: list[Segment]) -> float:
+    """Return the time at which the first chunk arrived."""
     with client.stream("Hello.", context=context, max_audio_ms=400) as stream:
         next(iter(stream))
         return time.monotonic()
 
 
 def encoding(server: RunningServer) -> float:
-    """Requests that wait for the codec; published every half second."""
+    """Return the number of requests that wait for the codec, which is published every half second."""
     return server.metrics().get("misotts_prompt_encoding", 0)
 
 
-def test_a_first_sound_comes_while_a_long_context_is_encoded(client: Client, server: RunningServer) -> None:
-    first_sound(client, [])
+def test_first_audio_arrives_while_a_long_context_is_encoded(client: Client, server: RunningServer) -> None:
+    first_audio(client, [])
     with ThreadPoolExecutor(1) as pool, Client(server.url) as other:
-        long = pool.submit(first_sound, other, LONG)
+        long = pool.submit(first_audio, other, LONG)
         while not encoding(server):
-            assert not long.done(), "it was encoded before anyone could ask"
-        plain = first_sound(client, [])
+            assert not long.done(), "it was encoded before it was seen to be waiting"
+        plain = first_audio(client, [])
         assert plain < long.result(), "the plain call waited for the long one"

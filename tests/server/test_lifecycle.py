@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from misotts.config import FRAME_SAMPLES
 from misotts.serve.launcher import STOP_LIMIT_S
 from misotts.serve.local import START_S, RunningServer, running_server, start_server
 from misotts.serve.settings import SETTINGS, STAGES
@@ -142,11 +143,11 @@ def test_sigterm_lets_streams_end_and_refuses_new_ones(demo_folder: Path) -> Non
         with pytest.raises(Unavailable, match="shutting down"):
             client.speak("Too late.")
         spoken = speaking.result()
-        assert len(encoded.result().audio) == 5 * 1920, "it arrived before the signal"
+        assert len(encoded.result().audio) == 5 * FRAME_SAMPLES, "it arrived before the signal"
         wait_until(lambda: server.readiness()[1]["phase"] != "draining", limit_s=30)
         server.process.send_signal(signal.SIGTERM)  # every stream has ended: this is no failure
         assert server.process.wait(30) == 0
-        assert len(spoken.audio) == 100 * 1920
+        assert len(spoken.audio) == 100 * FRAME_SAMPLES
         assert spoken.finish == "length"
     assert regions
     assert not any(region.exists() for region in regions), "shared memory was left behind"

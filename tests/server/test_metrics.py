@@ -21,7 +21,7 @@ def test_counts_follow_the_requests(client: Client, server: RunningServer) -> No
     time.sleep(PUBLISHED_S)
     before = server.metrics()
     for _ in range(2):
-        client.speak("Hello from Miso, who says the same thing twice so that its blocks are shared.", max_audio_ms=800)
+        client.speak("Hello from Miso, which says the same text twice so that its blocks are shared.", max_audio_ms=800)
     with pytest.raises(InvalidArgument):
         client.speak("")
     time.sleep(PUBLISHED_S)
@@ -38,7 +38,7 @@ def test_counts_follow_the_requests(client: Client, server: RunningServer) -> No
     assert server.metrics()["misotts_generate_blocks_used"] == 0
 
 
-def test_context_that_does_not_fit_is_counted(client: Client, server: RunningServer) -> None:
+def test_context_segments_that_do_not_fit_are_counted(client: Client, server: RunningServer) -> None:
     time.sleep(PUBLISHED_S)
     before = server.metrics()
     context = [Segment("Too long.", 0, np.zeros(2_040 * FRAME_SAMPLES, np.float32))]

@@ -1,4 +1,4 @@
-"""Only the ensemble is public."""
+"""Only the ensemble accepts requests from callers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WATERMARK = dict(HEADER=HEADER, AUDIO=np.zeros(3840, np.float32), FINISH=text(b"
     [("generate", GENERATE), ("decode", DECODE), ("watermark", WATERMARK)],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_stage_refuses_outsiders(
+def test_a_stage_refuses_requests_without_its_secret(
     server: RunningServer, stage: str, inputs: dict[str, np.ndarray], secret: dict[str, np.ndarray]
 ) -> None:
     response = infer(server.url, stage, **inputs, **secret)
@@ -33,7 +33,7 @@ def test_a_stage_refuses_outsiders(
     assert not response.infer_response.outputs
 
 
-def test_prompt_refuses_outsiders(server: RunningServer) -> None:
+def test_prompt_refuses_requests_that_bypass_the_ensemble(server: RunningServer) -> None:
     response = infer(server.url, "prompt", TEXT=text(b"hello"))
     assert "prompt is a stage of misotts" in response.error_message
     assert "ENSEMBLE_INPUT" not in response.error_message
@@ -45,7 +45,7 @@ def test_a_wrong_guess_of_the_ensemble_input_does_not_reveal_its_name(server: Ru
 
 
 @pytest.mark.parametrize("call", ["ModelMetadata", "ModelConfig", "RepositoryIndex", "SystemSharedMemoryStatus"])
-def test_the_protocol_tells_no_secrets(server: RunningServer, call: str) -> None:
+def test_triton_calls_that_would_reveal_secrets_are_restricted(server: RunningServer, call: str) -> None:
     messages = {
         "ModelMetadata": service_pb2.ModelMetadataRequest(name="prompt"),
         "ModelConfig": service_pb2.ModelConfigRequest(name="prompt"),

@@ -1,4 +1,4 @@
-"""A short form of `make soak` on the tests' server."""
+"""A short `make soak` on the shared server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from benchmarks.usage import usage
 from misotts.serve.local import RunningServer
 
 
-def test_rude_callers_leave_nothing_behind(server: RunningServer) -> None:
+def test_callers_that_leave_early_leave_nothing_behind(server: RunningServer) -> None:
     assert soak(server, requests=60, killed=1, seed=1).faults == []
     before = usage(server)
     outcome = soak(server, requests=120, killed=2, seed=2)
