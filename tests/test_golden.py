@@ -29,7 +29,7 @@ from misotts.mimi import build_mimi, encode
 from misotts.model.checkpoint import tensor_shapes
 from misotts.model.meta_tokenizer import add_bos_and_eos, tokenizer_from_meta
 from misotts.slots import Piece
-from tests.support.tiny import tiny_config
+from tests.support.models import tiny_config
 
 FOLDER = Path(__file__).with_name("golden")
 TOLERANCE = 1e-5

@@ -1,8 +1,6 @@
 """The backbone as a TensorRT-LLM checkpoint: names and shapes are the documented ones, and the ranks' tensors, joined
 and permuted back, are the source's."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -17,37 +15,18 @@ from misotts.engines.table import Variant
 from misotts.model.checkpoint import tensor_shapes
 from misotts.model.csm_layout import interleaved_rows
 from misotts.model.weight_files import CheckpointError
-from tests.support.tiny import TINY, tiny_config, tiny_weights
+from tests.support.models import MISO_8B, TINY, bare_folder, ignore, tiny_config, tiny_weights
 
 Weights = dict[str, torch.Tensor]
-
-MISO_8B = ModelConfig.from_dict(
-    dict(
-        text_vocab_size=128256,
-        audio_vocab_size=2051,
-        audio_num_codebooks=32,
-        backbone="llama-8B",
-        decoder="llama-300M",
-    )
-)
-
-
-def ignore(written: int, total: int) -> None:
-    pass
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(TINY))
-    save_file(tiny_weights(), folder / "model.safetensors")
-    return folder
+    return bare_folder(tmp_path / "model")
 
 
 @pytest.mark.parametrize(
-    ("ranks", "qkv", "dense", "inner"),
-    [(1, 6144, 4096, 14336), (2, 3072, 2048, 7168), (4, 1536, 1024, 3584)],
+    ("ranks", "qkv", "dense", "inner"), [(1, 6144, 4096, 14336), (2, 3072, 2048, 7168), (4, 1536, 1024, 3584)]
 )
 def test_names_and_shapes_of_the_8b_model(ranks: int, qkv: int, dense: int, inner: int) -> None:
     """Names and shapes are those of TensorRT-LLM's Llama: see docs/engines-backbone.md. No tensor is allocated."""
@@ -108,9 +87,8 @@ def test_the_ranks_joined_are_the_source(tmp_path: Path, dtype: torch.dtype, ran
     source = {name: torch.randn(shape) for name, shape in tensor_shapes(config).items()}
     save_file(source, tmp_path / "model.safetensors")
     progress: list[tuple[int, int]] = []
-    folder = convert_backbone(
-        tmp_path, Variant(dtype=dtype_name(dtype), ranks=ranks), lambda *news: progress.append(news)
-    )
+    variant = Variant(dtype=dtype_name(dtype), ranks=ranks)
+    folder = convert_backbone(tmp_path, variant, lambda *news: progress.append(news))
     names = {f"rank{rank}.safetensors" for rank in range(ranks)}
     assert {path.name for path in folder.iterdir()} == {"config.json", "manifest.json", *names}
     shards = [load_file(folder / f"rank{rank}.safetensors") for rank in range(ranks)]
@@ -147,7 +125,7 @@ def test_a_checkpoint_that_is_up_to_date_is_not_written_again(model: Path) -> No
     folder = convert_backbone(model, Variant(), ignore)
     assert convert_backbone(model, Variant(), lambda written, total: progress.append(written)) == folder
     assert not progress
-    save_file(tiny_weights(seed=1), model / "model.safetensors")
+    bare_folder(model, seed=1)
     convert_backbone(model, Variant(), lambda written, total: progress.append(written))
     assert progress
     again = load_file(folder / "rank0.safetensors")["transformer.layers.0.mlp.fc.weight"]
@@ -159,9 +137,7 @@ def test_a_weight_that_the_type_cannot_represent_is_refused(model: Path, value: 
     weights = tiny_weights()
     weights["backbone.layers.1.mlp.w2.weight"][3, 3] = value
     save_file(weights, model / "model.safetensors")
-    with pytest.raises(
-        CheckpointError, match=r"backbone.layers.1.mlp.w2.weight holds NaN, infinity, or a number too large"
-    ):
+    with pytest.raises(CheckpointError, match=r"layers.1.mlp.w2.weight holds NaN, infinity, or a number too large"):
         convert_backbone(model, Variant(dtype="float16"), ignore)
     assert not any((model / "engines").iterdir())
 

@@ -1,7 +1,5 @@
 """FP8 checkpoints of the backbone: the calibration's result, the stored values, and the error of the hidden states."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -23,25 +21,17 @@ from misotts.engines.table import Variant
 from misotts.engines.tensorrt_llm.tables import constant_tables, pool_shape, step_tables
 from misotts.model.checkpoint import Checkpoint
 from tests.support.clips import folder_with_ann
+from tests.support.models import copy_of, ignore
 from tests.support.plugin import PluginEngine
 
 TEXTS = ["Hello.", "How are you today, and where have you been?"]
 BLOCK = 32
 
 
-def ignore(written: int, total: int) -> None:
-    pass
-
-
 @pytest.fixture(scope="module")
 def model(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model in a folder of its own, so that no other test sees its engines."""
-    folder = tmp_path_factory.mktemp("fp8") / "demo"
-    folder.mkdir()
-    for file in demo_folder.iterdir():
-        if file.name != "engines":
-            (folder / file.name).symlink_to(file)
-    return folder
+    return copy_of(demo_folder, tmp_path_factory.mktemp("fp8") / "demo")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Mimi in slots: streamed equals whole, slots are independent, and speech does not end abruptly."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,13 +261,7 @@ class CannedDepth:
 @pytest.mark.parametrize(("max_frames", "finish", "frames"), [(50, EOS, 21), (21, EOS, 21), (20, LENGTH, 20)])
 @pytest.mark.parametrize("chunk_frames", [0, 1, 3, 20, 25])
 def test_the_tail_from_the_loop_to_the_audio(
-    decoder: Decoder,
-    mimi: MimiModel,
-    config: ModelConfig,
-    chunk_frames: int,
-    max_frames: int,
-    finish: str,
-    frames: int,
+    decoder: Decoder, mimi: MimiModel, config: ModelConfig, chunk_frames: int, max_frames: int, finish: str, frames: int
 ) -> None:
     """20 frames and the end frame are 21 with the tail. An utterance that is cut at its length has no tail."""
     speech = make_codes(config, 20, seed=6)

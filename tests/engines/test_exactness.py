@@ -1,7 +1,5 @@
 """The same seed gives the same frames, to the bit, in any batch (float32 on the CPU)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

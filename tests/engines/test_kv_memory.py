@@ -1,7 +1,5 @@
 """Sizes in readable units, and in the errors of a KV pool that is too small."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

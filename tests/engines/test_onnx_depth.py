@@ -1,7 +1,5 @@
 """The depth graph in ONNX Runtime samples the torch engine's codes; a folder that is not up to date is refused."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -24,8 +22,7 @@ from misotts.engines.sampling import gumbel_noise
 from misotts.engines.table import EngineChoice, EngineError
 from misotts.model.checkpoint import Checkpoint
 from tests.support.crowd import PROMPTS, Parts, speak
-from tests.support.depth_folders import bare_folder, copy_of
-from tests.support.tiny import tiny_config
+from tests.support.models import bare_folder, copy_of, ignore, tiny_config
 
 ROUNDING = 5e-6
 
@@ -43,7 +40,7 @@ SHAPES = {
 
 
 def convert(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-    return convert_depth(folder, dtype, lambda written, total: None)
+    return convert_depth(folder, dtype, ignore)
 
 
 def both_engines(folder: Path) -> tuple[TorchDepth, OnnxDepth]:
@@ -159,21 +156,21 @@ def test_float16_is_as_close_to_float32_as_torchs(converted: Path, tmp_path: Pat
 
 
 def test_a_graph_that_is_up_to_date_is_not_written_again(converted: Path, tmp_path: Path) -> None:
-    folder = bare_folder(tmp_path, tiny_config(), seed=0)
+    folder = bare_folder(tmp_path)
     graph = convert(folder) / GRAPH
     first = graph.stat()
     assert convert(folder) / GRAPH == graph
     assert graph.stat().st_mtime_ns == first.st_mtime_ns
-    bare_folder(tmp_path, tiny_config(), seed=1)
+    bare_folder(tmp_path, seed=1)
     convert(folder)
     assert graph.stat().st_mtime_ns > first.st_mtime_ns
     both_engines(folder)
 
 
 def test_a_conversion_that_fails_leaves_the_old_graph(tmp_path: Path) -> None:
-    folder = convert(bare_folder(tmp_path, tiny_config(), seed=0))
+    folder = convert(bare_folder(tmp_path))
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    bare_folder(tmp_path, tiny_config(), seed=1)
+    bare_folder(tmp_path, seed=1)
 
     def full(written: int, total: int) -> None:
         if written > total // 2:
@@ -187,7 +184,7 @@ def test_a_conversion_that_fails_leaves_the_old_graph(tmp_path: Path) -> None:
 
 def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
     progress: list[tuple[int, int]] = []
-    convert_depth(bare_folder(tmp_path, tiny_config()), torch.float32, lambda *step: progress.append(step))
+    convert_depth(bare_folder(tmp_path), torch.float32, lambda *step: progress.append(step))
     assert [written for written, _ in progress] == sorted(written for written, _ in progress)
     assert progress[-1][0] == progress[-1][1]
 

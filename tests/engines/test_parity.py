@@ -1,7 +1,5 @@
 """With the same weights, Transformers' CSM and our engines compute the same frames and logits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice

@@ -1,7 +1,5 @@
 """Sampled codes have the right distribution at every codebook, and depend only on their seed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -169,10 +167,7 @@ def test_codes_that_are_not_audio_are_never_sampled(demo_folder: Path, monkeypat
 
 
 @given(
-    rows=st.integers(1, 20),
-    codes=st.sampled_from([64, 100, 2048]),
-    count=st.integers(1, 64),
-    seed=st.integers(0, 1000),
+    rows=st.integers(1, 20), codes=st.sampled_from([64, 100, 2048]), count=st.integers(1, 64), seed=st.integers(0, 1000)
 )
 def test_two_stages_find_the_same_likeliest_codes_as_one(rows: int, codes: int, count: int, seed: int) -> None:
     """The logits are a shuffled range, so that no two are equal."""

@@ -1,7 +1,5 @@
 """The engine options: which can be combined, and what is missing before the server starts anything."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args

@@ -1,7 +1,5 @@
 """The depth graph compiles with TensorRT for RTX, which needs no GPU for it; engines that do not match are refused."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path
@@ -9,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.depth_folders import bare_folder, copy_of
-from tests.support.tiny import tiny_config
+from tests.support.models import MISO_8B, bare_folder, copy_of, ignore
 
 pytest.importorskip(
     "tensorrt_rtx_bindings", reason="TensorRT for RTX: pip install 'misotts-serving[rtx]' (x86-64 Linux)"
@@ -25,10 +22,6 @@ from misotts.engines.tensorrt_depth import ENGINE, TensorrtDepth
 from misotts.model.checkpoint import Checkpoint
 
 ADA = "8.9"
-
-
-def ignore(*_: object) -> None:
-    pass
 
 
 def build(folder: Path, max_streams: int = 4, gpu: str | None = ADA) -> Path:
@@ -57,7 +50,7 @@ def test_the_demo_models_graph_compiles(demo_folder: Path, tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with its graph and its engine."""
-    folder = bare_folder(tmp_path_factory.mktemp("tiny"), tiny_config())
+    folder = bare_folder(tmp_path_factory.mktemp("tiny"))
     convert_depth(folder, torch.bfloat16, ignore)
     build(folder)
     return folder
@@ -78,20 +71,20 @@ def test_a_build_that_cannot_succeed_is_refused(tiny: Path, tmp_path: Path, monk
     if not torch.cuda.is_available():
         with pytest.raises(EngineError, match="no GPU to build for"):
             build(tiny, gpu=None)
-    folder = bare_folder(tmp_path, tiny_config())
+    folder = bare_folder(tmp_path)
     with pytest.raises(EngineError, match=r"no engine at .*depth-onnx-bfloat16; .* python -m convert depth"):
         build(folder)
     convert_depth(folder, torch.bfloat16, ignore)
     monkeypatch.setattr(preflight, "available_memory", lambda: 2**20)
     with pytest.raises(EngineError, match=r"about 1\.0 GiB of memory and .* 0\.0 GiB of memory are available"):
         build(folder)
-    bare_folder(tmp_path, tiny_config(), seed=1)
+    bare_folder(tmp_path, seed=1)
     with pytest.raises(EngineError, match=r"has weights .* python -m convert depth"):
         build(folder)
 
 
 def test_a_graph_that_tensorrt_rejects_is_refused_with_its_reason(tmp_path: Path) -> None:
-    folder = bare_folder(tmp_path, tiny_config())
+    folder = bare_folder(tmp_path)
     (convert_depth(folder, torch.bfloat16, ignore) / "graph.onnx").write_bytes(b"no graph")
     with pytest.raises(EngineError, match=r"TensorRT rejects the depth graph:\n  "):
         build(folder)
@@ -125,8 +118,7 @@ def test_an_engine_that_does_not_match_is_refused(
 
 def test_the_preflight_covers_the_measured_memory_and_disk(tmp_path: Path) -> None:
     """The depth decoder of the 8B model in bfloat16: 7.4 GiB at the peak, an engine of 1.54 GiB (docs/engines.md)."""
-    config = dict(text_vocab_size=128256, audio_vocab_size=2051, audio_num_codebooks=32)
-    (tmp_path / "config.json").write_text(json.dumps({**config, "backbone": "llama-8B", "decoder": "llama-300M"}))
+    (tmp_path / "config.json").write_text(json.dumps(MISO_8B.to_dict()))
     needs = depth_needs(tmp_path, torch.bfloat16)
     assert 7.4 * 2**30 < needs.memory < 10 * 2**30
     assert 1.54 * 2**30 < needs.disk < 2 * 2**30

@@ -1,7 +1,5 @@
 """Downloaded files become a complete, working model folder or none, in little memory."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil
@@ -29,10 +27,7 @@ from misotts.model.weight_files import CheckpointError
 from misotts.synthesizer import Synthesizer
 from misotts.watermark.silentcipher import SilentCipherError
 from tests.support.mimi_peer import make_mimi_peer
-
-
-def ignore(*_: object) -> None:
-    pass
+from tests.support.models import ignore
 
 
 @pytest.fixture

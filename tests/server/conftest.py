@@ -16,7 +16,7 @@ from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.serve.local import RunningServer, running_server
 from misotts.synthesizer import Synthesizer
 from misotts_client import Client
-from tests.support.depth_folders import copy_of
+from tests.support.models import copy_of
 
 MAX_STREAMS = 8
 VOICE_TEXT = "This is how I sound."

@@ -1,7 +1,5 @@
 """Eight numbered utterances on the demo model, which any engine generates alone or at once."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

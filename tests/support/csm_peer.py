@@ -1,7 +1,5 @@
 """The networks of the peer (`benchmarks.csm_peer`), run frame by frame, with the logits of every code."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

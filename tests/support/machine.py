@@ -1,7 +1,5 @@
 """A machine that seems to have a GPU and TensorRT-LLM, until they are used."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

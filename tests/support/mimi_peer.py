@@ -1,7 +1,5 @@
 """Transformers' `MimiModel` at the demo codec's sizes, with random weights."""
 
-from __future__ import annotations
-
 import torch
 from transformers import MimiConfig, MimiModel
 

@@ -9,8 +9,6 @@ generations; the context lengths, which count the contexts' tokens; the pool's a
 length of either group, which sizes its kernels. The kernels read all else on the device, sequence by sequence.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """SilentCipher folders as the `silentcipher` package writes them: its classes, published width, random weights."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Detection of the mark in streamed speech and files, by our detector and by the `silentcipher` package."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

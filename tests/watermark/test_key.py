@@ -1,7 +1,5 @@
 """The sources of the watermark's key, and keys that are refused without being shown."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

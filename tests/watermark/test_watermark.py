@@ -1,7 +1,5 @@
 """The streaming watermark equals the published network on the whole clip, and itself for any cuts."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

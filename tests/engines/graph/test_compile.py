@@ -1,7 +1,5 @@
 """Every kernel of a full-size frame, compiled and assembled by Triton for an H100, without a GPU."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

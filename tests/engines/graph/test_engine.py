@@ -1,7 +1,5 @@
 """The graph engine without capture, on the CPU: its frames are exactly the torch engine's."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from misotts.engines.table import KvType, WeightType
 from misotts.generate.loop import Generator
 from misotts.model.checkpoint import Checkpoint
 from tests.support.crowd import PROMPTS, Parts, run
-from tests.support.tiny import tiny_config, tiny_weights
+from tests.support.models import tiny_config, tiny_weights
 
 
 def make_engine(folder: Path, parts: Parts, limits: Limits, num_blocks: int = 200) -> GraphEngine:
@@ -45,12 +43,7 @@ def speak(parts: Parts, engine: GraphEngine, limits: Limits, numbers: range | li
         pytest.param(Limits(max_streams=3, step_positions=100), id="three slots, prefill in chunks"),
     ],
 )
-def test_frames_are_the_torch_engines(
-    parts: Parts,
-    alone: list[np.ndarray],
-    demo_folder: Path,
-    limits: Limits,
-) -> None:
+def test_frames_are_the_torch_engines(parts: Parts, alone: list[np.ndarray], demo_folder: Path, limits: Limits) -> None:
     """Batches have every size, so that rows are padded; then three with shared prefixes run again, then one alone."""
     engine = make_engine(demo_folder, parts, limits)
     for numbers in (range(len(PROMPTS)), [0, 5, 6]):

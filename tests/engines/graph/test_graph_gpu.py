@@ -1,7 +1,5 @@
 """The captured graphs on a GPU. These tests have never run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +19,7 @@ from misotts.generate.loop import Generator
 from misotts.model.checkpoint import Checkpoint
 from tests.support.crowd import PROMPTS, Parts, run
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
 
 def test_captured_float32_frames_are_the_cpus(parts: Parts, alone: list[np.ndarray], demo_folder: Path) -> None:

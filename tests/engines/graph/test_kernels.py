@@ -1,8 +1,6 @@
 """Every Triton kernel, in Triton's interpreter, compared with the plain operation: odd shapes, partly filled blocks,
 edges of tiles."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,30 +1,19 @@
 """The plan of a GPU's memory: its sums, and the numbers in refusals."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from misotts.config import ConfigError, ModelConfig
+from misotts.config import ConfigError
 from misotts.engines.graph.engine import bucket_shapes
 from misotts.engines.graph.load import load_graph_engine
 from misotts.engines.graph.memory import block_bytes, plan_memory, weight_bytes
 from misotts.engines.interface import Limits
 from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.engines.table import KvType, WeightType
-from tests.support.tiny import tiny_config, tiny_weights
+from tests.support.models import MISO_8B, tiny_config, tiny_weights
 
-MISO = ModelConfig.from_dict(
-    dict(
-        text_vocab_size=128256,
-        audio_vocab_size=2051,
-        audio_num_codebooks=32,
-        backbone="llama-8B",
-        decoder="llama-300M",
-    )
-)
 GIB = 2**30
 
 
@@ -57,39 +46,39 @@ def test_a_plan_fits_and_holds_an_utterance_or_is_refused(
     free: int, streams: int, weight_type: WeightType, kv_type: KvType, kv_memory: int | None
 ) -> None:
     limits = Limits(max_streams=streams)
-    graphs = len(bucket_shapes(streams, MISO.audio_codes))
+    options = len(bucket_shapes(streams, MISO_8B.audio_codes)), 32, weight_type, kv_type, kv_memory
     try:
-        plan = plan_memory(MISO, limits, free, graphs, 32, weight_type, kv_type, kv_memory)
+        plan = plan_memory(MISO_8B, limits, free, *options)
     except ConfigError:
         if kv_memory is None:  # then 300 GiB more are enough
-            assert plan_memory(MISO, limits, free + 300 * GIB, graphs, 32, weight_type, kv_type, kv_memory).blocks > 64
+            assert plan_memory(MISO_8B, limits, free + 300 * GIB, *options).blocks > 64
         return
     assert plan.unused >= 0
-    assert plan.pool == plan.blocks * block_bytes(MISO.backbone, 32, kv_type)
+    assert plan.pool == plan.blocks * block_bytes(MISO_8B.backbone, 32, kv_type)
     assert 1 + 64 <= plan.blocks <= 1 + 64 * streams
     assert kv_memory is None or plan.pool <= kv_memory
 
 
 def test_the_8b_on_an_80_gb_gpu() -> None:
-    plan = plan_memory(MISO, Limits(max_streams=64), 78 * GIB, 14, 32)
+    plan = plan_memory(MISO_8B, Limits(max_streams=64), 78 * GIB, 14, 32)
     assert 15.9 < plan.weights / 1e9 < 18.5  # 13.96 GB of backbone, 0.62 of decoder, tables and heads
     assert plan.pool == (1 + 64 * 64) * 32 * 131072  # the most that 64 utterances of 2048 positions need
     line = str(plan)
     assert "\n" not in line
     assert "78.00 GiB free = weights 15.43 GiB" in line
     assert f"({plan.blocks} blocks)" in line
-    assert plan_memory(MISO, Limits(max_streams=64), 24 * GIB, 14, 32).blocks < plan.blocks
+    assert plan_memory(MISO_8B, Limits(max_streams=64), 24 * GIB, 14, 32).blocks < plan.blocks
 
 
 def test_a_gpu_that_is_too_small_is_refused_with_the_numbers() -> None:
     with pytest.raises(ConfigError, match=r"16\.00 GiB are free; 17\.30 GiB are needed: weights 15\.43 GiB, .*"):
-        plan_memory(MISO, Limits(max_streams=16), 16 * GIB, 10, 32)
-    assert plan_memory(MISO, Limits(max_streams=16), 16 * GIB, 10, 32, "int8").blocks > 64
+        plan_memory(MISO_8B, Limits(max_streams=16), 16 * GIB, 10, 32)
+    assert plan_memory(MISO_8B, Limits(max_streams=16), 16 * GIB, 10, 32, "int8").blocks > 64
     with pytest.raises(ConfigError, match=r"--kv-memory is 102\.39 MiB; at least 260\.00 MiB are needed"):
-        plan_memory(MISO, Limits(), 78 * GIB, 10, 32, kv_memory=GIB // 10)
+        plan_memory(MISO_8B, Limits(), 78 * GIB, 10, 32, kv_memory=GIB // 10)
 
 
 def test_fp8_keys_and_values_have_half_the_bytes_and_a_scale() -> None:
-    assert block_bytes(MISO.backbone, 32, "full") == 32 * 131072
-    assert block_bytes(MISO.backbone, 32, "fp8") == 32 * 131072 * (128 + 4) // 256
+    assert block_bytes(MISO_8B.backbone, 32, "full") == 32 * 131072
+    assert block_bytes(MISO_8B.backbone, 32, "fp8") == 32 * 131072 * (128 + 4) // 256
     assert torch.float8_e4m3fn.itemsize == 1

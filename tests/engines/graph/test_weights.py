@@ -1,7 +1,5 @@
 """8-bit weights of the graph engine: their rounding error, their effect on codes, and the options that select them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import get_args
 

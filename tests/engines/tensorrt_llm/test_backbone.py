@@ -1,7 +1,5 @@
 """The TensorRT-LLM backbone engine from folder to frames, with the plugin's program in place of TensorRT-LLM."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """With our tables the plugin's program (`tests/support/plugin.py`) computes torch's hidden states."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
