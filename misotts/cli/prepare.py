@@ -29,7 +29,7 @@ def prepare(
     """Make a model folder from downloaded files and check it. If anything fails, no folder is left behind."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from misotts.model.prepare import Downloads, make_model_folder
+    from misotts.cli.model_folder import Downloads, make_model_folder
 
     beside = weights if weights.is_dir() else weights.parent
     downloads = Downloads(weights, tokenizer, mimi, silentcipher, config or beside / "config.json")

@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 from benchmarks.csm_peer import make_peer, peer_config
 from demo.model import CONFIG as DEMO
 from demo.model import make_weights
+from misotts.cli.model_folder import Downloads, make_model_folder
 from misotts.cli.prepare import prepare
 from misotts.config import ConfigError, ModelConfig
 from misotts.model.checkpoint import Checkpoint, tensor_shapes
-from misotts.model.prepare import Downloads, make_model_folder
 from misotts.model.weight_files import CheckpointError
 from misotts.synthesizer import Synthesizer
 from misotts.watermark.silentcipher import SilentCipherError
