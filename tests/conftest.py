@@ -23,6 +23,7 @@ if "triton_python_backend_utils" not in sys.modules:
     sys.modules["triton_python_backend_utils"] = backend
 
 from demo.model import make_model
+from tests.support.clips import folder_with_ann, tone, write
 
 # Every run tests the same examples, and a busy machine fails no deadline.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -47,6 +48,18 @@ def demo_folder() -> Path:
 def speech() -> np.ndarray:
     """6 s of speech at 24 kHz, a whole number of frames, float32 [144000]."""
     return soundfile.read(ROOT / "tests" / "speech" / "joe.flac", dtype="float32")[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of voices with one voice, `ann`."""
+    return folder_with_ann(tmp_path / "voices")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A clip of 2 s that may become a voice."""
+    return write(tmp_path / "new.wav", tone(2, level=0.1))
 
 
 MESSAGES = ROOT / "tests" / "messages.json"

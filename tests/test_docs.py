@@ -1,7 +1,5 @@
 """The documents' links lead somewhere, and references to definitions lead to their lines."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

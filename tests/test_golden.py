@@ -5,8 +5,6 @@ Weights come from NumPy's frozen generator, so the files are valid on any machin
     python tests/test_golden.py
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

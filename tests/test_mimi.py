@@ -1,7 +1,5 @@
 """Both published layouts of Mimi give the same codec."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """An order crosses the stages as two tensors."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 import numpy as np

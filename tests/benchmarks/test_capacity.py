@@ -1,7 +1,5 @@
 """The simulator against figures worked out by hand, and the planner on top of it."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """This machine's cost table, measured small: every part of it is present and plausible."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

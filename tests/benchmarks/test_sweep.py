@@ -1,7 +1,5 @@
 """The search for a knee, objectives, and the commands `sweep` and `peers`."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Commands of other packages: mounted where the package is installed, absent with a reason where it is not."""
 
-from __future__ import annotations
-
 from importlib.metadata import EntryPoint
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The commands `serve`, `info`, `frames` and `prepare`: sizes, output and wrong options."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable

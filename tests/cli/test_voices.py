@@ -1,7 +1,5 @@
 """`misotts voices add`, `list` and `remove`."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,17 +11,7 @@ from typer.testing import CliRunner, Result
 
 from misotts.cli.main import app
 from misotts.prompt.voices import Voices
-from tests.support.clips import WORDS, folder_with_ann, tone, write
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return folder_with_ann(tmp_path / "voices")
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    return write(tmp_path / "new.wav", tone(2, level=0.1))
+from tests.support.clips import WORDS, tone, write
 
 
 def run(*words: object, **env: str) -> Result:

@@ -1,7 +1,5 @@
 """The files of the deployment: what can be checked without Docker and a GPU."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The pool of KV blocks."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from misotts.generate.blocks import BlockPool, block_keys

@@ -1,7 +1,5 @@
 """The core of the generate stage on a scripted engine: ends, errors, back-pressure, and that everything is freed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """The generate loop's thread on a scripted engine."""
 
-from __future__ import annotations
-
 import pytest
 
 from misotts.generate.loop import Generator

@@ -1,7 +1,5 @@
 """When chunks are sent: no caller runs out of audio because of a chunk's size, and chunks are as large as possible."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

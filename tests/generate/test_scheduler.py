@@ -1,7 +1,5 @@
 """The scheduler and the pool under random histories: a block always contains what its utterances need there."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import settings

@@ -1,10 +1,9 @@
 """Prompts: segments, tags, the frame of zeros, dropped context, and the limits of the context length."""
 
-from __future__ import annotations
-
 import logging
 import time
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from misotts.prompt.voices import Voices
 from misotts_client.contract import MAX_TEXT
 from misotts_client.errors import DeadlineExceeded, InvalidArgument
 from misotts_client.request import Segment, SpeechRequest
-from tests.support.clips import folder_with_ann
 
 
 @pytest.fixture(scope="module")
@@ -87,16 +85,9 @@ def test_text_alone(prompter: Prompter, tokenizer: Tokenizer) -> None:
 def test_the_voice_then_the_segments_then_the_text(prompter: Prompter, tokenizer: Tokenizer) -> None:
     context = [Segment("First.", 1, clip(4, 2)), Segment("Second.", 2, clip(3, 3)[:-100])]
     prompt = prompter.build(SpeechRequest("Third.", speaker=5, voice="anna", context=context))
-    expected = [
-        text_frames(tokenizer, "My voice.", 5),
-        audio_frames(25, 5),
-        text_frames(tokenizer, "First.", 1),
-        audio_frames(4, 2),
-        text_frames(tokenizer, "Second.", 2),
-        audio_frames(3, 3),
-        text_frames(tokenizer, "Third.", 5),
-    ]
-    assert np.array_equal(prompt.frames, np.concatenate(expected))
+    parts = [("My voice.", 5, 25, 5), ("First.", 1, 4, 2), ("Second.", 2, 3, 3)]
+    rows = [(text_frames(tokenizer, text, speaker), audio_frames(*clip)) for text, speaker, *clip in parts]
+    assert np.array_equal(prompt.frames, np.concatenate([*chain(*rows), text_frames(tokenizer, "Third.", 5)]))
 
 
 def test_a_seed_is_fresh_unless_the_request_has_one(prompter: Prompter) -> None:
@@ -118,8 +109,8 @@ def test_the_time_limit_runs_from_the_arrival_of_the_request(prompter: Prompter)
         prompter.complete(replace(checked, deadline=arrived))
 
 
-def test_only_context_and_new_voices_need_the_codec(demo_folder: Path, config: ModelConfig, tmp_path: Path) -> None:
-    prompter = Prompter(demo_folder, config, canned_codes, Voices(folder_with_ann(tmp_path / "voices")))
+def test_only_context_and_new_voices_need_the_codec(demo_folder: Path, config: ModelConfig, folder: Path) -> None:
+    prompter = Prompter(demo_folder, config, canned_codes, Voices(folder))
     voice = SpeechRequest("Hello.", voice="ann")
     checked = prompter.check(voice)
     assert checked.encodes
@@ -128,7 +119,7 @@ def test_only_context_and_new_voices_need_the_codec(demo_folder: Path, config: M
     assert prompter.check(replace(voice, speaker=1)).encodes, "the tag of its text differs"
     assert prompter.check(replace(voice, context=[Segment("Old.", 0, clip(1))])).encodes
     assert not prompter.check(SpeechRequest("Hello.")).encodes
-    (tmp_path / "voices" / "ann.txt").write_text("Other words.")
+    (folder / "ann.txt").write_text("Other words.")
     assert prompter.check(voice).encodes
 
 
@@ -155,19 +146,13 @@ def test_context_that_just_fits_stays_and_one_frame_more_is_dropped(
         spoken = ["Old.", "New.", "Speak."][2 - kept :]
         assert texts(prompt.frames) == [tokenizer.encode(text, 0) for text in spoken]
         assert len(prompt.frames) + max_frames == config.max_seq_len or kept == 1
-        assert [record.message for record in caplog.records] == (
-            [] if kept == 2 else ["dropped 1 context segments that do not fit"]
-        )
+        assert [record.message for record in caplog.records] == ["dropped 1 context segments that do not fit"] * dropped
 
 
 def test_the_oldest_segments_are_dropped_first_without_a_gap(prompter: Prompter, tokenizer: Tokenizer) -> None:
     """A small segment that is older than a dropped one is dropped too."""
-    context = [
-        Segment("Small.", 0, clip(2)),
-        Segment("Large.", 0, clip(1100)),
-        Segment("Middle.", 0, clip(20)),
-        Segment("New.", 0, clip(10)),
-    ]
+    clips = {"Small.": 2, "Large.": 1100, "Middle.": 20, "New.": 10}
+    context = [Segment(text, 0, clip(frames)) for text, frames in clips.items()]
     prompt = prompter.build(SpeechRequest("Speak.", context=context))
     assert texts(prompt.frames) == [tokenizer.encode(text, 0) for text in ("Middle.", "New.", "Speak.")]
 

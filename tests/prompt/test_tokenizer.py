@@ -1,7 +1,5 @@
 """The tokenizer gives the tokens of Meta's own (tiktoken), and text never becomes a special token."""
 
-from __future__ import annotations
-
 import sys
 import unicodedata
 from pathlib import Path

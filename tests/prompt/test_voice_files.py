@@ -1,7 +1,5 @@
 """Clips and texts of voices: formats, rates, limits, and the errors of files that are unfit."""
 
-from __future__ import annotations
-
 import tracemalloc
 from pathlib import Path
 

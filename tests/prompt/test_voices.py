@@ -1,7 +1,5 @@
 """A folder of voices: reading, adding and removing voices, and the errors of broken ones."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable
@@ -18,17 +16,9 @@ from misotts.prompt.voice_files import read_clip
 from misotts.prompt.voices import Voices, add_voice, remove_voice
 from misotts_client.contract import VOICE_NAME, check_voice_name
 from misotts_client.errors import FieldError, InvalidArgument, NotFound
-from tests.support.clips import WORDS, folder_with_ann, tone, write
+from tests.support.clips import WORDS, tone, write
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return folder_with_ann(tmp_path / "voices")
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    return write(tmp_path / "new.wav", tone(2, level=0.1))
+Patch = pytest.MonkeyPatch
 
 
 @given(st.text(max_size=80) | st.from_regex(VOICE_NAME))
@@ -70,96 +60,45 @@ def test_no_folder_has_no_voices() -> None:
         Voices(None).version("ann")
 
 
-def no_clip(folder: Path) -> None:
-    (folder / "ann.wav").unlink()
+def without(file: Path) -> Path:
+    """Delete a file and return its path, for something else in its place."""
+    file.unlink()
+    return file
 
 
-def no_text(folder: Path) -> None:
-    (folder / "ann.txt").unlink()
+def link_to_a_pipe(wav: Path, txt: Path) -> None:
+    os.mkfifo(wav.with_name("pipe"))
+    without(wav).symlink_to("pipe")
 
 
-def a_folder_for_a_clip(folder: Path) -> None:
-    no_clip(folder)
-    (folder / "ann.wav").mkdir()
+LEAVES, MISSING = "is a link that leaves the folder", "is a link to a missing file"
+BROKEN: dict[str, tuple[Callable[[Path, Path], Any], type[FieldError], str]] = {
+    "no clip": (lambda wav, txt: wav.unlink(), NotFound, "'ann' has no clip"),
+    "no text": (lambda wav, txt: txt.unlink(), NotFound, "'ann' has no text"),
+    "folder": (lambda wav, txt: without(wav).mkdir(), NotFound, "'ann' has no clip"),
+    "pipe": (lambda wav, txt: os.mkfifo(without(wav)), NotFound, "'ann' has no clip"),
+    "two clips": (lambda wav, txt: wav.with_suffix(".flac").touch(), InvalidArgument, "one clip: ann.wav, ann.flac"),
+    "noise": (lambda wav, txt: wav.write_bytes(os.urandom(1_000)), InvalidArgument, "not a WAV, FLAC or MP3"),
+    "truncated": (lambda wav, txt: os.truncate(wav, 30_000), InvalidArgument, "length must be 1 to 30 s, it is 0.62"),
+    "spaces": (lambda wav, txt: txt.write_text(" \n"), InvalidArgument, "text must contain the words"),
+    "latin-1": (lambda wav, txt: txt.write_bytes(b"caf\xe9"), InvalidArgument, "text must be UTF-8"),
+    "clip linked out": (lambda wav, txt: without(wav).symlink_to(__file__), InvalidArgument, f"ann.wav {LEAVES}"),
+    "text linked out": (lambda wav, txt: without(txt).symlink_to(__file__), InvalidArgument, f"ann.txt {LEAVES}"),
+    "link to nothing": (lambda wav, txt: without(wav).symlink_to("gone.wav"), InvalidArgument, f"ann.wav {MISSING}"),
+    "link to itself": (lambda wav, txt: without(wav).symlink_to("ann.wav"), InvalidArgument, f"ann.wav {MISSING}"),
+    "link to a pipe": (link_to_a_pipe, InvalidArgument, f"ann.wav {MISSING}"),
+}
 
 
-def a_pipe_for_a_clip(folder: Path) -> None:
-    no_clip(folder)
-    os.mkfifo(folder / "ann.wav")
-
-
-def two_clips(folder: Path) -> None:
-    write(folder / "ann.flac", tone())
-
-
-def a_clip_of_noise(folder: Path) -> None:
-    (folder / "ann.wav").write_bytes(os.urandom(1_000))
-
-
-def a_truncated_clip(folder: Path) -> None:
-    (folder / "ann.wav").write_bytes((folder / "ann.wav").read_bytes()[:30_000])
-
-
-def spaces_for_a_text(folder: Path) -> None:
-    (folder / "ann.txt").write_text(" \n")
-
-
-def a_text_in_latin_1(folder: Path) -> None:
-    (folder / "ann.txt").write_bytes(b"caf\xe9")
-
-
-def link(folder: Path, target: Path) -> None:
-    no_clip(folder)
-    (folder / "ann.wav").symlink_to(target)
-
-
-def a_link_out(folder: Path) -> None:
-    link(folder, write(folder.parent / "secret.wav", tone()))
-
-
-def a_text_linked_out(folder: Path) -> None:
-    (folder.parent / "secret.txt").write_text("secret")
-    no_text(folder)
-    (folder / "ann.txt").symlink_to("../secret.txt")
-
-
-def a_link_to_nothing(folder: Path) -> None:
-    link(folder, folder / "gone.wav")
-
-
-def a_link_to_itself(folder: Path) -> None:
-    link(folder, folder / "ann.wav")
-
-
-def a_link_to_a_pipe(folder: Path) -> None:
-    os.mkfifo(folder / "pipe")
-    link(folder, folder / "pipe")
-
-
-BROKEN = [
-    (no_clip, NotFound, "'ann' has no clip"),
-    (no_text, NotFound, "'ann' has no text"),
-    (a_folder_for_a_clip, NotFound, "'ann' has no clip"),
-    (a_pipe_for_a_clip, NotFound, "'ann' has no clip"),
-    (two_clips, InvalidArgument, "more than one clip: ann.wav, ann.flac"),
-    (a_clip_of_noise, InvalidArgument, "not a WAV, FLAC or MP3"),
-    (a_truncated_clip, InvalidArgument, "length must be 1 to 30 s, it is 0.62"),
-    (spaces_for_a_text, InvalidArgument, "text must contain the words"),
-    (a_text_in_latin_1, InvalidArgument, "text must be UTF-8"),
-    (a_link_out, InvalidArgument, "ann.wav is a link that leaves the folder"),
-    (a_text_linked_out, InvalidArgument, "ann.txt is a link that leaves the folder"),
-    (a_link_to_nothing, InvalidArgument, "ann.wav is a link to a missing file"),
-    (a_link_to_itself, InvalidArgument, "ann.wav is a link to a missing file"),
-    (a_link_to_a_pipe, InvalidArgument, "ann.wav is a link to a missing file"),
-]
+def damage(folder: Path, case: str) -> None:
+    BROKEN[case][0](folder / "ann.wav", folder / "ann.txt")
 
 
 @pytest.mark.timeout(20)  # opening a pipe would block
-@pytest.mark.parametrize(("damage", "kind", "words"), BROKEN, ids=[row[0].__name__ for row in BROKEN])
-def test_a_broken_voice_is_named_and_shows_no_path(
-    folder: Path, damage: Callable[[Path], None], kind: type[FieldError], words: str
-) -> None:
-    damage(folder)
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_voice_is_named_and_shows_no_path(folder: Path, case: str) -> None:
+    _, kind, words = BROKEN[case]
+    damage(folder, case)
     with pytest.raises(kind, match=words) as caught:
         Voices(folder).segment("ann", 0)
     assert caught.value.field == "VOICE"
@@ -223,9 +162,7 @@ def test_a_refused_voice_leaves_everything_as_it_was(folder: Path, tmp_path: Pat
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
 
 
-def test_a_disk_that_fills_up_leaves_everything_as_it_was(
-    folder: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fills_up_leaves_everything_as_it_was(folder: Path, clip: Path, monkeypatch: Patch) -> None:
     def full(self: Path, _: bytes) -> int:
         raise OSError(28, "No space left on device")
 
@@ -236,9 +173,7 @@ def test_a_disk_that_fills_up_leaves_everything_as_it_was(
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
 
 
-def test_a_crash_between_the_two_files_leaves_no_voice(
-    folder: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_between_the_two_files_leaves_no_voice(folder: Path, clip: Path, monkeypatch: Patch) -> None:
     real = Path.replace
 
     def crash(self: Path, target: Path) -> Path:
@@ -255,9 +190,7 @@ def test_a_crash_between_the_two_files_leaves_no_voice(
     assert Voices(folder).names() == ["ann"]
 
 
-def test_a_reader_never_gets_the_words_of_another_clip(
-    folder: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_never_gets_the_words_of_another_clip(folder: Path, clip: Path, monkeypatch: Patch) -> None:
     """The voice is replaced when its clip is open and its text is not yet."""
     real, replaced = Path.open, threading.Event()
 
@@ -301,9 +234,9 @@ def test_words_and_clip_stay_together_during_many_replacements(folder: Path, tmp
     assert seen == set(takes)
 
 
-@pytest.mark.parametrize("damage", [two_clips, no_clip, no_text, a_clip_of_noise, a_link_to_nothing, a_link_to_itself])
-def test_remove_deletes_all_files_of_a_voice(folder: Path, damage: Callable[[Path], None]) -> None:
-    damage(folder)
+@pytest.mark.parametrize("case", ["two clips", "no clip", "no text", "noise", "link to nothing", "link to itself"])
+def test_remove_deletes_all_files_of_a_voice(folder: Path, case: str) -> None:
+    damage(folder, case)
     remove_voice(folder, "ann")
     assert list(folder.iterdir()) == []
     with pytest.raises(NotFound, match="no voice named 'ann'"):

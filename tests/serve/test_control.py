@@ -1,7 +1,5 @@
 """The launcher's connections to its stages, and the readiness that it reports."""
 
-from __future__ import annotations
-
 import json
 import socket
 import threading

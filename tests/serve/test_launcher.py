@@ -1,7 +1,5 @@
 """What `misotts serve` refuses before it starts anything."""
 
-from __future__ import annotations
-
 import socket
 import tempfile
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The run folder, and what launchers that were killed have left in TMPDIR."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

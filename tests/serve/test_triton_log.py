@@ -1,7 +1,5 @@
 """The launcher's copy of Triton's output."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

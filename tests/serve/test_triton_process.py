@@ -1,7 +1,5 @@
 """tritonserver's process, with shell commands in its place."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

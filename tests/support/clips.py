@@ -1,7 +1,5 @@
 """Clips for tests of voices and the watermark."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Sends requests that our client would not send."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import grpc

@@ -1,7 +1,5 @@
 """The line numbers of a document's references to definitions: `python -m tests.support.references FILE` renews them."""
 
-from __future__ import annotations
-
 import ast
 import re
 import sys

@@ -1,7 +1,5 @@
 """An engine whose codes a test writes, a generate stage around it, and a receiver that keeps what it gets."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Tests of threads and processes wait for what these do, and fail after a limit."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """The base of `decode` and `watermark` without Triton: order, late chunks and a failing batch."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace

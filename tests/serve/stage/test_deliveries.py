@@ -1,7 +1,5 @@
 """Which chunks become responses, and which acknowledgements end a stream in `generate`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A stage's connection to the launcher, seen from the stage."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """The table of metrics: its page of the docs, and its publication."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,14 +17,14 @@ class Family:
     """Triton's `MetricFamily` and its one metric; `published` holds all families by name."""
 
     COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
-    published: dict[str, Family]
+    published: dict[str, Any]
 
     def __init__(self, name: str, description: str, kind: str) -> None:
         self.kind, self.value = kind, 0.0
         self.observed: list[float] = []
         self.published[name] = self
 
-    def Metric(self, labels: dict[str, str], buckets: list[float] | None = None) -> Family:  # noqa: N802
+    def Metric(self, labels: dict[str, str], buckets: list[float] | None = None) -> Any:  # noqa: N802
         assert (self.kind == self.HISTOGRAM) == (buckets is not None)
         return self
 

@@ -1,7 +1,5 @@
 """The queues of the prompt stage, on a pretended Triton and with a codec that works when the test allows it."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +16,6 @@ from misotts.prompt.voices import Voices
 from misotts.serve.stage.metrics import METRICS
 from misotts.serve.stage.prompt import PromptStage
 from misotts_client.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
-from tests.support.clips import folder_with_ann
 from tests.support.waiting import wait_until
 
 FRAMES = 3
@@ -72,7 +69,7 @@ def codec() -> Codec:
 
 
 @pytest.fixture
-def stage(codec: Codec, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def stage(codec: Codec, demo_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr("misotts.serve.stage.prompt.MAX_ENCODING", 2)
     monkeypatch.setattr("misotts.serve.stage.prompt.send", lambda sender, outputs, final: sender.append(outputs))
     monkeypatch.setattr("misotts.serve.stage.stage.refuse", lambda sender, error: sender.append(error))
@@ -80,7 +77,7 @@ def stage(codec: Codec, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.M
     stage.settings, stage.device = SimpleNamespace(ensemble_input="ENSEMBLE_INPUT", secret="secret"), "cpu"
     stage.link = SimpleNamespace(draining=threading.Event())
     stage.config = ModelConfig.load(demo_folder)
-    stage.prompter = Prompter(demo_folder, stage.config, codec.encode, Voices(folder_with_ann(tmp_path / "voices")))
+    stage.prompter = Prompter(demo_folder, stage.config, codec.encode, Voices(folder))
     stage.start_workers()
     yield stage
     codec.allow()

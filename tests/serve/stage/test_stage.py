@@ -1,7 +1,5 @@
 """What a stage reports to the launcher when its GPU is lost, and the lines of its log."""
 
-from __future__ import annotations
-
 import logging
 from types import SimpleNamespace
 from typing import Any

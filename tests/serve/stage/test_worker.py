@@ -1,7 +1,5 @@
 """A stage's worker thread: its queue is bounded, every batch is progress, and it goes on after failures."""
 
-from __future__ import annotations
-
 import queue
 import threading
 import time
