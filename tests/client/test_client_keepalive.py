@@ -35,11 +35,10 @@ def test_a_dead_network_raises_unavailable(triton: FakeTriton, hasty: None) -> N
         assert time.monotonic() - started < 4
 
 
-def test_a_dead_network_raises_unavailable_in_the_async_client(triton: FakeTriton, hasty: None) -> None:
+async def test_a_dead_network_raises_unavailable_in_the_async_client(triton: FakeTriton, hasty: None) -> None:
     triton.script = silent
     swallow = threading.Event()
-
-    async def hear(url: str) -> None:
+    with proxy(triton.url, swallow) as url:
         async with AsyncClient(url) as speaker, speaker.stream("x") as stream:
             waiting = asyncio.ensure_future(anext(stream))
             while not triton.requests:
@@ -47,6 +46,3 @@ def test_a_dead_network_raises_unavailable_in_the_async_client(triton: FakeTrito
             swallow.set()
             with pytest.raises(Unavailable):
                 await asyncio.wait_for(waiting, 4)
-
-    with proxy(triton.url, swallow) as url:
-        asyncio.run(hear(url))

@@ -26,14 +26,16 @@ from misotts_client import (
     Speech,
     Unavailable,
 )
-from tests.support.fake_triton import FakeTriton, answer, endless, last_flag, refusal, silent, utterance
+from tests.support.fake_triton import FakeTriton, Script, answer, endless, last_flag, refusal, silent, utterance
 
 pytestmark = pytest.mark.timeout(20)
 
-Collect = Callable[..., tuple[list[Chunk], MisoError | None]]
+UNAVAILABLE, UNIMPLEMENTED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED
+Collected = tuple[list[Chunk], MisoError | None]
+Collect = Callable[..., Collected]
 
 
-def collect_blocking(url: str, **fields: Any) -> tuple[list[Chunk], MisoError | None]:
+def collect_blocking(url: str, **fields: Any) -> Collected:
     """Return all chunks of a stream, and the error that ended it."""
     chunks: list[Chunk] = []
     with Client(url) as client:
@@ -45,8 +47,8 @@ def collect_blocking(url: str, **fields: Any) -> tuple[list[Chunk], MisoError | 
     return chunks, None
 
 
-def collect_async(url: str, **fields: Any) -> tuple[list[Chunk], MisoError | None]:
-    async def run() -> tuple[list[Chunk], MisoError | None]:
+def collect_async(url: str, **fields: Any) -> Collected:
+    async def run() -> Collected:
         chunks: list[Chunk] = []
         async with AsyncClient(url) as client:
             try:
@@ -64,8 +66,18 @@ def collect(request: pytest.FixtureRequest) -> Collect:
     return request.param
 
 
-def scripted(*responses: Any) -> Callable[[Any, grpc.ServicerContext], Iterator[Any]]:
+def scripted(*responses: Any) -> Script:
     return lambda request, context: iter(responses)
+
+
+def aborted(status: grpc.StatusCode, text: str, *responses: Any) -> Script:
+    """Send the responses and end the call with a status."""
+
+    def script(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        yield from responses
+        context.abort(status, text)
+
+    return script
 
 
 @pytest.mark.parametrize("end", [[], [last_flag()]], ids=["flag with the last chunk", "flag on an empty response"])
@@ -73,11 +85,8 @@ def test_an_utterance(triton: FakeTriton, collect: Collect, end: list[Any]) -> N
     triton.script = lambda request, context: iter([*utterance(3, seed=2**62), answer(0, 3)][:3] + end)
     chunks, error = collect(triton.url, seed=2**62)
     assert error is None
-    assert [(chunk.frame, chunk.seed, chunk.finish) for chunk in chunks] == [
-        (0, 2**62, ""),
-        (1, 2**62, ""),
-        (2, 2**62, "eos"),
-    ]
+    ends = [(chunk.frame, chunk.seed, chunk.finish) for chunk in chunks]
+    assert ends == [(0, 2**62, ""), (1, 2**62, ""), (2, 2**62, "eos")]
     for chunk in chunks:
         assert chunk.audio.dtype == np.float32
         assert chunk.audio.flags.writeable
@@ -115,54 +124,31 @@ def test_a_refusal(triton: FakeTriton, collect: Collect, refused: MisoError, pre
     assert vars(error) == vars(refused)
 
 
-def test_a_refusal_by_triton_itself(triton: FakeTriton, collect: Collect) -> None:
-    text = "[request id: <id_unknown>] unexpected shape for input 'TEXT' for model 'misotts'. Expected [1], got [2]. "
-    triton.script = scripted(refusal(text))
-    _, error = collect(triton.url)
-    assert isinstance(error, InvalidArgument)
-    assert error.field == "TEXT"
-    assert "Expected [1], got [2]" in error.message
-
-
 def test_an_error_in_the_middle_of_speech(triton: FakeTriton, collect: Collect) -> None:
     triton.script = scripted(answer(), answer(samples=0, finish="error: DEADLINE_EXCEEDED: 500 ms passed"), last_flag())
     chunks, error = collect(triton.url)
-    assert len(chunks) == 1
-    assert isinstance(error, DeadlineExceeded)
-    assert error.message == "500 ms passed"
+    assert (len(chunks), type(error), str(error)) == (1, DeadlineExceeded, "DEADLINE_EXCEEDED: 500 ms passed")
     assert triton.drained.wait(5)
     assert not triton.cancelled.is_set()
 
 
-@pytest.mark.parametrize("end", [[], [last_flag()]], ids=["bare", "flagged"])
-def test_a_stream_that_closes_before_the_end_of_speech(triton: FakeTriton, collect: Collect, end: list[Any]) -> None:
-    triton.script = scripted(answer(), *end)
+CLOSED = "UNAVAILABLE: the server closed the stream before the end of speech"
+
+
+@pytest.mark.parametrize(
+    ("script", "heard", "text"),
+    [
+        pytest.param(scripted(answer()), 1, CLOSED, id="closed early"),
+        pytest.param(scripted(answer(), last_flag()), 1, CLOSED, id="closed early with a flag"),
+        pytest.param(aborted(UNAVAILABLE, "gone", answer()), 1, "UNAVAILABLE: URL: gone", id="broken"),
+        pytest.param(aborted(UNAVAILABLE, "gone", *utterance(2)), 2, "None", id="broken after the end of speech"),
+        pytest.param(aborted(UNIMPLEMENTED, "what?"), 0, "INTERNAL: URL: what?", id="not Triton"),
+    ],
+)
+def test_the_end_of_a_stream(triton: FakeTriton, collect: Collect, script: Script, heard: int, text: str) -> None:
+    triton.script = script
     chunks, error = collect(triton.url)
-    assert len(chunks) == 1
-    assert isinstance(error, Unavailable)
-    assert error.message == "the server closed the stream before the end of speech"
-
-
-def test_a_stream_that_breaks(triton: FakeTriton, collect: Collect) -> None:
-    def breaks(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        yield answer()
-        context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
-
-    triton.script = breaks
-    chunks, error = collect(triton.url)
-    assert len(chunks) == 1
-    assert isinstance(error, Unavailable)
-    assert error.message == f"{triton.url}: Socket closed"
-
-
-def test_a_break_after_the_end_of_speech_is_no_error(triton: FakeTriton, collect: Collect) -> None:
-    def breaks(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        yield from utterance(2)
-        context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
-
-    triton.script = breaks
-    chunks, error = collect(triton.url)
-    assert (len(chunks), error) == (2, None)
+    assert (len(chunks), str(error)) == (heard, text.replace("URL", triton.url))
 
 
 def test_no_server_at_the_url(collect: Collect) -> None:
@@ -173,16 +159,6 @@ def test_no_server_at_the_url(collect: Collect) -> None:
     assert isinstance(error, Unavailable)
     assert url in error.message
     assert "refused" in error.message
-
-
-def test_a_server_that_is_not_triton(triton: FakeTriton, collect: Collect) -> None:
-    def unimplemented(request: Any, context: grpc.ServicerContext) -> Any:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
-
-    triton.script = unimplemented
-    _, error = collect(triton.url)
-    assert isinstance(error, Internal)
-    assert error.message == f"{triton.url}: Method not found!"
 
 
 def test_a_response_that_is_not_speech(triton: FakeTriton, collect: Collect) -> None:
@@ -216,15 +192,12 @@ def speak_blocking(url: str) -> Speech:
         return client.speak("hello")
 
 
-def speak_async(url: str) -> Speech:
-    async def run() -> Speech:
-        async with AsyncClient(url) as client:
-            return await client.speak("hello")
-
-    return asyncio.run(run())
+async def speak_async(url: str) -> Speech:
+    async with AsyncClient(url) as client:
+        return await client.speak("hello")
 
 
-@pytest.mark.parametrize("speak", [speak_blocking, speak_async])
+@pytest.mark.parametrize("speak", [speak_blocking, lambda url: asyncio.run(speak_async(url))])
 def test_speak(triton: FakeTriton, speak: Callable[[str], Speech]) -> None:
     def slow(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         yield answer(samples=0)  # no audio yet: the clock continues
@@ -299,74 +272,64 @@ def test_an_interrupt_while_speaking_cancels(triton: FakeTriton, monkeypatch: py
 # Cancelling, asyncio
 
 
-def test_leaving_the_async_block_cancels(triton: FakeTriton) -> None:
-    async def run() -> None:
-        async with AsyncClient(triton.url) as client:
-            async with client.stream("hello") as stream:
-                async for chunk in stream:
-                    assert chunk.frame == 0
-                    break
-            assert await asyncio.to_thread(triton.cancelled.wait, 5)
+async def cancelled(triton: FakeTriton) -> bool:
+    return await asyncio.to_thread(triton.cancelled.wait, 5)
 
+
+async def has_request(triton: FakeTriton) -> None:
+    while not triton.requests:
+        await asyncio.sleep(0.01)
+
+
+async def test_leaving_the_async_block_cancels(triton: FakeTriton) -> None:
     triton.script = endless
-    asyncio.run(run())
+    async with AsyncClient(triton.url) as client:
+        async with client.stream("hello") as stream:
+            assert (await anext(stream)).frame == 0
+        assert await cancelled(triton)
 
 
 @pytest.mark.parametrize("script", [endless, silent])
-def test_cancelling_the_task_cancels(triton: FakeTriton, script: Any) -> None:
-    async def run() -> None:
-        async with AsyncClient(triton.url) as client:
-            task = asyncio.create_task(client.speak("hello"))
-            while not triton.requests:
-                await asyncio.sleep(0.01)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert await asyncio.to_thread(triton.cancelled.wait, 5)
-
+async def test_cancelling_the_task_cancels(triton: FakeTriton, script: Script) -> None:
     triton.script = script
-    asyncio.run(run())
-
-
-def test_cancelling_the_async_stream_does_not_cancel_the_task(triton: FakeTriton) -> None:
-    async def run() -> None:
-        async with AsyncClient(triton.url) as client:
-            stream = client.stream("hello")
-            asyncio.get_running_loop().call_later(0.05, stream.cancel)
-            with pytest.raises(Cancelled):
-                await anext(stream)
-            assert await asyncio.to_thread(triton.cancelled.wait, 5)
-
-    triton.script = silent
-    asyncio.run(run())
-
-
-def test_closing_the_async_client_does_not_cancel_the_task(triton: FakeTriton) -> None:
-    async def run() -> None:
-        client = AsyncClient(triton.url)
+    async with AsyncClient(triton.url) as client:
         task = asyncio.create_task(client.speak("hello"))
-        while not triton.requests:
-            await asyncio.sleep(0.01)
-        await client.close()
-        with pytest.raises(Cancelled):
+        await has_request(triton)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
             await task
-        assert not task.cancelled()
-        assert await asyncio.to_thread(triton.cancelled.wait, 5)
+        assert await cancelled(triton)
 
+
+async def test_cancelling_the_async_stream_does_not_cancel_the_task(triton: FakeTriton) -> None:
     triton.script = silent
-    asyncio.run(run())
+    async with AsyncClient(triton.url) as client:
+        stream = client.stream("hello")
+        asyncio.get_running_loop().call_later(0.05, stream.cancel)
+        with pytest.raises(Cancelled):
+            await anext(stream)
+        assert await cancelled(triton)
 
 
-def test_a_dropped_async_stream_is_cancelled(triton: FakeTriton) -> None:
-    async def run() -> None:
-        async with AsyncClient(triton.url) as client:
-            async for _ in client.stream("hello"):
-                break
-            gc.collect()
-            assert await asyncio.to_thread(triton.cancelled.wait, 5)
+async def test_closing_the_async_client_does_not_cancel_the_task(triton: FakeTriton) -> None:
+    triton.script = silent
+    client = AsyncClient(triton.url)
+    task = asyncio.create_task(client.speak("hello"))
+    await has_request(triton)
+    await client.close()
+    with pytest.raises(Cancelled):
+        await task
+    assert not task.cancelled()
+    assert await cancelled(triton)
 
+
+async def test_a_dropped_async_stream_is_cancelled(triton: FakeTriton) -> None:
     triton.script = endless
-    asyncio.run(run())
+    async with AsyncClient(triton.url) as client:
+        async for _ in client.stream("hello"):
+            break
+        gc.collect()
+        assert await cancelled(triton)
 
 
 # Many at once
@@ -390,14 +353,11 @@ def test_many_threads_share_a_client(triton: FakeTriton) -> None:
         assert all(is_whole(chunks, seed) for seed, chunks in enumerate(streams))
 
 
-def test_many_tasks_share_a_client(triton: FakeTriton) -> None:
-    async def run() -> None:
-        async with AsyncClient(triton.url) as client:
-
-            async def one(seed: int) -> bool:
-                return is_whole([chunk async for chunk in client.stream("hello", seed=seed)], seed)
-
-            assert all(await asyncio.gather(*[one(seed) for seed in range(40)]))
-
+async def test_many_tasks_share_a_client(triton: FakeTriton) -> None:
     triton.script = echo
-    asyncio.run(run())
+    async with AsyncClient(triton.url) as client:
+
+        async def one(seed: int) -> bool:
+            return is_whole([chunk async for chunk in client.stream("hello", seed=seed)], seed)
+
+        assert all(await asyncio.gather(*[one(seed) for seed in range(40)]))
