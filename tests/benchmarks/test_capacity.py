@@ -16,12 +16,13 @@ from typer.testing import CliRunner
 from benchmarks.capacity.calibrate import SCALED, Seen, calibrate
 from benchmarks.capacity.device import Device
 from benchmarks.capacity.planner import Option, Planner, fleet
-from benchmarks.capacity.simulate import Caller, Server, Simulated, simulate
+from benchmarks.capacity.simulate import Caller, Server, simulate
 from benchmarks.capacity.stages import Decode, Piece
 from benchmarks.capacity.traffic import Traffic, read_day
 from benchmarks.costs import table as cost
 from benchmarks.costs.gpus import GPUS, NoSuchPrecisionError, floor
 from benchmarks.costs.table import CostError, CostTable, Grid, Line, PromptCost
+from benchmarks.load.caller import Answer
 from benchmarks.load.plan import Call, Load, calls
 from benchmarks.load.summary import overall
 from benchmarks.record import write
@@ -60,20 +61,20 @@ TABLE = CostTable(
 
 
 def plain(rate: float, seconds: float, **changes: Any) -> Load:
-    return replace(Load(rate=rate, seconds=seconds), **changes)
+    return Load(rate=rate, seconds=seconds, **changes)
 
 
-def alone(table: CostTable) -> Simulated:
+def alone(table: CostTable) -> Answer:
     """Simulate one call on an idle server."""
-    return simulate(plain(1, 0.001), table, LIMITS)
+    (answer,) = simulate(plain(1, 0.001), table, LIMITS).answers
+    return answer
 
 
 def ttfa_ms(table: CostTable) -> float:
-    (answer,) = alone(table).answers
-    assert answer.ttfa_s is not None
-    return answer.ttfa_s * 1000
+    return (alone(table).ttfa_s or 0) * 1000
 
 
+PROMPT_POSITIONS = TABLE.prompt.positions(len(next(calls(plain(1, 1))).request.text))
 LONE = 2 * NETWORK + 5 * HOP + PROMPT + (HOLD_BACK + 1) * STEP + DECODE + WATERMARK
 
 
@@ -83,7 +84,7 @@ def test_a_lone_callers_first_audio_is_the_sum_of_its_way(overlaps: bool) -> Non
 
 
 def test_a_lone_callers_last_audio_is_a_step_for_every_frame() -> None:
-    (answer,) = alone(TABLE).answers
+    answer = alone(TABLE)
     frames = round(answer.audio_s * SAMPLE_RATE / FRAME_SAMPLES)
     assert answer.finish == "length"
     assert frames > HOLD_BACK
@@ -92,15 +93,12 @@ def test_a_lone_callers_last_audio_is_a_step_for_every_frame() -> None:
 
 def test_a_prompt_costs_what_its_positions_cost_beyond_the_first() -> None:
     table = replace(TABLE, prefill=Line([1, 1001], [5.0, 1005.0]))
-    chars = len(next(calls(plain(1, 1))).request.text)
-    assert ttfa_ms(table) == pytest.approx(LONE + TABLE.prompt.positions(chars) - 1)
+    assert ttfa_ms(table) == pytest.approx(LONE + PROMPT_POSITIONS - 1)
 
 
 def test_a_step_costs_what_its_context_costs() -> None:
     table = replace(TABLE, step=Grid([1], [0, 4096], [[STEP, STEP + 4096]]))  # a millisecond for each position
-    chars = len(next(calls(plain(1, 1))).request.text)
-    prompt = TABLE.prompt.positions(chars)
-    assert ttfa_ms(table) == pytest.approx(LONE + sum(prompt + frame for frame in range(HOLD_BACK)))
+    assert ttfa_ms(table) == pytest.approx(LONE + sum(PROMPT_POSITIONS + frame for frame in range(HOLD_BACK)))
 
 
 def test_a_call_beside_running_streams_waits_for_the_planned_step() -> None:
@@ -194,12 +192,12 @@ def test_every_call_ends_once_and_leaves_nothing_behind(
         else:
             assert answer.call.listener == "cancels"
             assert answer.audio_s < asked_s + 0.001
-    generate = server.generate
-    generate.core.scheduler.check()
-    assert not generate.core.streams
-    assert not generate.core.scheduler.running
-    assert generate.core.scheduler.free_slots == LIMITS.max_streams
-    assert generate.core.scheduler.pool.available == blocks - 1
+    core = server.generate.core
+    core.scheduler.check()
+    assert not core.streams
+    assert not core.scheduler.running
+    assert core.scheduler.free_slots == LIMITS.max_streams
+    assert core.scheduler.pool.available == blocks - 1
 
 
 def test_the_same_seed_makes_the_same_answers() -> None:
@@ -222,8 +220,7 @@ def test_more_load_is_never_better() -> None:
 
 
 def test_a_full_server_refuses() -> None:
-    few = Limits(max_streams=1, max_waiting=1)
-    figures = overall(simulate(plain(20, 2), TABLE, few).answers, 2)
+    figures = overall(simulate(plain(20, 2), TABLE, Limits(max_streams=1, max_waiting=1)).answers, 2)
     assert figures["errors"]["UNAVAILABLE"] > 10
     assert figures["heard_to_the_end"] + figures["errors"]["UNAVAILABLE"] == figures["calls"]
 
@@ -238,8 +235,7 @@ def test_a_voice_is_prefilled_once() -> None:
 
 
 def test_a_closed_loop_has_as_many_callers_as_it_says() -> None:
-    load = replace(Load(streams=3, seconds=6), rate=None)
-    run = simulate(load, TABLE, LIMITS)
+    run = simulate(Load(streams=3, seconds=6), TABLE, LIMITS)
     spans = [(answer.sent_s, answer.ended_s) for answer in run.answers]
     assert max(sum(begun <= at < ended for begun, ended in spans) for at, _ in spans) == 3
     assert len(run.answers) > 6
@@ -306,11 +302,7 @@ def test_a_table_survives_its_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_table_names_the_key(tmp_path: Path, key: str, value: Any, words: str) -> None:
-    raw = TABLE.to_json()
-    if value is ...:
-        del raw[key]
-    else:
-        raw[key] = value
+    raw = {name: each for name, each in (TABLE.to_json() | {key: value}).items() if each is not ...}
     path = tmp_path / "costs.json"
     path.write_text(json.dumps(raw))
     with pytest.raises(CostError, match=f"costs.json: {words}"):
@@ -337,17 +329,12 @@ def test_a_calibration_finds_what_the_server_adds() -> None:
     table = replace(TABLE, network_ms=0.0, step=growing(1.0), speed_when_busy=[1.0, 0.8])
     factors = {"generate": 1.4, "decode": 2.0, "watermark": 0.9}
 
-    def slower(stage: str, name: str) -> Grid:
-        grid: Grid = getattr(table, name)
-        return replace(grid, ms=[[ms * factors[stage] for ms in row] for row in grid.ms])
+    def slower(grid: Grid, factor: float) -> Grid:
+        return replace(grid, ms=[[ms * factor for ms in row] for row in grid.ms])
 
-    real = replace(
-        table,
-        step=slower("generate", "step"),
-        decode=slower("decode", "decode"),
-        watermark=slower("watermark", "watermark"),
-        hop_ms=3.5,
-    )
+    grids = (table.step, table.decode, table.watermark)
+    step, decode, watermark = (slower(grid, factor) for grid, factor in zip(grids, factors.values(), strict=True))
+    real = replace(table, step=step, decode=decode, watermark=watermark, hop_ms=3.5)
     seen = []
     for count in (1, 3):
         load = Load(streams=count, seconds=6)
@@ -366,13 +353,11 @@ OBJECTIVE = Objective(ttfa_p95_ms=400, continuity=0.99)
 GROWING = replace(TABLE, step=growing(2.0), speed_when_busy=[1.0, 0.5])
 
 
-def planner(traffic: Traffic = TRAFFIC) -> Planner:
-    return Planner(traffic, OBJECTIVE, max_streams=64, counted=200)
+PLANNER = Planner(TRAFFIC, OBJECTIVE, max_streams=64, counted=200)
 
 
 def test_a_fleet_has_as_many_servers_as_the_peak_needs() -> None:
-    option = Option("constant", GROWING)
-    holding = planner().holds(option)
+    holding = PLANNER.holds(Option("constant", GROWING))
     found = fleet(holding, TRAFFIC)
     assert holding.best
     assert found
@@ -389,22 +374,21 @@ def test_a_fleet_has_as_many_servers_as_the_peak_needs() -> None:
 
 
 def test_an_objective_below_a_lone_callers_ttfa_never_holds() -> None:
-    hopeless = Planner(TRAFFIC, Objective(LONE - 1, 0.5), max_streams=8, counted=50)
-    holding = hopeless.holds(Option("constant", TABLE))
+    holding = Planner(TRAFFIC, Objective(LONE - 1, 0.5), max_streams=8, counted=50).holds(Option("constant", TABLE))
     assert holding.best is None
     assert min(point.rate for point in holding.points) * TRAFFIC.mean_utterance_s > 0.01
     assert fleet(holding, TRAFFIC) is None
 
 
 def test_the_calls_of_a_failed_server_are_repeated_at_once() -> None:
-    failure = planner().failure(Option("constant", GROWING), servers=3)
+    failure = PLANNER.failure(Option("constant", GROWING), servers=3)
     share = TRAFFIC.peak_rate / 3 * TRAFFIC.mean_utterance_s
     assert failure["broken_streams"] == round(share)
     quiet, burst = failure["before"]["calls"] / 50, failure["first_seconds"]["calls"] - TRAFFIC.peak_rate / 2 * 10
     assert quiet == pytest.approx(TRAFFIC.peak_rate / 3, rel=0.3)
     assert burst == pytest.approx(share / 2, abs=25)
     assert failure["first_seconds"]["ttfa_ms"]["p95"] > failure["before"]["ttfa_ms"]["p95"]
-    assert planner().failure(Option("constant", GROWING), servers=1)["all_is_lost"]
+    assert PLANNER.failure(Option("constant", GROWING), servers=1)["all_is_lost"]
 
 
 def test_traffic_adds_up() -> None:
@@ -429,38 +413,36 @@ def run_capacity(*options: str) -> Any:
     return CliRunner().invoke(app, ["capacity", "--calls=50", *options])
 
 
-def test_capacity_answers_with_the_source_of_its_costs(tmp_path: Path) -> None:
-    output = tmp_path / "plan.json"
-    options = ["--callers=400", "--price=h100=2.5", "--price=h200=3.5", f"--output={output}", "--continuity=0.9"]
-    result = run_capacity("--gpu=h100", "--max-streams=8", *options)
+def plan(folder: Path, *options: str) -> tuple[dict[str, Any], str]:
+    """Return the plan of `misotts capacity` from its file, and what the command printed, as one line."""
+    output = folder / "plan.json"
+    result = run_capacity(*options, f"--output={output}")
     assert result.exit_code == 0, result.output
-    plan = json.loads(output.read_text())
-    printed = " ".join(result.output.split())
+    return json.loads(output.read_text()), " ".join(result.output.split())
+
+
+def test_capacity_answers_with_the_source_of_its_costs(tmp_path: Path) -> None:
+    prices = ("--price=h100=2.5", "--price=h200=3.5")
+    found, printed = plan(tmp_path, "--gpu=h100", "--max-streams=8", "--callers=400", "--continuity=0.9", *prices)
+    planned, *others = found["options"]
     assert "from the floor model, never measured" in printed
-    assert all(answer["source"] == "floor model" for answer in plan["options"] + plan["changes"])
-    assert [answer["name"] for answer in plan["options"]] == [
-        f"H100 SXM, {times} x floor" for times in ("1.5", "1", "2")
-    ]
-    assert {"FP8 weights", "H200"} < {answer["name"] for answer in plan["changes"]}
-    planned = plan["options"][0]
+    assert all(answer["source"] == "floor model" for answer in found["options"] + found["changes"])
+    assert [each["name"] for each in found["options"]] == [f"H100 SXM, {n} x floor" for n in ("1.5", "1", "2")]
+    assert {"FP8 weights", "H200"} < {answer["name"] for answer in found["changes"]}
     assert planned["price_per_audio_hour"]["fixed"] > planned["price_per_audio_hour"]["scaled"] > 0
-    assert [failure["servers"] for failure in plan["failures"]] == [
-        planned["fleet"]["at_peak"],
-        planned["fleet"]["with_spare"],
-    ]
-    spares = [f"{each['name']}: {each['fleet']['with_spare']}" for each in plan["options"][1:]]
-    assert f"{planned['fleet']['with_spare']} GPUs, of which one is a spare; {'; '.join(spares)}." in printed
+    at_peak, with_spare = planned["fleet"]["at_peak"], planned["fleet"]["with_spare"]
+    assert [failure["servers"] for failure in found["failures"]] == [at_peak, with_spare]
+    spares = [f"{each['name']}: {each['fleet']['with_spare']}" for each in others]
+    assert f"{with_spare} GPUs, of which one is a spare; {'; '.join(spares)}." in printed
     assert [each.name for each in tmp_path.iterdir()] == ["plan.json"]
 
 
 def test_a_measured_table_is_called_measured(tmp_path: Path) -> None:
     table = replace(GROWING, not_measured_here=["hop_ms"])
     costs = write(tmp_path / "costs.json", {**table.to_json(), "date": TABLE.date})
-    output = tmp_path / "plan.json"
-    result = run_capacity(f"--costs={costs}", "--callers=20", "--continuity=0.9", f"--output={output}")
-    assert result.exit_code == 0, result.output
-    assert "constant (measured 2026-11-23, but for hop_ms)" in result.output
-    assert "never measured" not in result.output
+    _, printed = plan(tmp_path, f"--costs={costs}", "--callers=20", "--continuity=0.9")
+    assert "constant (measured 2026-11-23, but for hop_ms)" in printed
+    assert "never measured" not in printed
 
 
 @pytest.mark.parametrize(
@@ -482,8 +464,6 @@ def test_a_wrong_option_is_refused(option: str, words: str) -> None:
 
 
 def test_capacity_reports_an_objective_that_cannot_hold(tmp_path: Path) -> None:
-    output = tmp_path / "plan.json"
-    result = run_capacity("--callers=20", "--ttfa-p95-ms=1", "--max-streams=8", f"--output={output}")
-    assert result.exit_code == 0, result.output
-    assert "not even a lone caller's objective holds" in " ".join(result.output.split())
-    assert json.loads(output.read_text())["failures"] == []
+    found, printed = plan(tmp_path, "--callers=20", "--ttfa-p95-ms=1", "--max-streams=8")
+    assert "not even a lone caller's objective holds" in printed
+    assert found["failures"] == []

@@ -17,6 +17,11 @@ from tests.support.scripted import numbered as never_ends
 ZERO = [0] * CODEBOOKS
 
 
+@pytest.fixture
+def stage() -> ScriptedStage:
+    return ScriptedStage(never_ends)
+
+
 def ends_at(last: int) -> Callable[[int, int], list[int]]:
     return lambda seed, frame: ZERO if frame == last else never_ends(seed, frame)
 
@@ -58,16 +63,14 @@ def test_a_frame_with_one_code_above_zero_is_audio() -> None:
 
 
 @pytest.mark.parametrize("max_frames", [1, 2, 7])
-def test_length_ends_the_utterance_with_its_last_frame(max_frames: int) -> None:
-    stage = ScriptedStage(never_ends)
+def test_length_ends_the_utterance_with_its_last_frame(stage: ScriptedStage, max_frames: int) -> None:
     inbox = stage.submit(utterance(seed=3, max_frames=max_frames))
     run(stage)
     assert (len(inbox.codes), inbox.finish) == (max_frames, "length")
     assert len(inbox.chunks[-1].codes) > 0
 
 
-def test_chunks_have_the_size_of_the_request_and_are_numbered() -> None:
-    stage = ScriptedStage(never_ends)
+def test_chunks_have_the_size_of_the_request_and_are_numbered(stage: ScriptedStage) -> None:
     free = stage.submit(utterance(seed=1, max_frames=40))
     fixed = stage.submit(utterance(seed=2, max_frames=10, chunk_frames=4))
     run(stage)
@@ -77,8 +80,7 @@ def test_chunks_have_the_size_of_the_request_and_are_numbered() -> None:
     assert [chunk.index for chunk in fixed.chunks] == [0, 1, 2]
 
 
-def test_a_first_chunk_is_sent_before_the_other_chunks_of_its_step() -> None:
-    stage = ScriptedStage(never_ends)
+def test_a_first_chunk_is_sent_before_the_other_chunks_of_its_step(stage: ScriptedStage) -> None:
     order = []
 
     class Ordered(Inbox):
@@ -135,8 +137,7 @@ def test_a_full_pool_makes_utterances_wait() -> None:
     assert [inbox.finish for inbox in inboxes] == ["length"] * 4
 
 
-def test_missing_acknowledgements_pause_only_their_own_stream() -> None:
-    stage = ScriptedStage(never_ends)
+def test_missing_acknowledgements_pause_only_their_own_stream(stage: ScriptedStage) -> None:
     slow = stage.submit(utterance(seed=1, max_frames=40, chunk_frames=1), acknowledges=False)
     quick = stage.submit(utterance(seed=2, max_frames=40, chunk_frames=1))
     for _ in range(60):
@@ -149,28 +150,20 @@ def test_missing_acknowledgements_pause_only_their_own_stream() -> None:
     assert (len(slow.codes), slow.finish) == (40, "length")
 
 
-def test_everything_is_freed_when_the_caller_leaves() -> None:
-    stage = ScriptedStage(never_ends)
+@pytest.mark.parametrize(
+    ("end", "error"), [("cancelled", "CANCELLED: the caller left"), ("failed", "INTERNAL: a later stage failed")]
+)
+def test_an_acknowledgement_may_end_the_stream(stage: ScriptedStage, end: str, error: str) -> None:
     inbox = stage.submit(utterance(seed=1, max_frames=50))
     stage.step()
-    stage.core.acknowledge(inbox.chunks[0].stream, 0, cancelled=True)
+    stage.core.acknowledge(inbox.chunks[0].stream, 0, **{end: True})
     run(stage)
-    assert inbox.finish == "error: CANCELLED: the caller left"
+    assert inbox.finish == f"error: {error}"
+    assert dict(stage.core.statistics.finished) == {error.split(":")[0].lower(): 1}
     assert len(inbox.codes) < 5
 
 
-def test_a_failure_of_a_later_stage_is_not_counted_as_a_cancel() -> None:
-    stage = ScriptedStage(never_ends)
-    inbox = stage.submit(utterance(seed=1, max_frames=50))
-    stage.step()
-    stage.core.acknowledge(inbox.chunks[0].stream, 0, failed=True)
-    run(stage)
-    assert inbox.finish == "error: INTERNAL: a later stage failed"
-    assert dict(stage.core.statistics.finished) == {"internal": 1}
-
-
-def test_an_abandoned_stream_needs_no_acknowledgement() -> None:
-    stage = ScriptedStage(never_ends)
+def test_an_abandoned_stream_needs_no_acknowledgement(stage: ScriptedStage) -> None:
     spoken = utterance(seed=1, max_frames=50)
     stage.submit(spoken, acknowledges=False)
     stage.step()
@@ -178,16 +171,14 @@ def test_an_abandoned_stream_needs_no_acknowledgement() -> None:
     run(stage)
 
 
-def test_a_deadline_before_the_first_chunk_is_an_ordinary_refusal() -> None:
-    stage = ScriptedStage(never_ends)
+def test_a_deadline_before_the_first_chunk_is_an_ordinary_refusal(stage: ScriptedStage) -> None:
     inbox = stage.submit(utterance(seed=1, deadline=-1.0))
     run(stage)
     assert isinstance(inbox.error, DeadlineExceeded)
     assert not inbox.chunks
 
 
-def test_a_deadline_after_the_first_chunk_ends_the_stream_in_finish() -> None:
-    stage = ScriptedStage(never_ends)
+def test_a_deadline_after_the_first_chunk_ends_the_stream_in_finish(stage: ScriptedStage) -> None:
     inbox = stage.submit(utterance(seed=1, max_frames=50, deadline=1.0))
     stage.step()
     stage.now = 1.0
@@ -213,8 +204,7 @@ def test_a_quiet_stream_is_probed() -> None:
     run(stage)
 
 
-def test_a_stream_that_a_later_stage_lost_is_ended_and_forgotten() -> None:
-    stage = ScriptedStage(never_ends)
+def test_a_stream_that_a_later_stage_lost_is_ended_and_forgotten(stage: ScriptedStage) -> None:
     inbox = stage.submit(utterance(seed=1, max_frames=50, chunk_frames=1), acknowledges=False)
     stage.step()
     stage.now = SILENT_AFTER_S
