@@ -457,13 +457,15 @@ def test_a_measured_table_is_called_measured(tmp_path: Path) -> None:
         ("--output=plan.txt", "must end in .json"),
     ],
 )
-def test_a_wrong_option_is_refused(option: str, words: str) -> None:
+def test_a_wrong_option_is_refused(option: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
     result = run_capacity(option)
     assert result.exit_code == 2
     assert words in " ".join(result.output.replace("│", " ").split())
 
 
 def test_capacity_reports_an_objective_that_cannot_hold(tmp_path: Path) -> None:
-    found, printed = plan(tmp_path, "--callers=20", "--ttfa-p95-ms=1", "--max-streams=8")
+    costs = write(tmp_path / "costs.json", GROWING.to_json())
+    found, printed = plan(tmp_path, f"--costs={costs}", "--callers=20", "--ttfa-p95-ms=1")
     assert "not even a lone caller's objective holds" in printed
     assert found["failures"] == []
