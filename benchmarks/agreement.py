@@ -38,7 +38,7 @@ class Agreement:
     """Means over all codes."""
 
     likeliest: float
-    """Share of codes whose likeliest value is the same."""
+    """Share of codes with the same likeliest value."""
     overlap: float
     """Probability that the two distributions (temperature 0.9, top-k 50) have in common: 1 if they are equal, 0 if no
     code can be sampled from both."""

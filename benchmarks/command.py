@@ -23,7 +23,7 @@ bench.command()(sweep)
 def peers(
     model: Annotated[Path, typer.Option(help="Model folder; both sides run its weights.")] = Path("models/demo"),
     threads: Annotated[int, typer.Option(min=1, help="Number of torch threads of every side.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Number of prompt sets that every side speaks.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of prompt sets from which every side generates.")] = 5,
     output: JsonOutput = Path("out/peers.json"),
 ) -> None:
     """Compare the speed of the generate stage with Transformers' CSM: same weights, same prompts."""

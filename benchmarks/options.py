@@ -1,4 +1,4 @@
-"""What several commands share: options, the check of the output file, errors as exit status."""
+"""Code that several commands share: options, the check of the output file, errors as exit status."""
 
 from __future__ import annotations
 

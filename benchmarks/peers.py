@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-# On cores that other processes use too, a spinning OpenMP thread takes the time that its neighbour needs.
+# On cores that other processes use too, a spinning OpenMP thread takes the time that another one needs.
 os.environ["OMP_WAIT_POLICY"] = "passive"
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Thousands of callers of every kind, most of them rude; afterwards nothing may be held and nothing may have grown.
+"""Thousands of callers, most of them faulty; afterwards the server may hold nothing and must not have grown.
 
     python -m benchmarks.soak [--requests 2000]
 
@@ -40,27 +40,27 @@ Caller = Callable[[Client, random.Random], str]
 """Makes one call and returns what became of it."""
 
 
-def listens(client: Client, dice: random.Random) -> str:
-    frames = dice.randint(1, 25)
-    chunk_frames = dice.choice([0, 0, 1, 5])
+def listens(client: Client, rng: random.Random) -> str:
+    frames = rng.randint(1, 25)
+    chunk_frames = rng.choice([0, 0, 1, 5])
     speech = client.speak("Hello from Miso.", max_audio_ms=frames * FRAME_MS, chunk_frames=chunk_frames)
     if len(speech.audio) != frames * FRAME_SAMPLES or speech.finish != "length":
         raise AssertionError(f"asked for {frames} frames, got {len(speech.audio) / FRAME_SAMPLES} and {speech.finish}")
     return "listened"
 
 
-def hangs_up(client: Client, dice: random.Random) -> str:
+def hangs_up(client: Client, rng: random.Random) -> str:
     with client.stream("I shall not hear the end.", max_audio_ms=40_000) as stream:
-        for _ in range(dice.randint(0, 4)):
+        for _ in range(rng.randint(0, 4)):
             next(stream)
     return "hung up"
 
 
-def is_killed(client: Client, dice: random.Random) -> str:
+def is_killed(client: Client, rng: random.Random) -> str:
     """Kill a process that listens."""
     process = multiprocessing.get_context("spawn").Process(target=_listen_forever, args=(client.url,), daemon=True)
     process.start()
-    time.sleep(dice.uniform(0.3, 1.5))
+    time.sleep(rng.uniform(0.3, 1.5))
     assert process.pid
     os.kill(process.pid, signal.SIGKILL)
     process.join()
@@ -73,17 +73,17 @@ def _listen_forever(url: str) -> None:
             pass
 
 
-def hurries(client: Client, dice: random.Random) -> str:
+def hurries(client: Client, rng: random.Random) -> str:
     try:
-        client.speak("Quick!", max_audio_ms=60_000, timeout_ms=dice.randint(1, 600))
+        client.speak("Quick!", max_audio_ms=60_000, timeout_ms=rng.randint(1, 600))
     except DeadlineExceeded:
         return "ran out of time"
     raise AssertionError("a minute of speech came within its deadline")
 
 
-def asks_wrongly(client: Client, dice: random.Random) -> str:
+def asks_wrongly(client: Client, rng: random.Random) -> str:
     try:
-        client.speak("Hello.", temperature=dice.choice([-1.0, 3.0]))
+        client.speak("Hello.", temperature=rng.choice([-1.0, 3.0]))
     except InvalidArgument:
         return "was refused"
     raise AssertionError("a temperature outside its limits was accepted")
@@ -102,10 +102,10 @@ class Outcome:
 
 def soak(server: RunningServer, requests: int, killed: int, seed: int = 0, progress: bool = False) -> Outcome:
     """Run `requests` callers of `KINDS` and `killed` callers that are killed; then look for what is left."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     callers, weights = zip(*KINDS, strict=True)
-    plan = [*dice.choices(callers, weights, k=requests), *[is_killed] * killed]
-    dice.shuffle(plan)
+    plan = [*rng.choices(callers, weights, k=requests), *[is_killed] * killed]
+    rng.shuffle(plan)
     with Client(server.url) as client, ThreadPoolExecutor(CALLERS) as pool:
 
         def call(number: int, caller: Caller) -> str:

@@ -1,4 +1,4 @@
-"""What the processes of a running server use."""
+"""Resources that the processes of a running server use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a voice costs: time to first audio without a voice, with one used for the first time, and for the second time.
+"""The cost of a voice: time to first audio without a voice, with one used for the first time, and for the second time.
 
     python -m benchmarks.voice [--times 15]
 

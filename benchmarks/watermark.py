@@ -3,7 +3,7 @@
     python -m benchmarks.watermark [--clips 200] [--marked 100] [--processes 2]
 
 Writes `results/watermark-<date>.json` and prints the tables of docs/watermark.md. Clips of 5 s are cut from speech
-whose sentences training never saw, and streamed in the server's chunk sizes.
+with sentences that training never saw, and streamed in the server's chunk sizes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m demo.model models/demo
 
-Random weights speak noise and never end an utterance; only the watermark is trained. Tests and benchmarks also make
+Random weights generate noise and never end an utterance; only the watermark is trained. Tests and benchmarks also make
 weights of other sizes with these functions.
 """
 

@@ -3,7 +3,7 @@
 A stage alone in a loop is faster than in the server, where other threads use the core's caches between two of its
 calls, threads of one process wait for the interpreter lock, and every chunk passes through Triton. Closed loops of few
 callers on the real server measure the difference. Each stage's grid is scaled until its busy time for a second of audio
-is the measured one, and the hop until the time to first audio of a lone caller is. Nothing else is fitted: queues,
+is the measured one, and the hop until the time to first audio of a single caller is. Nothing else is fitted: queues,
 batches and contention at other loads are the simulation's.
 """
 

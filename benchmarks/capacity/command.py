@@ -13,24 +13,24 @@ from benchmarks.options import Continuity, JsonOutput, TtfaP95
 def capacity(
     callers: Annotated[int, typer.Option(min=1, help="Number of simultaneous callers at the peak.")] = 2000,
     talk_share: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Share of a caller's time in which the server speaks.")
+        float, typer.Option(min=0.01, max=1, help="Share of a call in which the caller hears speech.")
     ] = 0.4,
     utterance_s: Annotated[float, typer.Option(min=0.5, max=40, help="Median length of an utterance, in s.")] = 4.2,
     day: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="JSON list of 24 numbers, calls by hour; by default an evening peak."
+            exists=True, dir_okay=False, help="JSON file with 24 numbers, calls by hour; by default an evening peak."
         ),
     ] = None,
     gpu: Annotated[str, typer.Option(help="GPU of the floor model: l40s, a100, h100, h200 or b200.")] = "h100",
     fp8: Annotated[bool, typer.Option("--fp8", help="Assume FP8 weights.")] = False,
     costs: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="A cost table (benchmarks/costs/table.py) instead of a GPU."),
+        typer.Option(exists=True, dir_okay=False, help="Cost table (see benchmarks/costs/table.py) instead of a GPU."),
     ] = None,
     ttfa_p95_ms: TtfaP95 = 300.0,
     continuity: Continuity = 0.999,
-    max_streams: Annotated[int, typer.Option(min=1, help="As in `misotts serve`.")] = 256,
+    max_streams: Annotated[int, typer.Option(min=1, help="Option of the planned servers.")] = 256,
     price: Annotated[
         list[str] | None,
         typer.Option(help="Price of a GPU-hour, such as h100=2.50; may be repeated. With --costs: a bare number."),

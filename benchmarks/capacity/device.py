@@ -1,4 +1,4 @@
-"""A device whose stages slow each other down when they work at the same time."""
+"""A device with stages that slow each other down when they work at the same time."""
 
 from __future__ import annotations
 

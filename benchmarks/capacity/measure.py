@@ -60,9 +60,9 @@ SIZES = replace(
     seconds_per_row=math.inf,
 )
 ROUNDS = 3
-"""Rounds over each grid, of which the least times count: other work on the machine lasts longer than one place."""
+"""Rounds over each grid; the least times count, because other work on the machine lasts longer than one place."""
 PAUSE_S = 0.03
-"""Pause between calls of decode and watermark, whose caches forget in a server too."""
+"""Pause between calls of decode and watermark, so that caches are as cold as in a server."""
 ROUNDS_TOGETHER = 5
 MESSAGES = 100
 BURST = 16
@@ -140,7 +140,7 @@ async def _measure_messages(url: str) -> tuple[float, float]:
 
         async def refused() -> None:
             with suppress(NotFound):
-                await client.speak("Hello.", voice="nobody")
+                await client.speak("Hello.", voice="unknown")
 
         async def round_trips_ms(at_once: int) -> float:
             times = []

@@ -83,7 +83,7 @@ def answer_in_words(plan: dict[str, Any]) -> str:
     """Return the plan's number of GPUs, and the numbers of the other options."""
     planned, others = plan["options"][0], plan["options"][1:]
     if not planned["fleet"]:
-        return f"{planned['label']}: not even a lone caller's objective holds."
+        return f"{planned['label']}: not even a single caller's objective holds."
     numbers = [f"{planned['fleet']['with_spare']} GPUs, of which one is a spare"]
     for other in others:
         numbers.append(f"{other['name']}: {other['fleet']['with_spare'] if other['fleet'] else 'no number of them'}")
@@ -93,7 +93,7 @@ def answer_in_words(plan: dict[str, Any]) -> str:
 def traffic_in_words(plan: dict[str, Any]) -> str:
     traffic = plan["traffic"]
     return (
-        f"{traffic['callers']:,} callers at the peak, each spoken to {traffic['talk_share']:.0%} of the time in"
+        f"{traffic['callers']:,} callers at the peak, each hears speech {traffic['talk_share']:.0%} of the time in"
         f" utterances of {traffic['mean_utterance_s']:.1f} s: {traffic['peak_streams']:,.0f} streams,"
         f" {traffic['peak_calls_per_s']:.1f} utterances begin in a second;"
         f" {traffic['audio_hours_a_day']:,.0f} hours of audio a day"

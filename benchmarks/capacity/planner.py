@@ -17,7 +17,7 @@ from benchmarks.sweep.knee import Objective, find_knee
 from misotts.engines.interface import Limits
 
 WARM_UP_S = 10.0
-"""Calls that are due earlier meet a server that fills up: they are simulated and not counted."""
+"""Calls that are due earlier meet a server that is not full yet: they are simulated and not counted."""
 CALLS = 2000
 """Calls counted at each rate: a continuity of 99.9 % allows two of them an underrun."""
 PRECISION = 0.05
@@ -65,7 +65,7 @@ class Holding:
 
     option: Option
     best: Point | None
-    """The largest rate tried that holds the objective; None if not even a lone caller's does."""
+    """The largest rate tried that holds the objective; None if not even a single caller's does."""
     points: list[Point]
     """All rates that were tried, lowest first."""
 

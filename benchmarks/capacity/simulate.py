@@ -220,9 +220,9 @@ class Caller:
 
 
 def _prompt(call: Call, costs: CostTable) -> np.ndarray:
-    """A prompt whose positions tell apart what the KV pool must tell apart: voices and calls."""
+    """A prompt with different positions for what the KV pool must distinguish: voices and calls."""
     own = np.full((costs.prompt.positions(len(call.request.text)), 2), call.number + 1, np.int32)
     if call.request.voice is None:
         return own
-    voice = 2**30 + zlib.crc32(call.request.voice.encode()) % 2**30  # the number of no call
+    voice = 2**30 + zlib.crc32(call.request.voice.encode()) % 2**30  # no call has this number
     return np.concatenate([np.full((VOICE_POSITIONS, 2), voice, np.int32), own])

@@ -24,7 +24,7 @@ class Traffic:
     callers: int
     """Number of simultaneous callers at the peak."""
     talk_share: float
-    """Share of a caller's time in which the server speaks."""
+    """Share of a call in which the caller hears speech."""
     utterance_s: float
     """Median length of an utterance; lengths are log-normal with the spread of `misotts bench load`."""
     day: tuple[float, ...] = EVENING

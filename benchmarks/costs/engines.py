@@ -102,10 +102,10 @@ def speak(
 
 def random_prompts(config: ModelConfig, streams: int, text: int, audio: int, seed: int = 0) -> npt.NDArray[np.int32]:
     """Return prompts [streams, text + audio, codebooks + 1] of random text positions and then audio positions."""
-    dice = np.random.default_rng([streams, seed])
+    rng = np.random.default_rng([streams, seed])
     prompts = np.full((streams, text + audio, config.frame_columns), MASKED, np.int32)
-    prompts[:, :text, -1] = dice.integers(0, config.text_vocab_size, (streams, text))
-    prompts[:, text:, :-1] = dice.integers(0, config.audio_codes, (streams, audio, config.audio_num_codebooks))
+    prompts[:, :text, -1] = rng.integers(0, config.text_vocab_size, (streams, text))
+    prompts[:, text:, :-1] = rng.integers(0, config.audio_codes, (streams, audio, config.audio_num_codebooks))
     return prompts
 
 
@@ -121,8 +121,8 @@ class RandomWeights(Mapping[str, torch.Tensor]):
         shape = self.shapes[name]
         if name.endswith("scale"):
             return torch.ones(shape, device=self._device, dtype=self._dtype)
-        dice = torch.Generator(self._device).manual_seed(crc32(name.encode()))
-        tensor = torch.randn(shape, generator=dice, device=self._device, dtype=self._dtype)
+        rng = torch.Generator(self._device).manual_seed(crc32(name.encode()))
+        tensor = torch.randn(shape, generator=rng, device=self._device, dtype=self._dtype)
         inputs = shape[1] if name == "audio_head" else shape[-1]
         return tensor.mul_(0.2 if "embeddings" in name else inputs**-0.5 * (2 if "head" in name else 1))
 

@@ -82,7 +82,7 @@ class GenerateStage:
             self.section.time("prefill", partial(self.read, count), self.floors.prefill(count), positions=count)
 
     def time_parts(self) -> None:
-        """Fill the tables `embedding` and `depth`, whose times do not depend on the context."""
+        """Fill the tables `embedding` and `depth`; their times do not depend on the context."""
         config, embedding, device = self.config, self.engines.embedding, self.section.device
         for batch in self.sizes.batches:
             codes = torch.randint(config.audio_codes, (batch, config.audio_num_codebooks), device=device)

@@ -1,4 +1,4 @@
-"""What a section gets, and how its figures leave it."""
+"""The input of a section, and the functions that send its figures."""
 
 from __future__ import annotations
 

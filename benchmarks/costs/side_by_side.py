@@ -1,4 +1,4 @@
-"""How stages slow each other down on one device: each in a process of its own, alone and beside others.
+"""Stages that slow each other down on one device: each in a process of its own, alone and beside others.
 
 The speed of a shared machine changes within seconds. So every round times all stages, alone and together, within
 seconds of each other; only their ratios count, and of those the median.

@@ -1,4 +1,4 @@
-"""What is measured: the 8B shape on a GPU, and a toy shape through the same code on a CPU."""
+"""Sizes of the measurements: the 8B shape on a GPU, and a toy shape through the same code on a CPU."""
 
 from __future__ import annotations
 

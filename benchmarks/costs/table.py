@@ -1,4 +1,4 @@
-"""What the stages cost on a machine: times in a JSON file that anyone can write and `misotts capacity` reads.
+"""The cost of the stages on a machine: times in a JSON file that anyone can write and `misotts capacity` reads.
 
 All times are milliseconds of wall time with nothing else running on the device. Grids are rectangular. Costs are linear
 between two points, constant below the first point, and go on beyond the last point as between the last two. Only a
@@ -200,14 +200,14 @@ class CostTable:
         """Largest number of streams that the table covers."""
         return int(min(self.step.largest_row, self.decode.largest_row, self.watermark.largest_row))
 
-    def step_ms(self, draws: int, context: float, prefill: int) -> float:
-        """Return the time of a step: `draws` rows that get a frame, with `context` positions cached on average, beside
+    def step_ms(self, samples: int, context: float, prefill: int) -> float:
+        """Return the time of a step: `samples` rows get a frame, with `context` positions cached on average, beside
         `prefill` positions of prompts. The weights are read once for both, so prefill adds its cost beyond one
         position."""
         alone = self.prefill.at(prefill) if prefill else 0.0
-        if not draws:
+        if not samples:
             return alone
-        return self.step.at(draws, context) + max(alone - self.prefill.ms[0], 0.0)
+        return self.step.at(samples, context) + max(alone - self.prefill.ms[0], 0.0)
 
     def speed(self, busy: int) -> float:
         """Return the speed of each of `busy` stages that work at the same time; 1 is alone."""

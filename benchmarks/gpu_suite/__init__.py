@@ -1,1 +1,1 @@
-"""What a GPU makes of the whole pipeline, in one command: `make gpu-suite` (see docs/gpu-suite.md)."""
+"""Measurements of the whole pipeline on a GPU, in one command: `make gpu-suite` (see docs/gpu-suite.md)."""

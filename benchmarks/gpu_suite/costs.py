@@ -1,4 +1,4 @@
-"""Results → the cost table of `misotts capacity`, whose format `benchmarks/costs/table.py` describes.
+"""Results → the cost table of `misotts capacity`; `benchmarks/costs/table.py` describes its format.
 
 Figures that need Triton or the public tokenizer are listed under `not_measured_here`.
 """

@@ -90,17 +90,17 @@ def _check_embedding(section: Section, title: str, engines: Engines, reference: 
 
 def _check_backbone(section: Section, title: str, engines: Engines, reference: Engines, bound: Bound) -> None:
     """Prefill chunks beside frames of others, on unordered block tables, across the end of a block."""
-    dice = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     columns = TOY.max_seq_len // BLOCK_SIZE
     blocks = np.zeros((3, columns), np.int32)
-    blocks[:, :6] = 1 + dice.permutation(18).reshape(3, 6)
+    blocks[:, :6] = 1 + rng.permutation(18).reshape(3, 6)
     starts, worst = np.zeros(3, np.int32), 0.0
     for lengths in ([64, 7, 0], [30, 1, 129], [1, 1, 1], [1, 30, 1], [1, 1, 1]):
         rows = np.flatnonzero(lengths)
         counts = np.array(lengths, np.int32)[rows]
         order = rows[np.argsort(counts > 1, kind="stable")]  # as the core packs them: frames first, then prefill chunks
         counts = np.array(lengths, np.int32)[order]
-        inputs = torch.from_numpy(dice.normal(0, 1, (counts.sum(), TOY.backbone.embed_dim)).astype(np.float32))
+        inputs = torch.from_numpy(rng.normal(0, 1, (counts.sum(), TOY.backbone.embed_dim)).astype(np.float32))
 
         def run(sides: Engines, inputs: torch.Tensor, counts: np.ndarray, order: np.ndarray) -> torch.Tensor:
             table = sides.embedding.text_table
@@ -114,8 +114,8 @@ def _check_backbone(section: Section, title: str, engines: Engines, reference: E
 
 def _check_depth(section: Section, title: str, engines: Engines, reference: Engines, bound: Bound) -> None:
     rows = 24
-    dice = torch.Generator().manual_seed(2)
-    hidden = torch.randn(rows, TOY.backbone.embed_dim, generator=dice)
+    rng = torch.Generator().manual_seed(2)
+    hidden = torch.randn(rows, TOY.backbone.embed_dim, generator=rng)
     noise = gumbel_noise(torch.arange(rows), torch.zeros(rows, dtype=torch.int64), TOY.audio_num_codebooks, TOP_K)
     top_k = torch.tensor([1, TOP_K]).repeat(rows // 2)  # every second row is greedy
     sampling = Sampling(torch.full((rows,), 0.9), top_k, noise)
@@ -157,13 +157,13 @@ def _speak(engines: Engines) -> list[np.ndarray]:
 
 def _prompts(count: int) -> list[np.ndarray]:
     """Return prompts of text, audio, text, of different lengths."""
-    dice = np.random.default_rng(3)
+    rng = np.random.default_rng(3)
     prompts = []
     for number in range(count):
         text, audio = 5 + 20 * number, 10 + 7 * number
         prompt = np.full((text + audio, TOY.frame_columns), MASKED, np.int32)
-        prompt[:text, -1] = dice.integers(0, TOY.text_vocab_size, text)
-        prompt[text:, :-1] = dice.integers(0, TOY.audio_codes, (audio, TOY.audio_num_codebooks))
+        prompt[:text, -1] = rng.integers(0, TOY.text_vocab_size, text)
+        prompt[text:, :-1] = rng.integers(0, TOY.audio_codes, (audio, TOY.audio_num_codebooks))
         prompts.append(np.concatenate([prompt, prompt[:3]]))
     return prompts
 

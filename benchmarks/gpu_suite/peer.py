@@ -37,7 +37,7 @@ def peer(section: Section, compiled: bool) -> None:
                 began = time.perf_counter()
                 codes = run(prompts, frames, 0.9)
                 times.append((time.perf_counter() - began) * 1000)
-                assert codes.shape[:2] == (batch, frames), "not every frame was drawn"
+                assert codes.shape[:2] == (batch, frames), "not every frame was sampled"
         first, all_of_them = median(took[1]), median(took[sizes.peer_frames])
         per_frame = (all_of_them - first) / (sizes.peer_frames - 1)
         section.row(

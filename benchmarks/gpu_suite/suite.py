@@ -88,7 +88,7 @@ class Suite:
     device: str
     sizes: Sizes
     seconds: float
-    """For all sections together."""
+    """Runs the sections and keeps their results."""
     sections: dict[str, Result] = field(default_factory=dict)
     """Results by section: `state`, `seconds`, `checks`, `tables`, `values`, `clocks`."""
 

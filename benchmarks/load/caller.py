@@ -1,4 +1,4 @@
-"""One call: what a caller hears, when, and the check that it is what was asked for."""
+"""One call: the audio that a caller hears, its times, and the check that it is the audio asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from misotts_client import AsyncClient, Chunk, SpeechRequest
 from misotts_client.errors import MisoError
 
 KEPT = 10
-"""Number of first calls whose audio is kept."""
+"""Number of first calls that keep their audio."""
 SLOWNESS = 1.5
 """Seconds that a slow caller waits for each second of audio before it takes more."""
 

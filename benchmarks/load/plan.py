@@ -36,7 +36,7 @@ class Load:
     rate: float | None = None
     """Calls per second, whether or not earlier calls have ended."""
     arrivals: Arrivals = "poisson"
-    """Open loop: how the calls follow each other."""
+    """Open loop: distribution of the times between calls."""
     chars: int = 60
     """Median length of a text, in code points."""
     max_ms_per_char: float = 70.0
@@ -45,9 +45,9 @@ class Load:
     voice_share: float = 0.0
     """Share of calls with a voice, any of `voices`."""
     cancel_share: float = 0.0
-    """Share of callers who cancel somewhere within the audio."""
+    """Share of callers that cancel somewhere within the audio."""
     slow_share: float = 0.0
-    """Share of callers who take chunks more slowly than they play."""
+    """Share of callers that take chunks more slowly than they play."""
     chunk_frames: int = 0
     """As in the contract; 0 leaves it to the server."""
     seed: int = 0
@@ -69,29 +69,29 @@ class Call:
 def calls(load: Load) -> Iterator[Call]:
     """Yield the calls in order: those due within `seconds` in an open loop, without end in a closed loop."""
     corpus = TEXTS.read_text(encoding="utf-8").split()
-    # Separate dice, so that the same seed sends the same texts at every rate and in both loops.
-    dice = Random(load.seed)
+    # A generator of its own, so that the same seed sends the same texts at every rate and in both loops.
+    rng = Random(load.seed)
     for number, at_s in enumerate(_due_times(load)):
-        yield _call(load, number, at_s, corpus, dice)
+        yield _call(load, number, at_s, corpus, rng)
 
 
 def _due_times(load: Load) -> Iterator[float | None]:
     if load.rate is None:
         while True:
             yield None
-    dice = Random(f"arrivals {load.seed}")
+    rng = Random(f"arrivals {load.seed}")
     at_s = 0.0
     while at_s < load.seconds:
         yield at_s
-        at_s += dice.expovariate(load.rate) if load.arrivals == "poisson" else 1 / load.rate
+        at_s += rng.expovariate(load.rate) if load.arrivals == "poisson" else 1 / load.rate
 
 
-def _call(load: Load, number: int, at_s: float | None, corpus: list[str], dice: Random) -> Call:
-    # Every call throws all its dice, used or not, so that a changed share does not change the other calls.
-    chars = round(min(max(dice.lognormvariate(math.log(load.chars), SPREAD), MIN_CHARS), MAX_CHARS))
-    text = _text(chars, dice.randrange(len(corpus)), corpus)
+def _call(load: Load, number: int, at_s: float | None, corpus: list[str], rng: Random) -> Call:
+    # Every call takes all its random numbers, used or not, so that a changed share does not change the other calls.
+    chars = round(min(max(rng.lognormvariate(math.log(load.chars), SPREAD), MIN_CHARS), MAX_CHARS))
+    text = _text(chars, rng.randrange(len(corpus)), corpus)
     audio_ms = int(min(max(len(text) * load.max_ms_per_char, MIN_AUDIO_MS), MAX_AUDIO_MS)) // FRAME_MS * FRAME_MS
-    has_voice, which_voice, kind, cancel_at = (dice.random() for _ in range(4))
+    has_voice, which_voice, kind, cancel_at = (rng.random() for _ in range(4))
     voice = load.voices[int(which_voice * len(load.voices))] if has_voice < load.voice_share and load.voices else None
     listener: Listener = (
         "cancels" if kind < load.cancel_share else "slow" if kind < load.cancel_share + load.slow_share else "listens"
@@ -99,7 +99,7 @@ def _call(load: Load, number: int, at_s: float | None, corpus: list[str], dice: 
     request = SpeechRequest(
         text,
         voice=voice,
-        seed=dice.getrandbits(32),
+        seed=rng.getrandbits(32),
         max_audio_ms=audio_ms,
         chunk_frames=load.chunk_frames,
         timeout_ms=PATIENCE_MS + 3 * audio_ms,

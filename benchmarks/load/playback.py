@@ -25,7 +25,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Playback:
-    """The playback of an utterance whose first chunk was played as soon as it came."""
+    """The playback of an utterance; its first chunk is played as soon as it has come."""
 
     underrun_s: float
     """Silence within the utterance because the next chunk had not come. It is also the head start that would have

@@ -71,7 +71,7 @@ def timeline(result: Result, colour: str) -> str:
     calls = result["calls"]
     with rc_context(STYLE):
         figure = Figure(figsize=(7, 4.6), layout="constrained")
-        lines, crowd = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        lines, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         for call in calls:
             heard = call["chunk_at_s"][0] if call["chunk_at_s"] else call["ended_s"]
             width = min(6.0, 160 / len(calls))
@@ -84,8 +84,8 @@ def timeline(result: Result, colour: str) -> str:
         lines.grid(axis="y", visible=False)
         speaking = [(call["chunk_at_s"][0], call["ended_s"]) for call in calls if call["chunk_at_s"]]
         for spans, tone in (([(call["due_s"], call["ended_s"]) for call in calls], WAITING), (speaking, colour)):
-            crowd.fill_between(*at_once(spans), step="post", color=tone)
-        crowd.set(xlabel="s since the start", ylabel="at once", xlim=(0, None), ylim=(0, None))
+            counts.fill_between(*at_once(spans), step="post", color=tone)
+        counts.set(xlabel="s since the start", ylabel="at once", xlim=(0, None), ylim=(0, None))
         return svg(figure)
 
 
@@ -100,7 +100,7 @@ def playback_buffer(result: Result, colour: str) -> str:
 
 
 def _played(result: Result) -> list[Result]:
-    """Return the calls whose playback `summary` judges."""
+    """Return the calls with a playback that `summary` judges."""
     return [call for call in result["calls"] if call["stalls"] is not None]
 
 

@@ -1,4 +1,4 @@
-"""What the server used for a load: CPU and memory of its processes, busy time of its stages."""
+"""The server's resources under a load: CPU and memory of its processes, busy time of its stages."""
 
 from __future__ import annotations
 

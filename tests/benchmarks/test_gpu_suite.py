@@ -53,7 +53,7 @@ def test_the_cost_table_is_one_that_the_planner_reads(rehearsal: Path) -> None:
     (path,) = rehearsal.glob("costs-*.json")
     table = cost.read(path)
     assert table.max_batch == max(SMALL.batches)
-    assert table.step_ms(draws=2, context=64, prefill=30) > 0
+    assert table.step_ms(samples=2, context=64, prefill=30) > 0
 
 
 def run(*parts: Part, seconds: float = 60) -> Suite:

@@ -161,7 +161,7 @@ def test_faults_of_an_answer(chunks: list[Chunk], fault: str) -> None:
 
 
 class Scripted:
-    """A client whose streams yield a script: chunks, or an error."""
+    """A client with streams that yield a script: chunks, or an error."""
 
     def __init__(self, *script: Chunk | Exception) -> None:
         self.script = script
@@ -275,13 +275,13 @@ def test_the_terminal_shows_the_result(two_results: Results) -> None:
 
 def test_a_server_that_dies_under_load_leaves_the_calls_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_share, "PUBLISH_S", 0.0)
-    nobody = f"http://127.0.0.1:{free_ports(1)[0]}/metrics"
+    closed = f"http://127.0.0.1:{free_ports(1)[0]}/metrics"
     server = RunningServer(subprocess.Popen(["sleep", "60"], text=True), Ports(1, 2, 3, 4))
-    before = server_share.snapshot(nobody, server)
+    before = server_share.snapshot(closed, server)
     assert [each.name for each in before.usage] == ["launcher"]
     server.process.kill()
     server.process.wait()
-    after = server_share.snapshot(nobody, server)
+    after = server_share.snapshot(closed, server)
     assert server_share.stages(before, after, 1.0, 1.0) is None
     assert server_share.processes(before, after, 1.0, 0.1) == []
 

@@ -47,8 +47,8 @@ def calibration(model: Path, prompts: list[torch.Tensor]) -> Fp8:
 
 
 class Run:
-    """One prompt through the torch engine, and through the plugin with a checkpoint, whose matrices' inputs are
-    recorded."""
+    """One prompt through the eager engine, and through the plugin with a checkpoint; the inputs of its matrices
+    are recorded."""
 
     def __init__(self, model: Path, checkpoint: Path, prompt: torch.Tensor) -> None:
         config = ModelConfig.load(model)
@@ -87,7 +87,7 @@ class Run:
 
     @property
     def error(self) -> float:
-        """RMS of the difference, as a share of the RMS of the torch engine's states."""
+        """RMS of the difference, as a share of the RMS of the eager engine's states."""
         return float((self.found - self.wanted).square().mean().sqrt() / self.wanted.square().mean().sqrt())
 
 

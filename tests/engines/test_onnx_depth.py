@@ -1,4 +1,4 @@
-"""The depth graph in ONNX Runtime samples the torch engine's codes; a folder that is not up to date is refused."""
+"""The depth graph in ONNX Runtime samples the eager engine's codes; a folder that is not up to date is refused."""
 
 import sys
 from pathlib import Path

@@ -25,7 +25,7 @@ def send(steps: list[float], first_frames: int = 1, running: int = 1, chunk_fram
 
 
 def starved(chunks: list[tuple[float, int]], first_frames: int) -> float:
-    """Return the seconds that a caller hears nothing who plays each chunk when it arrives. The later stages hold back
+    """Return the seconds of silence for a caller that plays each chunk when it arrives. The later stages hold back
     the audio of the first `first_frames` - 1 frames."""
     held, dry, total = first_frames - 1, 0.0, 0.0
     for now, frames in chunks:

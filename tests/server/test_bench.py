@@ -90,7 +90,7 @@ def test_closed_loops_measure_the_stages_in_the_server(server: RunningServer, mo
 
 
 def test_refused_calls_are_counted_by_code(server: RunningServer) -> None:
-    load = replace(LOAD, voices=("nobody",), voice_share=1.0, seconds=0.5)
+    load = replace(LOAD, voices=("unknown",), voice_share=1.0, seconds=0.5)
     overall = measure(load, Target.of(server), lambda run: None)["overall"]
     assert overall["errors"] == {"NOT_FOUND": overall["calls"]}
     assert overall["continuity"] == 0

@@ -12,28 +12,28 @@ from misotts.synthesizer import Synthesizer
 from misotts_client import Client, SpeechRequest
 
 
-def speaks_like(url: str, synthesizer: Synthesizer, requests: list[SpeechRequest]) -> None:
-    """Check that the server speaks all requests at once as the library speaks each; same audio means same frames."""
+def check_audio(url: str, synthesizer: Synthesizer, requests: list[SpeechRequest]) -> None:
+    """Check that requests at once have the audio that the library makes of each; same audio means same frames."""
     with Client(url) as client, ThreadPoolExecutor(len(requests)) as pool:
         spoken = list(pool.map(client.speak, requests))
     for request, speech in zip(requests, spoken, strict=True):
         np.testing.assert_allclose(speech.audio, synthesizer.speak(request), rtol=0, atol=1e-5)
 
 
-def test_the_onnx_depth_decoder_speaks_like_the_eager_one(onnx_server: RunningServer, synthesizer: Synthesizer) -> None:
+def test_the_onnx_depth_decoder_gives_the_eager_audio(onnx_server: RunningServer, synthesizer: Synthesizer) -> None:
     requests = [
         SpeechRequest(
             "word " * (1 + 5 * n), seed=n, max_audio_ms=800 + 160 * n, temperature=n % 5 * 0.3, top_k=5 + 290 * n
         )
         for n in range(8)
     ]
-    speaks_like(onnx_server.url, synthesizer, requests)
+    check_audio(onnx_server.url, synthesizer, requests)
 
 
-def test_the_graph_engine_speaks_like_the_eager_one(
+def test_the_graph_engine_gives_the_eager_audio(
     demo_folder: Path, key_options: list[str], synthesizer: Synthesizer
 ) -> None:
     """Its code runs uncaptured on the CPU."""
     requests = [SpeechRequest("word " * (1 + 9 * n), seed=n, max_audio_ms=960, top_k=5 + 290 * n) for n in range(4)]
     with running_server(demo_folder, "--backbone=graph", "--max-streams=4", *key_options) as server:
-        speaks_like(server.url, synthesizer, requests)
+        check_audio(server.url, synthesizer, requests)

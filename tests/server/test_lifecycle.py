@@ -83,7 +83,7 @@ def test_a_killed_tritonserver_is_reported_in_one_line(demo_folder: Path, pinned
 
 @dataclass(frozen=True)
 class Killed:
-    """What a killed launcher left behind once its processes had ended."""
+    """The remains of a killed launcher once its processes have ended."""
 
     settings: Path
     settings_left: bool

@@ -1,4 +1,4 @@
-"""A server whose KV pool is too small for all that speak at once."""
+"""A server with a KV pool too small for all utterances at once."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def test_preempted_utterances_end_as_they_would_alone(onnx_server: RunningServer
     before = onnx_server.metrics()["misotts_generate_preempted_total"]
     with Client(onnx_server.url) as client:
         with ThreadPoolExecutor(CALLERS) as callers:
-            crowd = list(callers.map(client.speak, requests))
+            together = list(callers.map(client.speak, requests))
         time.sleep(PUBLISHED_S)
         assert onnx_server.metrics()["misotts_generate_preempted_total"] > before
         assert onnx_server.metrics()["misotts_generate_blocks_used"] == 0
         alone = client.speak(requests[-1])
-    assert [(len(speech.audio), speech.finish) for speech in crowd] == [(FRAMES * FRAME_SAMPLES, "length")] * CALLERS
-    np.testing.assert_allclose(crowd[-1].audio, alone.audio, rtol=0, atol=1e-5)
+    assert [(len(speech.audio), speech.finish) for speech in together] == [(FRAMES * FRAME_SAMPLES, "length")] * CALLERS
+    np.testing.assert_allclose(together[-1].audio, alone.audio, rtol=0, atol=1e-5)

@@ -23,7 +23,7 @@ Plain = torch._C.DisableTorchFunctionSubclass
 FREE_BYTES = 64 << 20
 
 WAITS = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "nonzero", "masked_select", "equal", "cpu"}
-"""Methods and functions whose result depends on what the device has computed."""
+"""Methods and functions with results that depend on what the device has computed."""
 ACROSS = {"copy_", "to", "cpu", "__getitem__", "__setitem__", "_set_grad"}
 """Functions that accept tensors of both devices."""
 READS = {

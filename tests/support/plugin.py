@@ -58,7 +58,7 @@ class Sequence:
     keys: int
     """Number of positions that the queries may attend to."""
     context: bool
-    """True for a context sequence, whose queries are FP8 if keys and values are."""
+    """True for a context sequence; its queries are FP8 if keys and values are."""
     offsets: np.ndarray
     """[2, blocks]."""
 

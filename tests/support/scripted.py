@@ -1,4 +1,4 @@
-"""An engine whose codes a test writes, a generate stage around it, and a receiver that keeps what it gets."""
+"""An engine with codes that a test writes, a generate stage around it, and a receiver that keeps its chunks."""
 
 from collections import deque
 from collections.abc import Callable
@@ -68,7 +68,7 @@ class ScriptedDepth:
 
 
 def numbered(seed: int, frame: int) -> list[int]:
-    """A script whose codes say which frame they are, as long as seed and frame are below 16."""
+    """A script with codes that identify their frame, as long as seed and frame are below 16."""
     return [1 + number % 16 for number in (seed, frame, seed + frame, seed * frame)]
 
 

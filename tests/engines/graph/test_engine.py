@@ -1,4 +1,4 @@
-"""The graph engine without capture, on the CPU: its frames are exactly the torch engine's."""
+"""The graph engine without capture, on the CPU: its frames are exactly the eager engine's."""
 
 from pathlib import Path
 from typing import Any

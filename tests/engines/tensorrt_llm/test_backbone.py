@@ -53,7 +53,7 @@ class Session:
 
 
 class Forgetful(Session):
-    """An engine without a fused kernel, whose prefill chunks ignore earlier ones."""
+    """An engine without a fused kernel: its prefill chunks ignore earlier ones."""
 
     def run(self, inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> None:
         lengths = torch.where(

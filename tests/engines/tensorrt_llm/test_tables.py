@@ -126,7 +126,7 @@ def test_every_step_has_the_torch_engines_hidden_states(conversation: tuple[Comp
 
 
 def assert_same_pools(engine: Compared) -> None:
-    """Compare the plugin's pool, in its documented layout, with the torch engine's. (Keys are up to 10, and rotated by
+    """Compare the plugin's pool, in its documented layout, with the eager engine's. (Keys are up to 10, and rotated by
     angles in float32 here and in float64 there.)"""
     wanted = engine.torch._pool.numpy()  # [layers, 2, blocks, kv_heads, positions, head_dim]
     assert np.abs(np.nan_to_num(engine.blocks[1:]).transpose(1, 2, 0, 3, 4, 5) - wanted[:, :, 1:]).max() < 2e-4
