@@ -22,10 +22,10 @@ pytestmark = pytest.mark.timeout(20)
 COMMAND = [sys.executable, "-c", "from misotts_client.say import main; main()"]
 
 
-def invoke(*words: str) -> Result:
+def invoke(out: Path, url: str, *options: str) -> Result:
     app = typer.Typer()
     app.command()(say)
-    return CliRunner().invoke(app, list(words))
+    return CliRunner().invoke(app, ["hello", "-o", str(out), "--url", url, *options])
 
 
 def read(path: Path) -> np.ndarray:
@@ -48,9 +48,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_a_wav_file_and_a_report(triton: FakeTriton, out: Path) -> None:
     triton.script = lambda request, context: utterance(25)
-    result = invoke(
-        "hello", "-o", str(out), "--url", triton.url, "--voice", "anna", "--seed", "7", "--max-audio-ms", "80"
-    )
+    result = invoke(out, triton.url, "--voice", "anna", "--seed", "7", "--max-audio-ms", "80")
     assert result.exit_code == 0, result.output
     np.testing.assert_array_equal(read(out), np.full(25 * 1920, round(0.5 * 32767), np.int16))
     printed = report(result.stdout)
@@ -62,7 +60,7 @@ def test_a_wav_file_and_a_report(triton: FakeTriton, out: Path) -> None:
 
 def test_loud_audio_is_clipped(triton: FakeTriton, out: Path) -> None:
     triton.script = lambda request, context: iter([answer(2, level=1.5), answer(2, level=-1.5, finish="eos")])
-    assert invoke("hello", "-o", str(out), "--url", triton.url).exit_code == 0
+    assert invoke(out, triton.url).exit_code == 0
     assert read(out).tolist() == [32767, 32767, -32767, -32767]
 
 
@@ -70,7 +68,7 @@ def test_loud_audio_is_clipped(triton: FakeTriton, out: Path) -> None:
 def test_a_refusal_is_one_line_and_overwrites_nothing(triton: FakeTriton, out: Path, code: str, status: int) -> None:
     out.write_text("precious")
     triton.script = lambda request, context: iter([refusal(f"in ensemble 'misotts', {code}: not\n  [this] way")])
-    result = invoke("hello", "-o", str(out), "--url", triton.url)
+    result = invoke(out, triton.url)
     assert result.exit_code == status
     assert result.stderr == f"error: {code}: not [this] way\n"
     assert result.stdout == ""
@@ -79,13 +77,13 @@ def test_a_refusal_is_one_line_and_overwrites_nothing(triton: FakeTriton, out: P
 
 def test_an_error_in_the_middle_of_speech_keeps_the_audio_so_far(triton: FakeTriton, out: Path) -> None:
     triton.script = lambda request, context: iter([answer(), answer(0, 1, finish="error: INTERNAL: decode failed")])
-    result = invoke("hello", "-o", str(out), "--url", triton.url)
+    result = invoke(out, triton.url)
     assert (result.exit_code, result.stderr) == (1, "error: INTERNAL: decode failed\n")
     assert len(read(out)) == 1920
 
 
 def test_a_value_that_no_tensor_can_hold(out: Path) -> None:
-    result = invoke("hello", "-o", str(out), "--speaker", str(2**40))
+    result = invoke(out, "127.0.0.1:1", "--speaker", str(2**40))
     assert result.exit_code == 2
     assert result.stderr.startswith("error: INVALID_ARGUMENT: SPEAKER: ")
 
@@ -103,12 +101,8 @@ def test_a_file_that_cannot_be_written_cancels_the_stream(triton: FakeTriton, tm
 
 def test_an_interrupt_cancels_the_stream_and_keeps_the_audio_so_far(triton: FakeTriton, out: Path) -> None:
     triton.script = endless
-    process = subprocess.Popen(
-        [*COMMAND, "hello", "-o", str(out), "--url", triton.url],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [*COMMAND, "hello", "-o", str(out), "--url", triton.url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not out.exists() or out.stat().st_size < 10_000:
         assert process.poll() is None
         time.sleep(0.01)

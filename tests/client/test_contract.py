@@ -99,10 +99,7 @@ def test_the_size_of_a_context_is_checked_before_its_tensors_are_read() -> None:
     check_context_size(1024, 2048 * 1920, POSITIONS)
     largest = {"TEXT": np.array([b"Hello."], np.object_), "CONTEXT_AUDIO": np.zeros(2048 * 1920 + 1, np.float32)}
     many = {**largest, "CONTEXT_TEXT": np.array([b"\xff"] * 1025, np.object_)}
-    for tensors, field, numbers in (
-        (many, "CONTEXT_TEXT", "1024.*1025"),
-        (largest, "CONTEXT_AUDIO", "3932160.*1"),
-    ):
+    for tensors, field, numbers in ((many, "CONTEXT_TEXT", "1024.*1025"), (largest, "CONTEXT_AUDIO", "3932160.*1")):
         with pytest.raises(InvalidArgument, match=numbers) as caught:
             read_request(tensors.get, POSITIONS)
         assert caught.value.field == field

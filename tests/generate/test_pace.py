@@ -39,7 +39,7 @@ def starved(chunks: list[tuple[float, int]], first_frames: int) -> float:
 
 
 @given(step=st.floats(0.0005, 0.079), first_frames=st.integers(1, 7), frames=st.integers(1, 300))
-def test_no_caller_runs_out_of_audio_while_generation_is_faster_than_playback(
+def test_audio_never_runs_out_while_generation_is_faster_than_playback(
     step: float, first_frames: int, frames: int
 ) -> None:
     assert starved(send([step] * frames, first_frames), first_frames) <= SURE
@@ -50,9 +50,7 @@ def test_no_caller_runs_out_of_audio_while_generation_is_faster_than_playback(
     late=st.lists(st.floats(0, LEAD_S - 0.001), min_size=1, max_size=120),
     first_frames=st.integers(1, 7),
 )
-def test_audio_is_missing_no_longer_than_if_every_frame_were_a_chunk(
-    base: float, late: list[float], first_frames: int
-) -> None:
+def test_gaps_are_no_longer_than_with_chunks_of_one_frame(base: float, late: list[float], first_frames: int) -> None:
     """Holds for any frame times of which none is `LEAD_S` longer than the one before."""
     steps = [base + each for each in late]
     alone = [(sum(steps[: n + 1]), 1) for n in range(len(steps))]
@@ -62,7 +60,7 @@ def test_audio_is_missing_no_longer_than_if_every_frame_were_a_chunk(
 
 
 @given(steps=st.lists(st.floats(0, 0.3), max_size=200), running=st.integers(0, 5000), first_frames=st.integers(1, 7))
-def test_no_frame_is_lost_and_no_chunk_is_longer_than_the_contract_allows(
+def test_no_frame_is_lost_and_no_chunk_exceeds_the_contract(
     steps: list[float], running: int, first_frames: int
 ) -> None:
     chunks = send(steps, first_frames, running)

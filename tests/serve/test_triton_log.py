@@ -13,9 +13,7 @@ BUSY_PORT = "E1123 01:49:15.408497 23559 main.cc:288] failed to start HTTP servi
 NO_GPU = "E1123 01:49:14.1 23559 server.cc:241] CudaDriverHelper has not been initialized.\n"
 
 
-def test_the_log_has_all_lines_and_stderr_the_errors_of_stages(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_log_has_all_lines_and_stderr_the_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = TritonLog(tmp_path / "log")
     log.copy(LINES)
     assert log.save(tmp_path / "saved")

@@ -31,9 +31,7 @@ NEXT = Piece(1, False, np.zeros(0, np.float32))
         pytest.param([(FIRST, 2, FAILED), (FIRST, 1, "")], ["0 failed", "0"], id="the slot's next stream starts anew"),
     ],
 )
-def test_what_the_caller_and_generate_get(
-    chunks: list[tuple[Piece[Any] | None, int, str]], expected: list[str]
-) -> None:
+def test_what_is_sent_and_acknowledged(chunks: list[tuple[Piece[Any] | None, int, str]], expected: list[str]) -> None:
     """Chunks are (piece, frames, finish); results are the number of the first frame sent, or "-", and "failed"."""
     deliveries = Deliveries(slots=2)
     found = [deliveries.add(piece, frames * FRAME_SAMPLES, finish) for piece, frames, finish in chunks]

@@ -35,9 +35,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 @pytest.mark.timeout(30)
-def test_commands_set_their_events_and_a_closed_connection_ends_the_stage(
-    tmp_path: Path, ended: threading.Event
-) -> None:
+def test_commands_set_events_and_a_closed_connection_ends_the_stage(tmp_path: Path, ended: threading.Event) -> None:
     launcher = FakeLauncher(tmp_path / "control")
     launcher.send("drain")
     assert launcher.link.draining.wait(5)

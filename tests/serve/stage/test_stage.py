@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from misotts.serve.stage.stage import Stage, _LineFormatter
+
 
 @pytest.fixture
 def stage() -> Any:
     """Return a stage on a GPU, without metrics."""
-    from misotts.serve.stage.stage import Stage
 
     class Idle(Stage):
         name, device = "decode", "cuda"
@@ -48,8 +49,6 @@ def test_a_failure_without_harm_to_the_gpu_does_not_end_the_stage(stage: Any, mo
 
 
 def test_every_line_of_a_traceback_has_the_prefix_of_the_stage() -> None:
-    from misotts.serve.stage.stage import _LineFormatter
-
     formatter = _LineFormatter("misotts decode: %(levelname)s ")
     try:
         raise ValueError("thirteen")
