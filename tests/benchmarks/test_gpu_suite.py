@@ -106,8 +106,7 @@ def test_a_failing_section_leaves_the_others_alone(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_suite_ends_in_its_time() -> None:
-    begun = []
-    suite = run(Part("first", lambda section: begun.append(1), 1), seconds=0)
+    suite = run(Part("first", lambda section: None, 1), seconds=0)
     assert suite.sections["first"]["state"] == "not begun: the suite's time is up"
 
 

@@ -241,8 +241,7 @@ Results = tuple[dict[str, Any], dict[str, Any]]
 
 @pytest.fixture
 def two_results() -> Results:
-    right = answer_of(Scripted(*RIGHT), LISTENS)
-    failed = answer_of(Scripted(Unavailable("full")), LISTENS)
+    right, failed = (answer_of(Scripted(*script), LISTENS) for script in (RIGHT, [Unavailable("full")]))
     return result_of(LOAD, right, right), result_of(replace(LOAD, rate=9.0), right, failed, failed)
 
 
@@ -331,11 +330,11 @@ def test_wrong_options_of_load_are_refused_before_a_server_starts(options: list[
 
 def test_compare_writes_no_page_over_a_result(tmp_path: Path, two_results: Results) -> None:
     path = write(tmp_path / "one.json", two_results[0])
-    page_path = tmp_path / "page.html"
-    assert CliRunner().invoke(app, ["bench", "compare", str(path), str(path), f"-o{path}"]).exit_code == 2
+    command = ["bench", "compare", str(path), str(path)]
+    assert CliRunner().invoke(app, [*command, f"-o{path}"]).exit_code == 2
     assert compare.read(path)["overall"] == two_results[0]["overall"]
-    assert CliRunner().invoke(app, ["bench", "compare", str(path), str(path), f"-o{page_path}"]).exit_code == 0
-    assert page_path.exists()
+    assert CliRunner().invoke(app, [*command, f"-o{tmp_path / 'page.html'}"]).exit_code == 0
+    assert (tmp_path / "page.html").exists()
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "no JSON"])

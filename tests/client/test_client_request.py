@@ -4,8 +4,6 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor
 
@@ -47,7 +45,7 @@ def test_every_field() -> None:
         voice="anna",
         context=context,
         temperature=0.5,
-        top_k=1,
+        top_k=cast(int, np.int32(-(2**31))),  # the server checks the limits
         seed=-(2**63),
         max_audio_ms=160_000,
         chunk_frames=0,
@@ -62,24 +60,11 @@ def test_every_field() -> None:
         "CONTEXT_SAMPLES": ("INT32", [2, 3]),
         "CONTEXT_AUDIO": ("FP32", [0.0, 0.5, -1.0, 0.25, 1.0]),
         "TEMPERATURE": ("FP32", [0.5]),
-        "TOP_K": ("INT32", [1]),
+        "TOP_K": ("INT32", [-(2**31)]),
         "SEED": ("INT64", [-(2**63)]),
         "MAX_AUDIO_MS": ("INT32", [160_000]),
         "CHUNK_FRAMES": ("INT32", [0]),
         "TIMEOUT_MS": ("INT32", [2**31 - 1]),
-    }
-
-
-@given(
-    st.text(st.characters(exclude_categories=["Cs"])),
-    st.integers(-(2**63), 2**63 - 1),
-    st.integers(-(2**31), 2**31 - 1),
-)
-def test_values_arrive_unchanged_and_the_server_checks_their_limits(text: str, seed: int, top_k: int) -> None:
-    assert tensors(SpeechRequest(text, seed=seed, top_k=cast(int, np.int32(top_k)))) == {
-        "TEXT": ("BYTES", [text]),
-        "TOP_K": ("INT32", [top_k]),
-        "SEED": ("INT64", [seed]),
     }
 
 

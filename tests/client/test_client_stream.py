@@ -47,23 +47,22 @@ def collect_blocking(url: str, **fields: Any) -> Collected:
     return chunks, None
 
 
-def collect_async(url: str, **fields: Any) -> Collected:
-    async def run() -> Collected:
-        chunks: list[Chunk] = []
-        async with AsyncClient(url) as client:
-            try:
-                async for chunk in client.stream("hello", **fields):
-                    chunks.append(chunk)
-            except MisoError as error:
-                return chunks, error
-        return chunks, None
-
-    return asyncio.run(run())
+async def collect_async(url: str, **fields: Any) -> Collected:
+    chunks: list[Chunk] = []
+    async with AsyncClient(url) as client:
+        try:
+            async for chunk in client.stream("hello", **fields):
+                chunks.append(chunk)
+        except MisoError as error:
+            return chunks, error
+    return chunks, None
 
 
-@pytest.fixture(params=[collect_blocking, collect_async], ids=["blocking", "async"])
+@pytest.fixture(params=["blocking", "async"])
 def collect(request: pytest.FixtureRequest) -> Collect:
-    return request.param
+    if request.param == "blocking":
+        return collect_blocking
+    return lambda url, **fields: asyncio.run(collect_async(url, **fields))
 
 
 def scripted(*responses: Any) -> Script:

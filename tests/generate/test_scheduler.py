@@ -59,15 +59,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         paused = set(data.draw(st.lists(st.sampled_from(self.utterances), max_size=1))) if self.utterances else set()
         parts = self.scheduler.schedule(paused)
         self.check_parts(parts, paused)
-        for part in parts:
-            self.compute(part)
-        self.scheduler.advance(parts)
+        self.perform(parts)
         self.steps += 1
-        read_late = data.draw(st.booleans())
-        for part in parts:
-            if part.samples:
-                self.late.append(part.utterance)
-        if not read_late:
+        if data.draw(st.booleans()):
             self.read_back()
 
     def check_parts(self, parts: list[Part], paused: set[Utterance]) -> None:
@@ -81,6 +75,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.scheduler.running and not parts:
             stuck = [u for u in self.scheduler.running if u not in paused and u.sampled < u.order.max_frames]
             assert not stuck
+
+    def perform(self, parts: list[Part]) -> None:
+        for part in parts:
+            self.compute(part)
+        self.scheduler.advance(parts)
+        self.late += [part.utterance for part in parts if part.samples]
 
     def compute(self, part: Part) -> None:
         utterance = part.utterance
@@ -132,11 +132,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(2_000):
             if not self.utterances:
                 break
-            parts = self.scheduler.schedule()
-            for part in parts:
-                self.compute(part)
-            self.scheduler.advance(parts)
-            self.late += [part.utterance for part in parts if part.samples]
+            self.perform(self.scheduler.schedule())
             self.read_back()
         assert not self.utterances
         self.scheduler.check()

@@ -32,9 +32,6 @@ class FakeStage:
     def change(self, state: str, detail: str = "") -> None:
         self.send(state=state, detail=detail)
 
-    def heartbeat(self, **report: float) -> None:
-        self.send(report=report)
-
     def command(self) -> str:
         self.socket.settimeout(5)
         return json.loads(self.socket.makefile().readline())["command"]
@@ -56,9 +53,9 @@ def test_it_is_ready_when_all_stages_are_and_reports_one_that_dies(path: str) ->
     assert stages["generate"].command() == "others_ready"
     stages["generate"].change("ready")
     wait_until(lambda: control.ready)
-    stages["generate"].heartbeat(idle_s=0.1, streams=3)
+    stages["generate"].send(report=dict(idle_s=0.1, streams=3))
     wait_until(lambda: control.streams == 3)
-    stages["prompt"].heartbeat(idle_s=0.1, waiting=2)  # a drain waits for these too
+    stages["prompt"].send(report=dict(idle_s=0.1, waiting=2))  # a drain waits for these too
     wait_until(lambda: control.streams == 5)
     while not control.events.empty():
         control.events.get()
@@ -86,13 +83,13 @@ def test_a_stage_that_hangs_is_found(path: str, case: str, monkeypatch: pytest.M
     control = Control(path)
     stage = FakeStage(path, "decode")
     stage.change("ready")
-    stage.heartbeat(idle_s=0.0)
+    stage.send(report=dict(idle_s=0.0))
     wait_until(lambda: control.stages["decode"].report)
     assert control.hung_stage() is None
     if case == "no heartbeat":
         time.sleep(0.4)
     else:
-        stage.heartbeat(idle_s=0.5)
+        stage.send(report=dict(idle_s=0.5))
         wait_until(lambda: control.stages["decode"].report["idle_s"])
     assert control.hung_stage() == "decode"
 

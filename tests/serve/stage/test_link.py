@@ -11,19 +11,17 @@ import pytest
 
 from misotts.serve.stage.link import LauncherLink
 
+Pair = tuple[LauncherLink, socket.socket]
 
-class FakeLauncher:
-    """The launcher's end of one stage's connection."""
 
-    def __init__(self, path: Path) -> None:
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        self._listener.listen()
-        self.link = LauncherLink(str(path), "generate")
-        self.connection, _ = self._listener.accept()
-
-    def send(self, command: str) -> None:
-        self.connection.sendall(b'{"command": "%s"}\n' % command.encode())
+@pytest.fixture
+def connected(tmp_path: Path) -> Pair:
+    """A stage's link, and the launcher's end of the connection."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "control"))
+        listener.listen()
+        link = LauncherLink(str(tmp_path / "control"), "generate")
+        return link, listener.accept()[0]
 
 
 @pytest.fixture
@@ -35,22 +33,22 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 @pytest.mark.timeout(30)
-def test_commands_set_events_and_a_closed_connection_ends_the_stage(tmp_path: Path, ended: threading.Event) -> None:
-    launcher = FakeLauncher(tmp_path / "control")
-    launcher.send("drain")
-    assert launcher.link.draining.wait(5)
-    assert not launcher.link.others_ready.is_set()
-    launcher.send("others_ready")
-    assert launcher.link.others_ready.wait(5)
+def test_commands_set_events_and_a_closed_connection_ends_the_stage(connected: Pair, ended: threading.Event) -> None:
+    link, launcher = connected
+    launcher.sendall(b'{"command": "drain"}\n')
+    assert link.draining.wait(5)
+    assert not link.others_ready.is_set()
+    launcher.sendall(b'{"command": "others_ready"}\n')
+    assert link.others_ready.wait(5)
     assert not ended.is_set()
-    launcher.connection.close()
+    launcher.close()
     assert ended.wait(5)
 
 
-def test_a_launcher_killed_before_it_has_read_a_report_ends_the_stage(tmp_path: Path, ended: threading.Event) -> None:
-    launcher = FakeLauncher(tmp_path / "control")
-    launcher.link.ready()
-    launcher.connection.close()  # the connection is reset, not closed
+def test_a_launcher_killed_before_it_has_read_a_report_ends_the_stage(connected: Pair, ended: threading.Event) -> None:
+    link, launcher = connected
+    link.ready()
+    launcher.close()  # the connection is reset, not closed
     assert ended.wait(5)
 
 

@@ -3,6 +3,7 @@
 import logging
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -31,21 +32,13 @@ def stage() -> Any:
     return Idle()
 
 
-def test_a_lost_gpu_ends_the_stage(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost() -> None:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ...")
-
-    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+@pytest.mark.parametrize("lost", [["CUDA error: an illegal memory access was encountered"], []])
+def test_a_failure_ends_the_stage_only_if_its_gpu_is_lost(stage: Any, monkeypatch: Any, lost: list[str]) -> None:
+    errors = [RuntimeError(f"{error}\nCUDA kernel errors might be ...") for error in lost]
+    monkeypatch.setattr(torch.cuda, "synchronize", Mock(side_effect=[*errors, None]))
     stage.check_device()
     stage._heartbeat()
-    assert stage.failures == ["CUDA error: an illegal memory access was encountered"]
-
-
-def test_a_failure_without_harm_to_the_gpu_does_not_end_the_stage(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    stage.check_device()
-    stage._heartbeat()
-    assert stage.failures == []
+    assert stage.failures == lost
 
 
 def test_every_line_of_a_traceback_has_the_prefix_of_the_stage() -> None:
