@@ -14,36 +14,26 @@ from moshi.models.compression import MimiModel
 
 from demo.model import CONFIG as DEMO
 from demo.model import make_mimi_weights
-from misotts.config import FRAME_SAMPLES, MASKED, ModelConfig
+from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.decode.decoder import MAX_FRAMES, TAIL_LOUDNESS, TAIL_SAMPLES, Decoder
-from misotts.engines.embedding import Embedding
-from misotts.engines.interface import Batch, Limits, Sampling
-from misotts.engines.two_part import TwoPart
-from misotts.generate.loop import Generator
-from misotts.generate.utterance import Utterance
+from misotts.engines.interface import Sampling
 from misotts.mimi import build_mimi, encode, load_mimi
-from misotts.order import Order
 from misotts.slots import PACKED_SHARE, Piece, call_rows
 from misotts.synthesizer import Synthesizer
+from misotts.watermark.watermarker import Watermarker
 from misotts_client.errors import EOS, LENGTH
-from tests.support.scripted import Inbox
-from tests.support.waiting import wait_until
 
 SLOTS = 4
 LONG = 190
 """Number of frames: 15.2 s, more than the 10 s of Mimi's attention."""
 
 TOLERANCE = 1e-6
+CONFIG = ModelConfig.from_dict(DEMO)
 
 
 @pytest.fixture(scope="module")
-def config(demo_folder: Path) -> ModelConfig:
-    return ModelConfig.load(demo_folder)
-
-
-@pytest.fixture(scope="module")
-def mimi(demo_folder: Path, config: ModelConfig) -> MimiModel:
-    return load_mimi(demo_folder, config)
+def mimi(demo_folder: Path) -> MimiModel:
+    return load_mimi(demo_folder, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +41,14 @@ def decoder(mimi: MimiModel) -> Decoder:
     return Decoder(copy.deepcopy(mimi), SLOTS)  # a copy, because the reference `mimi` must not stream
 
 
-def make_codes(config: ModelConfig, frames: int, seed: int) -> np.ndarray:
-    codes = np.random.default_rng(seed).integers(0, config.audio_codes, (frames, config.audio_num_codebooks))
+def make_codes(frames: int, seed: int) -> np.ndarray:
+    codes = np.random.default_rng(seed).integers(0, CONFIG.audio_codes, (frames, CONFIG.audio_num_codebooks))
     return codes.astype(np.int32)
+
+
+def with_end(codes: np.ndarray) -> np.ndarray:
+    """Append the frame that ends speech."""
+    return np.concatenate([codes, np.zeros_like(codes[:1])])
 
 
 def whole(mimi: MimiModel, codes: np.ndarray) -> np.ndarray:
@@ -76,9 +71,9 @@ def stream(decoder: Decoder, codes: np.ndarray, sizes: list[int], slot: int = 0)
 
 @pytest.mark.parametrize("sizes", [[1], [3], [MAX_FRAMES], [60], [1, 2, 4, 8], [7, 1, 25, 2]], ids=str)
 def test_streamed_equals_whole_beyond_the_attentions_context(
-    decoder: Decoder, mimi: MimiModel, config: ModelConfig, sizes: list[int]
+    decoder: Decoder, mimi: MimiModel, sizes: list[int]
 ) -> None:
-    codes = make_codes(config, LONG, seed=1)
+    codes = make_codes(LONG, seed=1)
     audio = stream(decoder, codes, sizes)
     assert len(audio) == LONG * FRAME_SAMPLES
     expected = whole(mimi, codes)
@@ -93,7 +88,7 @@ def test_streamed_equals_whole_at_the_published_size() -> None:
     state = make_mimi_weights(config)
     mimi = build_mimi(config).eval().requires_grad_(False)
     mimi.load_state_dict(state)
-    codes = make_codes(config, LONG, seed=1)
+    codes = make_codes(LONG, seed=1)
     expected = whole(mimi, codes)
     audio = stream(Decoder(mimi, slots=1), codes, [1, 2, 4, 8])
     distance = float(np.abs(audio - expected).max())
@@ -103,13 +98,13 @@ def test_streamed_equals_whole_at_the_published_size() -> None:
 
 
 @pytest.mark.parametrize("slots", [SLOTS, 16])
-def test_streams_of_all_lengths_share_calls(decoder: Decoder, mimi: MimiModel, config: ModelConfig, slots: int) -> None:
+def test_streams_of_all_lengths_share_calls(decoder: Decoder, mimi: MimiModel, slots: int) -> None:
     """Each stream sounds as if it were alone: streams start at different times, are cut differently and reuse slots, in
     calls over the first rows and over packed rows."""
     decoder = decoder if slots == SLOTS else Decoder(copy.deepcopy(mimi), slots)
     random = np.random.default_rng(2)
     lengths = [150, 40, 170, 9, 60]
-    waiting = [(make_codes(config, length, seed), length) for seed, length in enumerate(lengths)]
+    waiting = [(make_codes(length, seed), length) for seed, length in enumerate(lengths)]
     running: dict[int, tuple[np.ndarray, int, list[np.ndarray]]] = {}
     done: list[tuple[np.ndarray, list[np.ndarray]]] = []
     while waiting or running:
@@ -150,11 +145,9 @@ def test_a_call_has_rows_for_its_streams_and_few_others(slots: int, data: st.Dat
         assert rows < 4 * len(members) or len(members) > slots // (2 * PACKED_SHARE) or slots < PACKED_SHARE
 
 
-def test_a_short_piece_does_not_wait_for_a_long_one(
-    decoder: Decoder, config: ModelConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_short_piece_does_not_wait_for_a_long_one(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [30, 1, 0, 8]
-    pieces = [Piece(slot, True, make_codes(config, length, slot)) for slot, length in enumerate(lengths)]
+    pieces = [Piece(slot, True, make_codes(length, slot)) for slot, length in enumerate(lengths)]
     calls = []
     decode = decoder._rows.decode
 
@@ -167,8 +160,8 @@ def test_a_short_piece_does_not_wait_for_a_long_one(
     assert done == [(2, 0, 0), (1, 1, 1), (3, 2, 8), (0, 3 + (30 - 8) // MAX_FRAMES, 30)]
 
 
-def test_a_reset_changes_no_bit_of_the_other_slots(decoder: Decoder, config: ModelConfig) -> None:
-    codes = [make_codes(config, 40, seed) for seed in range(SLOTS)]
+def test_a_reset_changes_no_bit_of_the_other_slots(decoder: Decoder) -> None:
+    codes = [make_codes(40, seed) for seed in range(SLOTS)]
 
     def run(restart: bool) -> list[np.ndarray]:
         heard: list[list[np.ndarray]] = [[] for _ in range(SLOTS)]
@@ -183,7 +176,7 @@ def test_a_reset_changes_no_bit_of_the_other_slots(decoder: Decoder, config: Mod
     assert [np.array_equal(a, b) for a, b in zip(plain, restarted, strict=True)] == [True, False, True, True]
 
 
-def test_a_clip_is_encoded_to_moshis_codes(mimi: MimiModel, config: ModelConfig) -> None:
+def test_a_clip_is_encoded_to_moshis_codes(mimi: MimiModel) -> None:
     """The clip is padded with silence to whole frames and not changed otherwise."""
     audio = np.random.default_rng(3).normal(0, 0.1, 10 * FRAME_SAMPLES - 700).astype(np.float32)
     padded = torch.from_numpy(np.pad(audio, (0, 700))).view(1, 1, -1)
@@ -191,13 +184,13 @@ def test_a_clip_is_encoded_to_moshis_codes(mimi: MimiModel, config: ModelConfig)
         expected = mimi.encode(padded)[0].T.numpy()
     codes = encode(mimi, audio)
     assert codes.dtype == np.int32
-    assert codes.shape == (10, config.audio_num_codebooks)
+    assert codes.shape == (10, CONFIG.audio_num_codebooks)
     assert np.array_equal(codes, expected)
 
 
-def test_a_loud_end_gets_the_end_frame_for_any_cut(decoder: Decoder, mimi: MimiModel, config: ModelConfig) -> None:
-    speech = make_codes(config, 30, seed=4)
-    ended = np.concatenate([speech, np.zeros_like(speech[:1])])
+def test_a_loud_end_gets_the_end_frame_for_any_cut(decoder: Decoder, mimi: MimiModel) -> None:
+    speech = make_codes(30, seed=4)
+    ended = with_end(speech)
     expected = whole(mimi, ended)
     abrupt = expected[: len(speech) * FRAME_SAMPLES]
     assert loudness(abrupt[-TAIL_SAMPLES:]) > TAIL_LOUDNESS
@@ -207,10 +200,10 @@ def test_a_loud_end_gets_the_end_frame_for_any_cut(decoder: Decoder, mimi: MimiM
         assert np.abs(audio - expected).max() < TOLERANCE
 
 
-def test_a_quiet_end_gets_no_end_frame(mimi: MimiModel, config: ModelConfig) -> None:
+def test_a_quiet_end_gets_no_end_frame(mimi: MimiModel) -> None:
     decoder = Decoder(quieter(mimi), slots=1)
-    speech = make_codes(config, 30, seed=4)
-    ended = np.concatenate([speech, np.zeros_like(speech[:1])])
+    speech = make_codes(30, seed=4)
+    ended = with_end(speech)
     for sizes in ([1], [4], [30, 1], [31], [15, 16]):
         audio = stream(decoder, ended, sizes)
         assert len(audio) == len(speech) * FRAME_SAMPLES
@@ -218,9 +211,9 @@ def test_a_quiet_end_gets_no_end_frame(mimi: MimiModel, config: ModelConfig) -> 
         assert np.abs(audio - stream(decoder, speech, sizes)).max() < TOLERANCE
 
 
-def test_an_utterance_of_only_the_end_frame_is_silent(decoder: Decoder, config: ModelConfig) -> None:
-    stream(decoder, make_codes(config, 5, seed=5), [5])  # the slot's previous utterance ends loud
-    end = np.zeros((1, config.audio_num_codebooks), np.int32)
+def test_an_utterance_of_only_the_end_frame_is_silent(decoder: Decoder) -> None:
+    stream(decoder, make_codes(5, seed=5), [5])  # the slot's previous utterance ends loud
+    end = np.zeros((1, CONFIG.audio_num_codebooks), np.int32)
     assert len(stream(decoder, end, [1])) == 0
 
 
@@ -238,13 +231,6 @@ def quieter(mimi: MimiModel) -> MimiModel:
     return quiet
 
 
-class CannedBackbone:
-    block_size, num_blocks = 32, 64
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return torch.zeros(len(batch.lengths), batch.inputs.shape[1])
-
-
 @dataclass
 class CannedDepth:
     """Returns the frames of one utterance for any input."""
@@ -260,43 +246,23 @@ class CannedDepth:
 
 @pytest.mark.parametrize(("max_frames", "finish", "frames"), [(50, EOS, 21), (21, EOS, 21), (20, LENGTH, 20)])
 @pytest.mark.parametrize("chunk_frames", [0, 1, 3, 20, 25])
-def test_the_tail_from_the_loop_to_the_audio(
-    decoder: Decoder, mimi: MimiModel, config: ModelConfig, chunk_frames: int, max_frames: int, finish: str, frames: int
+def test_the_synthesizers_audio_has_the_tail_and_its_frames_do_not(
+    demo_folder: Path, mimi: MimiModel, chunk_frames: int, max_frames: int, finish: str, frames: int
 ) -> None:
     """20 frames and the end frame are 21 with the tail. An utterance that is cut at its length has no tail."""
-    speech = make_codes(config, 20, seed=6)
-    ended = np.concatenate([speech, np.zeros_like(speech[:1])])
-    tables = {
-        "text_embeddings.weight": torch.zeros(config.text_vocab_size, 8),
-        "audio_embeddings.weight": torch.zeros(config.audio_num_codebooks * config.audio_vocab_size, 8),
-    }
-    engine = TwoPart(config, Embedding(tables, config), CannedBackbone(), CannedDepth(ended), max_streams=16)
-    generator = Generator(config, engine, Limits())
-    inbox = Inbox(generator)
-    prompt = np.full((3, config.frame_columns), MASKED, np.int32)
-    prompt[:, -1] = 5
-    generator.submit(Utterance(Order(prompt, max_frames, seed=0, chunk_frames=chunk_frames)), inbox)
-    generator.start()
-    wait_until(lambda: not generator.core.streams)
-    generator.close()
-    assert inbox.finish == finish
-    pieces = [Piece(0, chunk.index == 0, chunk.codes) for chunk in inbox.chunks]
-    audio = np.concatenate([decoder.decode([piece])[0] for piece in pieces])
-    assert len(audio) == frames * FRAME_SAMPLES
-    assert np.abs(audio - whole(mimi, ended[:frames])).max() < TOLERANCE
-
-
-@pytest.mark.parametrize("chunk_frames", [0, 1, 6])
-def test_the_synthesizers_audio_has_the_tail_and_its_frames_do_not(
-    demo_folder: Path, config: ModelConfig, chunk_frames: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ended = np.concatenate([make_codes(config, 12, seed=7), np.zeros((1, config.audio_num_codebooks), np.int32)])
-    monkeypatch.setattr("misotts.engines.load.TorchDepth", lambda *_: CannedDepth(ended))
-    with Synthesizer.load(demo_folder) as synthesizer:
-        chunks = list(synthesizer.stream("Hello.", chunk_frames=chunk_frames))
-        frames = synthesizer.frames("Hello.", chunk_frames=chunk_frames)
-    assert chunks[-1].finish == EOS
+    ended = with_end(make_codes(20, seed=6))
+    fields = dict(max_audio_ms=max_frames * 80, chunk_frames=chunk_frames)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("misotts.engines.load.TorchDepth", lambda *_: CannedDepth(ended))
+        patch.setattr(Watermarker, "mark", lambda _, pieces: [piece.data for piece in pieces])
+        with Synthesizer.load(demo_folder) as synthesizer:
+            chunks = list(synthesizer.stream("Hello.", **fields))
+        with Synthesizer.load(demo_folder) as synthesizer:
+            codes = synthesizer.frames("Hello.", **fields)
+    assert chunks[-1].finish == finish
     starts = np.cumsum([0, *(len(chunk.audio) for chunk in chunks)])
     assert [chunk.frame * FRAME_SAMPLES for chunk in chunks] == list(starts[:-1])
-    assert starts[-1] == 13 * FRAME_SAMPLES
-    assert np.array_equal(frames, ended[:-1])
+    assert starts[-1] == frames * FRAME_SAMPLES
+    audio = np.concatenate([chunk.audio for chunk in chunks])
+    assert np.abs(audio - whole(mimi, ended[:frames])).max() < TOLERANCE
+    assert np.array_equal(codes, ended[:20])

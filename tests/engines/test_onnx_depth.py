@@ -1,6 +1,7 @@
 """The depth graph in ONNX Runtime samples the eager engine's codes; a folder that is not up to date is refused."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 from convert.depth import GRAPH, WEIGHTS, convert_depth
 from convert.depth_weights import depth_shapes
 from misotts.config import ModelConfig
-from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Limits, Sampling
@@ -21,7 +21,7 @@ from misotts.engines.onnx_depth import OnnxDepth
 from misotts.engines.sampling import gumbel_noise
 from misotts.engines.table import EngineChoice, EngineError
 from misotts.model.checkpoint import Checkpoint
-from tests.support.crowd import PROMPTS, Parts, speak
+from tests.support.crowd import PROMPTS, Parts, assert_same_frames, speak
 from tests.support.models import bare_folder, copy_of, ignore, tiny_config
 
 ROUNDING = 5e-6
@@ -109,18 +109,10 @@ def test_a_row_has_the_same_bits_in_any_batch(converted: Path, tmp_path: Path) -
         assert all(np.array_equal(a, b[:n]) for a, b in zip(part, whole, strict=True)), n
 
 
-def test_the_loop_generates_the_torch_engines_frames(converted: Path) -> None:
-    config = ModelConfig.load(converted)
-    weights = Checkpoint(converted, config)
-    embedding = Embedding(weights, config)
-    backbone = TorchBackbone(weights, config, num_blocks=200)
-    torch_depth, onnx_depth = both_engines(converted)
-    numbers = range(len(PROMPTS))
-    expected = speak(Parts(config, embedding, backbone, torch_depth), numbers, Limits())
-    parts = Parts(config, embedding, backbone, onnx_depth)
-    together, alone = speak(parts, numbers, Limits()), [speak(parts, [number], Limits())[0] for number in numbers]
-    for frames in (together, alone):
-        assert [np.array_equal(a, b) for a, b in zip(frames, expected, strict=True)] == [True] * len(PROMPTS)
+def test_the_loop_generates_the_torch_engines_frames(parts: Parts, alone: list[np.ndarray], converted: Path) -> None:
+    parts, numbers = replace(parts, depth=both_engines(converted)[1]), range(len(PROMPTS))
+    assert_same_frames(speak(parts, numbers, Limits()), alone)
+    assert_same_frames([speak(parts, [number], Limits())[0] for number in numbers], alone)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

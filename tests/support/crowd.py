@@ -1,5 +1,6 @@
 """Eight numbered utterances on the demo model, which any engine generates alone or at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,16 +60,24 @@ def make_generator(parts: Parts, limits: Limits) -> Generator:
     return Generator(parts.config, engine, limits)
 
 
-def speak(parts: Parts, numbers: range | list[int], limits: Limits) -> list[np.ndarray]:
-    """Generate the numbered utterances, all submitted at once; return the codes [frames, codebooks] of each."""
+def speak(parts: Parts, numbers: Sequence[int], limits: Limits) -> list[np.ndarray]:
     return run(make_generator(parts, limits), parts, numbers)
 
 
-def run(generator: Generator, parts: Parts, numbers: range | list[int]) -> list[np.ndarray]:
-    inboxes = []
-    for number in numbers:
-        inboxes.append(Inbox(generator))
-        generator.submit(make_utterance(number, parts.config), inboxes[-1])
+def assert_same_frames(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    same = [np.array_equal(a, b) for a, b in zip(found, expected, strict=True)]
+    assert all(same), f"utterances with other frames: {np.flatnonzero(np.logical_not(same))}"
+
+
+def run(generator: Generator, parts: Parts, numbers: Sequence[int]) -> list[np.ndarray]:
+    return generate(generator, [make_utterance(number, parts.config) for number in numbers])
+
+
+def generate(generator: Generator, utterances: Sequence[Utterance]) -> list[np.ndarray]:
+    """Generate utterances that are submitted at once; return the codes [frames, codebooks] of each."""
+    inboxes = [Inbox(generator) for _ in utterances]
+    for utterance, inbox in zip(utterances, inboxes, strict=True):
+        generator.submit(utterance, inbox)
     while generator.core.streams:
         generator.step()
         generator.deliver()

@@ -11,27 +11,27 @@ from misotts.config import MASKED, ModelConfig
 
 
 @dataclass(frozen=True)
-class PeerFrame:
+class Frame:
     codes: torch.Tensor
     """int64 [codebooks]."""
     logits: torch.Tensor
-    """[codebooks, audio codes]; other codes are masked, as in our heads."""
+    """[codebooks, audio codes]; codes that are not audio are left out."""
 
 
 @torch.inference_mode()
 def peer_frames(
-    peer: CsmForConditionalGeneration, config: ModelConfig, prompt: np.ndarray, forced: np.ndarray | None = None
-) -> Iterator[PeerFrame]:
+    peer: CsmForConditionalGeneration, config: ModelConfig, prompt: np.ndarray, forced: torch.Tensor | None = None
+) -> Iterator[Frame]:
     """Yield the frames after `prompt` int32 [positions, codebooks + 1]: greedy, or `forced` [frames, codebooks]."""
     cache = DynamicCache(config=peer.config)
     inputs = _embed(peer, torch.from_numpy(prompt.astype(np.int64)))
     frame = 0
     while forced is None or frame < len(forced):
         out = peer(inputs_embeds=inputs, past_key_values=cache, use_cache=True, output_hidden_states=True)
-        given = None if forced is None else torch.from_numpy(forced[frame].astype(np.int64))
-        drawn = _depth(peer, config, out.logits[0, -1], out.hidden_states[-1][:, -1], given)
-        yield drawn
-        inputs = peer.backbone_model.embed_tokens(drawn.codes.view(1, 1, -1))
+        given = None if forced is None else forced[frame]
+        computed = _depth(peer, config, out.logits[0, -1], out.hidden_states[-1][:, -1], given)
+        yield computed
+        inputs = peer.backbone_model.embed_tokens(computed.codes.view(1, 1, -1))
         frame += 1
 
 
@@ -49,7 +49,7 @@ def _depth(
     first_logits: torch.Tensor,
     hidden: torch.Tensor,
     given: torch.Tensor | None,
-) -> PeerFrame:
+) -> Frame:
     cache = DynamicCache(config=peer.depth_decoder.config)
     logits = [first_logits[: config.audio_codes].float()]
     codes = [logits[0].argmax() if given is None else given[0]]
@@ -62,4 +62,4 @@ def _depth(
         logits.append(out.logits[0, -1, : config.audio_codes].float())
         codes.append(logits[-1].argmax() if given is None else given[codebook])
         step, state = codes[-1].view(1, 1), None
-    return PeerFrame(torch.stack(codes), torch.stack(logits))
+    return Frame(torch.stack(codes), torch.stack(logits))

@@ -20,7 +20,7 @@ from misotts.engines.interface import Batch, Limits, Step
 from misotts.engines.table import KvType, WeightType
 from misotts.generate.loop import Generator
 from misotts.model.checkpoint import Checkpoint
-from tests.support.crowd import PROMPTS, Parts, run
+from tests.support.crowd import PROMPTS, Parts, assert_same_frames, run
 from tests.support.models import tiny_config, tiny_weights
 
 
@@ -32,33 +32,23 @@ def make_engine(folder: Path, parts: Parts, limits: Limits, num_blocks: int = 20
     return GraphEngine(config, parts.embedding, backbone, depth, limits.max_streams)
 
 
-def speak(parts: Parts, engine: GraphEngine, limits: Limits, numbers: range | list[int]) -> list[np.ndarray]:
-    return run(Generator(parts.config, engine, limits), parts, numbers)
-
-
 @pytest.mark.parametrize(
     "limits",
-    [
-        pytest.param(Limits(max_streams=11), id="all at once"),
-        pytest.param(Limits(max_streams=3, step_positions=100), id="three slots, prefill in chunks"),
-    ],
+    [Limits(max_streams=11), Limits(max_streams=3, step_positions=100)],
+    ids=["all at once", "three slots, prefill in chunks"],
 )
 def test_frames_are_the_torch_engines(parts: Parts, alone: list[np.ndarray], demo_folder: Path, limits: Limits) -> None:
     """Batches have every size, so that rows are padded; then three with shared prefixes run again, then one alone."""
     engine = make_engine(demo_folder, parts, limits)
-    for numbers in (range(len(PROMPTS)), [0, 5, 6]):
-        frames = speak(parts, engine, limits, numbers)
-        assert [np.array_equal(alone[n], f) for n, f in zip(numbers, frames, strict=True)] == [True] * len(numbers)
-    assert np.array_equal(speak(parts, engine, limits, [7])[0], alone[7])
+    for numbers in (range(len(PROMPTS)), [0, 5, 6], [7]):
+        assert_same_frames(run(Generator(parts.config, engine, limits), parts, numbers), [alone[n] for n in numbers])
 
 
 def test_preemption_changes_no_frame(parts: Parts, alone: list[np.ndarray], demo_folder: Path) -> None:
     engine = make_engine(demo_folder, parts, Limits(), num_blocks=4)  # 3 of 32 positions; both grow to 2
     generator = Generator(parts.config, engine, Limits())
-    numbers = [1, 7]
-    frames = run(generator, parts, numbers)
+    assert_same_frames(run(generator, parts, [1, 7]), [alone[1], alone[7]])
     assert generator.core.scheduler.preempted
-    assert [np.array_equal(alone[n], f) for n, f in zip(numbers, frames, strict=True)] == [True, True]
 
 
 def test_padding_rows_change_no_block_and_no_slot(parts: Parts, demo_folder: Path) -> None:

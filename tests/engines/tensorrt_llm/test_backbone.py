@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +11,18 @@ import torch
 
 from build.backbone import build_backbone
 from convert.backbone import convert_backbone
-from misotts.config import MASKED, ModelConfig
+from misotts.config import ModelConfig
 from misotts.engines.eager.backbone import TorchBackbone
-from misotts.engines.eager.depth import TorchDepth
-from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Backbone, Limits
 from misotts.engines.table import EngineError, Variant
 from misotts.engines.tensorrt_llm import backbone as tensorrt_llm_backbone
 from misotts.engines.tensorrt_llm.backbone import TensorrtLlmBackbone
 from misotts.engines.tensorrt_llm.tables import INPUT, OUTPUT
-from misotts.engines.two_part import TwoPart
-from misotts.generate.loop import Generator
-from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
-from misotts.order import Order
+from tests.support.crowd import assert_same_frames, eager_parts, speak
 from tests.support.machine import Machine
+from tests.support.models import copy_of, ignore
 from tests.support.plugin import PluginEngine
-from tests.support.scripted import Inbox
 
 BLOCKS = 40
 POOL = BLOCKS * 4 * 2 * 2 * 32 * 32
@@ -63,36 +59,19 @@ class Forgetful(Session):
         super().run({**inputs, "sequence_length": lengths, "host_past_key_value_lengths": past}, outputs)
 
 
-def speak(model: Path, backbone: Backbone) -> list[list[list[int]]]:
-    config = ModelConfig.load(model)
-    weights = Checkpoint(model, config)
-    embedding = Embedding(weights, config)
-    depth = TorchDepth(weights, config, embedding)
-    generator = Generator(config, TwoPart(config, embedding, backbone, depth, LIMITS.max_streams), LIMITS)
-    random = np.random.default_rng(3)
-    inboxes = []
-    for seed, length in enumerate((40, 3, 100, 64)):
-        prompt = np.full((length, config.frame_columns), MASKED, np.int32)
-        prompt[:, -1] = random.integers(0, config.text_vocab_size, length)
-        inboxes.append(Inbox(generator))
-        generator.submit(Utterance(Order(prompt, 6, seed)), inboxes[-1])
-    while generator.core.streams:
-        generator.step()
-        generator.deliver()
-    return [inbox.codes for inbox in inboxes]
+def speak_by(model: Path, backbone: Backbone) -> list[np.ndarray]:
+    """Generate four utterances in three slots: prompts of one chunk and of several."""
+    return speak(replace(eager_parts(model), backbone=backbone), [3, 0, 4, 1], LIMITS)
 
 
 @pytest.fixture
 def model(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The demo model with an engine, on a machine that seems to have TensorRT-LLM."""
-    model = tmp_path / "model"
-    model.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (model / name).symlink_to(demo_folder / name)
+    model = copy_of(demo_folder, tmp_path / "model")
     Machine(monkeypatch)
     monkeypatch.setattr(tensorrt_llm_backbone, "_Session", Session)
-    checkpoint = convert_backbone(model, Variant(dtype="float32"), lambda written, total: None)
-    folder = build_backbone(model, VARIANT, LIMITS, lambda needs: None)
+    checkpoint = convert_backbone(model, VARIANT, ignore)
+    folder = build_backbone(model, VARIANT, LIMITS, ignore)
     (folder / "rank0.engine").write_text(str(checkpoint))
     return model
 
@@ -108,7 +87,8 @@ def test_the_same_frames_as_the_torch_engine(model: Path) -> None:
     assert engine.pool_bytes == POOL * 4
     assert not engine._pool.any(), "the check at loading leaves the pool empty"
     config = ModelConfig.load(model)
-    assert speak(model, engine) == speak(model, TorchBackbone(Checkpoint(model, config), config, BLOCKS))
+    torch_engine = TorchBackbone(Checkpoint(model, config), config, BLOCKS)
+    assert_same_frames(speak_by(model, engine), speak_by(model, torch_engine))
 
 
 def test_an_engine_that_ignores_earlier_chunks_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """With our tables the plugin's program (`tests/support/plugin.py`) computes torch's hidden states."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,16 @@ from safetensors.torch import load_file, save_file
 from convert.backbone import convert_backbone
 from misotts.config import MASKED, ModelConfig
 from misotts.engines.eager.backbone import TorchBackbone
-from misotts.engines.eager.depth import TorchDepth
-from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Batch, Limits
 from misotts.engines.table import Variant
 from misotts.engines.tensorrt_llm.tables import constant_tables, pool_shape, step_tables
-from misotts.engines.two_part import TwoPart
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
 from misotts.order import Order
+from tests.support.crowd import eager_parts, generate, make_generator
+from tests.support.models import ignore
 from tests.support.plugin import PluginEngine, Tables
-from tests.support.scripted import Inbox
 
 TOLERANCE = 2e-5
 BLOCK = 32
@@ -56,12 +55,12 @@ class Compared:
         """`spoil` may change the tables."""
         config = ModelConfig.load(model)
         backbone = config.backbone
-        self.config, self.weights = config, Checkpoint(model, config)
-        self.torch = TorchBackbone(self.weights, config, BLOCKS, BLOCK)
+        self.model, self.config = model, config
+        self.torch = TorchBackbone(Checkpoint(model, config), config, BLOCKS, BLOCK)
         shape = pool_shape(BLOCKS, backbone.num_layers, backbone.num_kv_heads, BLOCK, backbone.head_dim)
         self.pool = np.full(np.prod(shape), np.nan, np.float32)  # shows reads before writes
         self.blocks = self.pool.reshape(shape)
-        checkpoint = convert_backbone(model, Variant(), lambda written, total: None)
+        checkpoint = convert_backbone(model, Variant(), ignore)
         self.plugin = PluginEngine(checkpoint, self.pool, BLOCK)
         self.constants = constant_tables(backbone.num_layers, config.max_seq_len, STREAMS, self.pool.ctypes.data)
         self.spoil = spoil
@@ -82,11 +81,9 @@ class Compared:
 def converse(engine: Compared) -> Generator:
     """Run seven utterances in four slots: prompts with lengths around a block's, two of them with a common prefix, and
     prefill chunks of at most 64 positions beside sequences that generate."""
-    config = engine.config
-    embedding = Embedding(engine.weights, config)
-    depth = TorchDepth(engine.weights, config, embedding)
-    limits = Limits(max_streams=STREAMS, step_positions=67)
-    generator = Generator(config, TwoPart(config, embedding, engine, depth, STREAMS), limits)
+    parts = replace(eager_parts(engine.model), backbone=engine)
+    generator = make_generator(parts, Limits(max_streams=STREAMS, step_positions=67))
+    config, utterances = engine.config, []
     random = np.random.default_rng(0)
     voice = random.integers(0, config.text_vocab_size, 70)
     for number, length in enumerate((1, 33, 300, 32, 130, 5, 97)):
@@ -94,10 +91,8 @@ def converse(engine: Compared) -> Generator:
         prompt[:, -1] = random.integers(0, config.text_vocab_size, length)
         if length >= 97:
             prompt[:70, -1] = voice
-        generator.submit(Utterance(Order(prompt, 12, seed=number)), Inbox(generator))
-    while generator.core.streams:
-        generator.step()
-        generator.deliver()
+        utterances.append(Utterance(Order(prompt, 12, seed=number)))
+    generate(generator, utterances)
     return generator
 
 
