@@ -467,5 +467,5 @@ def test_a_wrong_option_is_refused(option: str, words: str, monkeypatch: pytest.
 def test_capacity_reports_an_objective_that_cannot_hold(tmp_path: Path) -> None:
     costs = write(tmp_path / "costs.json", GROWING.to_json())
     found, printed = plan(tmp_path, f"--costs={costs}", "--callers=20", "--ttfa-p95-ms=1")
-    assert "not even a lone caller's objective holds" in printed
+    assert "not even a single caller's objective holds" in printed
     assert found["failures"] == []
