@@ -126,11 +126,7 @@ class ModelConfig:
         fields: dict[str, Any] = {key: raw[key] for key in ("max_seq_len", "speaker_space", "mimi") if key in raw}
         for key in ("text_vocab_size", "audio_vocab_size", "audio_num_codebooks"):
             fields[key] = _integer(key, raw.get(key), at_least=1)
-        return cls(
-            **fields,
-            backbone=_transformer(raw, "backbone", shared),
-            depth=_transformer(raw, "decoder", shared),
-        )
+        return cls(**fields, backbone=_transformer(raw, "backbone", shared), depth=_transformer(raw, "decoder", shared))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the keys of `config.json`, which `from_dict` reads."""

@@ -141,6 +141,5 @@ class Stream:
         self._unacknowledged[index] = self._last_sent = now
         self._chunks += 1
         self._send(
-            self.receiver,
-            Chunk(utterance.stream, utterance.slot, index, frames, codebooks, order.seed, self.finish),
+            self.receiver, Chunk(utterance.stream, utterance.slot, index, frames, codebooks, order.seed, self.finish)
         )

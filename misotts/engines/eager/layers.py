@@ -72,12 +72,7 @@ class Layer:
 
     @classmethod
     def load(
-        cls,
-        weights: Mapping[str, torch.Tensor],
-        name: str,
-        config: TransformerConfig,
-        device: str,
-        dtype: torch.dtype,
+        cls, weights: Mapping[str, torch.Tensor], name: str, config: TransformerConfig, device: str, dtype: torch.dtype
     ) -> Layer:
         """Read the layer `name`, such as `backbone.layers.0`, from a checkpoint."""
 

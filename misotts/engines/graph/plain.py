@@ -142,12 +142,7 @@ def _gather(cache: LayerCache, n: int, blocks: torch.Tensor, dtype: torch.dtype)
 
 
 def depth_attention(
-    qkv: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    first: int,
+    qkv: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, first: int
 ) -> torch.Tensor:
     """The depth decoder's attention: rotate q and k, cache k and v, attend.
 

@@ -105,13 +105,7 @@ def paged_attention_kernel(
 
 @triton.jit
 def combine_kernel(
-    part_out,
-    part_largest,
-    part_total,
-    out,
-    HEAD_DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    SPLITS: tl.constexpr,
+    part_out, part_largest, part_total, out, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr
 ):
     head = tl.program_id(0)
     split, d = tl.arange(0, SPLITS), tl.arange(0, WIDTH)

@@ -74,12 +74,7 @@ def depth_attention_kernel(
 
 
 def depth_attention(
-    qkv: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    first: int,
+    qkv: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, first: int
 ) -> torch.Tensor:
     """See `plain.depth_attention`."""
     rows, kv_heads, positions, head_dim = keys.shape

@@ -15,17 +15,7 @@ OTHERS = 256
 
 
 @triton.jit
-def score_kernel(
-    logits,
-    temperature,
-    top_k,
-    noise,
-    best,
-    codes,
-    noise_row,
-    CODES: tl.constexpr,
-    OTHERS: tl.constexpr,
-):
+def score_kernel(logits, temperature, top_k, noise, best, codes, noise_row, CODES: tl.constexpr, OTHERS: tl.constexpr):
     """Store the best score among a program's codes, with the code in its low bits."""
     row = tl.program_id(0)
     code = tl.program_id(1) * CODES + tl.arange(0, CODES)
@@ -52,16 +42,7 @@ def score_kernel(
 
 @triton.jit
 def select_kernel(
-    best,
-    table,
-    sampled,
-    out,
-    codes,
-    parts,
-    width,
-    WITH_TABLE: tl.constexpr,
-    PARTS: tl.constexpr,
-    WIDTH: tl.constexpr,
+    best, table, sampled, out, codes, parts, width, WITH_TABLE: tl.constexpr, PARTS: tl.constexpr, WIDTH: tl.constexpr
 ):
     """Store the code with the best score of all parts, and its row of the table."""
     row = tl.program_id(0)
