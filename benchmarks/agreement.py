@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ def record(
     dtype = torch.bfloat16 if on_gpu else torch.float32
     embedding = Embedding(weights, config, device, dtype)
     recorder = Recorder(operations("fused" if on_gpu else "plain"), forced)
-    depth = GraphDepth(weights, config, embedding, recorder, device, dtype, weight_type)
+    depth = GraphDepth(weights, config, embedding, cast(Operations, recorder), weight_type)
     columns = -(-(length + frames) // BLOCK_SIZE)
     run = recorder.run
     backbone = GraphBackbone(weights, config, 1 + n * columns, BLOCK_SIZE, run, device, dtype, weight_type, kv_type)

@@ -64,11 +64,11 @@ def make_engines(
     embedding = Embedding(weights, config, device, dtype)
     if name == "graph":
         run = operations_on(device)
-        graph_depth = GraphDepth(weights, config, embedding, run, device, dtype)
+        graph_depth = GraphDepth(weights, config, embedding, run)
         graph_backbone = GraphBackbone(weights, config, num_blocks, BLOCK_SIZE, run, device, dtype)
         graph_engine = GraphEngine(config, embedding, graph_backbone, graph_depth, max_streams)
         return Engines(config, embedding, graph_backbone, graph_depth, graph_engine)
-    depth = TorchDepth(weights, config, embedding, device, dtype)
+    depth = TorchDepth(weights, config, embedding)
     backbone = TorchBackbone(weights, config, num_blocks, BLOCK_SIZE, device, dtype)
     return Engines(config, embedding, backbone, depth, TwoPart(config, embedding, backbone, depth, max_streams))
 

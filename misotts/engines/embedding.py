@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 
 from misotts.config import MASKED, ModelConfig
 from misotts.engines.transfer import to_device
+from misotts.model.weight_files import Weights
 
 
 class Embedding:
@@ -18,11 +17,7 @@ class Embedding:
     """
 
     def __init__(
-        self,
-        weights: Mapping[str, torch.Tensor],
-        config: ModelConfig,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        self, weights: Weights, config: ModelConfig, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
         self.text_table = weights["text_embeddings.weight"].to(device=device, dtype=dtype)
         self.audio_table = weights["audio_embeddings.weight"].to(device=device, dtype=dtype)

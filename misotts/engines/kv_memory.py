@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 
 from misotts.config import ConfigError, ModelConfig
+
+log = logging.getLogger(__name__)
 
 BLOCK_SIZE = 32
 """Positions of a KV block."""
@@ -56,4 +59,5 @@ def pool_blocks(config: ModelConfig, max_streams: int, itemsize: int, kv_memory:
             f"the KV pool needs at least {at_least(need)} for one utterance of full length; {at_most(free or 0)} of "
             "the GPU's memory are free for it"
         )
+    log.info("KV pool: %d blocks of %d positions, %.0f MiB", blocks, BLOCK_SIZE, blocks * block_bytes / 2**20)
     return blocks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from misotts.engines.tensorrt_depth import TensorrtDepth
 from misotts.engines.tensorrt_llm.backbone import TensorrtLlmBackbone, engine_bytes, kv_dtype
 from misotts.engines.two_part import TwoPart
 from misotts.model.checkpoint import Checkpoint, tensor_shapes
-
-log = logging.getLogger(__name__)
 
 
 def load_engine(
@@ -46,7 +43,7 @@ def load_engine(
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     weights = Checkpoint(folder, config)
     if choice.backbone == "graph":
-        return load_graph_engine(weights, config, limits, device, choice.weights, choice.kv_type, kv_memory)
+        return load_graph_engine(weights, config, limits, choice, kv_memory, device)
     embedding = Embedding(weights, config, device, dtype)
     depth: Depth
     if choice.depth == "onnx":
@@ -54,7 +51,7 @@ def load_engine(
     elif choice.depth == "tensorrt":
         depth = TensorrtDepth(folder, weights, config, dtype, limits.max_streams)
     else:
-        depth = TorchDepth(weights, config, embedding, device, dtype)
+        depth = TorchDepth(weights, config, embedding)
     backbone: TorchBackbone | TensorrtLlmBackbone
     if choice.backbone == "tensorrt-llm":
         variant = Variant(choice.weights, choice.kv_type)
@@ -65,7 +62,6 @@ def load_engine(
         beside = None if device == "cpu" else _free_beside(_backbone_bytes(config, dtype))
         blocks = pool_blocks(config, limits.max_streams, dtype.itemsize, kv_memory, beside)
         backbone = TorchBackbone(weights, config, blocks, BLOCK_SIZE, device, dtype)
-    log.info("KV pool: %d blocks of %d positions, %.0f MiB", blocks, BLOCK_SIZE, backbone.pool_bytes / 2**20)
     return TwoPart(config, embedding, backbone, depth, limits.max_streams)
 
 

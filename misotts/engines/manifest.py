@@ -12,7 +12,7 @@ import torch
 
 from misotts.config import ModelConfig, TransformerConfig
 from misotts.engines.table import MANIFEST, EngineError, EngineFolder
-from misotts.model.weight_files import tensor_bytes
+from misotts.model.weight_files import Weights, tensor_bytes
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def weights_hash(
-    weights: Mapping[str, torch.Tensor], names: Iterable[str], network: TransformerConfig | None = None
-) -> str:
+def weights_hash(weights: Weights, names: Iterable[str], network: TransformerConfig | None = None) -> str:
     """SHA-256 over the named tensors' names, types, shapes and values, and over `network`, because no tensor shows
     heads, norm and RoPE."""
     digest = hashlib.sha256(repr(network).encode())
@@ -86,7 +84,7 @@ def weights_hash(
     return digest.hexdigest()
 
 
-def depth_hash(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> str:
+def depth_hash(weights: Weights, config: ModelConfig) -> str:
     """`weights_hash` of the tensors of a depth engine."""
     names = [name for name in weights if not name.startswith(("backbone.", "text_embeddings."))]
     return weights_hash(weights, names, config.depth)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from misotts.config import ModelConfig
 from misotts.engines.interface import Sampling
 from misotts.engines.manifest import Manifest, depth_hash
 from misotts.engines.table import DEPTHS, EngineError, depth_graph_folder
+from misotts.model.weight_files import Weights
 
 MIN_ROWS = 2
 """ONNX Runtime multiplies a single row with another routine, with other last bits. A batch of one is padded, so that
@@ -21,7 +21,7 @@ an utterance gets the same frames in any batch."""
 class OnnxDepth:
     """Runs the graph that `python -m convert depth MODEL` writes."""
 
-    def __init__(self, model: Path, weights: Mapping[str, torch.Tensor], config: ModelConfig) -> None:
+    def __init__(self, model: Path, weights: Weights, config: ModelConfig) -> None:
         """Load the engine of a model folder with these `weights`. It uses as many threads as torch.
 
         Raises:

@@ -3,7 +3,6 @@ the library and a GPU that it builds for. The graph compiles (docs/engines.md)."
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from misotts.config import ModelConfig
 from misotts.engines.interface import Sampling
 from misotts.engines.manifest import Manifest, depth_hash, dtype_name
 from misotts.engines.table import EngineError, tensorrt_depth_folder
+from misotts.model.weight_files import Weights
 
 ENGINE = "engine.plan"
 
@@ -22,12 +22,7 @@ class TensorrtDepth:
     """Runs the engine that `python -m build depth MODEL` builds, on torch's current stream."""
 
     def __init__(
-        self,
-        model: Path,
-        weights: Mapping[str, torch.Tensor],
-        config: ModelConfig,
-        dtype: torch.dtype,
-        max_streams: int,
+        self, model: Path, weights: Weights, config: ModelConfig, dtype: torch.dtype, max_streams: int
     ) -> None:
         """Load the engine of a model folder with these `weights`.
 

@@ -4,19 +4,17 @@ gate and up in one matrix."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
 
 from misotts.config import TransformerConfig
+from misotts.model.weight_files import Weights
 
 LayerMatrix = Literal["qkv", "output", "gate_up", "down"]
 
 
-def layer_matrix(
-    weights: Mapping[str, torch.Tensor], layer: str, name: LayerMatrix, config: TransformerConfig
-) -> torch.Tensor:
+def layer_matrix(weights: Weights, layer: str, name: LayerMatrix, config: TransformerConfig) -> torch.Tensor:
     """Read a matrix [outputs, inputs] of a layer, such as `backbone.layers.0`, from a checkpoint."""
 
     def read(part: str) -> torch.Tensor:

@@ -35,15 +35,15 @@ class TwoPart:
         if not len(rows):
             return torch.empty(0, self._codebooks, dtype=torch.int64)
         if len(rows) < len(step.slots):
-            hidden = hidden[_put(rows, device)]
+            hidden = hidden[to_device(rows, device)]
         codes, following = self._depth.forward(hidden, sampling_of(step, rows, self._codebooks, device))
-        self.next_input[_put(step.slots[rows], device)] = following
+        self.next_input[to_device(step.slots[rows], device)] = following
         return codes
 
     def _batch(self, step: Step) -> Batch:
         inputs = []
         if step.generating:
-            inputs.append(self.next_input[_put(step.slots[: step.generating], self.next_input.device)])
+            inputs.append(self.next_input[to_device(step.slots[: step.generating], self.next_input.device)])
         if len(step.rows):
             inputs.append(self._embedding.prompt(torch.from_numpy(step.rows)))
         return Batch(inputs[0] if len(inputs) == 1 else torch.cat(inputs), step.lengths, step.starts, step.blocks)
@@ -51,10 +51,6 @@ class TwoPart:
 
 def sampling_of(step: Step, rows: npt.NDArray[np.int64], codebooks: int, device: torch.device) -> Sampling:
     """Return the sampling parameters of the sequences `rows` of a step."""
-    seeds, numbers, top_k = _put(step.seeds[rows], device), _put(step.numbers[rows], device), step.top_k[rows]
+    seeds, numbers, top_k = to_device(step.seeds[rows], device), to_device(step.numbers[rows], device), step.top_k[rows]
     noise = gumbel_noise(seeds, numbers, codebooks, ranks=int(top_k.max()))
-    return Sampling(_put(step.temperature[rows], device), _put(top_k, device), noise)
-
-
-def _put(values: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:
-    return to_device(torch.from_numpy(values), device)
+    return Sampling(to_device(step.temperature[rows], device), to_device(top_k, device), noise)

@@ -139,18 +139,14 @@ class Scheduler:
         if utterance.cached < len(utterance.blocks) * self.pool.block_size:
             return True
         while not self.pool.available:
-            youngest = self.running[-1]
-            self._preempt(youngest)
+            youngest = self.running.pop()
+            self.preempted += 1
+            self._free_blocks(youngest)
+            self.waiting.appendleft(youngest)
             if youngest is utterance:
                 return False
         utterance.blocks += self.pool.allocate(1)
         return True
-
-    def _preempt(self, utterance: Utterance) -> None:
-        self.preempted += 1
-        self.running.remove(utterance)
-        self._free_blocks(utterance)
-        self.waiting.appendleft(utterance)
 
     def _free_blocks(self, utterance: Utterance) -> None:
         self.pool.free(utterance.blocks)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import torch
 
 from misotts.model.csm_layout import interleaved_rows
+from misotts.model.weight_files import Weights
 
 _RENAMES = [
     (r"^(encoder|decoder)\.layers\.(.*)\.conv\.(\w+)$", r"\1.model.\2.conv.conv.\3"),
@@ -34,9 +35,7 @@ def is_transformers_mimi(names: Collection[str]) -> bool:
     return any("residual_vector_quantizer" in name for name in names)
 
 
-def moshi_tensors(
-    tensors: Mapping[str, torch.Tensor], expected: Collection[str], heads: int
-) -> dict[str, torch.Tensor]:
+def moshi_tensors(tensors: Weights, expected: Collection[str], heads: int) -> dict[str, torch.Tensor]:
     """Convert `tensors` to moshi's layout, which has the names `expected`. `heads` is the number of attention heads of
     the codec's transformers.
 

@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 Tensors = dict[str, torch.Tensor]
+Weights = Mapping[str, torch.Tensor]
+"""A model's tensors by name."""
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys of a pickled dict under which trainers store the weights, beside optimizer states and counters."""
@@ -96,10 +98,7 @@ def _unwrap(loaded: Any, path: Path) -> Tensors:
 
 
 def save_weights(
-    path: Path,
-    tensors: Mapping[str, torch.Tensor],
-    wrote: Callable[[int], object],
-    read: Callable[[str], torch.Tensor] | None = None,
+    path: Path, tensors: Weights, wrote: Callable[[int], object], read: Callable[[str], torch.Tensor] | None = None
 ) -> None:
     """Write a `.safetensors` file one tensor at a time and call `wrote` with the size of each in bytes. If `tensors`
     are on the meta device, which has only shapes and types, `read` returns the values of each when they are needed.

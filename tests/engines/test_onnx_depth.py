@@ -135,7 +135,7 @@ def test_float16_is_as_close_to_float32_as_torchs(converted: Path, tmp_path: Pat
     weights = Checkpoint(converted, config)
     hidden, sampling = rows(64, config)
     expected, _ = both_engines(converted)[0].forward(hidden, sampling)
-    half = TorchDepth(weights, config, Embedding(weights, config, dtype=torch.float16), dtype=torch.float16)
+    half = TorchDepth(weights, config, Embedding(weights, config, dtype=torch.float16))
     peer, _ = half.forward(hidden.half(), sampling)
     session = onnxruntime.InferenceSession(folder / GRAPH, providers=["CPUExecutionProvider"])
     inputs = {"hidden": hidden.half(), "temperature": sampling.temperature}

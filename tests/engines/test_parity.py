@@ -73,7 +73,7 @@ def our_frames(
     columns = config.max_seq_len // 32
     embedding = Embedding(weights, config, dtype=dtype)
     backbone = TorchBackbone(weights, config, num_blocks=1 + columns, dtype=dtype)
-    depth = TorchDepth(weights, config, embedding, dtype=dtype)
+    depth = TorchDepth(weights, config, embedding)
     seen: list[torch.Tensor] = []
 
     def spy(logits: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,6 +12,7 @@ from misotts.engines.eager.layers import RMSNorm, load_layers, pad_rows, stable_
 from misotts.engines.interface import Batch
 from misotts.engines.transfer import to_device
 from misotts.engines.transformer import rope_table
+from misotts.model.weight_files import Weights
 
 KEY_TILE = 128
 """Attention sums over keys in tiles of this many positions, in order, so that the padding to another sequence's length
@@ -31,7 +29,7 @@ class TorchBackbone:
 
     def __init__(
         self,
-        weights: Mapping[str, torch.Tensor],
+        weights: Weights,
         config: ModelConfig,
         num_blocks: int,
         block_size: int = 32,
@@ -48,10 +46,6 @@ class TorchBackbone:
         c = self.config
         shape = (c.num_layers, 2, num_blocks, c.num_kv_heads, block_size, c.head_dim)
         self._pool = torch.zeros(shape, device=device, dtype=dtype)
-
-    @property
-    def pool_bytes(self) -> int:
-        return self._pool.nbytes
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -112,10 +106,10 @@ class _Group:
         table = np.zeros((len(members), columns), np.int64)
         used = min(columns, batch.blocks.shape[1])
         table[:, :used] = batch.blocks[members, :used]
-        self.table = to_device(torch.from_numpy(table), device)
+        self.table = to_device(table, device)
         steps = np.arange(self.length)
-        self.rows = to_device(torch.from_numpy((first_rows[members, None] + steps).ravel()), device)
-        position = to_device(torch.from_numpy(starts[:, None] + steps), device)  # [n, length]
+        self.rows = to_device((first_rows[members, None] + steps).ravel(), device)
+        position = to_device(starts[:, None] + steps, device)  # [n, length]
         key = torch.arange(self.tiles * KEY_TILE, device=device).view(self.tiles, 1, KEY_TILE)
         self.hidden = key > position[:, None, :, None]  # [n, tiles, length, KEY_TILE]
 
@@ -131,16 +125,12 @@ class _Plan:
         sequence = np.repeat(np.arange(len(lengths)), lengths)
         position = np.arange(total) - np.repeat(ends - lengths, lengths) + starts[sequence]
         padding = -total % row_tile
-        blocks = batch.blocks[sequence, position // block_size]
-
-        def put(index: npt.NDArray[np.integer[Any]]) -> torch.Tensor:
-            return to_device(torch.from_numpy(index.astype(np.int64)), device)
-
-        self.positions = put(np.pad(position, (0, padding)))
+        blocks = batch.blocks[sequence, position // block_size].astype(np.int64)
+        self.positions = to_device(np.pad(position, (0, padding)), device)
         # Padding rows write into the scratch block.
-        self.write_blocks = put(np.pad(blocks, (0, padding)))
-        self.write_offsets = put(np.pad(position % block_size, (0, padding)))
-        self.last = put(ends - 1)
+        self.write_blocks = to_device(np.pad(blocks, (0, padding)), device)
+        self.write_offsets = to_device(np.pad(position % block_size, (0, padding)), device)
+        self.last = to_device(ends - 1, device)
         single = np.flatnonzero(lengths == 1)
         members = [single] if len(single) else []
         members += [np.array([n]) for n in np.flatnonzero(lengths > 1)]

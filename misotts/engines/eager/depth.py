@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 
@@ -13,20 +11,16 @@ from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Sampling
 from misotts.engines.sampling import sample
 from misotts.engines.transformer import rope_table
+from misotts.model.weight_files import Weights
 
 
 class TorchDepth:
     """Codebook-0 head, then one pass of the small transformer for each further codebook."""
 
-    def __init__(
-        self,
-        weights: Mapping[str, torch.Tensor],
-        config: ModelConfig,
-        embedding: Embedding,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        """Read the weights. The heads keep only the rows of codes that are audio, so no other code can be sampled."""
+    def __init__(self, weights: Weights, config: ModelConfig, embedding: Embedding) -> None:
+        """Read the weights, in the embedding's type and to its device. The heads keep only the rows of codes that are
+        audio, so no other code can be sampled."""
+        device, dtype = embedding.audio_table.device, embedding.audio_table.dtype
         self.config = config.depth
         self.codebooks = config.audio_num_codebooks
         self._embedding = embedding

@@ -8,14 +8,16 @@ depth decoder pad their rows to a multiple of `stable_rows`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from misotts.config import TransformerConfig
+from misotts.engines.transfer import Device
 from misotts.engines.transformer import LayerMatrix, layer_matrix, rotate
+from misotts.model.weight_files import Weights
 
 MAX_ROW_TILE = 16
 
@@ -71,9 +73,7 @@ class Layer:
     down: torch.Tensor
 
     @classmethod
-    def load(
-        cls, weights: Mapping[str, torch.Tensor], name: str, config: TransformerConfig, device: str, dtype: torch.dtype
-    ) -> Layer:
+    def load(cls, weights: Weights, name: str, config: TransformerConfig, device: Device, dtype: torch.dtype) -> Layer:
         """Read the layer `name`, such as `backbone.layers.0`, from a checkpoint."""
 
         def norm(part: str) -> RMSNorm:
@@ -110,6 +110,6 @@ class Layer:
 
 
 def load_layers(
-    weights: Mapping[str, torch.Tensor], name: str, config: TransformerConfig, device: str, dtype: torch.dtype
+    weights: Weights, name: str, config: TransformerConfig, device: Device, dtype: torch.dtype
 ) -> list[Layer]:
     return [Layer.load(weights, f"{name}.layers.{n}", config, device, dtype) for n in range(config.num_layers)]

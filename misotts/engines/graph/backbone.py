@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ from misotts.engines.interface import Batch
 from misotts.engines.table import KvType, WeightType
 from misotts.engines.transfer import to_device
 from misotts.engines.transformer import rope_table
+from misotts.model.weight_files import Weights
 
 PREFILL_TILE = 16
 """Positions of a prompt that share one read of their keys: with four query heads to a key head, 64 rows of a
@@ -40,7 +40,7 @@ class GraphBackbone:
 
     def __init__(
         self,
-        weights: Mapping[str, torch.Tensor],
+        weights: Weights,
         config: ModelConfig,
         num_blocks: int,
         block_size: int,
@@ -62,17 +62,12 @@ class GraphBackbone:
         self._pool = torch.zeros(*shape, c.head_dim, device=device, dtype=kv_dtype)
         self._scales = torch.zeros(shape, device=device) if kv_type == "fp8" else None
 
-    @property
-    def pool_bytes(self) -> int:
-        return self._pool.nbytes + (self._scales.nbytes if self._scales is not None else 0)
-
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `Backbone.forward`."""
         lengths = batch.lengths.astype(np.int64)
-        last = torch.from_numpy(lengths.cumsum() - 1)
         x = self.transform(batch.inputs, self._place(batch))
-        return self._run.rms_norm(x[to_device(last, x.device)], self._norm, self.config.norm_eps)
+        return self._run.rms_norm(x[to_device(lengths.cumsum() - 1, x.device)], self._norm, self.config.norm_eps)
 
     def advance(self, x: torch.Tensor, starts: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
         """Compute one position of each sequence, x [n, width] at positions `starts` int64 [n] → hidden [n, width],
@@ -110,7 +105,7 @@ class GraphBackbone:
             first_row += length
         table, blocks = np.array(tiles, np.int32).T, np.ascontiguousarray(batch.blocks, np.int32)
         packed = np.concatenate([*position, *kv_index, table.ravel(), blocks.ravel()]).astype(np.int64)
-        on_device = to_device(torch.from_numpy(packed), batch.inputs.device)
+        on_device = to_device(packed, batch.inputs.device)
         positions, indices, table_there, blocks_there = on_device.split([first_row, first_row, table.size, blocks.size])
         longest = 1 if len(tiles) == len(batch.lengths) == first_row else PREFILL_TILE
         sequence, first_rows, first_position, count = table_there.int().view(4, -1)

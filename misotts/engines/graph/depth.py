@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 
@@ -15,6 +13,7 @@ from misotts.engines.graph.operations import Operations
 from misotts.engines.interface import Sampling
 from misotts.engines.table import WeightType
 from misotts.engines.transformer import rope_table
+from misotts.model.weight_files import Weights
 
 
 class GraphDepth:
@@ -22,16 +21,15 @@ class GraphDepth:
 
     def __init__(
         self,
-        weights: Mapping[str, torch.Tensor],
+        weights: Weights,
         config: ModelConfig,
         embedding: Embedding,
         run: Operations,
-        device: str = "cuda",
-        dtype: torch.dtype = torch.bfloat16,
         weight_type: WeightType = "full",
     ) -> None:
-        """Read the weights. The heads have only the rows of codes that are audio, and stay in `dtype`: they are a tenth
-        of the bytes that a frame reads, and decide the codes."""
+        """Read the weights, in the embedding's type and to its device. The heads have only the rows of codes that are
+        audio, and stay in that type: they are a tenth of the bytes that a frame reads, and decide the codes."""
+        device, dtype = embedding.audio_table.device, embedding.audio_table.dtype
         self.config = config.depth
         self.codebooks, self._vocabulary = config.audio_num_codebooks, config.audio_vocab_size
         self._embedding, self._run = embedding, run

@@ -102,13 +102,14 @@ class GraphEngine:
         sampling = np.flatnonzero(step.samples)
         if not len(sampling):
             return torch.empty(0, self.depth.codebooks, dtype=torch.int64)
-        bucket = self._bucket(len(sampling), int(step.top_k[sampling].max()))
+        rows, ranks = len(sampling), int(step.top_k[sampling].max())
+        bucket = next(b for b in self.buckets if b.rows >= rows and b.ranks >= ranks)
         bucket.inputs.copy_(self._put(self._fill(step, sampling, bucket.rows)))
         if graph := self._graphs.get((bucket.rows, bucket.ranks)):
             graph.replay()
         else:
             self.compute(bucket)
-        return bucket.codes[: len(sampling)]
+        return bucket.codes[:rows]
 
     def _prefill(self, step: Step) -> None:
         """Compute the prefill chunks without the positions that sample a frame, which become next inputs."""
@@ -125,23 +126,20 @@ class GraphEngine:
             self.backbone.forward(Batch(inputs, lengths[left], step.starts[chunks][left], step.blocks[chunks][left]))
 
     def _put(self, values: npt.NDArray[np.int64]) -> torch.Tensor:
-        return to_device(torch.from_numpy(values), self.next_input.device)
-
-    def _bucket(self, rows: int, ranks: int) -> Bucket:
-        return next(b for b in self.buckets if b.rows >= rows and b.ranks >= ranks)
+        return to_device(values, self.next_input.device)
 
     def _padding(self, rows: int) -> npt.NDArray[np.int64]:
         inputs = np.zeros((rows, len(_COLUMNS) + self._columns), np.int64)
         inputs[:, _COLUMNS.index("slot")] = self._scratch_slot
         inputs[:, _COLUMNS.index("top_k")] = 1
-        inputs[:, _COLUMNS.index("temperature")] = _bits(np.ones(rows, np.float32))
+        inputs[:, _COLUMNS.index("temperature")] = np.ones(rows, np.float32).view(np.int32)
         return inputs
 
     def _fill(self, step: Step, sampling: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.int64]:
         """Return the inputs of a bucket of `rows` rows for the sequences `sampling`."""
         inputs, n = self._padding(rows), len(sampling)
         last = step.starts + step.lengths - 1
-        values = (step.slots, last, step.numbers, step.top_k, _bits(step.temperature), step.seeds)
+        values = (step.slots, last, step.numbers, step.top_k, step.temperature.view(np.int32), step.seeds)
         for column, value in enumerate(values):
             inputs[:n, column] = value[sampling]
         inputs[:n, len(_COLUMNS) : len(_COLUMNS) + step.blocks.shape[1]] = step.blocks[sampling]
@@ -158,8 +156,3 @@ class GraphEngine:
         codes, following = self.depth.forward(hidden, sampling)
         bucket.codes.copy_(codes)
         self.next_input.index_copy_(0, slot, following)
-
-
-def _bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
-    """Return float32 values as the integers of their bits."""
-    return values.view(np.int32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 import torch
 
@@ -16,7 +15,8 @@ from misotts.engines.graph.memory import plan_memory
 from misotts.engines.graph.operations import operations_on
 from misotts.engines.interface import Limits
 from misotts.engines.kv_memory import BLOCK_SIZE, pool_blocks
-from misotts.engines.table import EngineError, KvType, WeightType
+from misotts.engines.table import EngineChoice, EngineError
+from misotts.model.weight_files import Weights
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +25,7 @@ FP8_CAPABILITY = (8, 9)
 
 
 def load_graph_engine(
-    weights: Mapping[str, torch.Tensor],
-    config: ModelConfig,
-    limits: Limits,
-    device: str,
-    weight_type: WeightType = "full",
-    kv_type: KvType = "full",
-    kv_memory: int | None = None,
+    weights: Weights, config: ModelConfig, limits: Limits, choice: EngineChoice, kv_memory: int | None, device: str
 ) -> GraphEngine:
     """On CUDA: plan the memory, load in bfloat16, capture the graphs. On the CPU: run the same code in float32, with
     plain operations and without capture. `kv_memory`: most bytes of the KV pool.
@@ -45,21 +39,21 @@ def load_graph_engine(
         blocks = pool_blocks(config, limits.max_streams, dtype.itemsize, kv_memory, None)
     else:
         dtype = torch.bfloat16
-        _check_capability(weight_type, kv_type)
+        _check_capability(choice)
         graphs = len(bucket_shapes(limits.max_streams, config.audio_codes))
         free = torch.cuda.mem_get_info()[0]
-        plan = plan_memory(config, limits, free, graphs, BLOCK_SIZE, weight_type, kv_type, kv_memory)
+        plan = plan_memory(config, limits, free, graphs, BLOCK_SIZE, choice.weights, choice.kv_type, kv_memory)
         log.info("%s", plan)
         blocks = plan.blocks
     run = operations_on(device)
     embedding = Embedding(weights, config, device, dtype)
-    depth = GraphDepth(weights, config, embedding, run, device, dtype, weight_type)
-    backbone = GraphBackbone(weights, config, blocks, BLOCK_SIZE, run, device, dtype, weight_type, kv_type)
+    depth = GraphDepth(weights, config, embedding, run, choice.weights)
+    backbone = GraphBackbone(weights, config, blocks, BLOCK_SIZE, run, device, dtype, choice.weights, choice.kv_type)
     return GraphEngine(config, embedding, backbone, depth, limits.max_streams)
 
 
-def _check_capability(weight_type: WeightType, kv_type: KvType) -> None:
+def _check_capability(choice: EngineChoice) -> None:
     capability = torch.cuda.get_device_capability()
-    if "fp8" in (weight_type, kv_type) and capability < FP8_CAPABILITY:
+    if "fp8" in (choice.weights, choice.kv_type) and capability < FP8_CAPABILITY:
         found, needed = (".".join(map(str, each)) for each in (capability, FP8_CAPABILITY))
         raise EngineError(f"FP8 needs compute capability {needed} or above, the GPU of this machine has {found}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from misotts.engines.eight_bits import LARGEST, round_to
 from misotts.engines.table import WeightType
@@ -19,18 +20,14 @@ from misotts.engines.table import WeightType
 class Matrix:
     """Weights [outputs, inputs]; real = stored x scale."""
 
-    weight: torch.Tensor
+    weight: Tensor
     """The activations' type, float8_e4m3fn or int8."""
-    scale: torch.Tensor | None = None
+    scale: Tensor | None = None
     """float32 [outputs], of a quantised matrix."""
 
     @classmethod
     def make(
-        cls,
-        weight: torch.Tensor,
-        dtype: torch.dtype,
-        weight_type: WeightType = "full",
-        norm: torch.Tensor | None = None,
+        cls, weight: Tensor, dtype: torch.dtype, weight_type: WeightType = "full", norm: Tensor | None = None
     ) -> Matrix:
         """Convert `weight` [outputs, inputs]. `norm` [inputs], the scale of an RMSNorm in front of the product, is
         multiplied in before any rounding."""
@@ -41,7 +38,3 @@ class Matrix:
             return cls(real.to(dtype).contiguous())
         scale = real.abs().amax(dim=1).clamp(min=1e-12) / LARGEST[weight_type]
         return cls(round_to(real / scale.unsqueeze(1), weight_type).contiguous(), scale)
-
-    @property
-    def nbytes(self) -> int:
-        return self.weight.nbytes + (self.scale.nbytes if self.scale is not None else 0)

@@ -3,62 +3,23 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 
-from misotts.engines.graph.matrix import Matrix
-from misotts.engines.graph.plain import LayerCache, Tiles
+from misotts.engines.graph import plain
 
 
-class Operations(Protocol):
-    """The functions of `plain`, where each is described."""
+class Operations:
+    """The type of the modules `plain`, which describes each function, and `fused`."""
 
-    def linear(
-        self,
-        x: torch.Tensor,
-        matrix: Matrix,
-        norm_eps: float | None = None,
-        swiglu: bool = False,
-        residual: torch.Tensor | None = None,
-    ) -> torch.Tensor: ...
-
-    def rms_norm(self, x: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor: ...
-
-    def rope_and_cache(
-        self,
-        qkv: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        positions: torch.Tensor,
-        kv_index: torch.Tensor,
-        cache: LayerCache,
-    ) -> torch.Tensor: ...
-
-    def paged_attention(
-        self, q: torch.Tensor, cache: LayerCache, tables: torch.Tensor, tiles: Tiles
-    ) -> torch.Tensor: ...
-
-    def depth_attention(
-        self,
-        qkv: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        first: int,
-    ) -> torch.Tensor: ...
-
-    def sample(
-        self,
-        logits: torch.Tensor,
-        temperature: torch.Tensor,
-        top_k: torch.Tensor,
-        noise: torch.Tensor,
-        table: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]: ...
-
-    def embed_frames(self, codes: torch.Tensor, table: torch.Tensor, vocabulary: int) -> torch.Tensor: ...
+    linear = staticmethod(plain.linear)
+    rms_norm = staticmethod(plain.rms_norm)
+    rope_and_cache = staticmethod(plain.rope_and_cache)
+    paged_attention = staticmethod(plain.paged_attention)
+    depth_attention = staticmethod(plain.depth_attention)
+    sample = staticmethod(plain.sample)
+    embed_frames = staticmethod(plain.embed_frames)
 
 
 def operations(name: str) -> Operations:

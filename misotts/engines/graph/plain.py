@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from misotts.engines.eight_bits import LARGEST
 from misotts.engines.graph.matrix import Matrix
@@ -22,10 +23,10 @@ LARGEST_KV = LARGEST["fp8"]
 class LayerCache:
     """One layer's keys and values in the pool."""
 
-    keys: torch.Tensor
+    keys: Tensor
     """[blocks, kv_heads, block_size, head_dim], the activations' type or float8_e4m3fn; rotated."""
-    values: torch.Tensor
-    scales: torch.Tensor | None
+    values: Tensor
+    scales: Tensor | None
     """float32 [2, blocks, kv_heads, block_size] if keys and values are FP8: the scale of each key, then of each value;
     real = stored x scale."""
 
@@ -35,24 +36,20 @@ class Tiles:
     """Tiles of consecutive positions of one sequence, which share one read of their keys. int32 [tiles] each,
     on the device."""
 
-    sequence: torch.Tensor
+    sequence: Tensor
     """Row of the sequence in the block tables."""
-    first_row: torch.Tensor
+    first_row: Tensor
     """First packed row of the tile."""
-    first_position: torch.Tensor
-    count: torch.Tensor
+    first_position: Tensor
+    count: Tensor
     """Positions of the tile."""
     longest: int
     """Largest `count` that a tile may have."""
 
 
 def linear(
-    x: torch.Tensor,
-    matrix: Matrix,
-    norm_eps: float | None = None,
-    swiglu: bool = False,
-    residual: torch.Tensor | None = None,
-) -> torch.Tensor:
+    x: Tensor, matrix: Matrix, norm_eps: float | None = None, swiglu: bool = False, residual: Tensor | None = None
+) -> Tensor:
     """x [rows, inputs] times the matrix → [rows, outputs].
 
     `norm_eps`: x is first divided by the root of its mean square plus this. `swiglu`: the matrix is gate above up, and
@@ -70,19 +67,14 @@ def linear(
     return x if residual is None else x + residual
 
 
-def rms_norm(x: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
+def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     """x [rows, width] / sqrt(mean(x²) + eps) * scale."""
     return F.rms_norm(x, x.shape[-1:], scale, eps)
 
 
 def rope_and_cache(
-    qkv: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    positions: torch.Tensor,
-    kv_index: torch.Tensor,
-    cache: LayerCache,
-) -> torch.Tensor:
+    qkv: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, kv_index: Tensor, cache: LayerCache
+) -> Tensor:
     """Rotate q and k of qkv [rows, (heads + 2 kv_heads) * head_dim], write k and v into the pool, return q [rows,
     heads, head_dim].
 
@@ -108,7 +100,7 @@ def rope_and_cache(
     return q.contiguous()
 
 
-def paged_attention(q: torch.Tensor, cache: LayerCache, tables: torch.Tensor, tiles: Tiles) -> torch.Tensor:
+def paged_attention(q: Tensor, cache: LayerCache, tables: Tensor, tiles: Tiles) -> Tensor:
     """Causal attention of q [rows, heads, head_dim] over the sequences' blocks, with the rows' own keys → [rows,
     heads * head_dim]. tables: int32 [sequences, columns]. Rows that are in no tile stay zero."""
     rows, heads, head_dim = q.shape
@@ -131,7 +123,7 @@ def paged_attention(q: torch.Tensor, cache: LayerCache, tables: torch.Tensor, ti
     return out[:rows]
 
 
-def _gather(cache: LayerCache, n: int, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _gather(cache: LayerCache, n: int, blocks: Tensor, dtype: torch.dtype) -> Tensor:
     pool = (cache.keys, cache.values)[n]
     if cache.scales is None:
         found = pool[blocks]
@@ -141,9 +133,7 @@ def _gather(cache: LayerCache, n: int, blocks: torch.Tensor, dtype: torch.dtype)
     return found.transpose(1, 2).flatten(2, 3)
 
 
-def depth_attention(
-    qkv: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, first: int
-) -> torch.Tensor:
+def depth_attention(qkv: Tensor, keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor, first: int) -> Tensor:
     """The depth decoder's attention: rotate q and k, cache k and v, attend.
 
     qkv [rows * new, (heads + 2 kv_heads) * head_dim]: the positions of each row from `first` on. keys, values [rows,
@@ -165,12 +155,8 @@ def depth_attention(
 
 
 def sample(
-    logits: torch.Tensor,
-    temperature: torch.Tensor,
-    top_k: torch.Tensor,
-    noise: torch.Tensor,
-    table: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+    logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor, table: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     """Sample a code for each row of logits → codes int64 [n], and their rows of table [codes, width], if there is one.
 
     Like `misotts.engines.sampling.sample`, except that equally likely codes are ranked by number. noise [n, ranks] may
@@ -185,6 +171,6 @@ def sample(
     return sampled, None if table is None else table.index_select(0, sampled)
 
 
-def embed_frames(codes: torch.Tensor, table: torch.Tensor, vocabulary: int) -> torch.Tensor:
+def embed_frames(codes: Tensor, table: Tensor, vocabulary: int) -> Tensor:
     """Sum the embeddings of codes [n, codebooks] over the codebooks; table [codebooks * vocabulary, width]."""
     return F.embedding_bag(codes + torch.arange(codes.shape[1], device=codes.device) * vocabulary, table, mode="sum")

@@ -6,7 +6,6 @@ that follows the attention plugin's documentation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +19,7 @@ from misotts.engines.manifest import Manifest, weights_hash
 from misotts.engines.table import BACKBONES, EngineError, EngineFolder, Variant
 from misotts.engines.tensorrt_depth import gpu_here
 from misotts.engines.tensorrt_llm.tables import INPUT, OUTPUT, Tables, constant_tables, pool_shape, step_tables
+from misotts.model.weight_files import Weights
 
 ENGINE = "rank0.engine"
 
@@ -48,7 +48,7 @@ class TensorrtLlmBackbone:
     def __init__(
         self,
         model: Path,
-        weights: Mapping[str, torch.Tensor],
+        weights: Weights,
         config: ModelConfig,
         variant: Variant,
         limits: Limits,
@@ -108,10 +108,6 @@ class TensorrtLlmBackbone:
         blocks[0, :2] = 1, 2
         return self.forward(Batch(inputs, lengths, starts, blocks)).float()
 
-    @property
-    def pool_bytes(self) -> int:
-        return self._pool.nbytes
-
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `Backbone.forward`."""
@@ -132,9 +128,9 @@ class _Session:
         from tensorrt_llm.runtime.session import Session
 
         self._session: Any = Session.from_serialized_engine(engine.read_bytes())
-        self._inputs: Mapping[str, torch.Tensor] = {}
+        self._inputs: Weights = {}
 
-    def run(self, inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> None:
+    def run(self, inputs: Weights, outputs: Weights) -> None:
         from tensorrt_llm._utils import torch_dtype_to_trt
         from tensorrt_llm.runtime.session import TensorInfo
 
@@ -147,9 +143,7 @@ class _Session:
         self._inputs = inputs
 
 
-def checked_manifest(
-    folder: EngineFolder, weights: Mapping[str, torch.Tensor], config: ModelConfig, limits: Limits
-) -> Manifest:
+def checked_manifest(folder: EngineFolder, weights: Weights, config: ModelConfig, limits: Limits) -> Manifest:
     """Return the manifest of an engine that may be used here.
 
     Raises:
@@ -166,7 +160,7 @@ def checked_manifest(
     return manifest
 
 
-def backbone_hash(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> str:
+def backbone_hash(weights: Weights, config: ModelConfig) -> str:
     """`weights_hash` of the tensors of a backbone engine."""
     return weights_hash(weights, [name for name in weights if name.startswith("backbone.")], config.backbone)
 

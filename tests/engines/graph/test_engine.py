@@ -28,7 +28,7 @@ def make_engine(folder: Path, parts: Parts, limits: Limits, num_blocks: int = 20
     config, weights = parts.config, Checkpoint(folder, parts.config)
     plain = operations("plain")
     backbone = GraphBackbone(weights, config, num_blocks, 32, plain, "cpu", torch.float32)
-    depth = GraphDepth(weights, config, parts.embedding, plain, "cpu", torch.float32)
+    depth = GraphDepth(weights, config, parts.embedding, plain)
     return GraphEngine(config, parts.embedding, backbone, depth, limits.max_streams)
 
 
@@ -107,7 +107,7 @@ def test_the_captured_code_reads_no_value(weight_type: WeightType, kv_type: KvTy
     with mode:
         embedding = Embedding(weights, config, "meta", dtype)
         backbone = GraphBackbone(weights, config, 20, 16, plain, "meta", dtype, weight_type, kv_type)
-        depth = GraphDepth(weights, config, embedding, plain, "meta", dtype, weight_type)
+        depth = GraphDepth(weights, config, embedding, plain, weight_type)
         engine = GraphEngine(config, embedding, backbone, depth, max_streams=3)
         for bucket in (engine.buckets[0], engine.buckets[-1]):
             with NoWaiting() as seen:
@@ -144,7 +144,7 @@ def test_frames_by_the_kernels(weight_type: WeightType, monkeypatch: pytest.Monk
     for path in ("plain", "fused"):
         run = operations(path)
         backbone = GraphBackbone(weights, config, 6, 16, run, "cpu", torch.float32, weight_type)
-        depth = GraphDepth(weights, config, embedding, run, "cpu", torch.float32, weight_type)
+        depth = GraphDepth(weights, config, embedding, run, weight_type)
         engine = GraphEngine(config, embedding, backbone, depth, max_streams=3)
         lengths, starts = np.array([3, 2], np.int32), np.zeros(2, np.int32)
         engine.next_input[:2] = backbone.forward(Batch(prompts, lengths, starts, blocks))

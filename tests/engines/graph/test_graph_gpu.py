@@ -29,7 +29,7 @@ def test_captured_float32_frames_are_the_cpus(parts: Parts, alone: list[np.ndarr
     run_by, limits = operations("fused"), Limits(max_streams=8)
     embedding = Embedding(weights, config, "cuda")
     backbone = GraphBackbone(weights, config, 200, 32, run_by, "cuda", torch.float32)
-    depth = GraphDepth(weights, config, embedding, run_by, "cuda", torch.float32)
+    depth = GraphDepth(weights, config, embedding, run_by)
     engine = GraphEngine(config, embedding, backbone, depth, limits.max_streams)
     frames = run(Generator(config, engine, limits), parts, range(len(PROMPTS)))
     assert [np.array_equal(a[0], b[0]) for a, b in zip(alone, frames, strict=True)] == [True] * len(PROMPTS)

@@ -11,7 +11,7 @@ from misotts.engines.graph.load import load_graph_engine
 from misotts.engines.graph.memory import block_bytes, plan_memory, weight_bytes
 from misotts.engines.interface import Limits
 from misotts.engines.kv_memory import BLOCK_SIZE
-from misotts.engines.table import KvType, WeightType
+from misotts.engines.table import EngineChoice, KvType, WeightType
 from tests.support.models import MISO_8B, tiny_config, tiny_weights
 
 GIB = 2**30
@@ -21,12 +21,13 @@ GIB = 2**30
 @pytest.mark.parametrize("weight_type", ["full", "fp8", "int8"])
 def test_the_plan_has_the_sizes_of_the_loaded_tensors(weight_type: WeightType, kv_type: KvType) -> None:
     """In float32 on the CPU an activation has 4 bytes; on a GPU it has 2."""
-    config = tiny_config()
-    engine = load_graph_engine(tiny_weights(), config, Limits(), "cpu", weight_type, kv_type)
+    config, choice = tiny_config(), EngineChoice("graph", weight_type, kv_type)
+    engine = load_graph_engine(tiny_weights(), config, Limits(), choice, None, "cpu")
     embedding, backbone, depth = engine.embedding, engine.backbone, engine.depth
-    heads = [depth._head0, *depth._heads, depth._projection]
+    matrices = [depth._head0, *depth._heads, depth._projection]
+    matrices += [matrix for layer in [*backbone.layers, *depth.layers] for matrix in vars(layer).values()]
     loaded = embedding.text_table.nbytes + embedding.audio_table.nbytes + backbone._norm.nbytes
-    loaded += sum(layer.nbytes for layer in [*backbone.layers, *depth.layers]) + sum(head.nbytes for head in heads)
+    loaded += sum(m.weight.nbytes + (m.scale.nbytes if m.scale is not None else 0) for m in matrices)
     loaded += sum(table.nbytes for table in depth._inputs)
     assert weight_bytes(config, weight_type, width=4) == loaded
     pool = backbone._pool.numel() * (1 if kv_type == "fp8" else 2)

@@ -84,7 +84,7 @@ def load(model: Path) -> TensorrtLlmBackbone:
 def test_the_same_frames_as_the_torch_engine(model: Path) -> None:
     engine = load(model)
     assert engine.block_size == 32
-    assert engine.pool_bytes == POOL * 4
+    assert engine._pool.nbytes == POOL * 4
     assert not engine._pool.any(), "the check at loading leaves the pool empty"
     config = ModelConfig.load(model)
     torch_engine = TorchBackbone(Checkpoint(model, config), config, BLOCKS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from misotts.engines.graph.kernels.launch import dot_type, tile
 from misotts.engines.graph.plain import LayerCache, Tiles
@@ -124,7 +125,7 @@ def splits_for(tile_count: int, kv_heads: int) -> int:
     return min(MAX_SPLITS, int(triton.next_power_of_2(triton.cdiv(PROGRAMS, tile_count * kv_heads))))
 
 
-def paged_attention(q: torch.Tensor, cache: LayerCache, tables: torch.Tensor, tiles: Tiles) -> torch.Tensor:
+def paged_attention(q: Tensor, cache: LayerCache, tables: Tensor, tiles: Tiles) -> Tensor:
     """See `plain.paged_attention`; rows that are in no tile are not written. If tiles have one position, tile n is row
     n of q."""
     rows, heads, head_dim = q.shape

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from misotts.engines.graph.plain import LARGEST_KV, LayerCache
 
@@ -59,13 +59,8 @@ def rope_and_cache_kernel(
 
 
 def rope_and_cache(
-    qkv: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    positions: torch.Tensor,
-    kv_index: torch.Tensor,
-    cache: LayerCache,
-) -> torch.Tensor:
+    qkv: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, kv_index: Tensor, cache: LayerCache
+) -> Tensor:
     """See `plain.rope_and_cache`."""
     _, kv_heads, block_size, head_dim = cache.keys.shape
     heads = qkv.shape[1] // head_dim - 2 * kv_heads

@@ -3,9 +3,9 @@ caches the new keys and values, and attends, for one row and one key head."""
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from misotts.engines.graph.kernels.launch import dot_type, tile
 
@@ -73,9 +73,7 @@ def depth_attention_kernel(
     tl.store(target, attended.to(out.dtype.element_ty), mask=inside)
 
 
-def depth_attention(
-    qkv: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, first: int
-) -> torch.Tensor:
+def depth_attention(qkv: Tensor, keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor, first: int) -> Tensor:
     """See `plain.depth_attention`."""
     rows, kv_heads, positions, head_dim = keys.shape
     heads = qkv.shape[1] // head_dim - 2 * kv_heads

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 WIDTH = 256
 
@@ -21,7 +21,7 @@ def embed_frames_kernel(codes, table, out, codebooks, vocabulary, width, WIDTH: 
     tl.store(out + row * width + column, total.to(out.dtype.element_ty), mask=inside)
 
 
-def embed_frames(codes: torch.Tensor, table: torch.Tensor, vocabulary: int) -> torch.Tensor:
+def embed_frames(codes: Tensor, table: Tensor, vocabulary: int) -> Tensor:
     """See `plain.embed_frames`."""
     rows, codebooks = codes.shape
     width = table.shape[1]

@@ -8,11 +8,10 @@ length after the product as well; the length is summed up while the row is read.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from misotts.engines.graph import plain
 from misotts.engines.graph.kernels.launch import dot_type, tile
@@ -85,33 +84,21 @@ class LinearTiles:
     rows: int
     outputs: int
     inputs: int
-    warps: int
-    stages: int
-
-    @property
-    def constants(self) -> dict[str, int]:
-        return dict(
-            ROWS=self.rows, OUTPUTS=self.outputs, INPUTS=self.inputs, num_warps=self.warps, num_stages=self.stages
-        )
 
 
 def linear_tiles(rows: int) -> LinearTiles:
     """For few rows the tiles are narrow, so that even the narrowest matrix (1536 outputs) keeps 96 programs busy, and
     the prefetch is deep: 16 x 256 x 2 bytes x 3 stages are 24 KiB a program, and 16 KiB an SM hide 0.7 us at 3 TB/s."""
     if rows <= 16:
-        return LinearTiles(rows=16, outputs=16, inputs=256, warps=4, stages=4)
+        return LinearTiles(rows=16, outputs=16, inputs=256)
     if rows <= 32:
-        return LinearTiles(rows=32, outputs=32, inputs=128, warps=4, stages=4)
-    return LinearTiles(rows=64, outputs=64, inputs=64, warps=4, stages=4)
+        return LinearTiles(rows=32, outputs=32, inputs=128)
+    return LinearTiles(rows=64, outputs=64, inputs=64)
 
 
 def linear(
-    x: torch.Tensor,
-    matrix: Matrix,
-    norm_eps: float | None = None,
-    swiglu: bool = False,
-    residual: torch.Tensor | None = None,
-) -> torch.Tensor:
+    x: Tensor, matrix: Matrix, norm_eps: float | None = None, swiglu: bool = False, residual: Tensor | None = None
+) -> Tensor:
     """See `plain.linear`."""
     rows, inputs = x.shape
     if rows > MANY_ROWS and matrix.scale is None:
@@ -120,8 +107,6 @@ def linear(
     out = x.new_empty(rows, outputs)
     tiles = linear_tiles(rows)
     grid = (triton.cdiv(outputs, tiles.outputs), triton.cdiv(rows, tiles.rows))
-    options: dict[str, Any] = dict(tiles.constants, DOT=dot_type(x.dtype))
-    options["INPUTS"] = min(tiles.inputs, tile(inputs))
     linear_kernel[grid](
         x,
         matrix.weight,
@@ -136,6 +121,11 @@ def linear(
         SWIGLU=swiglu,
         RESIDUAL=residual is not None,
         QUANTISED=matrix.scale is not None,
-        **options,
+        ROWS=tiles.rows,
+        OUTPUTS=tiles.outputs,
+        INPUTS=min(tiles.inputs, tile(inputs)),
+        DOT=dot_type(x.dtype),
+        num_warps=4,
+        num_stages=4,
     )
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 
 @triton.jit
@@ -18,7 +19,7 @@ def rms_norm_kernel(x, scale, out, width, eps, WIDTH: tl.constexpr):
     tl.store(out + place, row.to(out.dtype.element_ty), mask=inside)
 
 
-def rms_norm(x: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
+def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     """See `plain.rms_norm`."""
     out = torch.empty_like(x)
     rms_norm_kernel[(len(x),)](x, scale, out, x.shape[1], eps, WIDTH=triton.next_power_of_2(x.shape[1]), num_warps=8)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 CODES = 64
 """Number of codes that one program ranks."""
@@ -24,9 +25,8 @@ def score_kernel(logits, temperature, top_k, noise, best, codes, noise_row, CODE
     rank = tl.zeros((CODES,), tl.int32)
     for first in range(0, codes, OTHERS):
         other = first + tl.arange(0, OTHERS)
-        other_value = tl.load(logits + row * codes + other, mask=other < codes, other=float("-inf")).to(tl.float32)[
-            None, :
-        ]
+        other_value = tl.load(logits + row * codes + other, mask=other < codes, other=float("-inf"))
+        other_value = other_value.to(tl.float32)[None, :]
         tie = (other_value == value[:, None]) & (other[None, :] < code[:, None])
         rank += tl.sum(((other_value > value[:, None]) | tie).to(tl.int32), axis=1)
     is_candidate = is_code & (rank < tl.load(top_k + row))
@@ -57,12 +57,8 @@ def select_kernel(
 
 
 def sample(
-    logits: torch.Tensor,
-    temperature: torch.Tensor,
-    top_k: torch.Tensor,
-    noise: torch.Tensor,
-    table: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+    logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor, table: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     """See `plain.sample`."""
     rows, codes = logits.shape
     parts = triton.cdiv(codes, CODES)
