@@ -72,15 +72,10 @@ class Step:
 class Engine(Protocol):
     """Computes steps on a device; keeps keys and values in a pool of blocks, and the next input of every slot."""
 
-    @property
-    def block_size(self) -> int:
-        """Positions in a block."""
-        ...
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks in the pool, block 0 among them, which is scratch and never handed out."""
-        ...
+    block_size: int
+    """Positions in a block."""
+    num_blocks: int
+    """Blocks in the pool, block 0 among them, which is scratch and never handed out."""
 
     def step(self, step: Step) -> torch.Tensor:
         """Start on a step, without waiting for a GPU, and return the codes, int64 [samples, codebooks], of the

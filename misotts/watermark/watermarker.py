@@ -45,23 +45,16 @@ class Timing:
         self.delay_frames = self._full_delay() if config.delay_frames is None else config.delay_frames
         """Number of frames that must follow a frame before it goes out."""
 
-    def begins(self, column: int) -> int:
-        """Return the first sample at 24 kHz that a column's mark changes; negative for a stream's first columns."""
-        return self.down.touched((column - 1) * self.config.HOP_LENGTH)
-
     def marked(self, column: int) -> bool:
         """True if a column's mark is known when the first frame that it changes goes out."""
-        frame = max(self.begins(column), 0) // FRAME_SAMPLES
-        return column < self._columns_known((frame + 1 + self.delay_frames) * FRAME_SAMPLES)
+        begins = self.down.touched((column - 1) * self.config.HOP_LENGTH)  # negative for a stream's first columns
+        samples = (max(begins, 0) // FRAME_SAMPLES + 1 + self.delay_frames) * FRAME_SAMPLES
+        return column < self.up.known(samples) // self.config.HOP_LENGTH - self.config.columns_ahead
 
     def flush_samples(self) -> int:
         """Number of samples of silence at 24 kHz after which the mark of a stream's last sample is known."""
         hops = (self.config.columns_ahead + 3) * self.config.HOP_LENGTH
         return hops * SAMPLE_RATE // self.config.SR + 2 * self.up.reach + FRAME_SAMPLES
-
-    def _columns_known(self, samples: int) -> int:
-        """Number of columns that have known marks after `samples` at 24 kHz."""
-        return self.up.known(samples) // self.config.HOP_LENGTH - self.config.columns_ahead
 
     def _full_delay(self) -> int:
         """Return the shortest delay with which every column is marked."""

@@ -44,7 +44,9 @@ class TorchDepth:
         hidden = pad_rows(hidden, self._row_tile)
         sampled = [self._sample(F.linear(hidden, self._head0)[:n], sampling, 0)]
         x = torch.stack([F.linear(hidden, self._projection), self._input(sampled[0], 0)], dim=1)
-        cache = self._empty_cache(len(hidden))
+        c = self.config
+        # Keys, then values, of each layer; all are written before they are read.
+        cache = list(self._head0.new_empty(2 * c.num_layers, len(hidden), c.num_kv_heads, self.codebooks, c.head_dim))
         for codebook in range(1, self.codebooks):
             x = self._transform(x, cache, last=codebook)
             logits = F.linear(x, self._heads[codebook - 1])
@@ -62,26 +64,17 @@ class TorchDepth:
         """Projected embeddings of `codes` [n], padded."""
         return pad_rows(self._inputs[codebook].index_select(0, codes), self._row_tile)
 
-    def _empty_cache(self, rows: int) -> list[torch.Tensor]:
-        """Keys, then values, of each layer [rows, kv_heads, codebooks, head_dim]; all written before read."""
-        c = self.config
-        shape = (2 * c.num_layers, rows, c.num_kv_heads, self.codebooks, c.head_dim)
-        return list(self._head0.new_empty(shape))
-
     def _transform(self, x: torch.Tensor, cache: list[torch.Tensor], last: int) -> torch.Tensor:
         """Run x [rows, positions, width], which ends at position `last`; return the last position's state."""
-        first = last + 1 - x.shape[1]
-        cos, sin = (t[first : last + 1].unsqueeze(1) for t in (self._cos, self._sin))
+        end = last + 1
+        first = end - x.shape[1]
+        cos, sin = (t[first:end].unsqueeze(1) for t in (self._cos, self._sin))
         for layer, keys, values in zip(self._layers, cache[::2], cache[1::2], strict=True):
             q, k, v = layer.split_heads(x, cos, sin, self.config)
-            keys[:, :, first : last + 1] = k.transpose(1, 2)
-            values[:, :, first : last + 1] = v.transpose(1, 2)
+            keys[:, :, first:end] = k.transpose(1, 2)
+            values[:, :, first:end] = v.transpose(1, 2)
             attended = F.scaled_dot_product_attention(
-                q.transpose(1, 2),
-                keys[:, :, : last + 1],
-                values[:, :, : last + 1],
-                is_causal=first == 0,
-                enable_gqa=True,
+                q.transpose(1, 2), keys[:, :, :end], values[:, :, :end], is_causal=first == 0, enable_gqa=True
             )
             x = layer.merge(x, attended.transpose(1, 2).flatten(2))
         return self._norm(x[:, -1])

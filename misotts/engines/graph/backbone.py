@@ -109,9 +109,5 @@ class GraphBackbone:
         positions, indices, table_there, blocks_there = on_device.split([first_row, first_row, table.size, blocks.size])
         longest = 1 if len(tiles) == len(batch.lengths) == first_row else PREFILL_TILE
         sequence, first_rows, first_position, count = table_there.int().view(4, -1)
-        return Positions(
-            positions,
-            indices,
-            blocks_there.int().view(blocks.shape),
-            Tiles(sequence, first_rows, first_position, count, longest),
-        )
+        tiles_there = Tiles(sequence, first_rows, first_position, count, longest)
+        return Positions(positions, indices, blocks_there.int().view(blocks.shape), tiles_there)
