@@ -73,7 +73,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def weights_hash(weights: Weights, names: Iterable[str], network: TransformerConfig | None = None) -> str:
+def weights_hash(weights: Weights, names: Iterable[str], network: TransformerConfig) -> str:
     """SHA-256 over the named tensors' names, types, shapes and values, and over `network`, because no tensor shows
     heads, norm and RoPE."""
     digest = hashlib.sha256(repr(network).encode())

@@ -96,17 +96,14 @@ class Scheduler:
 
     def advance(self, parts: list[Part]) -> None:
         """Record that a planned step has been computed, or will be before any later one."""
-        for part in parts:
-            utterance = part.utterance
-            if part.prefill:
-                self._cache_prefixes(utterance, utterance.cached + part.length)
-            utterance.cached += part.length
-            utterance.sampled += part.samples
-
-    def _cache_prefixes(self, utterance: Utterance, cached: int) -> None:
         size = self.pool.block_size
-        for number in range(utterance.cached // size, min(cached // size, len(utterance.prefix_keys))):
-            self.pool.cache_prefix(utterance.blocks[number], utterance.prefix_keys[number])
+        for part in parts:
+            utterance, end = part.utterance, part.utterance.cached + part.length
+            if part.prefill:
+                for number in range(utterance.cached // size, min(end // size, len(utterance.prefix_keys))):
+                    self.pool.cache_prefix(utterance.blocks[number], utterance.prefix_keys[number])
+            utterance.cached = end
+            utterance.sampled += part.samples
 
     def _admit(self) -> None:
         """Admit utterances from the head of the queue while a slot is free, and blocks for all their known positions

@@ -41,6 +41,9 @@ def open_weights(path: Path) -> Tensors:
     tensors: Tensors = {}
     faults = []
     for file in _files(Path(path)):
+        if not file.is_file():
+            faults.append(f"{file.name} is missing")
+            continue
         try:
             tensors.update(_open_safetensors(file) if file.suffix == ".safetensors" else _open_pickle(file))
         except CheckpointError as error:
@@ -66,8 +69,6 @@ def _files(path: Path) -> list[Path]:
 
 
 def _open_safetensors(path: Path) -> Tensors:
-    if not path.is_file():
-        raise CheckpointError(f"{path.name} is missing")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
@@ -76,8 +77,6 @@ def _open_safetensors(path: Path) -> Tensors:
 
 
 def _open_pickle(path: Path) -> Tensors:
-    if not path.is_file():
-        raise CheckpointError(f"{path.name} is missing")
     try:
         loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError:

@@ -103,13 +103,13 @@ class Readings:
 class Detector:
     """Detects watermarks."""
 
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
+    def __init__(self, folder: Path) -> None:
         """Read `folder/silentcipher`.
 
         Raises:
             SilentCipherError: it cannot be used.
         """
-        self._network = ReadNetwork(Path(folder) / "silentcipher", device)
+        self._network = ReadNetwork(Path(folder) / "silentcipher")
 
     def check(self, audio: Floats, rate: int, key: bytes) -> Verdict:
         """Judge float32 [samples] mono at any rate, in Hz."""

@@ -18,12 +18,12 @@ PIECE_COLUMNS = 512
 class ReadNetwork:
     """Computes the symbols' probabilities in each column of a clip at `config.SR`."""
 
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
+    def __init__(self, folder: Path) -> None:
         self.config = config = SilentCipherConfig.load(folder)
         state = read_message_decoder(folder, config)
-        self._layers = [GatedLayer.load(state, f"main.{2 * n + 1}", device) for n in range(config.dec_m_n_layers)]
-        self._over_bins, self._bias = state["linear.weight"][0].to(device), state["linear.bias"].to(device)
-        self._window = torch.hann_window(config.N_FFT, device=device)
+        self._layers = [GatedLayer.load(state, f"main.{2 * n + 1}", "cpu") for n in range(config.dec_m_n_layers)]
+        self._over_bins, self._bias = state["linear.weight"][0], state["linear.bias"]
+        self._window = torch.hann_window(config.N_FFT)
 
     @torch.inference_mode()
     def read(self, audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -35,12 +35,7 @@ class ReadNetwork:
         loudness = np.sqrt(np.mean(np.square(audio, dtype=np.float64)))
         samples = torch.from_numpy(audio * np.float32(SPEECH_POWER**0.5 / max(loudness, 1e-12)))
         spectra = torch.stft(
-            samples.to(self._window.device),
-            config.N_FFT,
-            config.HOP_LENGTH,
-            window=self._window,
-            pad_mode="constant",
-            return_complex=True,
+            samples, config.N_FFT, config.HOP_LENGTH, window=self._window, pad_mode="constant", return_complex=True
         )
         magnitudes = spectra[: config.message_band_size].abs().T[None, None]  # [1, 1, columns, band]
         columns, reach = magnitudes.shape[2], len(self._layers)
@@ -49,7 +44,7 @@ class ReadNetwork:
             begin, end = max(start - reach, 0), min(start + PIECE_COLUMNS + reach, columns)
             piece = self._run_layers(magnitudes[:, :, begin:end])
             logits.append(piece[start - begin : start - begin + PIECE_COLUMNS])
-        return torch.cat(logits).log_softmax(dim=1).cpu().numpy()
+        return torch.cat(logits).log_softmax(dim=1).numpy()
 
     def _run_layers(self, x: torch.Tensor) -> torch.Tensor:
         for layer in self._layers:

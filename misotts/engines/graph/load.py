@@ -42,7 +42,7 @@ def load_graph_engine(
         _check_capability(choice)
         graphs = len(bucket_shapes(limits.max_streams, config.audio_codes))
         free = torch.cuda.mem_get_info()[0]
-        plan = plan_memory(config, limits, free, graphs, BLOCK_SIZE, choice.weights, choice.kv_type, kv_memory)
+        plan = plan_memory(config, limits, free, graphs, choice.weights, choice.kv_type, kv_memory)
         log.info("%s", plan)
         blocks = plan.blocks
     run = operations_on(device)

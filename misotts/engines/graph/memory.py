@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from misotts.config import ConfigError, ModelConfig, TransformerConfig
 from misotts.engines.interface import Limits
-from misotts.engines.kv_memory import check_kv_memory
+from misotts.engines.kv_memory import BLOCK_SIZE, check_kv_memory
 from misotts.engines.table import KvType, WeightType
 from misotts.model.checkpoint import tensor_shapes
 
@@ -52,7 +52,6 @@ def plan_memory(
     limits: Limits,
     free: int,
     graphs: int,
-    block_size: int,
     weight_type: WeightType = "full",
     kv_type: KvType = "full",
     kv_memory: int | None = None,
@@ -63,10 +62,10 @@ def plan_memory(
     Raises:
         ConfigError: the pool would not hold one utterance of full length; names the numbers.
     """
-    weights, activations = weight_bytes(config, weight_type), activation_bytes(config, limits, block_size)
+    weights, activations = weight_bytes(config, weight_type), activation_bytes(config, limits)
     taken = weights + activations + graphs * GRAPH + LIBRARIES
-    per_block = block_bytes(config.backbone, block_size, kv_type)
-    per_utterance = -(-config.max_seq_len // block_size)
+    per_block = block_bytes(config.backbone, kv_type)
+    per_utterance = -(-config.max_seq_len // BLOCK_SIZE)
     most = [(free - taken) // per_block, 1 + limits.max_streams * per_utterance]
     if kv_memory is not None:
         most.append(kv_memory // per_block)
@@ -107,20 +106,20 @@ def _layer_bytes(c: TransformerConfig, weight_type: WeightType, width: int) -> i
     return sum(outputs * inputs + 4 * outputs for outputs, inputs in matrices)
 
 
-def activation_bytes(config: ModelConfig, limits: Limits, block_size: int) -> int:
+def activation_bytes(config: ModelConfig, limits: Limits) -> int:
     """Return an upper estimate, not measured: twice all that one layer computes for the rows of the largest step, and
     the noise of the largest graph, which needs four int64 tensors of its shape at a time."""
     c = config.backbone
     wide = 4 * c.embed_dim + 2 * c.num_kv_heads * c.head_dim + 3 * c.intermediate_dim
-    step = limits.largest_step(block_size) * wide * HALF * 2
+    step = limits.largest_step(BLOCK_SIZE) * wide * HALF * 2
     noise = limits.max_streams * config.audio_num_codebooks * config.audio_codes * 8 * 4
     return step + noise
 
 
-def block_bytes(c: TransformerConfig, block_size: int, kv_type: KvType) -> int:
+def block_bytes(c: TransformerConfig, kv_type: KvType) -> int:
     """Bytes of a block in all layers. FP8 has a float32 scale for each key and each value of each head."""
     vector = c.head_dim + 4 if kv_type == "fp8" else c.head_dim * HALF
-    return c.num_layers * 2 * c.num_kv_heads * block_size * vector
+    return c.num_layers * 2 * c.num_kv_heads * BLOCK_SIZE * vector
 
 
 def _gib(size: int) -> str:

@@ -92,10 +92,9 @@ def rope_and_cache(
             pool[blocks, :, offsets] = new
             continue
         scale = new.float().abs().amax(dim=-1).clamp(min=1e-12) / LARGEST_KV
+        rounded = (new.float() / scale.unsqueeze(-1)).to(QUANTISED_KV)
         # As bytes: PyTorch has no indexed writes of FP8 on the CPU.
-        pool.view(torch.uint8)[blocks, :, offsets] = (
-            (new.float() / scale.unsqueeze(-1)).to(QUANTISED_KV).view(torch.uint8)
-        )
+        pool.view(torch.uint8)[blocks, :, offsets] = rounded.view(torch.uint8)
         cache.scales[n][blocks, :, offsets] = scale
     return q.contiguous()
 
