@@ -22,11 +22,11 @@ help: ## list the targets
 demo: $(READY) $(DEMO) ## start the whole server, speak a sentence and write out/demo.wav
 	$(BIN)/python -m demo.speak --model $(DEMO)
 
-test: $(READY) $(DEMO) ## run all tests (15 minutes on 2 cores)
-	$(BIN)/python -m pytest
+test: quick ## run all tests (15 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "server and not slow"
 
-quick: $(READY) $(DEMO) ## run the tests that start no server (3 minutes)
-	$(BIN)/python -m pytest -m "not server and not slow"
+quick: $(READY) $(DEMO) ## run the tests that start no server (3 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not server and not slow" --numprocesses 2 --dist loadfile
 
 messages: $(READY) $(DEMO) ## run all tests and renew tests/messages.json
 	$(BIN)/python -m pytest --renew-messages
