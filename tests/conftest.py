@@ -23,6 +23,7 @@ if "triton_python_backend_utils" not in sys.modules:
     sys.modules["triton_python_backend_utils"] = backend
 
 from demo.model import make_model
+from misotts.config import ModelConfig
 from tests.support.clips import folder_with_ann, tone, write
 
 # Every run tests the same examples, and a busy machine fails no deadline.
@@ -42,6 +43,11 @@ def demo_folder() -> Path:
     if not folder.exists():
         make_model(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def config(demo_folder: Path) -> ModelConfig:
+    return ModelConfig.load(demo_folder)
 
 
 @pytest.fixture(scope="session")

@@ -20,11 +20,6 @@ FRAMES = 150
 
 
 @pytest.fixture(scope="module")
-def config(demo_folder: Path) -> ModelConfig:
-    return ModelConfig.load(demo_folder)
-
-
-@pytest.fixture(scope="module")
 def peer() -> MimiModel:
     return make_mimi_peer()
 

@@ -20,11 +20,6 @@ from misotts_client.request import Segment, SpeechRequest
 
 
 @pytest.fixture(scope="module")
-def config(demo_folder: Path) -> ModelConfig:
-    return ModelConfig.load(demo_folder)
-
-
-@pytest.fixture(scope="module")
 def tokenizer(demo_folder: Path, config: ModelConfig) -> Tokenizer:
     return Tokenizer(demo_folder, config)
 
@@ -191,9 +186,8 @@ def text_of(tokenizer: Tokenizer, tokens: int) -> str:
     return text
 
 
-def test_the_longest_text_leaves_room_for_one_frame(demo_folder: Path, tokenizer: Tokenizer) -> None:
-    raw = dict(ModelConfig.load(demo_folder).__dict__, max_seq_len=100)
-    prompter = Prompter(demo_folder, ModelConfig(**raw), canned_codes, Voices(None))
+def test_the_longest_text_leaves_one_frame(demo_folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    prompter = Prompter(demo_folder, replace(config, max_seq_len=100), canned_codes, Voices(None))
     assert prompter.build(SpeechRequest(text_of(tokenizer, 60))).max_frames == 40
     assert prompter.build(SpeechRequest(text_of(tokenizer, 99))).max_frames == 1
     assert prompter.build(SpeechRequest(text_of(tokenizer, 60), max_audio_ms=40 * FRAME_MS)).max_frames == 40

@@ -50,14 +50,9 @@ def stage() -> Any:
 
 
 def send(stage: Any, stream: int, slot: int, index: int, *data: float, finish: str = "") -> None:
-    def tensor(value: np.ndarray) -> SimpleNamespace:
-        return SimpleNamespace(as_numpy=lambda: value)
-
-    request = {
-        "HEADER": tensor(np.array([stream, slot, index, 0], np.int64)),
-        "CODES": tensor(np.array(data, np.float32)),
-        "FINISH": tensor(np.array([finish.encode()], np.object_)),
-    }
+    header, codes = np.array([stream, slot, index, 0], np.int64), np.array(data, np.float32)
+    values = {"HEADER": header, "CODES": codes, "FINISH": np.array([finish.encode()], np.object_)}
+    request = {name: SimpleNamespace(as_numpy=lambda value=value: value) for name, value in values.items()}
     stage.take(request, sender=None)
 
 
