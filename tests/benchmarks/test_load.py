@@ -214,8 +214,7 @@ def test_a_wrong_or_missing_answer_is_never_a_fast_one(script: list[Chunk | Exce
 
 
 def test_a_caller_hangs_up_within_the_audio() -> None:
-    client = Scripted(*RIGHT)
-    answer = answer_of(client, Call(0, 0.0, REQUEST, "cancels", 1.5 * FRAME_S))
+    answer = answer_of(client := Scripted(*RIGHT), Call(0, 0.0, REQUEST, "cancels", 1.5 * FRAME_S))
     assert (client.taken, answer.finish, answer.error) == (2, "", "")
     figures = overall([answer], 10.0)
     assert (figures["hung_up"], figures["heard_to_the_end"]) == (1, 0)
@@ -286,8 +285,7 @@ def test_a_server_that_dies_under_load_leaves_the_calls_figures(monkeypatch: pyt
 
 
 def test_a_percentile_without_values_is_not_called_failed(tmp_path: Path) -> None:
-    hangs_up = answer_of(Scripted(*RIGHT), Call(0, 0.0, REQUEST, "cancels", 0.5 * FRAME_S))
-    result = result_of(LOAD, hangs_up)
+    result = result_of(LOAD, answer_of(Scripted(*RIGHT), Call(0, 0.0, REQUEST, "cancels", 0.5 * FRAME_S)))
     p95s = [report.percentile(result["overall"], key, "p95") for key in ("ttfa_ms", "gap_ms", "rtf")]
     assert p95s == ["1,000", "-", "-"]
     assert {row.name: row.first for row in compare.rows(result, result)}["real-time factor, p95"] == "-"

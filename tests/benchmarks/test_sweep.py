@@ -104,8 +104,7 @@ def test_a_sweep_judges_the_runs_of_a_rate_together() -> None:
 
 
 def test_one_bad_run_of_three_misses() -> None:
-    result = run(lambda load: heard(load, 0.2 if load.seed == 1 else 0.01))
-    assert result["knee"]["holds"] is None
+    assert run(lambda load: heard(load, 0.2 if load.seed == 1 else 0.01))["knee"]["holds"] is None
 
 
 def test_an_objective_that_a_lone_call_misses_ends_the_search() -> None:
