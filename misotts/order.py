@@ -25,7 +25,7 @@ class Order:
         temperature: 0 is greedy.
         top_k: from 1 to the number of audio codes.
         chunk_frames: frames of every chunk; 0 leaves the size to the server.
-        deadline: `time.monotonic()` seconds at which the utterance is given up; None: no limit.
+        deadline: `time.monotonic()` seconds at which the utterance is ended; None: no limit.
     """
 
     frames: npt.NDArray[np.int32]

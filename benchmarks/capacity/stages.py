@@ -112,7 +112,7 @@ class Piece:
     frames: int
     finish: str
     forward: Callable[[Piece, int], None]
-    """Is called with the piece, and with the number of frames that came out for it, when the stage is done with it."""
+    """Called with the piece, and with the number of frames that came out for it, when the stage is done with it."""
 
 
 class ChunkWorker:

@@ -71,7 +71,7 @@ def read_day(path: Path) -> tuple[float, ...]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
+        raise ValueError(f"{path} is not JSON: {error}") from None
     numbers = isinstance(values, list) and all(isinstance(v, (int, float)) and v >= 0 for v in values)
     if not numbers or len(values) != HOURS or not max(values):
         raise ValueError(f"{path} must be a list of {HOURS} numbers of 0 or more, and not all 0")

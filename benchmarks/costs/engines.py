@@ -27,7 +27,7 @@ from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import tensor_shapes
 
 ENGINES = ("torch", "graph")
-"""Engines that `make_engines` knows, the fastest last."""
+"""Engines that `make_engines` can make, the fastest last."""
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ def read(path: Path) -> CostTable:
     """Load a table.
 
     Raises:
-        CostError: the file is missing, is no JSON, or a key is missing or wrong.
+        CostError: the file is missing, is not JSON, or a key is missing or wrong.
     """
     try:
         return from_json(json.loads(Path(path).read_text(encoding="utf-8")))
@@ -237,7 +237,7 @@ def read(path: Path) -> CostTable:
     except CostError as error:
         raise CostError(f"{path}: {error}") from None
     except ValueError as error:
-        raise CostError(f"{path} is no JSON: {error}") from None
+        raise CostError(f"{path} is not JSON: {error}") from None
 
 
 def from_json(raw: Any) -> CostTable:

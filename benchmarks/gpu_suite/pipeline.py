@@ -66,7 +66,7 @@ def pipeline(section: Section) -> None:
 
 @dataclass
 class _Heard:
-    """What one caller has heard; times in seconds of the clock."""
+    """The audio that one caller has heard; times in seconds of the clock."""
 
     called: float
     first: float = 0.0

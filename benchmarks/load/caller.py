@@ -33,7 +33,7 @@ class Answer:
 
     call: Call
     due_s: float
-    """When the call should have been sent: its place in the plan, or when its caller was free."""
+    """Time at which the call should have been sent: its place in the plan, or when its caller was free."""
     sent_s: float
     arrivals: list[Arrival] = field(default_factory=list)
     audio: list[npt.NDArray[np.float32]] = field(default_factory=list)

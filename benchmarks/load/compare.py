@@ -34,9 +34,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
+        raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(result, dict) or not {"load", "overall", "calls"} <= result.keys():
-        raise ValueError(f"{path} is no result of misotts bench load")
+        raise ValueError(f"{path} is not a result of misotts bench load")
     return result
 
 

@@ -59,7 +59,7 @@ class Call:
 
     number: int
     at_s: float | None
-    """When the call is due, in s since the start; None in a closed loop, where a free caller makes it."""
+    """Time at which the call is due, in s since the start; None in a closed loop, where a free caller makes it."""
     request: SpeechRequest
     listener: Listener
     cancel_after_s: float

@@ -30,7 +30,7 @@ class Snapshot:
 
 
 def snapshot(metrics_url: str, server: RunningServer | None) -> Snapshot:
-    """Wait until the stages have published their metrics, and look."""
+    """Wait until the stages have published their metrics, and read them."""
     time.sleep(PUBLISH_S)
     try:
         metrics = read_metrics(metrics_url)

@@ -15,7 +15,7 @@ MOST_STEPS = 12
 
 @dataclass(frozen=True)
 class Objective:
-    """What a service promises its callers; both must hold."""
+    """The promise of a service to its callers; both parts must hold."""
 
     ttfa_p95_ms: float
     """Largest p95 of the time to first audio; a failed call counts as the worst."""

@@ -39,7 +39,7 @@ class Tried:
 
     answers: list[Answer]
     faults: list[str] = field(default_factory=list)
-    """Why the times may be the generator's own."""
+    """Reasons why the times may be the generator's own."""
     other_cores: float | None = None
     """Cores that neither the server nor the generator used; None where that is not known."""
 

@@ -100,7 +100,7 @@ def _write_tokenizer(draft: Path, source: Path) -> None:
         try:
             tokenizer = HuggingFaceTokenizer.from_file(str(source))
         except Exception as error:  # the library raises bare Exception
-            raise ConfigError(f"{source} is no tokenizer.json: {error}") from None
+            raise ConfigError(f"{source} is not a tokenizer.json: {error}") from None
     else:
         tokenizer = tokenizer_from_meta(source)
     tokenizer.no_truncation()

@@ -33,7 +33,7 @@ class Outbox:
             self._thread.join()
 
     def deliver(self) -> None:
-        """Deliver them in the caller's thread, for an outbox without a started thread."""
+        """Deliver the queue in the caller's thread, for an outbox without a started thread."""
         while not self._queue.empty():
             if item := self._queue.get():
                 self._deliver(*item)

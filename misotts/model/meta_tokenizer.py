@@ -28,9 +28,9 @@ def tokenizer_from_meta(path: Path) -> Tokenizer:
         lines = [line.split() for line in path.read_text(encoding="ascii").splitlines() if line]
         ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
     except (ValueError, binascii.Error):
-        raise ConfigError(f"{path} is no tokenizer.model of Llama 3: every line must be 'base64 rank'") from None
+        raise ConfigError(f"{path} is not a tokenizer.model of Llama 3: every line must be 'base64 rank'") from None
     if sorted(ranks.values()) != list(range(len(ranks))) or not all(bytes([b]) in ranks for b in range(256)):
-        raise ConfigError(f"{path} is no tokenizer.model of Llama 3: ranks or single bytes are missing")
+        raise ConfigError(f"{path} is not a tokenizer.model of Llama 3: ranks or single bytes are missing")
     text = {token: "".join(map(_BYTE_TEXT.__getitem__, token)) for token in ranks}
     vocabulary = {text[token]: rank for token, rank in ranks.items()}
     merges = [(text[left], text[right]) for left, right in _merges(ranks)]

@@ -44,7 +44,7 @@ class Checked:
     """A request within its limits, before anything of it is encoded.
 
     Attributes:
-        deadline: `time.monotonic()` seconds at which the utterance is given up; None: no limit.
+        deadline: `time.monotonic()` seconds at which the utterance is ended; None: no limit.
         voice: rows of its voice; None if it has no voice or the voice has not been encoded before.
     """
 

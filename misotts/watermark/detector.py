@@ -95,7 +95,7 @@ class Readings:
     """The network's output for some audio."""
 
     pieces: Sequence[Sequence[Floats]]
-    """For each piece of the audio and each phase the log probabilities [columns, symbols]. Pieces that are silent or
+    """Log probabilities [columns, symbols] for each piece of the audio and each phase. Pieces that are silent or
     shorter than a message are left out."""
     seconds: float
 

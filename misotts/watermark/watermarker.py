@@ -36,8 +36,8 @@ Samples = npt.NDArray[np.float32]
 
 
 class Timing:
-    """When the mark of a column is known. STFT columns are centred on multiples of the hop, the first one on the
-    stream's start."""
+    """The time at which a column's mark is known. STFT columns are centred on multiples of the hop, the first one on
+    the stream's start."""
 
     def __init__(self, config: SilentCipherConfig) -> None:
         self.config = config

@@ -452,7 +452,7 @@ def test_a_measured_table_is_called_measured(tmp_path: Path) -> None:
         ("--price=b200=5", "h100=..., h200=..."),
         ("--costs=nothing.json", "nothing.json"),
         ("--day=pyproject.toml", "pyproject.toml"),
-        ("--costs=pyproject.toml", "is no JSON"),
+        ("--costs=pyproject.toml", "is not JSON"),
         ("--output=plan.txt", "must end in .json"),
     ],
 )

@@ -231,8 +231,8 @@ def test_a_late_or_busy_generator_makes_the_run_invalid() -> None:
 def result_of(load: Load, *answers: Answer) -> dict[str, Any]:
     run = Run(answers=list(answers), seconds=10, lags_s=[0.001] * 100)
     machine = {"cpu": "a <fast> one", "cores": 2}
-    told = {"date": "2026-11-23", "command": "bench", "machine": machine, "stages": None}
-    return {**told, "processes": [], "load": asdict(load), **summarise(run, load.seconds)}
+    head = {"date": "2026-11-23", "command": "bench", "machine": machine, "stages": None}
+    return {**head, "processes": [], "load": asdict(load), **summarise(run, load.seconds)}
 
 
 Results = tuple[dict[str, Any], dict[str, Any]]
@@ -266,9 +266,9 @@ def test_the_terminal_shows_the_result(two_results: Results) -> None:
     result = {**two_results[1], "watermarks_checked": 3, "stages": {"generate": spent, "watermark": spent}}
     console = Console(file=io.StringIO(), width=200)
     show_result({**result, "why_invalid": ["late"]}, console)
-    said = console.file.getvalue()  # type: ignore[attr-defined]
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
     for words in ("checked in 3 answers", "watermark                busy 25%", "UNAVAILABLE: full", "NOT VALID"):
-        assert said.count(words) == 1
+        assert printed.count(words) == 1
 
 
 def test_a_server_that_dies_under_load_leaves_the_calls_figures(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from misotts.engines.interface import Limits
-from tests.support.crowd import PROMPTS, Parts, eager_parts, speak
 from tests.support.emulated_gpu import emulated_gpu as emulated_gpu
+from tests.support.utterances import PROMPTS, Parts, eager_parts, speak
 
 
 @pytest.fixture(scope="session")
@@ -15,5 +15,5 @@ def parts(demo_folder: Path) -> Parts:
 
 @pytest.fixture(scope="session")
 def alone(parts: Parts) -> list[np.ndarray]:
-    """The frames of each utterance of `tests.support.crowd`, generated alone by the eager engine."""
+    """The frames of each utterance of `tests.support.utterances`, generated alone by the eager engine."""
     return [speak(parts, [number], Limits())[0] for number in range(len(PROMPTS))]

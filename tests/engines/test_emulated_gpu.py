@@ -59,13 +59,13 @@ def make_generator(device: str, dtype: torch.dtype) -> Generator:
 
 def speak(generator: Generator) -> list[np.ndarray]:
     """Generate frames of text and audio prompts, some prefilled in chunks beside frames of others, greedy and not."""
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     heard = []
     for seed, length in enumerate((3, 70, 100, 40)):
         prompt = np.full((length, TINY.frame_columns), MASKED, np.int32)
         half = length // 2
-        prompt[:half, -1] = dice.integers(0, TINY.text_vocab_size, half)
-        prompt[half:, :-1] = dice.integers(0, TINY.audio_codes, (length - half, TINY.audio_num_codebooks))
+        prompt[:half, -1] = rng.integers(0, TINY.text_vocab_size, half)
+        prompt[half:, :-1] = rng.integers(0, TINY.audio_codes, (length - half, TINY.audio_num_codebooks))
         heard.append(Inbox(generator))
         order = Order(prompt, FRAMES, seed, temperature=0.9 if seed % 2 else 0.0, top_k=20)
         generator.submit(Utterance(order), heard[-1])

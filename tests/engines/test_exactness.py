@@ -9,7 +9,7 @@ import pytest
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.interface import Limits
 from misotts.model.checkpoint import Checkpoint
-from tests.support.crowd import FRAMES, PROMPTS, Parts, assert_same_frames, make_generator, run, speak
+from tests.support.utterances import FRAMES, PROMPTS, Parts, assert_same_frames, make_generator, run, speak
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from misotts.engines.onnx_depth import OnnxDepth
 from misotts.engines.sampling import gumbel_noise
 from misotts.engines.table import EngineChoice, EngineError
 from misotts.model.checkpoint import Checkpoint
-from tests.support.crowd import PROMPTS, Parts, assert_same_frames, speak
 from tests.support.models import bare_folder, copy_of, ignore, tiny_config
+from tests.support.utterances import PROMPTS, Parts, assert_same_frames, speak
 
 ROUNDING = 5e-6
 

@@ -1,4 +1,4 @@
-"""When chunks are sent: no caller runs out of audio because of a chunk's size, and chunks are as large as possible."""
+"""Sizes of chunks: no caller runs out of audio because of a chunk's size, and chunks are as large as possible."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What `misotts serve` refuses before it starts anything."""
+"""Options that `misotts serve` refuses before it starts anything."""
 
 import socket
 import tempfile

@@ -1,4 +1,4 @@
-"""A gRPC server in this process that speaks Triton's protocol and follows a script."""
+"""A gRPC server in this process that implements Triton's protocol and follows a script."""
 
 import struct
 import threading

@@ -88,7 +88,7 @@ class SeedEmbedding(Embedding):
 
 
 class Inbox:
-    """Keeps a stream's chunks; acknowledges them at once unless it is told not to."""
+    """Keeps a stream's chunks; acknowledges them at once if `acknowledges`."""
 
     def __init__(self, stage: Core | Generator, acknowledges: bool = True) -> None:
         self.stage, self.acknowledges = stage, acknowledges

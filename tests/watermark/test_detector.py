@@ -179,9 +179,9 @@ def test_the_commands_exit_status_is_the_result(
     assert (other.exit_code, "another key" in other.output) == (3, True)
     clean = run_check(tmp_path / "clean.wav", f"--model={demo_folder}", "--json")
     assert clean.exit_code == 4
-    told = json.loads(clean.stdout)
-    assert (told["marked"], told["key_matches"]) == (False, False)
-    assert set(told) == {"marked", "key_matches", *Verdict.__dataclass_fields__}
+    verdict = json.loads(clean.stdout)
+    assert (verdict["marked"], verdict["key_matches"]) == (False, False)
+    assert set(verdict) == {"marked", "key_matches", *Verdict.__dataclass_fields__}
 
 
 def test_the_command_refuses_unusable_files_and_keys(tmp_path: Path, marked: np.ndarray, demo_folder: Path) -> None:

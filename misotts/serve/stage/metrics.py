@@ -17,7 +17,7 @@ class Metric(NamedTuple):
     description: str
     """The HELP text."""
     alert: str = ""
-    """When an operator should look at it, and what it means then."""
+    """The condition at which an operator should look at it, and its meaning."""
 
     @property
     def kind(self) -> Literal["counter", "gauge", "histogram"]:

@@ -28,7 +28,7 @@ class Delivery:
     frame: int
     """Number of the response's first frame in its stream."""
     failed: bool
-    """True if the acknowledgement must end the stream in `generate`, which goes on sending until it knows."""
+    """True if the acknowledgement must end the stream in `generate`, which sends chunks until then."""
 
 
 class Deliveries:
@@ -36,7 +36,7 @@ class Deliveries:
 
     def __init__(self, slots: int) -> None:
         self._streams = [(0, False)] * slots
-        """For each slot the number of its stream's next frame, and whether the stream has ended."""
+        """The number of the next frame of each slot's stream, and whether the stream has ended."""
 
     def add(self, piece: Piece[Any] | None, samples: int, finish: str) -> Delivery:
         """Take a chunk with `samples` samples of audio. `piece` is None if its stream has no slot."""

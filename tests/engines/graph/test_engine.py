@@ -20,8 +20,8 @@ from misotts.engines.interface import Batch, Limits, Step
 from misotts.engines.table import KvType, WeightType
 from misotts.generate.loop import Generator
 from misotts.model.checkpoint import Checkpoint
-from tests.support.crowd import PROMPTS, Parts, assert_same_frames, run
 from tests.support.models import tiny_config, tiny_weights
+from tests.support.utterances import PROMPTS, Parts, assert_same_frames, run
 
 
 def make_engine(folder: Path, parts: Parts, limits: Limits, num_blocks: int = 200) -> GraphEngine:

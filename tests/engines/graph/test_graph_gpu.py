@@ -17,7 +17,7 @@ from misotts.engines.load import load_engine
 from misotts.engines.table import EngineChoice, KvType, WeightType
 from misotts.generate.loop import Generator
 from misotts.model.checkpoint import Checkpoint
-from tests.support.crowd import PROMPTS, Parts, run
+from tests.support.utterances import PROMPTS, Parts, run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 

@@ -19,10 +19,10 @@ from misotts.engines.tensorrt_llm import backbone as tensorrt_llm_backbone
 from misotts.engines.tensorrt_llm.backbone import TensorrtLlmBackbone
 from misotts.engines.tensorrt_llm.tables import INPUT, OUTPUT
 from misotts.model.checkpoint import Checkpoint
-from tests.support.crowd import assert_same_frames, eager_parts, speak
 from tests.support.machine import Machine
 from tests.support.models import copy_of, ignore
 from tests.support.plugin import PluginEngine
+from tests.support.utterances import assert_same_frames, eager_parts, speak
 
 BLOCKS = 40
 POOL = BLOCKS * 4 * 2 * 2 * 32 * 32

@@ -19,9 +19,9 @@ from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
 from misotts.order import Order
-from tests.support.crowd import eager_parts, generate, make_generator
 from tests.support.models import ignore
 from tests.support.plugin import PluginEngine, Tables
+from tests.support.utterances import eager_parts, generate, make_generator
 
 TOLERANCE = 2e-5
 BLOCK = 32

@@ -1,4 +1,4 @@
-"""What a stage reports to the launcher when its GPU is lost, and the lines of its log."""
+"""The report of a stage to the launcher when its GPU is lost, and the lines of its log."""
 
 import logging
 from types import SimpleNamespace
