@@ -117,7 +117,7 @@ FAULTS = {
         "does not fit the codec of config.json",
     ),
     "no tokenizer": (lambda d, f: replace(d, tokenizer=f / "tokenizer.json"), ConfigError, "no tokenizer at"),
-    "no json": (lambda d, f: replace(d, tokenizer=cut(d.tokenizer, f / "t.json")), ConfigError, "no tokenizer.json"),
+    "no json": (lambda d, f: replace(d, tokenizer=cut(d.tokenizer, f / "t.json")), ConfigError, "not a tokenizer.json"),
     "config is a list": (lambda d, f: replace(d, config=d.tokenizer), ConfigError, "text_vocab_size"),
     "no config": (lambda d, f: replace(d, config=f / "config.json"), ConfigError, "no config at"),
     "no silentcipher": (lambda d, f: replace(d, silentcipher=f), SilentCipherError, "hparams.yaml, enc_c.ckpt"),

@@ -129,7 +129,7 @@ def test_llamas_own_template_is_replaced(model_folder: Path, tmp_path: Path) -> 
 def test_a_file_that_is_not_a_tokenizer_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"no tokenizer\.model"):
+    with pytest.raises(ConfigError, match=r"not a tokenizer\.model"):
         tokenizer_from_meta(path)
 
 
