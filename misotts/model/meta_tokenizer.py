@@ -73,7 +73,7 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
     return merges
 
 
-def _byte_text() -> list[str]:
+def byte_text() -> list[str]:
     """Return the character of each byte in a byte-level `tokenizer.json` (GPT-2's table): printable bytes keep their
     own, the others get characters 256, 257, ..."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -82,4 +82,4 @@ def _byte_text() -> list[str]:
     return [table[byte] for byte in range(256)]
 
 
-_BYTE_TEXT = _byte_text()
+_BYTE_TEXT = byte_text()

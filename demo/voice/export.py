@@ -1,0 +1,89 @@
+"""From what has been trained so far to a model folder in f16, which the library loads like the 8B's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
+from torch import Tensor
+
+from demo.model import SILENTCIPHER
+from demo.voice.codec import Decoder, Encoder, mimi_with
+from demo.voice.codes import Codes
+from demo.voice.sizes import CONFIG, model_config
+from misotts.config import TransformerConfig
+from misotts.model.atomic_folder import atomic_folder
+from misotts.model.checkpoint import tensor_shapes
+from misotts.model.meta_tokenizer import BOS, EOS, add_bos_and_eos, byte_text, llama_tokenizer
+
+SAMPLING = {"temperature": 0.5, "top_k": 20}
+"""What a small model wants; the contract's defaults (0.9, 50) are those of a large one."""
+
+
+def export(work: Path, folder: Path) -> None:
+    """Write the model folder, whole or not at all."""
+    with atomic_folder(folder) as draft:
+        config = CONFIG | {"sampling": SAMPLING}
+        (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        make_tokenizer().save(str(draft / "tokenizer.json"))
+        save_file(language_model(torch.load(work / "lm.pt")["kept"]), draft / "model.safetensors")
+        save_file(mimi(work), draft / "mimi.safetensors")
+        shutil.copytree(SILENTCIPHER, draft / "silentcipher")
+
+
+def make_tokenizer() -> Tokenizer:
+    """Return Llama 3's split and byte level without any merges: a token is a byte, and its number is the byte's."""
+    tokenizer = llama_tokenizer(models.BPE({text: byte for byte, text in enumerate(byte_text())}, []))
+    tokenizer.add_special_tokens([BOS, EOS])
+    add_bos_and_eos(tokenizer)
+    return tokenizer
+
+
+def language_model(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The trained weights by the checkpoint's names and in its layout, float16."""
+    config = model_config()
+    weights: dict[str, Tensor] = {}
+    for part, sizes in (("backbone", config.backbone), ("decoder", config.depth)):
+        for number in range(sizes.num_layers):
+            weights |= _layer(state, f"{part}.layers.{number}", sizes)
+        weights[f"{part}.norm.scale"] = state[f"{part}.norm.weight"]
+    for name in tensor_shapes(config).keys() - weights.keys():
+        weights[name] = state[name]
+    return {name: tensor.half().contiguous() for name, tensor in weights.items()}
+
+
+def _layer(state: dict[str, Tensor], prefix: str, sizes: TransformerConfig) -> dict[str, Tensor]:
+    kv = sizes.num_kv_heads * sizes.head_dim
+    q, k, v = state[f"{prefix}.qkv.weight"].split([sizes.embed_dim, kv, kv])
+    gate, up = state[f"{prefix}.gate_up.weight"].chunk(2)
+    return {
+        f"{prefix}.attn.q_proj.weight": _interleaved(q, sizes.num_heads),
+        f"{prefix}.attn.k_proj.weight": _interleaved(k, sizes.num_kv_heads),
+        f"{prefix}.attn.v_proj.weight": v,
+        f"{prefix}.attn.output_proj.weight": state[f"{prefix}.output.weight"],
+        f"{prefix}.mlp.w1.weight": gate,
+        f"{prefix}.mlp.w2.weight": state[f"{prefix}.down.weight"],
+        f"{prefix}.mlp.w3.weight": up,
+        f"{prefix}.sa_norm.scale": state[f"{prefix}.sa_norm.weight"],
+        f"{prefix}.mlp_norm.scale": state[f"{prefix}.mlp_norm.weight"],
+    }
+
+
+def _interleaved(weight: Tensor, heads: int) -> Tensor:
+    """Rows of half-split RoPE pairs → torchtune's interleaved ones: `rotary_halves` undone."""
+    rows, width = weight.shape
+    return weight.view(heads, 2, rows // heads // 2, width).transpose(1, 2).reshape(rows, width)
+
+
+def mimi(work: Path) -> dict[str, Tensor]:
+    """Mimi's weights, float16: the trained halves where there are any yet."""
+    whole = mimi_with(Codes.load(work / "codes.pt"))
+    for name, half in (("decoder", Decoder), ("encoder", Encoder)):
+        if (work / f"{name}.pt").exists():
+            trained = torch.load(work / f"{name}.pt")["kept"]
+            half(whole).load_state_dict(trained)
+    return {name: tensor.half().contiguous() for name, tensor in whole.state_dict().items()}

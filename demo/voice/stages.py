@@ -1,0 +1,178 @@
+"""The stages of the training in their order, each with what it needs and what it makes in the work folder."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from demo.voice.files import log, write_whole
+
+CHUNK = 100
+"""Sentences of a file of clips."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything."""
+
+    chunks: int
+    """Files of clips, CHUNK sentences each."""
+    with_audio: int
+    """Of which the first so many are spoken aloud: the codec is made from these."""
+    semantic_steps: int
+    shortcut_steps: int
+    decoder_steps: int
+    polish_steps: int
+    encoder_steps: int
+    lm_steps: int
+    judged: int
+    """Held-out sentences that the evaluation speaks with each voice."""
+    sentences: int = CHUNK
+    most_ms: int = 30_000
+    """Of speech that does not end by itself, in the evaluation."""
+
+
+FULL = Plan(400, 58, 2500, 4000, 4000, 800, 2500, 8000, 76)
+REHEARSAL = Plan(4, 2, 20, 20, 4, 2, 4, 4, 1, sentences=8, most_ms=800)
+
+
+@dataclass
+class Work:
+    """What a stage is given."""
+
+    folder: Path
+    model: Path
+    plan: Plan
+    worker: int = 0
+    workers: int = 1
+
+
+def speak(work: Work) -> None:
+    """The teacher speaks (2 processes: 40 minutes)."""
+    from demo.voice import teacher, text
+
+    engine = teacher.Teacher()
+    sentences = text.training_text(text.fetch_wordnet(work.folder / "wordnet"))
+    for number in range(work.plan.chunks):
+        pairs = list(itertools.islice(sentences, work.plan.sentences))
+        path = work.folder / "clips" / f"{number:04d}.npz"
+        if number % work.workers == work.worker and not path.exists():
+            teacher.save(path, [engine.speak(pair, number < work.plan.with_audio) for pair in pairs])
+            log(f"speak: chunk {number} of {work.plan.chunks}")
+
+
+def shape(work: Work) -> None:
+    """Clips with audio become the two voices (3 minutes)."""
+    from demo.voice import shaped
+
+    shaped.shape(work.folder, work.plan.with_audio)
+
+
+def codes(work: Work) -> None:
+    """Codes in closed form, and the shortcut to them (6 minutes)."""
+    from demo.voice import corpus
+
+    if not (work.folder / "shortcut.pt").exists():
+        corpus.fit_codes(work.folder, work.plan.with_audio, work.plan.semantic_steps, work.plan.shortcut_steps)
+
+
+def encode(work: Work) -> None:
+    """All clips become text, codes and what each frame says (5 minutes)."""
+    from demo.voice import corpus
+
+    corpus.encode_all(work.folder, work.plan.chunks)
+
+
+def decoder(work: Work) -> None:
+    """Mimi's decoder half."""
+    from demo.voice import codec
+
+    codec.train_decoder(work.folder, work.plan.with_audio, work.plan.decoder_steps, work.plan.polish_steps)
+
+
+def encoder(work: Work) -> None:
+    """Mimi's encoder half."""
+    from demo.voice import codec
+
+    codec.train_encoder(work.folder, work.plan.with_audio, work.plan.encoder_steps)
+
+
+def lm(work: Work) -> None:
+    """The language model."""
+    from demo.voice import train_lm
+
+    train_lm.train(work.folder, work.plan.lm_steps)
+
+
+def export(work: Work) -> None:
+    """The model folder."""
+    from demo.voice import export as exporter
+
+    exporter.export(work.folder, work.model)
+
+
+def evaluate(work: Work) -> None:
+    """Word error rate and the rest, as `summary.json` beside the model."""
+    from demo.voice import evaluate as evaluation
+
+    summary = evaluation.summary(work.folder, work.model, work.plan.judged, work.plan.most_ms)
+    with write_whole(work.folder / "summary.json") as file:
+        file.write((json.dumps(summary, indent=2) + "\n").encode())
+    print(json.dumps(summary, indent=2))
+
+
+STAGES: dict[str, Callable[[Work], None]] = {
+    stage.__name__: stage for stage in (speak, shape, codes, encode, decoder, encoder, lm, export, evaluate)
+}
+
+
+def run_all(work: Work, options: list[str]) -> None:
+    """Run every stage, two processes at a time where two can: each in a process of its own with one thread, so that a
+    stopped run loses little and goes on where it was."""
+    together = [
+        [["speak", "--worker", "0", "--workers", "2"], ["speak", "--worker", "1", "--workers", "2"]],
+        [["shape"]],
+        [["codes"]],
+        [["encode"]],
+        [["lm"], ["decoder", "encoder"]],
+        [["export"]],
+        [["evaluate"]],
+    ]
+    for lanes in together:
+        _run_lanes([_commands(lane) for lane in lanes], options)
+
+
+def _commands(lane: list[str]) -> list[list[str]]:
+    """`speak` with its options is one command; several stages' names are commands one after the other."""
+    return [lane] if any(word.startswith("-") for word in lane) else [[stage] for stage in lane]
+
+
+def _run_lanes(lanes: list[list[list[str]]], options: list[str]) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    waiting = {number: list(lane) for number, lane in enumerate(lanes)}
+    while waiting or running:
+        for number, lane in list(waiting.items()):
+            if number not in running:
+                if not lane:
+                    del waiting[number]
+                    continue
+                running[number] = subprocess.Popen(
+                    [sys.executable, "-m", "demo.voice", *lane.pop(0), *options], env=environment
+                )
+        for number, process in list(running.items()):
+            try:
+                status = process.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                continue
+            del running[number]
+            if status:
+                for other in running.values():
+                    other.terminate()
+                raise SystemExit(status)
