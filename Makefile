@@ -1,15 +1,17 @@
-# `make help` lists the targets. Each works as the first command in a clean clone: it makes .venv and the demo model when
-# they are missing.
+# `make help` lists the targets. Each works as the first command in a clean clone: it makes .venv and the model that it
+# needs when they are missing.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := models/demo
+# Its speech is noise and never ends, which tests and benchmarks need.
+RANDOM := models/random
 MODEL ?= $(DEMO)
 GPU_WHEELS := .whl
-# The demo marks with the published key; any other model needs a key of its own: see README.md.
-SERVE_OPTIONS ?= $(if $(filter $(DEMO),$(MODEL)),--allow-reference-key)
+# These models mark with the published key; any other model needs a key of its own: see README.md.
+SERVE_OPTIONS ?= $(if $(filter $(DEMO) $(RANDOM),$(MODEL)),--allow-reference-key)
 
 # Most utterances at once that the engines of `make build` take.
 STREAMS ?= 64
@@ -25,10 +27,10 @@ demo: $(READY) $(DEMO) ## start the whole server, speak a sentence and write out
 test: quick ## run all tests (15 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "server and not slow"
 
-quick: $(READY) $(DEMO) ## run the tests that start no server (3 minutes on 2 cores)
+quick: $(READY) $(RANDOM) ## run the tests that start no server (3 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not server and not slow" --numprocesses 2 --dist loadfile
 
-messages: $(READY) $(DEMO) ## run all tests and renew tests/messages.json
+messages: $(READY) $(RANDOM) ## run all tests and renew tests/messages.json
 	$(BIN)/python -m pytest --renew-messages
 
 docs: $(READY) ## renew docs/metrics.md and the line numbers in docs/architecture.md
@@ -57,7 +59,7 @@ build: $(READY) $(MODEL) ## build engines for the GPU of this machine
 serve: $(READY) $(MODEL) ## serve MODEL (default: the demo model)
 	$(BIN)/misotts serve --model $(MODEL) $(SERVE_OPTIONS)
 
-soak: $(READY) $(DEMO) ## run thousands of callers of which many leave early
+soak: $(READY) $(RANDOM) ## run thousands of callers of which many leave early
 	$(BIN)/python -m benchmarks.soak
 
 # On a machine with a GPU, with what its Python has and the wheels beside it; elsewhere a rehearsal in .venv.
@@ -91,6 +93,13 @@ $(READY): pyproject.toml client/pyproject.toml constraints.txt stale-pins.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement stale-pins.txt
 	touch $@
 
-$(DEMO): demo/model.py demo/text.txt $(wildcard demo/silentcipher/weights/*) misotts/config.py misotts/model/checkpoint.py misotts/mimi.py | $(READY)
+MAKERS := demo/model.py $(wildcard demo/silentcipher/weights/*) $(foreach file,config mimi model/atomic_folder \
+    model/checkpoint model/meta_tokenizer,misotts/$(file).py)
+
+$(DEMO): $(MAKERS) $(wildcard demo/voice/weights/*) | $(READY)
 	$(BIN)/python -m demo.model $@
+	touch $@
+
+$(RANDOM): $(MAKERS) demo/text.txt | $(READY)
+	$(BIN)/python -m demo.model --random $@
 	touch $@

@@ -133,7 +133,7 @@ def make_prompts(config: ModelConfig, n: int, length: int) -> torch.Tensor:
 
 
 def main(
-    model: Annotated[Path, typer.Option(help="Model folder.")] = Path("models/demo"),
+    model: Annotated[Path, typer.Option(help="Model folder.")] = Path("models/random"),
     weights: WeightType = "int8",
     kv_type: KvType = "full",
     device: str = "cpu",

@@ -21,7 +21,7 @@ bench.command()(sweep)
 
 @bench.command()
 def peers(
-    model: Annotated[Path, typer.Option(help="Model folder; both sides run its weights.")] = Path("models/demo"),
+    model: Annotated[Path, typer.Option(help="Model folder; both sides run its weights.")] = Path("models/random"),
     threads: Annotated[int, typer.Option(min=1, help="Number of torch threads of every side.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Number of prompt sets from which every side generates.")] = 5,
     output: JsonOutput = Path("out/peers.json"),

@@ -160,7 +160,7 @@ def in_words(figures: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=Path("models/demo"))
+    parser.add_argument("--model", type=Path, default=Path("models/random"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, help="JSON file to write; by default one in benchmarks/results/")

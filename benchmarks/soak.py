@@ -146,7 +146,7 @@ def growth(before: list[Usage], after: list[Usage]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("models/demo"))
+    parser.add_argument("--model", type=Path, default=Path("models/random"))
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--killed", type=int, default=40)
     arguments = parser.parse_args()

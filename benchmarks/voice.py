@@ -37,7 +37,7 @@ def make_voice(folder: Path, name: str, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("models/demo"))
+    parser.add_argument("--model", type=Path, default=Path("models/random"))
     parser.add_argument("--times", type=int, default=15)
     arguments = parser.parse_args()
     taken: dict[str, list[float]] = {"none": [], "first use": [], "second use": []}

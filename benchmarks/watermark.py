@@ -203,7 +203,7 @@ def show(figures: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("models/demo"))
+    parser.add_argument("--model", type=Path, default=Path("models/random"))
     parser.add_argument("--clips", type=int, default=200, help="number of clean clips")
     parser.add_argument("--marked", type=int, default=100, help="number of these that are marked")
     parser.add_argument("--distorted", type=int, default=100, help="number of these that meet all distortions")

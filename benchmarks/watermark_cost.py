@@ -29,7 +29,7 @@ SIZES = replace(FULL, codec_rows=(1, 16), codec_frames=(1, 8), repeats=10, secon
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("models/demo"))
+    parser.add_argument("--model", type=Path, default=Path("models/random"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     figures = {}

@@ -1,1 +1,1 @@
-"""The demo: `model` makes a small model folder, `silentcipher` trained its watermark, `speak` uses it with a server."""
+"""The demo: `model` makes its model folder, `voice` and `silentcipher` trained it, `speak` uses it with a server."""

@@ -1,9 +1,10 @@
-"""Make the demo model: a model folder like that of the 8B model, but small and random. The seed determines it.
+"""Make a small model folder like that of the 8B model: the demo's, which is trained, or one of random weights.
 
     python -m demo.model models/demo
+    python -m demo.model --random models/random
 
-Random weights generate noise and never end an utterance; only the watermark is trained. Tests and benchmarks also make
-weights of other sizes with these functions.
+Random weights speak noise and never end an utterance, which tests and benchmarks need; the seed determines them. Tests
+and benchmarks also make weights of other sizes with these functions.
 """
 
 from __future__ import annotations
@@ -45,14 +46,25 @@ CONFIG = {
     },
 }
 
+VOICE = Path(__file__).with_name("voice") / "weights"
+"""Language model, codec, tokenizer and configuration that `demo.voice` trained."""
+
 SILENTCIPHER = Path(__file__).with_name("silentcipher") / "weights"
 """SilentCipher weights trained on real speech by `demo.silentcipher.train`."""
 
 ENCODER_WIDTH = 4
 
 
-def make_model(folder: Path, seed: int = 0) -> None:
-    """Write the demo model to `folder`, which appears complete or not at all; an existing one is replaced."""
+def make_demo(folder: Path) -> None:
+    """Copy the demo model to `folder`, which appears complete or not at all; an existing one is replaced."""
+    with atomic_folder(folder) as draft:
+        shutil.copytree(VOICE, draft, dirs_exist_ok=True)
+        shutil.copytree(SILENTCIPHER, draft / "silentcipher")
+
+
+def make_random(folder: Path, seed: int = 0) -> None:
+    """Write a model of random weights to `folder`, which appears complete or not at all; an existing one is replaced.
+    Its watermark is the demo's."""
     torch.manual_seed(seed)
     with atomic_folder(folder) as draft:
         (draft / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
@@ -120,9 +132,13 @@ def make_silentcipher(folder: Path, width: int = ENCODER_WIDTH) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, help="Folder to write. An existing one is replaced.")
+    parser.add_argument("--random", action="store_true", help="Make random weights instead of the demo's voice.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the random weights.")
     arguments = parser.parse_args()
-    make_model(arguments.folder, arguments.seed)
+    if arguments.random:
+        make_random(arguments.folder, arguments.seed)
+    else:
+        make_demo(arguments.folder)
 
 
 if __name__ == "__main__":

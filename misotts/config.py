@@ -10,6 +10,7 @@ from typing import Any
 
 from misotts_client.contract import FRAME_MS as FRAME_MS
 from misotts_client.contract import FRAME_SAMPLES as FRAME_SAMPLES
+from misotts_client.contract import INPUTS
 from misotts_client.contract import MAX_CHUNK_FRAMES as MAX_CHUNK_FRAMES
 from misotts_client.contract import SAMPLE_RATE as SAMPLE_RATE
 
@@ -87,6 +88,8 @@ class ModelConfig:
     """True if a space follows the speaker tag: `[0] text` (MisoTTS), not `[0]text` (CSM-1B)."""
     mimi: Mapping[str, Any] = field(default_factory=dict)
     """Sizes of Mimi that differ from the published codec, with moshi's names."""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """The model's own defaults of `temperature` and `top_k`, either or both, in place of the contract's."""
 
     @property
     def audio_codes(self) -> int:
@@ -123,7 +126,9 @@ class ModelConfig:
     def from_dict(cls, raw: Mapping[str, Any]) -> ModelConfig:
         """Build from the keys of `config.json`, or from the reference's `backbone_flavor` and `decoder_flavor`."""
         shared = {key: raw[key] for key in ("norm_eps", "rope_base", "rope_scale_factor") if key in raw}
-        fields: dict[str, Any] = {key: raw[key] for key in ("max_seq_len", "speaker_space", "mimi") if key in raw}
+        fields: dict[str, Any] = {
+            key: raw[key] for key in ("max_seq_len", "speaker_space", "mimi", "sampling") if key in raw
+        }
         for key in ("text_vocab_size", "audio_vocab_size", "audio_num_codebooks"):
             fields[key] = _integer(key, raw.get(key), at_least=1)
         return cls(**fields, backbone=_transformer(raw, "backbone", shared), depth=_transformer(raw, "decoder", shared))
@@ -139,6 +144,18 @@ class ModelConfig:
         _integer("audio_vocab_size", self.audio_vocab_size, at_least=RESERVED_CODES + 1)
         _integer("audio_num_codebooks", self.audio_num_codebooks, at_least=2)
         _integer("max_seq_len", self.max_seq_len, at_least=2)
+        _check_sampling(self.sampling, self.audio_codes)
+
+
+def _check_sampling(sampling: Any, audio_codes: int) -> None:
+    if not isinstance(sampling, Mapping) or not sampling.keys() <= {"temperature", "top_k"}:
+        raise ConfigError(f"sampling must be an object of temperature and top_k, got {sampling!r}")
+    limits = INPUTS["TEMPERATURE"]
+    temperature = sampling.get("temperature", limits.default)
+    if not isinstance(temperature, int | float) or not limits.low <= temperature <= limits.high:
+        raise ConfigError(f"sampling: temperature must be {limits.range}, got {temperature!r}")
+    if "top_k" in sampling and _integer("sampling: top_k", sampling["top_k"], at_least=1) > audio_codes:
+        raise ConfigError(f"sampling: top_k must be 1 to {audio_codes}, got {sampling['top_k']}")
 
 
 def _transformer(raw: Mapping[str, Any], key: str, shared: Mapping[str, Any]) -> TransformerConfig:

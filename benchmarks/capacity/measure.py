@@ -1,6 +1,6 @@
 """Measure this machine's cost table: every stage alone, then side by side, then in the server (see calibrate.py).
 
-    python -m benchmarks.capacity.measure [--model models/demo]
+    python -m benchmarks.capacity.measure [--model models/random]
 
 This is for a CPU, where `misotts serve` gives every stage a process with half as many threads as there are cores; it
 takes three minutes. `make gpu-suite` measures a GPU and writes a table of the same format.
@@ -184,7 +184,7 @@ WORK: dict[str, Work] = {"generate": _generate_work, "decode": _decode_work, "wa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("models/demo"))
+    parser.add_argument("--model", type=Path, default=Path("models/random"))
     table, in_server = measure_machine(parser.parse_args().model)
     print(save("costs", {**table.to_json(), "in_server": in_server}))
 

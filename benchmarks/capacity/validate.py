@@ -166,7 +166,7 @@ def show(load: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("models/demo"))
+    parser.add_argument("--model", type=Path, default=Path("models/random"))
     parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 1.2, 2.0])
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=3)

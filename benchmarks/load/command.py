@@ -44,7 +44,7 @@ def load(
     seed: Annotated[int, typer.Option(help="The same seed makes the same calls.")] = 0,
     url: Url = None,
     metrics_port: MetricsPort = 8002,
-    model: Model = Path("models/demo"),
+    model: Model = Path("models/random"),
     voices: Annotated[Path | None, typer.Option(help="Without --url: folder of voices of the started server.")] = None,
     watermark_key_file: Annotated[
         Path | None,

@@ -37,7 +37,7 @@ def sweep(
     seed: Annotated[int, typer.Option(help="Seed of the first run at each rate; the next runs count up.")] = 0,
     url: Url = None,
     metrics_port: MetricsPort = 8002,
-    model: Model = Path("models/demo"),
+    model: Model = Path("models/random"),
     output: JsonOutput = Path("out/sweep.json"),
 ) -> None:
     """Find the largest open-loop load for which a server holds an objective."""

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class Field:
         size: number of its elements: `1`, `n` (one for every segment of the context) or `m` (samples).
         low, high: limits of a number, both inclusive; infinite if there is none or it depends on the model.
         default: value of an input that is left out; None: see `meaning`.
+        model_default: True if a model folder may state a default of its own, which then counts.
     """
 
     datatype: str
@@ -48,11 +50,14 @@ class Field:
     low: float = -math.inf
     high: float = math.inf
     default: Any = None
+    model_default: bool = False
 
     @property
     def default_text(self) -> str:
         """The default in words; empty if there is none."""
-        return "" if self.default is None else f"{self.default:g}"
+        if self.default is None:
+            return ""
+        return f"the model folder's own, else {self.default:g}" if self.model_default else f"{self.default:g}"
 
     @property
     def range(self) -> str:
@@ -78,13 +83,16 @@ INPUTS: Mapping[str, Field] = {
         "finite; m is the sum of CONTEXT_SAMPLES, at most context length x 1920",
         size="m",
     ),
-    "TEMPERATURE": Field("FP32", "temperature of the sampling; 0 is greedy", low=0, high=2, default=0.9),
+    "TEMPERATURE": Field(
+        "FP32", "temperature of the sampling; 0 is greedy", low=0, high=2, default=0.9, model_default=True
+    ),
     "TOP_K": Field(
         "INT32",
         "number of the most likely codes to sample from",
         "1 to the number of audio codes (MisoTTS: 2048)",
         low=1,
         default=50,
+        model_default=True,
     ),
     "SEED": Field(
         "INT64",
@@ -133,10 +141,14 @@ SCALARS = [name for name, field in INPUTS.items() if field.size == "1"]
 """Inputs of one element; `SpeechRequest` has an attribute for each."""
 
 
-def value(request: SpeechRequest, name: str) -> Any:
-    """Return the value that a request has for the input `name`, or the input's default."""
+def value(request: SpeechRequest, name: str, model: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """Return the value that a request has for the input `name`, or the model's default, or the contract's.
+
+    Args:
+        model: the model's own defaults by name in lower case.
+    """
     given = getattr(request, name.lower())
-    return INPUTS[name].default if given is None else given
+    return model.get(name.lower(), INPUTS[name].default) if given is None else given
 
 
 def check_request(request: SpeechRequest, audio_codes: int) -> None:

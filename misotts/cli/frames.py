@@ -17,8 +17,12 @@ def frames(
     voices: Voices = None,
     speaker: Annotated[int, typer.Option(help="Number of the speaker.")] = 0,
     voice: Annotated[str | None, typer.Option(help="Name of a registered voice.")] = None,
-    temperature: Annotated[float, typer.Option(help="Temperature of the sampling, 0 (greedy) to 2.")] = 0.9,
-    top_k: Annotated[int, typer.Option(help="Number of the most likely codes to sample from.")] = 50,
+    temperature: Annotated[
+        float | None, typer.Option(help="Temperature of the sampling, 0 (greedy) to 2. By default the model's.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Number of the most likely codes to sample from. By default the model's.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling. By default it is random.")] = None,
     max_frames: Annotated[int, typer.Option(min=1, max=2000, help="Most frames of 80 ms.")] = 50,
     as_json: Annotated[

@@ -136,8 +136,8 @@ class Prompter:
             frames=np.concatenate([*voice, *context, text]),
             max_frames=max_frames,
             seed=secrets.randbits(63) if request.seed is None else request.seed,
-            temperature=value(request, "TEMPERATURE"),
-            top_k=value(request, "TOP_K"),
+            temperature=value(request, "TEMPERATURE", self._config.sampling),
+            top_k=value(request, "TOP_K", self._config.sampling),
             chunk_frames=value(request, "CHUNK_FRAMES"),
             deadline=checked.deadline,
         )

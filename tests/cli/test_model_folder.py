@@ -32,7 +32,7 @@ from tests.support.models import ignore
 
 @pytest.fixture
 def downloads(demo_folder: Path) -> Downloads:
-    """The demo model's own files."""
+    """The random model's own files."""
     return Downloads(
         weights=demo_folder,
         tokenizer=demo_folder / "tokenizer.json",

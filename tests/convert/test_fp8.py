@@ -30,7 +30,7 @@ BLOCK = 32
 
 @pytest.fixture(scope="module")
 def model(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model in a folder of its own, so that no other test sees its engines."""
+    """The random model in a folder of its own, so that no other test sees its engines."""
     return copy_of(demo_folder, tmp_path_factory.mktemp("fp8") / "demo")
 
 

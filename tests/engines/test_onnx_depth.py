@@ -61,7 +61,7 @@ def rows(n: int, config: ModelConfig, seed: int = 0) -> tuple[torch.Tensor, Samp
 
 @pytest.fixture(scope="module")
 def converted(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model with its depth graph."""
+    """The random model with its depth graph."""
     folder = copy_of(demo_folder, tmp_path_factory.mktemp("onnx") / "demo")
     convert(folder)
     return folder

@@ -23,7 +23,7 @@ BFLOAT16_FRAMES = 24
 
 SHAPES: dict[str, tuple[int, TransformerConfig, TransformerConfig]] = {
     # Codebooks, backbone and depth decoder: each has layers, width, heads, key heads and inner width.
-    # the demo model's
+    # the random model's
     "even": (32, TransformerConfig(4, 128, 4, 2, 384), TransformerConfig(2, 64, 4, 2, 192)),
     # the heads of llama-300M, in both transformers; backbone and decoder of one width
     "24 heads": (5, TransformerConfig(2, 1536, 24, 6, 512), TransformerConfig(2, 1536, 24, 6, 768)),

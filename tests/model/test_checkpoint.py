@@ -230,3 +230,25 @@ def test_the_8b_models_names_and_shapes() -> None:
         peer = make_peer({name: torch.empty(shape) for name, shape in shapes.items()}, config)
     mine = {name: tensor for name, tensor in peer.state_dict().items() if not name.startswith("codec_model.")}
     assert sum(t.numel() for t in mine.values()) == sum(map(math.prod, shapes.values())) + 65632 * 4096
+
+
+@pytest.mark.parametrize(
+    ("sampling", "words"),
+    [
+        ([], "sampling must be an object"),
+        ({"top_p": 0.9}, "top_p"),
+        ({"temperature": 2.1}, "temperature must be 0 to 2, got 2.1"),
+        ({"temperature": math.nan}, "temperature must be 0 to 2, got nan"),
+        ({"temperature": "hot"}, "temperature must be 0 to 2, got 'hot'"),
+        ({"top_k": 0}, "top_k must be an integer of at least 1, got 0"),
+        ({"top_k": 17}, "top_k must be 1 to 16, got 17"),
+    ],
+)
+def test_sampling_defaults_out_of_their_limits_are_refused(sampling: object, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        tiny_config(sampling=sampling)
+
+
+def test_a_configuration_keeps_its_sampling_defaults() -> None:
+    config = tiny_config(sampling={"temperature": 0, "top_k": 16})
+    assert ModelConfig.from_dict(config.to_dict()) == config

@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -227,3 +228,20 @@ def test_context_is_checked(prompter: Prompter, config: ModelConfig) -> None:
     with pytest.raises(InvalidArgument, match="at most 1024 segments, got 1025") as caught:
         prompter.build(SpeechRequest("Hello.", context=[Segment("a", 0, clip(1))] * 1025))
     assert caught.value.field == "CONTEXT_TEXT"
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "expected"),
+    [
+        ({}, {}, (0.9, 50)),
+        ({"temperature": 0.5, "top_k": 20}, {}, (0.5, 20)),
+        ({"top_k": 20}, {}, (0.9, 20)),
+        ({"temperature": 0.5, "top_k": 20}, {"temperature": 0.0, "top_k": 3}, (0.0, 3)),
+    ],
+)
+def test_the_model_states_its_own_sampling(
+    model: dict[str, float], given: dict[str, Any], expected: tuple[float, int], demo_folder: Path, config: ModelConfig
+) -> None:
+    prompter = Prompter(demo_folder, replace(config, sampling=model), canned_codes, Voices(None))
+    order = prompter.build(SpeechRequest("Hello.", **given))
+    assert (order.temperature, order.top_k) == expected

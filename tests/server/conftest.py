@@ -1,4 +1,4 @@
-"""Servers on the demo model, shared by the tests of this folder."""
+"""Servers on the random model, shared by the tests of this folder."""
 
 from __future__ import annotations
 

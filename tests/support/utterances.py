@@ -1,4 +1,4 @@
-"""Eight numbered utterances on the demo model, which any engine generates alone or at once."""
+"""Eight numbered utterances on the random model, which any engine generates alone or at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ SAMPLING = ((0.9, 50), (0.0, 50), (0.7, 1), (2.0, 2048), (0.9, 3), (0.9, 50), (1
 
 @dataclass
 class Parts:
-    """The parts of an engine on the demo model."""
+    """The parts of an engine on the random model."""
 
     config: ModelConfig
     embedding: Embedding

@@ -66,7 +66,7 @@ def speak_by(model: Path, backbone: Backbone) -> list[np.ndarray]:
 
 @pytest.fixture
 def model(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The demo model with an engine, on a machine that seems to have TensorRT-LLM."""
+    """The random model with an engine, on a machine that seems to have TensorRT-LLM."""
     model = copy_of(demo_folder, tmp_path / "model")
     Machine(monkeypatch)
     monkeypatch.setattr(tensorrt_llm_backbone, "_Session", Session)

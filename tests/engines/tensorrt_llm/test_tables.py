@@ -31,7 +31,7 @@ STREAMS = 4
 
 @pytest.fixture(scope="module")
 def model(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model with weights that are exact in bfloat16, so that its checkpoint has no rounding, and with norms
+    """The random model with weights that are exact in bfloat16, so that its checkpoint has no rounding, and with norms
     that differ."""
     folder = tmp_path_factory.mktemp("bfloat16") / "demo"
     folder.mkdir()

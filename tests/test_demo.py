@@ -1,0 +1,44 @@
+"""The demo model is small, is loaded like any other, and speaks until its sentence ends."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from demo.model import make_demo
+from misotts.config import SAMPLE_RATE, ModelConfig
+from misotts.synthesizer import Synthesizer
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL_BYTES = 16_500_000
+REPOSITORY_BYTES = 20 * 2**20
+
+
+@pytest.fixture(scope="module")
+def voice_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "demo"
+    make_demo(folder)
+    return folder
+
+
+def test_the_demo_model_is_small_and_states_its_sampling(voice_folder: Path) -> None:
+    assert sum(file.stat().st_size for file in voice_folder.iterdir() if file.is_file()) <= MODEL_BYTES
+    assert ModelConfig.load(voice_folder).sampling.keys() == {"temperature", "top_k"}
+
+
+def test_the_demo_model_speaks_until_the_sentence_ends(voice_folder: Path) -> None:
+    with Synthesizer.load(voice_folder) as synthesizer:
+        chunks = list(synthesizer.stream("Good morning, everyone.", seed=1, max_audio_ms=8_000))
+    audio = np.concatenate([chunk.audio for chunk in chunks])
+    assert chunks[-1].finish == "eos"
+    assert 0.5 < len(audio) / SAMPLE_RATE < 4
+    assert 0.01 < np.sqrt(np.square(audio).mean()) < 0.3  # neither silence nor noise at full scale
+
+
+def test_the_tracked_files_stay_small() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert sum(file.stat().st_size for file in files if file.exists()) < REPOSITORY_BYTES
