@@ -136,12 +136,19 @@ def average_into(kept: dict[str, Tensor], module: nn.Module, step: int) -> None:
             kept[name].lerp_(value, 1 - keep)
 
 
+def start_from(path: Path, module: nn.Module) -> None:
+    """Load the weights that `resume.restore` wrote, if it did."""
+    if path.exists():
+        module.load_state_dict(torch.load(path))
+
+
 def train_decoder(work: Path, with_audio: int, steps: int, polish: int) -> None:
     """Train for `steps`, then `polish` steps against critics; goes on where it was stopped."""
     torch.manual_seed(0)
     codes = Codes.load(work / "codes.pt")
     pieces = load_pieces(work, with_audio, codes)
     decoder = Decoder(mimi_with(codes).train())
+    start_from(work / "decoder-start.pt", decoder)
     optimizer = torch.optim.AdamW(decoder.trained(), 1.5e-3, betas=(0.8, 0.99), weight_decay=1e-3)
     critics = Critics()
     critic_optimizer = torch.optim.AdamW(critics.parameters(), 1e-3, betas=(0.8, 0.99))
@@ -218,6 +225,7 @@ def train_encoder(work: Path, with_audio: int, steps: int) -> None:
     clips = shaped.load(work, with_audio)
     found = [codes.latents(torch.from_numpy(numbers)) for numbers in clips.numbers]
     encoder = Encoder(mimi_with(codes).train())
+    start_from(work / "encoder-start.pt", encoder)
     optimizer = torch.optim.AdamW(encoder.parameters(), 2e-3, betas=(0.9, 0.98), weight_decay=1e-3)
     kept = copy.deepcopy(encoder.state_dict())
     path, start, clock = work / "encoder.pt", 0, CpuClock(0)

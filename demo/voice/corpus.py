@@ -34,8 +34,11 @@ def fit_codes(work: Path, with_audio: int, semantic_steps: int, shortcut_steps: 
     numbers = [torch.from_numpy(rows) for rows in clips.numbers]
     # The shaped clip's length is the rule; the count from the latents may be one off.
     heard = [align.hear(clip, letters, len(rows)) for clip, rows in zip(spoken, numbers, strict=True)]
-    codes = fit(numbers, [torch.from_numpy(h.sounds) for h in heard], semantic_steps)
-    codes.save(work / "codes.pt")
+    if (work / "codes.pt").exists():  # from `resume`
+        codes = Codes.load(work / "codes.pt")
+    else:
+        codes = fit(numbers, [torch.from_numpy(h.sounds) for h in heard], semantic_steps)
+        codes.save(work / "codes.pt")
     rows = torch.cat([latents.windows(clip.latent, len(n)) for clip, n in zip(spoken, numbers, strict=True)])
     voices = torch.cat([torch.full((len(n),), voice) for n, voice in zip(numbers, clips.voices, strict=True)])
     network = latents.train(rows, torch.cat([codes.latents(n) for n in numbers]), voices, shortcut_steps)

@@ -53,6 +53,13 @@ class Work:
     workers: int = 1
 
 
+def resume(work: Work) -> None:
+    """Go on from the committed weights: the first stage of an empty work folder, if it is run at all."""
+    from demo.voice import resume as resuming
+
+    resuming.restore(work.folder)
+
+
 def speak(work: Work) -> None:
     """The teacher speaks (2 processes: 40 minutes)."""
     from demo.voice import teacher, text
@@ -111,10 +118,12 @@ def lm(work: Work) -> None:
 
 
 def export(work: Work) -> None:
-    """The model folder."""
+    """The model folder, and what `resume` needs beside it."""
     from demo.voice import export as exporter
+    from demo.voice import resume as resuming
 
     exporter.export(work.folder, work.model)
+    resuming.save_projection(work.folder)
 
 
 def evaluate(work: Work) -> None:
@@ -128,7 +137,7 @@ def evaluate(work: Work) -> None:
 
 
 STAGES: dict[str, Callable[[Work], None]] = {
-    stage.__name__: stage for stage in (speak, shape, codes, encode, decoder, encoder, lm, export, evaluate)
+    stage.__name__: stage for stage in (resume, speak, shape, codes, encode, decoder, encoder, lm, export, evaluate)
 }
 
 

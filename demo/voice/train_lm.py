@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from demo.voice.batches import Batch, batches
-from demo.voice.codec import average_into
+from demo.voice.codec import average_into, start_from
 from demo.voice.corpus import Example, load_examples
 from demo.voice.files import CpuClock, log, write_whole
 from demo.voice.lm import LanguageModel
@@ -44,6 +44,7 @@ def loss_of(
 def train(work: Path, steps: int) -> None:
     torch.manual_seed(0)
     model = LanguageModel()
+    start_from(work / "lm-start.pt", model)
     optimizer = Optimizer(model)
     kept = copy.deepcopy(model.state_dict())
     path, start, rows, clock = work / "lm.pt", 0, 0, CpuClock(0)

@@ -1,6 +1,7 @@
 """Speech that passes the watermark stage of a running server carries the server's key.
 
-The random model makes noise, so the test sends speech to the stage itself, as `decode` does, with the launcher's secret.
+The random model makes noise, so the test sends speech to the stage itself, as `decode` does, with the launcher's
+secret.
 """
 
 from __future__ import annotations
