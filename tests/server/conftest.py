@@ -11,8 +11,6 @@ import soundfile
 import torch
 
 from convert.depth import convert_depth
-from misotts.config import ModelConfig
-from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.serve.local import RunningServer, running_server
 from misotts.synthesizer import Synthesizer
 from misotts_client import Client
@@ -63,18 +61,14 @@ def server(demo_folder: Path, voices: Path, key_options: list[str]) -> Iterator[
 def onnx_server(
     demo_folder: Path, key_options: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServer]:
-    """A server with its depth decoder in ONNX Runtime and a KV pool that holds one utterance of full length.
+    """A server with its depth decoder in ONNX Runtime.
 
     No test has more than `MAX_STREAMS` utterances at once here, and low slots are taken first, so that a test may use
     slot `MAX_STREAMS` of the later stages for streams of its own.
     """
     folder = copy_of(demo_folder, tmp_path_factory.mktemp("onnx") / "demo")
     convert_depth(folder, torch.float32, lambda written, total: None)
-    config = ModelConfig.load(demo_folder)
-    c = config.backbone
-    blocks = 1 + config.max_seq_len // BLOCK_SIZE  # one is the scratch block
-    pool = blocks * c.num_layers * 2 * c.num_kv_heads * BLOCK_SIZE * c.head_dim * 4
-    options = ["--depth=onnx", f"--kv-memory={pool}", f"--max-streams={MAX_STREAMS + 1}"]
+    options = ["--depth=onnx", f"--max-streams={MAX_STREAMS + 1}"]
     with running_server(folder, *options, *key_options) as running:
         yield running
 
