@@ -80,14 +80,14 @@ def test_what_is_missing_is_reported_before_the_build_starts(model: Path, monkey
     with pytest.raises(EngineError, match=r"no engine at .*; build it with: python -m convert backbone"):
         build(model)
     convert_backbone(model, Variant(), ignore)
-    with pytest.raises(EngineError, match=r"needs TensorRT-LLM 1.2, which comes with NVIDIA's container"):
+    with pytest.raises(EngineError, match=r"TensorRT-LLM 1\.2"):
         build(model)
     machine = Machine(monkeypatch)
     machine.gpu = None
-    with pytest.raises(EngineError, match="builds for the GPU of this machine, which has none"):
+    with pytest.raises(EngineError, match="GPU of this machine"):
         build(model)
     machine.gpu = "7.5"
-    with pytest.raises(EngineError, match=r"bfloat16 needs compute capability 8.0 or above, .* has 7.5"):
+    with pytest.raises(EngineError, match=r"bfloat16 .* 8\.0 .* 7\.5"):
         build(model)
     machine.gpu = "8.0"
     monkeypatch.setattr("build.preflight.available_memory", lambda: 1000)

@@ -137,7 +137,7 @@ def test_a_weight_that_the_type_cannot_represent_is_refused(model: Path, value: 
     weights = tiny_weights()
     weights["backbone.layers.1.mlp.w2.weight"][3, 3] = value
     save_file(weights, model / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"layers.1.mlp.w2.weight holds NaN, infinity, or a number too large"):
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.w2\.weight .* NaN"):
         convert_backbone(model, Variant(dtype="float16"), ignore)
     assert not any((model / "engines").iterdir())
 
@@ -145,5 +145,5 @@ def test_a_weight_that_the_type_cannot_represent_is_refused(model: Path, value: 
 def test_heads_that_cannot_be_split_are_refused(model: Path) -> None:
     with pytest.raises(ConfigError, match="num_heads 6 cannot be split over 4 ranks"):
         convert_backbone(model, Variant(ranks=4), ignore)
-    with pytest.raises(ConfigError, match="num_kv_heads 2 can neither be split over nor repeated on 3 ranks"):
+    with pytest.raises(ConfigError, match=r"num_kv_heads 2 .* 3 ranks"):
         checkpoint_layout(tiny_config(backbone={**TINY["backbone"], "intermediate_dim": 42}), Variant(ranks=3))
