@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("out/voice"), help="folder of clips and checkpoints")
     parser.add_argument("--model", type=Path, help="model folder to write; left out: `model` in the work folder")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, to see every stage run")
-    parser.add_argument("--worker", type=int, default=0, help="which one of so many processes that speak")
+    parser.add_argument("--worker", type=int, default=0, help="index of this process among --workers")
     parser.add_argument("--workers", type=int, default=1)
     for field in fields(Plan):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, help=argparse.SUPPRESS)

@@ -103,7 +103,7 @@ def row(rng: random.Random, examples: list[Example]) -> Row:
     tag = voice if chance < 0.4 else 1 - voice if chance < 0.7 else rng.randrange(2, 100)
     spoken = sentences(rng, examples, MOST_CONTEXT_FRAMES, rng.randint(1, 3))
     context = Segment(tag, voice, spoken, judged=tag == voice)
-    if tag == voice and rng.random() < 0.3:  # somebody else answers
+    if tag == voice and rng.random() < 0.3:  # the other voice answers
         tag = voice = 1 - voice
     return [context, Segment(tag, voice, [rng.choice(examples)], True)]
 

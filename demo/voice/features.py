@@ -52,7 +52,7 @@ def as_clip(speech: np.ndarray) -> np.ndarray:
 
 
 def clip_frames(speech_samples: int) -> int:
-    """Frames of the clip made of so many samples of speech."""
+    """Number of frames of a clip with this many samples of speech."""
     return -(-(LEAD + speech_samples + TAIL) // FRAME_SAMPLES)
 
 

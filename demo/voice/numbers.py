@@ -113,7 +113,7 @@ def date(rng: random.Random) -> Pair:
 
 
 def person(rng: random.Random) -> Pair:
-    """Somebody with a title."""
+    """Return a title and a name, as written and as spoken."""
     title, name = rng.choice(list(TITLES)), rng.choice(NAMES)
     return f"{title} {name}", f"{TITLES[title]} {name}"
 
