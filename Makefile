@@ -68,7 +68,7 @@ gpu-suite: ## measure the engines on a GPU
 	rm -rf out/gpu-suite-site
 	$(if $(wildcard $(GPU_WHEELS)/*.whl),$(if $(wildcard $(BIN)/python),,$(PYTHON) -m pip install --quiet --no-index \
 	    --no-deps --no-compile --upgrade --target out/gpu-suite-site $(GPU_WHEELS)/*.whl))
-	PYTHONPATH=client:out/gpu-suite-site $(SUITE_PYTHON) -m benchmarks.gpu_suite
+	PYTHONPATH=client:gateway:out/gpu-suite-site $(SUITE_PYTHON) -m benchmarks.gpu_suite
 
 # What the GPU machine's Python 3.12 lacks and cannot fetch: made where there is a network, carried along with the
 # working tree. Its torch, transformers, tokenizers and numpy are used as they are.
@@ -86,10 +86,10 @@ clean: ## delete .venv, models, outputs and caches
 
 # A draft that becomes $(VENV) only when it is whole is not possible (its scripts name their folder), so the stamp says
 # when it is.
-$(READY): pyproject.toml client/pyproject.toml constraints.txt stale-pins.txt
+$(READY): pyproject.toml client/pyproject.toml gateway/pyproject.toml constraints.txt stale-pins.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	    --editable ./client --editable '.[test]'
+	    --editable ./client --editable ./gateway --editable '.[test]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement stale-pins.txt
 	touch $@
 

@@ -10,6 +10,7 @@ from misotts.cli.info import info
 from misotts.cli.prepare import prepare
 from misotts.cli.serve import serve
 from misotts_client.say import say
+from misotts_gateway.command import gateway
 
 app = typer.Typer(
     help="Serve MisoTTS and its family on Triton Inference Server.",
@@ -18,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # reflows the paragraphs of help texts
 )
-for command in (serve, say, frames, info, prepare):
+for command in (serve, gateway, say, frames, info, prepare):
     app.command()(command)
 app.add_typer(voices.app, name="voices")
 app.add_typer(watermark.app, name="watermark")

@@ -27,7 +27,7 @@ def instructions(name: str) -> list[str]:
 
 def test_every_copied_file_exists_and_is_not_ignored() -> None:
     sources = {source for line in instructions("COPY") for source in line.split()[:-1]}
-    assert {"misotts", "client", "convert", "build", "model_repository", "demo", "Makefile"} <= sources
+    assert {"misotts", "client", "gateway", "convert", "build", "model_repository", "demo", "Makefile"} <= sources
     assert [source for source in sources if not (ROOT / source).exists()] == []
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout
     if tracked:

@@ -1,0 +1,3 @@
+from misotts_gateway.command import main
+
+main()
