@@ -14,5 +14,12 @@ def one_line_errors(*errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {_words(error)}", err=True)
         raise typer.Exit(1) from None
+
+
+def _words(error: Exception) -> str:
+    """Return an error's message; that of an OSError about a file without its number and quotes."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -36,11 +36,12 @@ def check(
     Exit status: 0 marked with this key, 3 marked but not shown to be with this key, 4 no mark found, 1 the file or the
     key cannot be used.
     """
-    from misotts.watermark.detector import AudioFileError, Detector, check_file
+    from misotts.audio_file import AudioFileError
+    from misotts.watermark.detector import Detector, check_file
     from misotts.watermark.key import REFERENCE_KEY, WatermarkKeyError, read_key
     from misotts.watermark.silentcipher import SilentCipherError
 
-    with one_line_errors(WatermarkKeyError, SilentCipherError, AudioFileError):
+    with one_line_errors(WatermarkKeyError, SilentCipherError, AudioFileError, OSError):
         key = REFERENCE_KEY if allow_reference_key else read_key(watermark_key_file)
         verdict = check_file(file, Detector(model), key)
     if verdict.key_matches:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from misotts.audio_file import AudioFileError, read_audio
 from misotts.config import SAMPLE_RATE
 from misotts_client.contract import MAX_TEXT
 
@@ -33,19 +34,18 @@ def read_clip(file: Path | BinaryIO) -> Audio:
 
     Raises:
         VoiceError: it is not audio, or its channels, rate, length or loudness are out of their limits.
+        OSError: it cannot be opened or read.
     """
     try:
-        with soundfile.SoundFile(file) as sound:
-            rate, channels = sound.samplerate, sound.channels
-            if channels > MAX_CHANNELS:
-                raise VoiceError(f"the clip must have 1 or {MAX_CHANNELS} channels, it has {channels}")
-            _check("rate", rate, CLIP_RATES, "Hz")
-            # The length in the header may be wrong; a file of hours is refused without reading it to its end.
-            audio = sound.read(int(CLIP_SECONDS[1] * rate) + 1, dtype="float32", always_2d=True)
-            length = len(audio) if len(audio) <= CLIP_SECONDS[1] * rate else sound.frames
-    except (soundfile.SoundFileError, TypeError):  # TypeError: a name that ends in .raw, which has no header
-        raise VoiceError("the clip is not a WAV, FLAC or MP3 file, or is damaged") from None
-    _check("length", length / rate, CLIP_SECONDS, "s")
+        audio, rate = read_audio(file, limit_s=CLIP_SECONDS[1])  # a file of hours is refused without decoding all of it
+    except AudioFileError as error:
+        raise VoiceError(f"the clip {error}") from None
+    if audio.shape[1] > MAX_CHANNELS:
+        raise VoiceError(f"the clip must have 1 or {MAX_CHANNELS} channels, it has {audio.shape[1]}")
+    _check("rate", rate, CLIP_RATES, "Hz")
+    if len(audio) > CLIP_SECONDS[1] * rate:
+        raise VoiceError(f"the clip's length must be {CLIP_SECONDS[0]:g} to {CLIP_SECONDS[1]:g} s, it is longer")
+    _check("length", len(audio) / rate, CLIP_SECONDS, "s")
     mono = audio.mean(axis=1, dtype=np.float64)
     if not np.isfinite(mono).all():
         raise VoiceError("the clip must be finite, it has NaN or infinity")

@@ -32,9 +32,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 import soxr
 
+from misotts.audio_file import AudioFileError, read_audio
 from misotts.watermark.read_network import ReadNetwork
 from misotts.watermark.silentcipher import SYMBOLS_PER_KEY, symbols_of
 
@@ -56,10 +56,6 @@ TILTS = np.geomspace(0.01, 30, 40)
 """Values of t for which the bound is computed. Each bound is valid; the least counts."""
 
 Floats = npt.NDArray[np.floating[Any]]
-
-
-class AudioFileError(ValueError):
-    """A file without audio that can be checked."""
 
 
 @dataclass(frozen=True)
@@ -149,15 +145,16 @@ def _probability(logarithm: float, tries: int) -> float:
 
 
 def check_file(file: Path, detector: Detector, key: bytes) -> Verdict:
-    """Judge a file in any format that libsndfile reads: wav, flac, mp3, ogg. Its channels are mixed.
+    """Judge a WAV, FLAC, MP3 or Ogg file. Its channels are mixed.
 
     Raises:
-        AudioFileError: it is missing, not audio, or contains NaN or infinity.
+        AudioFileError: it cannot be read to its end, or contains NaN or infinity.
+        OSError: it cannot be opened.
     """
     try:
-        audio, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise AudioFileError(f"{file}: {getattr(error, 'error_string', None) or 'cannot be read'}") from None
+        audio, rate = read_audio(file)
+    except AudioFileError as error:
+        raise AudioFileError(f"{file}: {error}") from None
     if not np.isfinite(audio).all():
         raise AudioFileError(f"{file}: contains NaN or infinity")
     return detector.check(audio.mean(axis=1), rate, key)

