@@ -18,7 +18,7 @@ from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.engines.manifest import Manifest
 from misotts.engines.table import EngineError, Variant
 from misotts.engines.tensorrt_depth import gpu_here
-from misotts.engines.tensorrt_llm.backbone import backbone_hash, tensorrt_llm_release
+from misotts.engines.tensorrt_llm.backbone import backbone_hash, largest_step, tensorrt_llm_release
 from misotts.model.atomic_folder import atomic_folder
 from misotts.model.checkpoint import Checkpoint
 
@@ -48,9 +48,13 @@ def build_backbone(model: Path, variant: Variant, limits: Limits, report: Callab
     with atomic_folder(folder.path) as draft:
         for rank in range(variant.ranks):
             _build_rank(source.path, draft, rank, sizes, variant)
-        check_built(json.loads((draft / "config.json").read_text(encoding="utf-8")))
+        check_built(json.loads((draft / "config.json").read_text(encoding="utf-8")), sizes)
         manifest.save(draft)
     return folder.path
+
+
+FP8_ATTENTION = ("8.9", "9.0", "10.0", "10.3", "12.0", "12.1")
+"""The compute capabilities for which TensorRT-LLM 1.2 has the context attention that reads FP8 keys and values."""
 
 
 def capable_gpu(variant: Variant) -> str:
@@ -67,6 +71,10 @@ def capable_gpu(variant: Variant) -> str:
         raise EngineError(
             f"{what} needs compute capability {needed[0]}.{needed[1]} or above, the GPU of this machine has {gpu}"
         )
+    if variant.kv_type == "fp8" and gpu not in FP8_ATTENTION:
+        raise EngineError(
+            f"--kv-type fp8 needs compute capability {' or '.join(FP8_ATTENTION)}, the GPU of this machine has {gpu}"
+        )
     return gpu
 
 
@@ -74,7 +82,7 @@ def engine_limits(config: ModelConfig, limits: Limits, ranks: int) -> dict[str, 
     """Limits of the engine: the largest step that the scheduler can ask for."""
     return {
         "sequences": limits.max_streams,
-        "positions": limits.largest_step(BLOCK_SIZE),
+        "positions": largest_step(config, limits, BLOCK_SIZE),
         "max_seq_len": config.max_seq_len,
         "block_size": BLOCK_SIZE,
         "ranks": ranks,
@@ -121,21 +129,27 @@ def _build_rank(source: Path, draft: Path, rank: int, sizes: Mapping[str, int], 
     build(network, settings).save(str(draft))
 
 
-def check_built(config: Mapping[str, Any]) -> None:
-    """Check the `config.json` that the builder writes against the settings that the tables presume: the builder turns
-    some of them off with no more than a line in its log.
+def check_built(config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    """Check the `config.json` that the builder writes against `sizes` and the settings that the tables presume: the
+    builder changes some of them with no more than a line in its log.
 
     Raises:
-        EngineError: the engine would read the tables in another way.
+        EngineError: the engine would read the tables in another way, or is smaller than the manifest will say.
     """
-    plugins = config["build_config"]["plugin_config"]
+    built = config["build_config"]
+    plugins = built["plugin_config"]
     wanted = dict(
-        use_paged_context_fmha=True, context_fmha=True, remove_input_padding=True, tokens_per_block=BLOCK_SIZE
+        use_paged_context_fmha=True,
+        context_fmha=True,
+        remove_input_padding=True,
+        tokens_per_block=BLOCK_SIZE,
+        max_batch_size=sizes["sequences"],
+        max_num_tokens=sizes["positions"],
+        max_seq_len=sizes["max_seq_len"],
     )
     for name, value in wanted.items():
-        if plugins.get(name) != value:
-            raise EngineError(
-                f"TensorRT-LLM has built the backbone with {name} {plugins.get(name)}, but {value} is needed"
-            )
+        found = {**built, **plugins}.get(name)
+        if found != value:
+            raise EngineError(f"TensorRT-LLM has built the backbone with {name} {found}, but {value} is needed")
     if not plugins.get("paged_kv_cache", True) or not plugins.get("gpt_attention_plugin"):
         raise EngineError("TensorRT-LLM has built the backbone without paged keys and values in its attention plugin")

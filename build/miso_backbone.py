@@ -1,8 +1,9 @@
 """The backbone as a TensorRT-LLM model: packed embeddings in, the hidden state of each sequence's last position out.
 
-This code has never run: TensorRT-LLM could not be installed on any machine so far. It follows TensorRT-LLM 1.2's own
-Llama (models/llama/model.py) and its pipeline-parallel ranks, which read hidden states too, and was compared with their
-sources name by name. docs/engines-backbone.md lists these, and what to check first on a GPU.
+This code has run against TensorRT-LLM's Python sources and TensorRT for RTX, never with its plugins: TensorRT-LLM could
+not be installed on any machine so far. It follows TensorRT-LLM 1.2's own Llama (models/llama/model.py) and its
+pipeline-parallel ranks, which read hidden states too. docs/engines-backbone.md has the results, and what to check first
+on a GPU.
 
 The stock Llama cannot be used: its first rank reads token ids, and an engine needs a value for unused inputs too.
 """

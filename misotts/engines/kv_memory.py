@@ -6,6 +6,8 @@ import logging
 import math
 from collections.abc import Callable
 
+import torch
+
 from misotts.config import ConfigError, ModelConfig
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,12 @@ def check_kv_memory(kv_memory: int | None, need: int) -> None:
     if kv_memory is not None and kv_memory < need:
         utterance = "for the keys and values of one utterance of full length"
         raise ConfigError(f"--kv-memory is {at_most(kv_memory)}; at least {at_least(need)} are needed {utterance}")
+
+
+def free_memory(beside: int = 0) -> int:
+    """Bytes of GPU memory that the KV pool may take beside `beside` bytes of weights that are still to be loaded; a
+    tenth of the memory is left for activations."""
+    return int((torch.cuda.mem_get_info()[0] - beside) * 0.9)
 
 
 def pool_blocks(config: ModelConfig, max_streams: int, itemsize: int, kv_memory: int | None, free: int | None) -> int:

@@ -13,11 +13,11 @@ from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
 from misotts.engines.graph.load import load_graph_engine
 from misotts.engines.interface import Depth, Engine, Limits
-from misotts.engines.kv_memory import BLOCK_SIZE, pool_blocks
+from misotts.engines.kv_memory import BLOCK_SIZE, free_memory, pool_blocks
 from misotts.engines.onnx_depth import OnnxDepth
 from misotts.engines.table import EngineChoice, Variant, check_choice
 from misotts.engines.tensorrt_depth import TensorrtDepth
-from misotts.engines.tensorrt_llm.backbone import TensorrtLlmBackbone, engine_bytes, kv_dtype
+from misotts.engines.tensorrt_llm.backbone import TensorrtLlmBackbone
 from misotts.engines.two_part import TwoPart
 from misotts.model.checkpoint import Checkpoint, tensor_shapes
 
@@ -55,11 +55,9 @@ def load_engine(
     backbone: TorchBackbone | TensorrtLlmBackbone
     if choice.backbone == "tensorrt-llm":
         variant = Variant(choice.weights, choice.kv_type)
-        free = _free_beside(engine_bytes(folder, variant, limits.max_streams))
-        blocks = pool_blocks(config, limits.max_streams, kv_dtype(variant).itemsize, kv_memory, free)
-        backbone = TensorrtLlmBackbone(folder, weights, config, variant, limits, blocks, device)
+        backbone = TensorrtLlmBackbone(folder, weights, config, variant, limits, kv_memory, device)
     else:
-        beside = None if device == "cpu" else _free_beside(_backbone_bytes(config, dtype))
+        beside = None if device == "cpu" else free_memory(_backbone_bytes(config, dtype))
         blocks = pool_blocks(config, limits.max_streams, dtype.itemsize, kv_memory, beside)
         backbone = TorchBackbone(weights, config, blocks, BLOCK_SIZE, device, dtype)
     return TwoPart(config, embedding, backbone, depth, limits.max_streams)
@@ -69,9 +67,3 @@ def _backbone_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     """Bytes of the backbone's weights."""
     shapes = tensor_shapes(config)
     return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("backbone.")) * dtype.itemsize
-
-
-def _free_beside(weights: int) -> int:
-    """Bytes of GPU memory that the KV pool may take beside a backbone of `weights` bytes that is still to be loaded; a
-    tenth of the memory is left for activations."""
-    return int((torch.cuda.mem_get_info()[0] - weights) * 0.9)

@@ -1,7 +1,8 @@
-"""Copies from host to device that do not wait."""
+"""Work on a device for which the host does not wait: copies to it, and a stream of a thread's own."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy.typing as npt
@@ -20,3 +21,16 @@ def to_device(values: torch.Tensor | npt.NDArray[Any], device: Device) -> torch.
     if torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def own_stream() -> AbstractContextManager[object]:
+    """Return a context in which the thread's work on the GPU has a CUDA stream of its own, after all work before it. In
+    a process that does not use a GPU it changes nothing.
+
+    On the default stream TensorRT synchronises the device in every step, and other threads' work is ordered with the
+    thread's.
+    """
+    if not torch.cuda.is_initialized():
+        return nullcontext()
+    torch.cuda.synchronize()
+    return torch.cuda.stream(torch.cuda.Stream())

@@ -18,6 +18,7 @@ import torch
 
 from misotts.config import MAX_UNACKNOWLEDGED, ModelConfig
 from misotts.engines.interface import Engine, Limits, Step
+from misotts.engines.transfer import own_stream
 from misotts.generate.blocks import BlockPool
 from misotts.generate.core import Core
 from misotts.generate.outbox import Outbox
@@ -109,10 +110,11 @@ class Generator:
 
     def _run(self) -> None:
         try:
-            while not self._closed:
-                self.last_pass = time.monotonic()
-                if not self.step():
-                    self._sleep()
+            with own_stream():
+                while not self._closed:
+                    self.last_pass = time.monotonic()
+                    if not self.step():
+                        self._sleep()
             self._end(Unavailable("the server is shutting down"))
         except Exception as failure:
             log.exception("the generate loop failed")

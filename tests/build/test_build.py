@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from build.__main__ import app
-from build.backbone import build_backbone, check_built
+from build.backbone import build_backbone, capable_gpu, check_built
 from convert.backbone import convert_backbone
 from convert.backbone_weights import MATRICES
 from convert.fp8 import Fp8
@@ -17,7 +17,7 @@ from misotts.engines.manifest import Manifest
 from misotts.engines.table import EngineError, EngineFolder, Variant
 from misotts.engines.tensorrt_llm.backbone import checked_manifest
 from misotts.model.checkpoint import Checkpoint
-from tests.support.machine import BUILT, Machine
+from tests.support.machine import BUILT, Machine, built_with
 from tests.support.models import bare_folder, ignore, tiny_config, tiny_weights
 
 LIMITS = Limits(max_streams=8)
@@ -89,6 +89,9 @@ def test_what_is_missing_is_reported_before_the_build_starts(model: Path, monkey
     machine.gpu = "7.5"
     with pytest.raises(EngineError, match=r"bfloat16 .* 8\.0 .* 7\.5"):
         build(model)
+    machine.gpu = "11.0"
+    with pytest.raises(EngineError, match=r"--kv-type fp8 .* 8\.9 or 9\.0 or .* 11\.0"):
+        capable_gpu(Variant("fp8", "fp8"))
     machine.gpu = "8.0"
     monkeypatch.setattr("build.preflight.available_memory", lambda: 1000)
     with pytest.raises(EngineError, match="the build takes about"):
@@ -105,30 +108,34 @@ def test_what_is_missing_is_reported_before_the_build_starts(model: Path, monkey
         ("tokens_per_block", 64),
         ("paged_kv_cache", False),
         ("gpt_attention_plugin", None),
+        ("max_num_tokens", 100),
     ],
 )
 def test_an_engine_with_wrong_settings_is_discarded(model: Path, machine: Machine, setting: str, value: object) -> None:
     convert_backbone(model, Variant(), ignore)
-    machine.config = {"build_config": {"plugin_config": {**BUILT["plugin_config"], setting: value}}}
+    plugins = BUILT["plugin_config"]
+    machine.config = {"plugin_config": {**plugins, setting: value}} if setting in plugins else {setting: value}
     with pytest.raises(EngineError, match=r"TensorRT-LLM has built the backbone with(out)? "):
         build(model)
     assert not (model / "engines" / "backbone-tensorrt-llm-tp1-bfloat16").exists()
-    check_built({"build_config": BUILT})
+    sizes = {"sequences": 8, "positions": 512, "max_seq_len": 64}
+    check_built({"build_config": built_with(sizes)}, sizes)
 
 
 def test_an_engine_that_does_not_match_is_refused_with_the_reason(model: Path, machine: Machine) -> None:
     config = tiny_config()
     convert_backbone(model, Variant(), ignore)
-    folder = build(model)
+    built = Limits(max_streams=8, step_positions=100)
+    folder = build(model, limits=built)
 
-    def check(limits: Limits = LIMITS) -> Manifest:
+    def check(limits: Limits = built) -> Manifest:
         return checked_manifest(EngineFolder(folder, "BUILD"), Checkpoint(model, config), config, limits)
 
-    assert check().limits == {"sequences": 8, "positions": 512, "max_seq_len": 64, "block_size": 32, "ranks": 1}
+    assert check().limits == {"sequences": 8, "positions": 100, "max_seq_len": 64, "block_size": 32, "ranks": 1}
     with pytest.raises(EngineError, match="takes 8 sequences, but 9 are needed; build it again with: BUILD"):
-        check(Limits(max_streams=9))
-    with pytest.raises(EngineError, match="takes 512 positions, but 600 are needed"):
-        check(Limits(max_streams=8, step_positions=600))
+        check(replace(built, max_streams=9))
+    with pytest.raises(EngineError, match="takes 100 positions, but 512 are needed"):
+        check(replace(built, step_positions=600))  # 8 sequences of 64 positions have no more
     machine.gpu = "8.9"
     with pytest.raises(EngineError, match=r"has gpu 9.0, but 8.9 is needed"):
         check()
@@ -141,9 +148,9 @@ def test_an_engine_that_does_not_match_is_refused_with_the_reason(model: Path, m
     save_file(weights, model / "model.safetensors")
     check()
     with pytest.raises(EngineError, match=r"has limits {'ranks': 1, 'max_seq_len': 64}, but {.*128} is needed"):
-        checked_manifest(EngineFolder(folder, "BUILD"), weights, tiny_config(max_seq_len=128), LIMITS)
+        checked_manifest(EngineFolder(folder, "BUILD"), weights, tiny_config(max_seq_len=128), built)
     with pytest.raises(EngineError, match="has weights"):  # the hash includes RoPE
-        checked_manifest(EngineFolder(folder, "BUILD"), weights, tiny_config(rope_scale_factor=16.0), LIMITS)
+        checked_manifest(EngineFolder(folder, "BUILD"), weights, tiny_config(rope_scale_factor=16.0), built)
     weights["backbone.norm.scale"] += 1
     save_file(weights, model / "model.safetensors")
     with pytest.raises(EngineError, match=r"has weights \w{64}, but \w{64} is needed here; build it again with: BUILD"):

@@ -1,12 +1,15 @@
 """The CUDA paths, on an emulated GPU (`emulated_gpu`): devices, dtypes, waits, late codes, captured graphs."""
 
+import ctypes
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from benchmarks.gpu_suite.rates import rates
 from demo.model import CONFIG, make_mimi_weights, make_silentcipher, make_weights
 from misotts.config import FRAME_SAMPLES, MASKED, ModelConfig
 from misotts.decode.decoder import Decoder
+from misotts.engines import tensorrt_depth
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
@@ -31,7 +35,9 @@ from misotts.engines.graph.backbone import GraphBackbone
 from misotts.engines.graph.depth import GraphDepth
 from misotts.engines.graph.engine import GraphEngine, bucket_shapes
 from misotts.engines.graph.operations import operations
-from misotts.engines.interface import Limits
+from misotts.engines.interface import Limits, Sampling
+from misotts.engines.manifest import Manifest, depth_hash
+from misotts.engines.table import tensorrt_depth_folder
 from misotts.engines.two_part import TwoPart
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
@@ -99,6 +105,102 @@ def test_no_step_waits_for_the_device(emulated_gpu: EmulatedGpu) -> None:
     assert emulated_gpu.waits == []
     torch.ones(2).to("cuda")
     assert emulated_gpu.waits == ["a copy to the device"], "the emulated GPU records a wait"
+
+
+def test_the_loop_has_a_stream_of_its_own(emulated_gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = make_generator("cuda", torch.float32)
+    running: list[str] = []
+
+    @contextmanager
+    def stream(name: str) -> Iterator[None]:
+        running.append(name)
+        yield
+        running.append("default")
+
+    def step() -> bool:
+        assert running == ["own"]
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: "own")
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(generator, "step", step)
+    generator.start()
+    generator.close()
+    assert generator.failure is None
+    assert running == ["own", "default"]
+
+
+class Tensorrt:
+    """TensorRT's module as far as the depth engine calls it. Its engine is the eager depth decoder, which finds its
+    inputs by the addresses that it is given."""
+
+    __name__, __version__ = "tensorrt", "10"
+
+    class Logger:
+        WARNING = 0
+
+        def __init__(self, level: int) -> None:
+            pass
+
+    def __init__(self, depth: TorchDepth) -> None:
+        self.depth = depth
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+
+    def Runtime(self, logger: object) -> "Tensorrt":  # noqa: N802 (TensorRT's name)
+        return self
+
+    def deserialize_cuda_engine(self, engine: bytes) -> "Tensorrt":
+        return self
+
+    def create_execution_context(self) -> "Tensorrt":
+        return self
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        self.shapes[name] = shape
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.addresses[name] = address
+
+    def execute_async_v3(self, stream: int) -> bool:
+        with torch._C.DisableTorchFunction():
+            sampling = Sampling(self.read("temperature"), self.read("top_k", ctypes.c_int64), self.read("noise"))
+            codes, embedding = self.depth.forward(self.read("hidden"), sampling)
+            self.shapes |= {"codes": tuple(codes.shape), "embedding": tuple(embedding.shape)}
+            self.read("codes", ctypes.c_int64).copy_(codes)
+            self.read("embedding").copy_(embedding)
+        return True
+
+    def read(self, name: str, kind: Any = ctypes.c_float) -> torch.Tensor:
+        shape = self.shapes[name]
+        memory = (kind * math.prod(shape)).from_address(self.addresses[name])
+        return torch.from_numpy(np.ctypeslib.as_array(memory).reshape(shape))
+
+
+def test_no_step_of_the_tensorrt_depth_decoder_waits(
+    emulated_gpu: EmulatedGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = speak(make_generator("cpu", torch.float32))
+    torch.manual_seed(0)
+    weights = make_weights(TINY)
+    library = Tensorrt(TorchDepth(weights, TINY, Embedding(weights, TINY)))
+    for name, value in {"tensorrt_library": lambda: library, "gpu_here": lambda: "9.0"}.items():
+        monkeypatch.setattr(tensorrt_depth, name, value)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=1))
+    folder = tensorrt_depth_folder(tmp_path, "float32", 3)
+    folder.path.mkdir(parents=True)
+    (folder.path / tensorrt_depth.ENGINE).write_bytes(b"")
+    made_with, limits = tensorrt_depth.release(library), {"streams": 3}
+    Manifest(depth_hash(weights, TINY), "float32", made_with, "9.0", limits).save(folder.path)
+    embedding = Embedding(weights, TINY, "cuda")
+    depth = tensorrt_depth.TensorrtDepth(tmp_path, weights, TINY, torch.float32, 3)
+    backbone = TorchBackbone(weights, TINY, 40, 32, "cuda", torch.float32)
+    engine = TwoPart(TINY, embedding, backbone, depth, max_streams=3)
+    emulated_gpu.waits.clear()
+    found = speak(Generator(TINY, engine, Limits(max_streams=3, step_positions=64)))
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert emulated_gpu.waits == []
 
 
 def make_captured() -> Generator:

@@ -22,6 +22,12 @@ BUILT = {
 }
 
 
+def built_with(sizes: Mapping[str, int]) -> dict[str, object]:
+    """The settings that the builder writes, if it builds what it was asked for."""
+    names = {"max_batch_size": "sequences", "max_num_tokens": "positions", "max_seq_len": "max_seq_len"}
+    return {**BUILT, **{name: sizes[size] for name, size in names.items()}}
+
+
 class Machine:
     """Its GPU and release, and the ranks that were built. The builder writes an engine's files."""
 
@@ -29,7 +35,8 @@ class Machine:
         self.gpu: str | None = "9.0"
         self.release = "1.2.1"
         self.built: list[int] = []
-        self.config: dict[str, Mapping[str, object]] = {"build_config": BUILT}
+        self.config: dict[str, object] = {}
+        """What the builder changes of the settings in its `config.json`."""
         for place in (backbone, tensorrt_llm_backbone):
             monkeypatch.setattr(place, "gpu_here", lambda: self.gpu)
             monkeypatch.setattr(place, "tensorrt_llm_release", lambda: {"tensorrt_llm": self.release})
@@ -38,5 +45,5 @@ class Machine:
     def build(self, source: Path, draft: Path, rank: int, sizes: Mapping[str, int], variant: Variant) -> None:
         assert (source / f"rank{rank}.safetensors").is_file()
         (draft / f"rank{rank}.engine").write_bytes(b"engine")
-        (draft / "config.json").write_text(json.dumps(self.config))
+        (draft / "config.json").write_text(json.dumps({"build_config": {**built_with(sizes), **self.config}}))
         self.built.append(rank)

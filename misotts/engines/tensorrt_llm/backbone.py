@@ -15,13 +15,23 @@ import torch
 
 from misotts.config import ModelConfig
 from misotts.engines.interface import Batch, Limits
+from misotts.engines.kv_memory import free_memory, pool_blocks
 from misotts.engines.manifest import Manifest, weights_hash
 from misotts.engines.table import BACKBONES, EngineError, EngineFolder, Variant
 from misotts.engines.tensorrt_depth import gpu_here
 from misotts.engines.tensorrt_llm.tables import INPUT, OUTPUT, Tables, constant_tables, pool_shape, step_tables
+from misotts.engines.transfer import Device, to_device
 from misotts.model.weight_files import Weights
 
 ENGINE = "rank0.engine"
+
+RELEASES = "1.2."
+"""The releases of TensorRT-LLM that have all that is used here begin with this."""
+
+ALIGNMENT = 64
+"""TensorRT reads device memory from multiples of 256 bytes, which are 64 int32, on."""
+
+UNFUSED = 'If TensorRT-LLM\'s log says "Fall back to unfused MHA", it has no kernel for this head size on this GPU'
 
 CHUNK_TOLERANCE = 0.2
 """Largest RMS difference, as a share of the RMS, that rounding may make between a prompt in two chunks and in one."""
@@ -36,12 +46,6 @@ def kv_dtype(variant: Variant) -> torch.dtype:
     return torch.float8_e4m3fn if variant.kv_type == "fp8" else torch_dtype(variant)
 
 
-def engine_bytes(model: Path, variant: Variant, max_streams: int) -> int:
-    """Size of a rank's engine in a model folder; 0 if there is none."""
-    engine = variant.engine(model, max_streams).path / ENGINE
-    return engine.stat().st_size if engine.is_file() else 0
-
-
 class TensorrtLlmBackbone:
     """Runs the engine that `python -m build backbone MODEL` builds, on torch's current stream."""
 
@@ -52,26 +56,31 @@ class TensorrtLlmBackbone:
         config: ModelConfig,
         variant: Variant,
         limits: Limits,
-        num_blocks: int,
+        kv_memory: int | None = None,
         device: str = "cuda",
     ) -> None:
-        """Load the engine of a model folder with these `weights`, and allocate the pool.
+        """Load the engine of a model folder with these `weights`, and allocate the pool in the memory that is left.
+
+        `kv_memory`: most bytes of the pool.
 
         Raises:
+            ConfigError: the memory does not hold one utterance of full length.
             EngineError: TensorRT-LLM is not installed, or the engine is missing, of other weights, built by another
-                release or for another GPU, too small for `limits`, split over several GPUs, or cannot prefill in chunks
-                on this GPU.
+                release or for another GPU, too small for `limits`, split over several GPUs, cannot be loaded, or cannot
+                prefill in chunks on this GPU.
         """
         folder = variant.engine(model, limits.max_streams)
         manifest = checked_manifest(folder, weights, config, limits)
-        self.num_blocks, self.block_size = num_blocks, manifest.limits["block_size"]
+        self.block_size = manifest.limits["block_size"]
         self._columns = -(-config.max_seq_len // self.block_size)
         c = self._config = config.backbone
-        shape = pool_shape(num_blocks, c.num_layers, c.num_kv_heads, self.block_size, c.head_dim)
+        self._session = _Session(folder.path / ENGINE)  # before the pool: nothing else tells the size of its workspace
+        free = None if device == "cpu" else free_memory()
+        self.num_blocks = pool_blocks(config, limits.max_streams, kv_dtype(variant).itemsize, kv_memory, free)
+        shape = pool_shape(self.num_blocks, c.num_layers, c.num_kv_heads, self.block_size, c.head_dim)
         self._pool = torch.zeros(shape, dtype=kv_dtype(variant), device=device)
         max_sequences, address = manifest.limits["sequences"], self._pool.data_ptr()
         self._constants = _tensors(constant_tables(c.num_layers, config.max_seq_len, max_sequences, address), device)
-        self._session = _Session(folder.path / ENGINE)
         rows = min(2 * self.block_size, manifest.limits["positions"], config.max_seq_len)
         if rows > self.block_size + 1:  # otherwise no prompt of two chunks fits into one step
             embeddings = weights["text_embeddings.weight"]
@@ -97,8 +106,7 @@ class TensorrtLlmBackbone:
         if not off < CHUNK_TOLERANCE:  # also if it is NaN
             raise EngineError(
                 f"the engine at {folder} gives a prompt in two chunks another hidden state than in one: it differs "
-                f"by {off:.0%}, and rounding explains at most {CHUNK_TOLERANCE:.0%}. If TensorRT-LLM's log says "
-                '"Fall back to unfused MHA", it has no kernel for this head size on this GPU'
+                f"by {off:.0%}, and rounding explains at most {CHUNK_TOLERANCE:.0%}. {UNFUSED}"
             )
 
     def _prefill(self, inputs: torch.Tensor, start: int) -> torch.Tensor:
@@ -111,23 +119,27 @@ class TensorrtLlmBackbone:
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
         """See `Backbone.forward`."""
-        device = batch.inputs.device
         step = step_tables(batch, self._config.num_layers)
-        order = _tensors({"positions": step.positions, "sequences": step.sequences}, device)
-        inputs = {INPUT: batch.inputs[order["positions"]], **self._constants, **_tensors(step.tables, device)}
+        order = {"positions": step.positions, "sequences": step.sequences}
+        tables = _tensors({**order, **step.tables}, batch.inputs.device)
+        positions, sequences = (tables.pop(name) for name in order)
         output = batch.inputs.new_empty(len(batch.lengths), self._config.embed_dim)
-        self._session.run(inputs, {OUTPUT: output})
-        return output[order["sequences"]]
+        self._session.run({INPUT: batch.inputs[positions], **self._constants, **tables}, {OUTPUT: output})
+        return output[sequences]
 
 
 class _Session:
     """TensorRT-LLM's `Session`, called with tensors."""
 
     def __init__(self, engine: Path) -> None:
+        """Raises EngineError if the engine, or the workspace of its attention, does not fit into the GPU's memory."""
         import tensorrt_llm  # noqa: F401 (loads the plugins that the engine needs)
         from tensorrt_llm.runtime.session import Session
 
-        self._session: Any = Session.from_serialized_engine(engine.read_bytes())
+        try:
+            self._session: Any = Session.from_serialized_engine(engine.read_bytes())
+        except AssertionError as error:
+            raise EngineError(f"the engine at {engine} cannot be loaded: {error} {UNFUSED}") from None
         self._inputs: Weights = {}
 
     def run(self, inputs: Weights, outputs: Weights) -> None:
@@ -153,11 +165,16 @@ def checked_manifest(folder: EngineFolder, weights: Weights, config: ModelConfig
     manifest.check(folder, made_with=tensorrt_llm_release(), gpu=gpu_here())
     manifest.check(folder, limits={"ranks": 1, "max_seq_len": config.max_seq_len})
     manifest.check(folder, weights=backbone_hash(weights, config))
-    needed = {"sequences": limits.max_streams, "positions": limits.largest_step(manifest.limits["block_size"])}
+    needed = {"sequences": limits.max_streams, "positions": largest_step(config, limits, manifest.limits["block_size"])}
     for name, number in needed.items():
         if manifest.limits[name] < number:
             raise folder.unusable(f"takes {manifest.limits[name]} {name}, but {number} are needed")
     return manifest
+
+
+def largest_step(config: ModelConfig, limits: Limits, block_size: int) -> int:
+    """Return the most positions of a step; TensorRT-LLM's builder allows no more than `max_seq_len` for a sequence."""
+    return min(limits.largest_step(block_size), config.max_seq_len * limits.max_streams)
 
 
 def backbone_hash(weights: Weights, config: ModelConfig) -> str:
@@ -169,15 +186,27 @@ def tensorrt_llm_release() -> dict[str, str]:
     """Return name and release of TensorRT-LLM: an engine runs only in the release that built it.
 
     Raises:
-        EngineError: it is not installed.
+        EngineError: it is not installed, or of a release without TensorRT: 1.3 has removed it.
     """
+    needs = f"the backbone engine needs {BACKBONES['tensorrt-llm'].package}"
     try:
-        return {"tensorrt_llm": version("tensorrt_llm")}
+        found = version("tensorrt_llm")
     except PackageNotFoundError:
-        raise EngineError(f"the backbone engine needs {BACKBONES['tensorrt-llm'].package}") from None
+        raise EngineError(needs) from None
+    if not found.startswith(RELEASES):
+        raise EngineError(f"{needs}; this machine has {found}, and releases from 1.3 on have no TensorRT")
+    return {"tensorrt_llm": found}
 
 
-def _tensors(tables: Tables, device: str | torch.device) -> dict[str, torch.Tensor]:
-    """Return tables as contiguous tensors, on the host if the name begins with `host_`, otherwise on the device."""
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(table)) for name, table in tables.items()}
-    return {name: t if name.startswith("host_") else t.to(device) for name, t in tensors.items()}
+def _tensors(tables: Tables, device: Device) -> dict[str, torch.Tensor]:
+    """Return tables as contiguous tensors, on the host if the name begins with `host_`; the others, as int32, on the
+    device, to which they are copied in one piece."""
+    host = {name: np.ascontiguousarray(table) for name, table in tables.items() if name.startswith("host_")}
+    others = {name: table for name, table in tables.items() if name not in host}
+    sizes = [-(-table.size // ALIGNMENT) * ALIGNMENT for table in others.values()]
+    packed = np.zeros(sum(sizes), np.int32)
+    for piece, table in zip(np.split(packed, np.cumsum(sizes[:-1])), others.values(), strict=True):
+        piece[: table.size] = table.ravel()
+    pieces = zip(to_device(packed, device).split(sizes), others.items(), strict=True)
+    there = {name: piece[: table.size].view(table.shape) for piece, (name, table) in pieces}
+    return {**there, **{name: torch.from_numpy(table) for name, table in host.items()}}
