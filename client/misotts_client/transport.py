@@ -45,10 +45,18 @@ def call_timeout_s(request: SpeechRequest) -> float | None:
 
 
 def error_from_rpc(error: Any, url: str) -> errors.MisoError:
-    """Return the error for a gRPC call to `url` that ended with a status other than OK."""
-    code, details = error.code(), error.details()
-    kind = _KINDS.get(code, errors.Internal)
-    return kind(f"{url}: {details or code.name}")
+    """Return the error for a gRPC call to `url` that ended with a status other than OK.
+
+    A refusal before the first chunk has the error's text as the details of the status.
+    """
+    code, details = error.code(), error.details() or ""
+    told = errors.error_from_text(details)
+    if details == str(told):
+        return told
+    text = f"{url}: {details or code.name}"
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:  # the message is larger than the server takes
+        return errors.InvalidArgument(None, text)
+    return _KINDS.get(code, errors.Internal)(text)
 
 
 def infer_request(request: SpeechRequest) -> Any:

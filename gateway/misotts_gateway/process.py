@@ -1,18 +1,237 @@
-"""The process: its listeners, from start to drain."""
+"""The process: its listeners from start to drain, and what it looks after meanwhile."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import http.client
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from misotts_gateway import memory
+from misotts_gateway.access_log import AccessLog
+from misotts_gateway.callers import Callers
+from misotts_gateway.connections import Connections, bound_send_buffers, raise_descriptor_limit
+from misotts_gateway.core import Core
+from misotts_gateway.counts import Counts
+from misotts_gateway.keys import KeyFileError, Keys
+from misotts_gateway.launcher import REPORT_S, LauncherLink
+from misotts_gateway.limits import Seats
+from misotts_gateway.listeners import ListenError, grpc_server
 from misotts_gateway.options import GatewayOptions
+from misotts_gateway.probes import Answer, Probes, SmallServer
+from misotts_gateway.tickets import Tickets
+from misotts_gateway.triton_protocol import TritonProtocol
+from misotts_gateway.upstream import Upstream
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 60.0
+"""Time that callers get to take their chunks when a gateway without a launcher is told to stop."""
+FLUSH_S = 5.0
+"""Time in which the kernel may send what callers have not received when the last stream has ended."""
+MEMORY_S, CONNECTIONS_S, FILES_S, UPSTREAM_S = 0.1, 0.25, 2.0, 1.0
 
 
 class GatewayError(RuntimeError):
-    """The gateway cannot start. The message is one line for the operator."""
+    """The gateway cannot start, or has lost its launcher. The message is one line for the operator."""
 
 
 async def run(options: GatewayOptions) -> None:
-    """Serve until SIGINT or SIGTERM.
+    """Serve until SIGINT, SIGTERM or the launcher's command, then drain.
 
     Raises:
-        GatewayError: it cannot start.
+        GatewayError: it cannot start, or its launcher has ended.
     """
-    raise GatewayError(f"the relay to {options.upstream} has not landed yet")
+    _log_to_stderr()
+    try:
+        gateway = Gateway(options)
+        await gateway.run()
+    except (ListenError, KeyFileError) as error:
+        raise GatewayError(str(error)) from None
+    except OSError as error:
+        raise GatewayError(f"{error.filename or 'cannot start'}: {error.strerror}") from None
+
+
+class Gateway:
+    """One gateway: its parts, put together."""
+
+    def __init__(self, options: GatewayOptions) -> None:
+        """Raises KeyFileError or OSError if a file that the options name cannot be used."""
+        self.options = options
+        self.counts = Counts()
+        self.access = AccessLog(options.access_log)
+        self.keys = Keys(options.api_keys)
+        self.callers = Callers(options.trusted_proxies, self.keys)
+        self.upstream = Upstream(options.upstream)
+        self.tickets = Tickets(_run_folder(options.upstream))
+        self.core = Core(self.upstream, self.tickets, Seats(options.streams_per_address), self.counts, self.access)
+        self.protocol = TritonProtocol(self.core, self.callers, lambda: self.is_ready)
+        self.link = LauncherLink(self.counts.malformed.inc)
+        self._upstream_ready = False
+        self._stop = asyncio.Event()
+
+    @property
+    def is_ready(self) -> bool:
+        """True if requests are accepted."""
+        up = bool(self.link.state.get("ready")) if self.options.launcher else self._upstream_ready
+        return up and not self.core.draining
+
+    async def run(self) -> None:
+        """See `misotts_gateway.process.run`."""
+        options = self.options
+        connections = Connections(options.grpc_port, raise_descriptor_limit(), self.callers.trusts)
+        if options.launcher:
+            await self.link.connect(options.launcher)
+            self.link.send(state="loading", detail="listeners")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        server = grpc_server(options, self.protocol)
+        small = [
+            SmallServer(Probes(self._state, self._metrics).answer, self._refused),
+            SmallServer(_nothing_here, self._refused),
+        ]
+        await small[0].start(options.host, options.ready_port)
+        await small[1].start(options.host, options.http_port)
+        await server.start()
+        bound_send_buffers(options.grpc_port)
+        if not self.keys.required:
+            log.warning("no --api-keys: any caller is served")
+        self.link.send(state="ready", detail="")
+        watching = [asyncio.create_task(task) for task in self._watches(connections)]
+        try:
+            await self._until_stopped()
+            await self._drain(server, connections)
+        finally:
+            for task in watching:
+                task.cancel()
+            for each in small:
+                each.close()
+            await server.stop(None)
+            await self.upstream.close()
+            self.link.close()
+
+    def _watches(self, connections: Connections) -> list[Any]:
+        def sweep() -> None:
+            count, closed = connections.sweep()
+            self.counts.connections.set(count)
+            if closed:
+                self.counts.refused.labels("connections_per_address").inc(closed)
+
+        watches = [
+            _every(MEMORY_S, self._watch_memory),
+            _every(CONNECTIONS_S, sweep),
+            _every(FILES_S, self.keys.reread),
+            _every(REPORT_S, self._report),
+        ]
+        if not self.options.launcher:
+            watches.append(_every(UPSTREAM_S, self._watch_upstream))
+        return watches
+
+    async def _until_stopped(self) -> None:
+        waits = [asyncio.create_task(each.wait()) for each in (self._stop, self.link.draining, self.link.lost)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
+            task.cancel()
+
+    async def _drain(self, server: grpc.aio.Server, connections: Connections) -> None:
+        """Refuse new requests; return when every caller has taken its last chunk."""
+        self.core.draining = True
+        self._stop.clear()  # a second signal stops at once
+        limit = asyncio.get_running_loop().time() + (float("inf") if self.options.launcher else DRAIN_S)
+        while (self.core.streams or self.protocol.busy) and asyncio.get_running_loop().time() < limit:
+            if self._stop.is_set() or self.link.lost.is_set():
+                return
+            await asyncio.sleep(0.02)
+        await server.stop(FLUSH_S)
+        for _ in range(int(FLUSH_S / 0.02)):
+            if not connections.unsent_bytes():
+                break
+            await asyncio.sleep(0.02)
+
+    def _state(self) -> tuple[bool, dict[str, Any]]:
+        """See `Probes`."""
+        if self.options.launcher:
+            return self.is_ready, {name: value for name, value in self.link.state.items() if name != "ready"}
+        phase = "draining" if self.core.draining else "serving" if self._upstream_ready else "waiting for the upstream"
+        return self.is_ready, {"phase": phase, "streams": self.core.streams}
+
+    async def _metrics(self) -> bytes:
+        run = _run_folder(self.options.upstream)
+        triton = await asyncio.to_thread(_fetch_metrics, run / "metrics:1") if run else b""
+        return triton + self.counts.text()
+
+    def _watch_memory(self) -> None:
+        held = memory.resident_bytes()
+        self.counts.memory.set(held)
+        self.counts.streams.set(self.core.streams)
+        self.tickets.flush()
+        if held > self.options.memory_limit:
+            if ended := memory.end_incomplete(self.protocol.calls):
+                self.counts.refused.labels("memory").inc(ended)
+            memory.give_back()
+
+    def _report(self) -> None:
+        self.core.end_stalled()
+        self.link.check()
+        self.link.send(report={"streams": self.core.streams})
+
+    async def _watch_upstream(self) -> None:
+        self._upstream_ready = await self.upstream.ready()
+
+    def _refused(self, reason: str) -> None:
+        self.counts.refused.labels(reason).inc()
+
+
+async def _every(seconds: float, action: Callable[[], Awaitable[None] | None]) -> None:
+    """Call `action` again and again. Its failure is logged, and does not end it."""
+    while True:
+        try:
+            result = action()
+            if result is not None:
+                await result
+        except Exception:
+            log.exception("a watch failed")
+        await asyncio.sleep(seconds)
+
+
+async def _nothing_here(_: str) -> Answer:
+    return 404, "text/plain", b"HTTP is not served yet; gRPC is\n"
+
+
+def _run_folder(upstream: str) -> Path | None:
+    """Return the folder of a private Triton's sockets; None if the upstream is another gateway."""
+    return Path(upstream.removeprefix("unix:")).parent if upstream.startswith("unix:") else None
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=2)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _fetch_metrics(path: Path) -> bytes:
+    """Return Triton's metrics; nothing if it does not answer."""
+    with contextlib.closing(_UnixConnection(path)) as connection:
+        try:
+            connection.request("GET", "/metrics")
+            return connection.getresponse().read()
+        except (OSError, http.client.HTTPException):
+            return b""
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="misotts: gateway    %(message)s")
+    logging.getLogger("grpc").setLevel(logging.ERROR)

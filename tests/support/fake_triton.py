@@ -61,8 +61,13 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """
 
     def __init__(self) -> None:
-        self.script: Script = lambda request, context: utterance(3)
+        self.script: Script
         self.url = ""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what has come, and answer as in the beginning."""
+        self.script = lambda request, context: utterance(3)
         self.requests: list[Any] = []
         self.metadata: list[str] = []
         self.cancelled = threading.Event()
@@ -100,11 +105,13 @@ def silent(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
 
 
 @contextmanager
-def running() -> Iterator[FakeTriton]:
+def running(path: str = "") -> Iterator[FakeTriton]:
+    """Run one on a free port, or on a unix socket at `path`."""
     fake = FakeTriton()
     server = grpc.server(ThreadPoolExecutor(64))
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
-    fake.url = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    port = server.add_insecure_port(f"unix:{path}" if path else "127.0.0.1:0")
+    fake.url = f"unix:{path}" if path else f"127.0.0.1:{port}"
     server.start()
     try:
         yield fake

@@ -1,0 +1,64 @@
+"""The access log: one JSON object per request, without its text, its audio and its key."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+from misotts_gateway.callers import Caller
+
+
+class AccessLog:
+    """Appends a line to a file, or to standard output for `-`. A line that cannot be written is dropped."""
+
+    def __init__(self, target: str | None) -> None:
+        """Raises OSError if the file cannot be opened."""
+        self._target = target
+        self._file: TextIO | None = None
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Open the file again, which may have been moved away (SIGHUP)."""
+        if self._target is None:
+            return
+        if self._target == "-":
+            self._file = sys.stdout
+            return
+        file = Path(self._target).open("a", encoding="utf-8")  # noqa: SIM115 (it stays open)
+        if self._file:
+            self._file.close()
+        self._file = file
+
+    def write(
+        self,
+        caller: Caller,
+        *,
+        duration_s: float,
+        ttfa_s: float | None,
+        audio_s: float,
+        characters: int,
+        outcome: str,
+    ) -> None:
+        """Write the line of a request that has ended. `outcome`: `eos`, `length` or the code of an error."""
+        if self._file is None:
+            return
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "request_id": caller.request_id,
+            "tenant": caller.tenant,
+            "key": caller.key.name if caller.key else "",
+            "address": caller.address,
+            "duration_s": round(duration_s, 3),
+            "ttfa_s": None if ttfa_s is None else round(ttfa_s, 3),
+            "audio_s": round(audio_s, 3),
+            "characters": characters,
+            "outcome": outcome,
+        }
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except (OSError, ValueError):  # a full disk or a reader that has ended stops no speech
+            pass

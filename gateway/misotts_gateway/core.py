@@ -1,0 +1,219 @@
+"""The core: a checked request becomes a fresh message, one private call, and chunks.
+
+Protocols are thin files around it. A protocol makes a `Caller` (`misotts_gateway.callers`) and an `Asked`
+(`misotts_gateway.request`), iterates over `Core.speak`, and turns pieces and errors into what its callers expect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2
+
+from misotts_client.contract import FRAME_SAMPLES, SAMPLE_RATE
+from misotts_client.errors import MisoError, Unavailable, error_of
+from misotts_client.transport import infer_request
+from misotts_gateway.access_log import AccessLog
+from misotts_gateway.callers import FORWARDED_FOR, REQUEST_ID, Caller
+from misotts_gateway.counts import Counts
+from misotts_gateway.errors import TooMany, UnknownKey, lost_call, public_error
+from misotts_gateway.limits import STALLED_S, Seats
+from misotts_gateway.request import EMPTY_FINAL, Asked, ModelLimits
+from misotts_gateway.tickets import INPUT, Tickets
+from misotts_gateway.upstream import Upstream
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One response of the private side.
+
+    Attributes:
+        data: the serialized `ModelStreamInferResponse`.
+        message: the same, parsed; `misotts_client.transport.ChunkReader` makes a chunk of it.
+        samples: number of samples in it.
+        frames: number of frames of the utterance up to its end.
+        finish: FINISH, which is not empty in the last piece with outputs.
+    """
+
+    data: bytes
+    message: Any
+    samples: int
+    frames: int
+    finish: str
+
+
+class Core:
+    """Serves checked requests, within the limits of their callers.
+
+    Attributes:
+        model: limits that depend on the model; whoever learns them sets them.
+        draining: True once no more requests are accepted.
+    """
+
+    def __init__(self, upstream: Upstream, tickets: Tickets, seats: Seats, counts: Counts, access: AccessLog) -> None:
+        self.model = ModelLimits()
+        self.draining = False
+        self.counts = counts
+        self._upstream, self._tickets, self._seats, self._access = upstream, tickets, seats, access
+        self._running: set[_Utterance] = set()
+
+    @property
+    def streams(self) -> int:
+        """Number of utterances that their callers have not taken to the end."""
+        return len(self._running)
+
+    async def speak(self, asked: Asked, caller: Caller) -> AsyncGenerator[Piece]:
+        """Yield the responses to a request as they come.
+
+        The iterator counts a piece as taken by the caller when it is asked for the next one, so ask only when the last
+        one has been written. Closing it (`contextlib.aclosing`), or cancelling the task that iterates, cancels the
+        utterance. A caller who takes nothing for `STALLED_S` has the iterating task cancelled.
+
+        Raises:
+            MisoError: the request is refused, or speech ended early. The error is in words for callers. An utterance
+                that fails behind its prompt says so in the last piece's `finish`.
+        """
+        utterance = _Utterance(asked, caller)
+        try:
+            if self.draining:
+                raise Unavailable("the server is shutting down")
+            with self._seats.hold(caller):
+                self._running.add(utterance)
+                utterance.ticket = self._tickets.new(caller.share)
+                message = fresh_message(asked, utterance.ticket if self._upstream.private else None)
+                async with self._upstream.call(message, self._metadata(caller)) as call:
+                    async for data in _responses(call):
+                        piece = self._piece(data)
+                        utterance.give(piece)
+                        yield piece
+                        utterance.took(piece)
+                        self._tickets.taken(utterance.ticket, utterance.frames)
+                if not utterance.finish:
+                    raise Unavailable("the server ended the stream before the end of speech")
+        except MisoError as error:
+            utterance.outcome = error.code
+            if not utterance.ticket:
+                self.refused(error)
+            raise
+        finally:
+            self._running.discard(utterance)
+            if utterance.ticket and not utterance.finish:
+                self._tickets.gone(utterance.ticket, utterance.frames)
+            self._record(utterance)
+
+    def refused(self, error: MisoError) -> None:
+        """Count a refusal by the gateway itself."""
+        reason = error.code.lower()
+        if isinstance(error, TooMany):
+            reason = error.reason
+        elif isinstance(error, UnknownKey):
+            reason = "key"
+        self.counts.refused.labels(reason).inc()
+
+    def end_stalled(self) -> None:
+        """End the utterances of which the caller has taken nothing for `STALLED_S`. Called every second or so."""
+        now = time.monotonic()
+        for utterance in list(self._running):
+            if utterance.given_at and now - utterance.given_at > STALLED_S and utterance.task:
+                self.counts.refused.labels("stalled").inc()
+                utterance.task.cancel()
+
+    def _metadata(self, caller: Caller) -> tuple[tuple[str, str], ...]:
+        """Return what another gateway learns of the caller. Triton gets no headers."""
+        if self._upstream.private:
+            return ()
+        told = [(REQUEST_ID, caller.request_id), (FORWARDED_FOR, caller.address)]
+        return tuple([*told, ("authorization", f"Bearer {caller.token}")] if caller.token else told)
+
+    def _piece(self, data: bytes) -> Piece:
+        message = service_pb2.ModelStreamInferResponse.FromString(data)
+        if message.error_message:
+            raise public_error(message.error_message)
+        response = message.infer_response
+        raw = dict(zip((output.name for output in response.outputs), response.raw_output_contents, strict=False))
+        samples = len(raw.get("AUDIO", b"")) // 4
+        frame = int.from_bytes(raw.get("FRAME", b""), "little")
+        finish = raw.get("FINISH", b"")[4:].decode(errors="replace")
+        return Piece(data, message, samples, frame + -(-samples // FRAME_SAMPLES), finish)
+
+    def _record(self, utterance: _Utterance) -> None:
+        tenant = utterance.caller.tenant
+        self.counts.requests.labels(tenant, utterance.outcome).inc()
+        if utterance.ticket:
+            self.counts.characters.labels(tenant).inc(len(utterance.asked.request.text))
+            self.counts.audio.labels(tenant).inc(utterance.samples / SAMPLE_RATE)
+        if utterance.first_s is not None:
+            self.counts.first_audio.observe(utterance.first_s)
+        self._access.write(
+            utterance.caller,
+            duration_s=time.monotonic() - utterance.began,
+            ttfa_s=utterance.first_s,
+            audio_s=utterance.samples / SAMPLE_RATE,
+            characters=len(utterance.asked.request.text),
+            outcome=utterance.outcome,
+        )
+
+
+class _Utterance:
+    """What the core knows of one utterance."""
+
+    def __init__(self, asked: Asked, caller: Caller) -> None:
+        self.asked, self.caller = asked, caller
+        self.began = time.monotonic()
+        self.task = asyncio.current_task()
+        self.ticket = 0
+        self.first_s: float | None = None
+        self.given_at = 0.0
+        """Time since which a piece waits for its caller; 0 if none does."""
+        self.samples = 0
+        self.frames = 0
+        self.finish = ""
+        self.outcome = "CANCELLED"
+
+    def give(self, piece: Piece) -> None:
+        self.given_at = time.monotonic()
+        if piece.samples and self.first_s is None:
+            self.first_s = self.given_at - self.began
+
+    def took(self, piece: Piece) -> None:
+        self.given_at = 0.0
+        self.samples += piece.samples
+        self.frames = max(self.frames, piece.frames)
+        if piece.finish:
+            self.finish = piece.finish
+            error = error_of(piece.finish)
+            self.outcome = error.code if error else piece.finish
+
+
+def fresh_message(asked: Asked, ticket: int | None) -> bytes:
+    """Return a fresh message for the private side: nothing of the caller's own bytes is in it."""
+    message = infer_request(asked.request)
+    message.id = asked.id
+    if asked.empty_final:
+        message.parameters[EMPTY_FINAL].bool_param = True
+    if ticket is not None:
+        message.inputs.add(name=INPUT, datatype="INT64", shape=[1])
+        message.raw_input_contents.append(struct.pack("<q", ticket))
+    return bytes(message.SerializeToString())
+
+
+async def _responses(call: Any) -> AsyncGenerator[bytes]:
+    try:
+        async for data in call:
+            yield data
+    except grpc.aio.AioRpcError as error:
+        raise lost_call(error) from None
+    except asyncio.CancelledError:
+        # gRPC raises this also for a call that the other side has cancelled; then no task is being cancelled.
+        with suppress(AttributeError):
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling() and call.cancelled():
+                raise Unavailable("the server ended the stream") from None
+        raise

@@ -1,0 +1,75 @@
+"""The gateway's own refusals, and errors of the private side in words that name nothing of it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import grpc
+
+from misotts_client.errors import DeadlineExceeded, Internal, InvalidArgument, MisoError, Unavailable, error_from_text
+
+log = logging.getLogger(__name__)
+
+STATUS: dict[str, grpc.StatusCode] = {
+    "INVALID_ARGUMENT": grpc.StatusCode.INVALID_ARGUMENT,
+    "NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+    "DEADLINE_EXCEEDED": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "CANCELLED": grpc.StatusCode.CANCELLED,
+    "INTERNAL": grpc.StatusCode.INTERNAL,
+}
+
+
+class TooMany(Unavailable):
+    """The caller is over a limit of its own (its address's or its key's): HTTP says 429, gRPC RESOURCE_EXHAUSTED.
+
+    Attributes:
+        reason: the label of the counter `refused`.
+    """
+
+    def __init__(self, reason: str, message: str, retry_after_s: float) -> None:
+        super().__init__(f"{message}; try again in {retry_after_s:g} s", retry_after_s)
+        self.reason = reason
+
+
+class UnknownKey(InvalidArgument):
+    """The caller shows no key that this server knows: HTTP says 401, gRPC UNAUTHENTICATED."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(None, message)
+        self.args = (message,)
+
+
+def status_of(error: MisoError) -> grpc.StatusCode:
+    """Return the gRPC status with which a call ends for `error`."""
+    if isinstance(error, TooMany):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    return grpc.StatusCode.UNAUTHENTICATED if isinstance(error, UnknownKey) else STATUS[error.code]
+
+
+def public_error(text: str) -> MisoError:
+    """Return the error that a response of the private side describes, for a caller.
+
+    The stages' errors have a code, and their words are for callers. Triton's own have none and name its inner parts:
+    they go to the log and become one of three sentences.
+    """
+    error = error_from_text(text)
+    if text.rstrip().endswith(str(error)):
+        return error
+    log.error("%s", text)
+    if isinstance(error, Unavailable):
+        return Unavailable("the server is stopping or has failed; try again in 5 s", 5.0)
+    if isinstance(error, DeadlineExceeded):
+        return DeadlineExceeded("the request has waited too long")
+    return Internal("the server failed")
+
+
+def lost_call(error: Any) -> MisoError:
+    """Return the error of a private call that ended with a status other than OK (a `grpc.RpcError`)."""
+    details = error.details() or ""
+    told = error_from_text(details)
+    if details == str(told):  # the refusal of another gateway
+        return told
+    log.error("%s: %s", error.code().name, details)
+    return Unavailable("the server does not answer; try again in 5 s", 5.0)

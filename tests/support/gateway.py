@@ -1,0 +1,57 @@
+"""A gateway process for as long as a block runs."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from misotts.serve.local import free_ports
+from tests.support.waiting import wait_until
+
+
+@dataclass(frozen=True)
+class RunningGateway:
+    """A process of `misotts-gateway` that listens on 127.0.0.1."""
+
+    process: subprocess.Popen[str]
+    grpc_port: int
+    http_port: int
+    ready_port: int
+
+    @property
+    def url(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    @property
+    def operator_url(self) -> str:
+        return f"http://127.0.0.1:{self.ready_port}"
+
+
+@contextlib.contextmanager
+def running_gateway(upstream: str, *options: str, **process: Any) -> Iterator[RunningGateway]:
+    """Run a gateway before `upstream` with `options`, which override those that are chosen here."""
+    ports = free_ports(3)
+    names = ("--grpc-port", "--http-port", "--ready-port")
+    flags = [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
+    command = [sys.executable, "-m", "misotts_gateway", f"--upstream={upstream}", "--host=127.0.0.1", *flags, *options]
+    gateway = RunningGateway(subprocess.Popen(command, text=True, **process), *ports)
+    try:
+        with grpc.insecure_channel(gateway.url) as channel:
+            wait_until(lambda: gateway.process.poll() is not None or connects(channel), 30)
+        assert gateway.process.poll() is None, "the gateway has ended"
+        yield gateway
+    finally:
+        gateway.process.kill()
+        gateway.process.wait()
+
+
+def connects(channel: grpc.Channel) -> bool:
+    try:
+        grpc.channel_ready_future(channel).result(0.2)
+    except grpc.FutureTimeoutError:
+        return False
+    return True
