@@ -66,10 +66,9 @@ class Callers:
         Raises:
             UnknownKey: it shows no key that the server knows, and the server asks for one.
         """
-        asked = headers.get(REQUEST_ID, ())
-        request_id = asked[0] if len(asked) == 1 and _REQUEST_ID.fullmatch(asked[0]) else secrets.token_hex(8)
         key, token = self._keys.find(headers)
-        return Caller(self.address(peer, headers.get(FORWARDED_FOR, ())), request_id, key, token)
+        id = request_id(headers.get(REQUEST_ID, ()))
+        return Caller(self.address(peer, headers.get(FORWARDED_FOR, ())), id, key, token)
 
     def address(self, peer: str, forwarded: Sequence[str]) -> str:
         """Return the address that counts: the peer's, or behind trusted proxies the rightmost untrusted one."""
@@ -87,6 +86,11 @@ class Callers:
     def trusts(self, address: Address) -> bool:
         """True if the address is a trusted proxy's."""
         return any(address in network for network in self._trusted)
+
+
+def request_id(asked: Sequence[str]) -> str:
+    """Return the request id that a caller asks for, or a new one where it asks for none, several or an odd one."""
+    return asked[0] if len(asked) == 1 and _REQUEST_ID.fullmatch(asked[0]) else secrets.token_hex(8)
 
 
 def parse_address(text: str) -> Address | None:

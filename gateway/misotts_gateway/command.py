@@ -42,6 +42,25 @@ def gateway(
     trusted_proxies: Annotated[
         str, typer.Option(help="Networks whose x-forwarded-for is believed, such as 10.0.0.0/8,::1.")
     ] = "",
+    voices: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of registered voices, for HTTP's list.")
+    ] = None,
+    allow_voice_uploads: Annotated[
+        bool, typer.Option("--allow-voice-uploads", help="Let callers without a key add voices over HTTP.")
+    ] = False,
+    voice_alias: Annotated[
+        list[str] | None, typer.Option(help="Another name for a voice, NAME=VOICE or NAME=speaker:N; may be repeated.")
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Origin whose pages may call the HTTP port; may be repeated.")
+    ] = None,
+    max_input: Annotated[int, typer.Option(min=1, max=1_000_000, help="Code points of HTTP's longest text.")] = 100_000,
+    normalize: Annotated[
+        str | None, typer.Option(help="Write numbers as words by default, in this language (en).")
+    ] = None,
+    lexicon: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file of words and their spellings.")
+    ] = None,
     streams_per_address: Annotated[
         int, typer.Option(min=1, help="Largest number of utterances at once of a caller's address.")
     ] = 64,
@@ -65,6 +84,13 @@ def gateway(
         tls_key=tls_key,
         access_log=access_log,
         trusted_proxies=parse_networks(trusted_proxies),
+        voices=voices,
+        allow_voice_uploads=allow_voice_uploads,
+        voice_aliases=tuple(voice_alias or ()),
+        allowed_origins=tuple(allow_origin or ()),
+        max_input=max_input,
+        normalize=normalize,
+        lexicon=lexicon,
         streams_per_address=streams_per_address,
         max_message=max_message_mib * MIB,
         memory_limit=memory_limit_mib * MIB,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,12 +69,37 @@ class Core:
         """Number of utterances that their callers have not taken to the end."""
         return len(self._running)
 
-    async def speak(self, asked: Asked, caller: Caller) -> AsyncGenerator[Piece]:
+    @property
+    def is_private(self) -> bool:
+        """True if requests go to a private Triton of this machine, False if to another gateway."""
+        return self._upstream.private
+
+    @contextmanager
+    def admit(self, caller: Caller) -> Iterator[None]:
+        """Admit a turn of several utterances: it counts as one request and one stream, and a drain waits for all of it.
+
+        Raises:
+            MisoError: the server drains, or the caller is over a limit of its own.
+        """
+        with ExitStack() as seat:
+            try:
+                if self.draining:
+                    raise Unavailable("the server is shutting down")
+                seat.enter_context(self._seats.hold(caller))
+            except MisoError as error:
+                self.refused(error)
+                raise
+            yield
+
+    async def speak(self, asked: Asked, caller: Caller, admitted: bool = False) -> AsyncGenerator[Piece]:
         """Yield the responses to a request as they come.
 
         The iterator counts a piece as taken by the caller when it is asked for the next one, so ask only when the last
         one has been written. Closing it (`contextlib.aclosing`), or cancelling the task that iterates, cancels the
         utterance. A caller who takes nothing for `STALLED_S` has the iterating task cancelled.
+
+        Args:
+            admitted: True inside of `admit`.
 
         Raises:
             MisoError: the request is refused, or speech ended early. The error is in words for callers. An utterance
@@ -82,9 +107,9 @@ class Core:
         """
         utterance = _Utterance(asked, caller)
         try:
-            if self.draining:
+            if self.draining and not admitted:
                 raise Unavailable("the server is shutting down")
-            with self._seats.hold(caller):
+            with nullcontext() if admitted else self._seats.hold(caller):
                 self._running.add(utterance)
                 utterance.ticket = self._tickets.new(caller.share)
                 message = fresh_message(asked, utterance.ticket if self._upstream.private else None)

@@ -19,6 +19,7 @@ class Counts:
         self.requests = self._counter("requests", "Number of requests that have ended.", "tenant", "outcome")
         self.characters = self._counter("characters", "Code points of the texts accepted.", "tenant")
         self.audio = self._counter("audio_seconds", "Seconds of audio that callers have taken.", "tenant")
+        self.http = self._counter("http_requests", "Number of HTTP requests answered.", "route", "status")
         self.malformed = self._counter("malformed", "Number of lines from the launcher that could not be read.")
         self.streams = self._gauge("streams", "Number of utterances that callers have not taken to their end.")
         self.connections = self._gauge("connections", "Number of connections to the gRPC port.")

@@ -28,6 +28,20 @@ class GatewayOptions:
     """File of the access log; `-` is standard output; None: none is written."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     """Peers whose `x-forwarded-for` is believed."""
+    voices: Path | None = None
+    """The folder of registered voices; None if there is none, or it is another machine's."""
+    allow_voice_uploads: bool = False
+    """True if any caller may add voices; with a file of keys, a key's own field counts."""
+    voice_aliases: tuple[str, ...] = ()
+    """Further names of voices, `NAME=VOICE`: see `misotts_gateway.voices.names.read_aliases`."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the HTTP port from a browser."""
+    max_input: int = 100_000
+    """Code points of the longest text that HTTP takes."""
+    normalize: str | None = None
+    """Language in which numbers are written as words for requests that do not say otherwise; None: not."""
+    lexicon: Path | None = None
+    """JSON file of words and their spellings."""
     streams_per_address: int = 64
     """Utterances at once of one caller's address."""
     max_message: int = 16 * MIB

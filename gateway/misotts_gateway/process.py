@@ -21,12 +21,15 @@ from misotts_gateway.callers import Callers
 from misotts_gateway.connections import Connections, bound_send_buffers, raise_descriptor_limit
 from misotts_gateway.core import Core
 from misotts_gateway.counts import Counts
+from misotts_gateway.http.app import http_app
+from misotts_gateway.http.server import HttpServer
+from misotts_gateway.http.service import OptionError, make_service
 from misotts_gateway.keys import KeyFileError, Keys
 from misotts_gateway.launcher import REPORT_S, LauncherLink
 from misotts_gateway.limits import Seats
 from misotts_gateway.listeners import ListenError, grpc_server
 from misotts_gateway.options import GatewayOptions
-from misotts_gateway.probes import Answer, Probes, SmallServer
+from misotts_gateway.probes import Probes, SmallServer
 from misotts_gateway.tickets import Tickets
 from misotts_gateway.triton_protocol import TritonProtocol
 from misotts_gateway.upstream import Upstream
@@ -54,7 +57,7 @@ async def run(options: GatewayOptions) -> None:
     try:
         gateway = Gateway(options)
         await gateway.run()
-    except (ListenError, KeyFileError) as error:
+    except (ListenError, KeyFileError, OptionError) as error:
         raise GatewayError(str(error)) from None
     except OSError as error:
         raise GatewayError(f"{error.filename or 'cannot start'}: {error.strerror}") from None
@@ -74,6 +77,8 @@ class Gateway:
         self.tickets = Tickets(_run_folder(options.upstream))
         self.core = Core(self.upstream, self.tickets, Seats(options.streams_per_address), self.counts, self.access)
         self.protocol = TritonProtocol(self.core, self.callers, lambda: self.is_ready)
+        self.service = make_service(options, self.core, self.callers)
+        self.http = HttpServer(http_app(self.service, options.allowed_origins), _certificate(options))
         self.link = LauncherLink(self.counts.malformed.inc)
         self._upstream_ready = False
         self._stop = asyncio.Event()
@@ -94,14 +99,12 @@ class Gateway:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         server = grpc_server(options, self.protocol)
-        small = [
-            SmallServer(Probes(self._state, self._metrics).answer, self._refused),
-            SmallServer(_nothing_here, self._refused),
-        ]
-        await small[0].start(options.host, options.ready_port)
-        await small[1].start(options.host, options.http_port)
+        probes = SmallServer(Probes(self._state, self._metrics).answer, self._refused)
+        await probes.start(options.host, options.ready_port)
+        await self.http.start(options.host, options.http_port)
         await server.start()
-        bound_send_buffers(options.grpc_port)
+        for port in (options.grpc_port, options.http_port):
+            bound_send_buffers(port)
         if not self.keys.required:
             log.warning("no --api-keys: any caller is served")
         self.link.send(state="ready", detail="")
@@ -112,8 +115,8 @@ class Gateway:
         finally:
             for task in watching:
                 task.cancel()
-            for each in small:
-                each.close()
+            probes.close()
+            await self.http.stop(0)
             await server.stop(None)
             await self.upstream.close()
             self.link.close()
@@ -129,6 +132,8 @@ class Gateway:
             _every(MEMORY_S, self._watch_memory),
             _every(CONNECTIONS_S, sweep),
             _every(FILES_S, self.keys.reread),
+            _every(FILES_S, self.http.reread_certificate),
+            _every(REPORT_S, self.http.close_silent),
             _every(REPORT_S, self._report),
         ]
         if not self.options.launcher:
@@ -146,11 +151,13 @@ class Gateway:
         self.core.draining = True
         self._stop.clear()  # a second signal stops at once
         limit = asyncio.get_running_loop().time() + (float("inf") if self.options.launcher else DRAIN_S)
-        while (self.core.streams or self.protocol.busy) and asyncio.get_running_loop().time() < limit:
+        while (
+            self.core.streams or self.protocol.busy or self.service.busy
+        ) and asyncio.get_running_loop().time() < limit:
             if self._stop.is_set() or self.link.lost.is_set():
                 return
             await asyncio.sleep(0.02)
-        await server.stop(FLUSH_S)
+        await asyncio.gather(server.stop(FLUSH_S), self.http.stop(FLUSH_S))
         for _ in range(int(FLUSH_S / 0.02)):
             if not connections.unsent_bytes():
                 break
@@ -202,8 +209,8 @@ async def _every(seconds: float, action: Callable[[], Awaitable[None] | None]) -
         await asyncio.sleep(seconds)
 
 
-async def _nothing_here(_: str) -> Answer:
-    return 404, "text/plain", b"HTTP is not served yet; gRPC is\n"
+def _certificate(options: GatewayOptions) -> tuple[Path, Path] | None:
+    return (options.tls_cert, options.tls_key) if options.tls_cert and options.tls_key else None
 
 
 def _run_folder(upstream: str) -> Path | None:

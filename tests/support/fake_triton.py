@@ -15,17 +15,21 @@ from tritonclient.utils import serialize_byte_tensor
 Script = Callable[[Any, grpc.ServicerContext], Iterator[Any]]
 
 
-def answer(samples: int = 1920, frame: int = 0, seed: int = 7, finish: str = "", level: float = 0.5) -> Any:
-    """Return the response with one chunk, of constant audio."""
+def answer(
+    samples: int = 1920, frame: int = 0, seed: int = 7, finish: str = "", level: float = 0.5, audio: Any = None
+) -> Any:
+    """Return the response with one chunk: `audio`, else constant audio."""
+    if audio is None:
+        audio = np.full(samples, level, np.float32)
     outputs = {
         "SEED_USED": ("INT64", struct.pack("<q", seed)),  # not in the contract's order, on which nothing may rely
-        "AUDIO": ("FP32", np.full(samples, level, np.float32).tobytes()),
+        "AUDIO": ("FP32", audio.tobytes()),
         "FINISH": ("BYTES", serialize_byte_tensor(np.array([finish.encode()], np.object_)).item()),
         "FRAME": ("INT32", struct.pack("<i", frame)),
     }
     response = service_pb2.ModelStreamInferResponse()
     for name, (datatype, raw) in outputs.items():
-        shape = [samples if name == "AUDIO" else 1]
+        shape = [len(audio) if name == "AUDIO" else 1]
         response.infer_response.outputs.add(name=name, datatype=datatype, shape=shape)
         response.infer_response.raw_output_contents.append(raw)
     return response

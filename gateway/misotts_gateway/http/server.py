@@ -1,0 +1,116 @@
+"""The listener of HTTP and WebSockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+IDLE_S = 75.0
+"""A connection without a request is closed after this time."""
+FIRST_REQUEST_S = 10.0
+"""A connection that has not sent a request's headers by then is closed."""
+MAX_HEADERS = 32 * 2**10
+"""Bytes of a request's line and headers."""
+
+# uvicorn reports answers that we cut on purpose as errors of the application; what fails is logged by the application.
+logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+
+
+class HttpServer:
+    """Serves an application on a port, in the event loop that runs.
+
+    Args:
+        app: the application.
+        tls: certificate chain and key (PEM); None for plain HTTP.
+    """
+
+    def __init__(self, app: ASGIApp, tls: tuple[Path, Path] | None = None) -> None:
+        chain, key = tls or (None, None)
+        config = uvicorn.Config(
+            app,
+            http="h11",  # the parser that bounds headers
+            ws="websockets-sansio",
+            ws_per_message_deflate=False,  # it would cost three times the CPU time of the rest
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=int(IDLE_S),
+            h11_max_incomplete_event_size=MAX_HEADERS,
+            ssl_certfile=chain,
+            ssl_keyfile=key,
+        )
+        config.load()
+        self._server = _Server(config)
+        self._tls = (chain, key)
+        self._running: asyncio.Task[None] | None = None
+        self._silent_since: dict[Any, float] = {}
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen; `OSError` if the port cannot be had."""
+        sockets = _listen(host, port)
+        self._running = asyncio.create_task(self._server.serve(sockets))
+        while not self._server.started and not self._running.done():
+            await asyncio.sleep(0.005)
+
+    def close_silent(self) -> None:
+        """Close the connections that have sent no complete request for `FIRST_REQUEST_S`. Called every second or so.
+
+        uvicorn itself waits for a first request without end.
+        """
+        now = time.monotonic()
+        silent = {each for each in self._server.server_state.connections if getattr(each, "cycle", each) is None}
+        self._silent_since = {each: self._silent_since.get(each, now) for each in silent}
+        for each, since in self._silent_since.items():
+            if now - since > FIRST_REQUEST_S and each.transport is not None:
+                each.transport.close()
+
+    def reread_certificate(self) -> None:
+        """Use the certificate's files as they are now, for connections that come."""
+        chain, key = self._tls
+        if chain and self._server.config.ssl:
+            self._server.config.ssl.load_cert_chain(chain, key)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Accept no more connections, and return when the answers that have begun are complete, or after a time."""
+        if self._running is None:
+            return
+        self._server.should_exit = True
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._running), timeout_s)
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the process's own matter."""
+        yield
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """Return listening sockets of every address of a host."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    with contextlib.ExitStack() as opened:
+        sockets = []
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            each = opened.enter_context(socket.socket(family, kind, protocol))
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            each.bind(address)
+            each.setblocking(False)
+            sockets.append(each)
+        opened.pop_all()
+    return sockets

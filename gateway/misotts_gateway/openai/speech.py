@@ -1,0 +1,134 @@
+"""`POST /v1/audio/speech`: raw audio, or server-sent events."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from misotts_client.contract import FRAME_SAMPLES
+from misotts_client.errors import InvalidArgument, MisoError
+from misotts_client.request import SpeechRequest
+from misotts_gateway.http.answer import StreamingAnswer
+from misotts_gateway.http.request import read_body
+from misotts_gateway.http.service import Service
+from misotts_gateway.openai.errors import HttpError, http_error, refusal
+from misotts_gateway.openai.schema import SpeechBody, read_body_fields, read_json
+from misotts_gateway.text.plan import plan
+from misotts_gateway.text.ssml import SsmlError
+from misotts_gateway.turn import Encoding, Sound, Turn, in_thread, sounds
+from misotts_gateway.voices.names import Chosen
+
+EVENT_BYTES = 36_000
+"""Bytes of audio of an event, 48,000 in base64: clients read lines of up to 64 KiB. What is larger is divided."""
+
+
+class Speech:
+    """Answers requests for speech."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def post(self, request: Request) -> Response | StreamingAnswer:
+        """Check the request; what it returns speaks.
+
+        Raises:
+            HttpError, MisoError: the request is refused.
+        """
+        service = self._service
+        _check_content_type(request.headers.get("content-type", ""))
+        raw = await read_body(request, service.max_body)
+        body = await in_thread(service.threads, lambda: read_body_fields(read_json(raw), service.text))
+        caller = request.state.caller
+        voice = service.voices.resolve(body.voice, caller.tenant)
+        turn = await in_thread(service.threads, lambda: _turn(body, voice, service))
+        answer = _Answer(body, turn)
+
+        def make() -> AsyncGenerator[bytes]:
+            pieces = sounds(service.core, turn, caller)
+            encoding = Encoding(body.format, body.rate, service.threads)
+            return answer.events(pieces, encoding) if body.events else answer.audio(pieces, encoding)
+
+        return StreamingAnswer(make, answer.headers, refusal)
+
+
+def _check_content_type(content_type: str) -> None:
+    """Refuse other types, which a page of any web site may send without being asked for permission first."""
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        shown = content_type[:80] or "none"
+        raise HttpError(415, f"the content type must be application/json, got {shown}", code="unsupported_media_type")
+
+
+def _turn(body: SpeechBody, voice: Chosen, service: Service) -> Turn:
+    try:
+        parts = plan(body.text, service.text, voice=voice.voice, ssml=body.ssml, normalize=body.normalize)
+    except SsmlError as error:
+        raise InvalidArgument("input", str(error)) from None
+    if not any(isinstance(part, str) for part in parts):
+        raise InvalidArgument("input", "must have a letter or a digit to speak, it has none")
+    request = SpeechRequest("", voice=voice.voice, speaker=voice.speaker, **body.sampling)
+    return Turn(parts, request, body.max_audio_ms)
+
+
+class _Answer:
+    """The body of one answer, and its headers."""
+
+    def __init__(self, body: SpeechBody, turn: Turn) -> None:
+        self._body, self._turn = body, turn
+        self._seed: int | None = None
+        self._samples = 0
+
+    def headers(self) -> Mapping[str, str]:
+        """Return the headers, once the first piece has come."""
+        headers = {
+            "content-type": "text/event-stream" if self._body.events else self._body.format.content_type,
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+            "x-misotts-seed": str(self._seed),
+        }
+        if self._body.ignored:
+            headers["x-misotts-ignored"] = ", ".join(self._body.ignored)
+        return headers
+
+    async def audio(self, pieces: AsyncGenerator[Sound], encoding: Encoding) -> AsyncGenerator[bytes]:
+        """Yield one encoded stream. The first item may be empty: it says that speech has begun."""
+        async with aclosing(pieces):
+            async for piece in pieces:
+                self._note(piece)
+                yield await encoding.encode(piece.audio)
+        yield await encoding.finish()
+
+    async def events(self, pieces: AsyncGenerator[Sound], encoding: Encoding) -> AsyncGenerator[bytes]:
+        """Yield the same stream in events, and the event of its end; of an error, if it comes after the beginning."""
+        begun = False
+        try:
+            async with aclosing(self.audio(pieces, encoding)) as stream:
+                async for raw in stream:
+                    for start in range(0, len(raw), EVENT_BYTES):
+                        audio = base64.b64encode(raw[start : start + EVENT_BYTES]).decode()
+                        begun = True
+                        yield _event({"type": "speech.audio.delta", "audio": audio})
+        except MisoError as error:
+            if not begun:
+                raise
+            yield _event({"type": "error", **http_error(error).content})
+            return
+        yield _event({"type": "speech.audio.done", "usage": self._usage()})
+
+    def _note(self, piece: Sound) -> None:
+        if self._seed is None:
+            self._seed = piece.seed
+        self._samples += len(piece.audio)
+
+    def _usage(self) -> dict[str, int]:
+        """Return what the answer has cost: code points of the input, and frames of 80 ms."""
+        text, frames = len(self._body.text), -(-self._samples // FRAME_SAMPLES)
+        return {"input_tokens": text, "output_tokens": frames, "total_tokens": text + frames}
+
+
+def _event(content: Mapping[str, object]) -> bytes:
+    return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,164 @@
+"""A turn: utterances and silences in order, spoken by one private call each, as one stream of audio or of bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from misotts_client.contract import FRAME_MS, INPUTS, SAMPLE_RATE, check_request
+from misotts_client.request import SpeechRequest
+from misotts_client.transport import ChunkReader
+from misotts_gateway.audio.formats import Format, StreamEncoder
+from misotts_gateway.callers import Caller
+from misotts_gateway.core import Core
+from misotts_gateway.request import Asked
+from misotts_gateway.text.ssml import Silence
+
+Audio = npt.NDArray[np.float32]
+
+_SEEDS = 2**64
+_SLICE_S = 1
+"""Longest piece of silence that is made at once."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What to speak.
+
+    Attributes:
+        parts: utterances and silences, in order; at least one utterance.
+        request: voice and parameters of every utterance; its text is not used.
+        max_audio_ms: longest audio of the turn; None: as long as it takes.
+    """
+
+    parts: Sequence[str | Silence]
+    request: SpeechRequest
+    max_audio_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A piece of the audio of a turn.
+
+    Attributes:
+        audio: [samples] float32, 24 kHz mono, -1..1.
+        seed: of the utterance to which it belongs.
+    """
+
+    audio: Audio
+    seed: int
+
+
+async def sounds(core: Core, turn: Turn, caller: Caller) -> AsyncGenerator[Sound]:
+    """Yield the audio of a turn as it comes. The first piece is speech, or the silence before it once speech has come.
+
+    One utterance after the other is sent to the private side: the next one when the caller has taken the last piece of
+    the one before. Ask for the next piece only when the last one has been written. Closing the iterator, or cancelling
+    the task that iterates, cancels the utterance.
+
+    Raises:
+        MisoError: an utterance was refused, or ended early.
+    """
+    with core.admit(caller):
+        async with aclosing(_spoken(core, turn, caller)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
+async def _spoken(core: Core, turn: Turn, caller: Caller) -> AsyncGenerator[Sound]:
+    left_ms = turn.max_audio_ms
+    seed, silence_ms = turn.request.seed, 0
+    spoken = 0
+    for part in turn.parts:
+        if isinstance(part, Silence):
+            silence_ms += part.ms
+            continue
+        if left_ms is not None and left_ms - silence_ms < FRAME_MS:
+            break
+        request = replace(
+            turn.request,
+            text=part,
+            seed=None if seed is None else _signed(seed + spoken),
+            max_audio_ms=_longest(left_ms, silence_ms),
+        )
+        async with aclosing(_utterance(core, request, caller)) as pieces:
+            async for piece in pieces:
+                if silence_ms:
+                    for audio in _silence(silence_ms, left_ms):
+                        yield Sound(audio, piece.seed)
+                    left_ms = None if left_ms is None else left_ms - silence_ms
+                    silence_ms = 0
+                if left_ms is not None:
+                    left_ms -= len(piece.audio) * 1000 // SAMPLE_RATE
+                yield piece
+        spoken += 1
+    for audio in _silence(silence_ms, left_ms):
+        yield Sound(audio, seed or 0)
+
+
+async def _utterance(core: Core, request: SpeechRequest, caller: Caller) -> AsyncGenerator[Sound]:
+    reader = ChunkReader()
+    check_request(request, core.model.audio_codes)
+    async with aclosing(core.speak(Asked(request), caller, admitted=True)) as pieces:
+        async for piece in pieces:
+            chunk = reader.read(piece.message)
+            if chunk is not None and len(chunk.audio):
+                yield Sound(chunk.audio, chunk.seed)
+    reader.end()
+
+
+def _longest(left_ms: int | None, silence_ms: int) -> int | None:
+    """Return the longest audio of the next utterance; None: the contract's default, which fits beside any prompt."""
+    if left_ms is None or left_ms - silence_ms >= INPUTS["MAX_AUDIO_MS"].default:
+        return None
+    return left_ms - silence_ms
+
+
+def _silence(ms: int, left_ms: int | None) -> list[Audio]:
+    samples = min(ms, ms if left_ms is None else left_ms) * SAMPLE_RATE // 1000
+    slices = range(0, samples, _SLICE_S * SAMPLE_RATE)
+    return [np.zeros(min(_SLICE_S * SAMPLE_RATE, samples - start), np.float32) for start in slices]
+
+
+def _signed(seed: int) -> int:
+    """Return a number as an int64: the seed after the largest is the smallest."""
+    return (seed + _SEEDS // 2) % _SEEDS - _SEEDS // 2
+
+
+class Encoding:
+    """Encodes the pieces of one turn; formats that take time are encoded in a thread.
+
+    Args:
+        format: what to make.
+        rate: Hz; one of the format's.
+        threads: where to encode.
+    """
+
+    def __init__(self, format: Format, rate: int, threads: Executor) -> None:
+        self._encoder = StreamEncoder(format, rate)
+        self._threads = None if format.cheap else threads
+
+    async def encode(self, audio: Audio) -> bytes:
+        """See `StreamEncoder.encode`."""
+        return await self._run(lambda: self._encoder.encode(audio))
+
+    async def finish(self) -> bytes:
+        """See `StreamEncoder.finish`."""
+        return await self._run(self._encoder.finish)
+
+    async def _run(self, action: Callable[[], Result]) -> Result:
+        return await in_thread(self._threads, action) if self._threads else action()
+
+
+async def in_thread(threads: Executor, action: Callable[[], Result]) -> Result:
+    """Return the result of a function that runs in one of `threads`."""
+    return await asyncio.get_running_loop().run_in_executor(threads, action)

@@ -1,0 +1,1 @@
+"""Voices: which a caller may use, under which names, and how callers add their own."""
