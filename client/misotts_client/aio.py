@@ -10,26 +10,37 @@ from tritonclient.grpc import service_pb2_grpc
 from misotts_client.errors import Cancelled
 from misotts_client.request import SpeechRequest, as_request
 from misotts_client.speech import Chunk, Recording, Speech
-from misotts_client.transport import CHANNEL_OPTIONS, ChunkReader, call_timeout_s, error_from_rpc, infer_request
+from misotts_client.transport import (
+    ChunkReader,
+    call_timeout_s,
+    error_from_rpc,
+    infer_request,
+    key_metadata,
+    open_channel,
+)
 
 
 class AsyncClient:
     """A connection to a server, shared by any number of streams of the event loop in which it is constructed.
 
     Args:
-        url: host and gRPC port of the server. Nothing is sent until the first stream.
+        url: host and gRPC port of the server, behind `https://` for TLS. Nothing is sent until the first stream.
+        api_key: the key that the server asks for, if it does.
     """
 
-    def __init__(self, url: str = "localhost:8001") -> None:
+    def __init__(self, url: str = "localhost:8001", api_key: str | None = None) -> None:
         self.url = url
+        self._metadata = key_metadata(api_key)
         self._closed = asyncio.Event()
-        self._channel = grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
+        self._channel = open_channel(grpc.aio, url)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def stream(self, request: SpeechRequest | str, **fields: Any) -> "AsyncStream":
         """See `misotts_client.client.Client.stream`."""
         asked = as_request(request, fields)
-        call = self._stub.ModelStreamInfer(iter([infer_request(asked)]), timeout=call_timeout_s(asked))
+        call = self._stub.ModelStreamInfer(
+            iter([infer_request(asked)]), timeout=call_timeout_s(asked), metadata=self._metadata
+        )
         return AsyncStream(call, self.url, self._closed)
 
     async def speak(self, request: SpeechRequest | str, **fields: Any) -> Speech:

@@ -8,19 +8,28 @@ from tritonclient.grpc import service_pb2_grpc
 
 from misotts_client.request import SpeechRequest, as_request
 from misotts_client.speech import Chunk, Recording, Speech
-from misotts_client.transport import CHANNEL_OPTIONS, ChunkReader, call_timeout_s, error_from_rpc, infer_request
+from misotts_client.transport import (
+    ChunkReader,
+    call_timeout_s,
+    error_from_rpc,
+    infer_request,
+    key_metadata,
+    open_channel,
+)
 
 
 class Client:
     """A connection to a server, shared by any number of streams and threads.
 
     Args:
-        url: host and gRPC port of the server. Nothing is sent until the first stream.
+        url: host and gRPC port of the server, behind `https://` for TLS. Nothing is sent until the first stream.
+        api_key: the key that the server asks for, if it does.
     """
 
-    def __init__(self, url: str = "localhost:8001") -> None:
+    def __init__(self, url: str = "localhost:8001", api_key: str | None = None) -> None:
         self.url = url
-        self._channel = grpc.insecure_channel(url, options=CHANNEL_OPTIONS)
+        self._metadata = key_metadata(api_key)
+        self._channel = open_channel(grpc, url)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def stream(self, request: SpeechRequest | str, **fields: Any) -> "Stream":
@@ -35,7 +44,9 @@ class Client:
         """
         asked = as_request(request, fields)
         # The iterator ends after one request, which closes our side; the server then ends the stream by itself.
-        call = self._stub.ModelStreamInfer(iter([infer_request(asked)]), timeout=call_timeout_s(asked))
+        call = self._stub.ModelStreamInfer(
+            iter([infer_request(asked)]), timeout=call_timeout_s(asked), metadata=self._metadata
+        )
         return Stream(call, self.url)
 
     def speak(self, request: SpeechRequest | str, **fields: Any) -> Speech:

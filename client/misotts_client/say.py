@@ -25,7 +25,12 @@ def _option(name: str) -> Any:
 def say(
     text: Annotated[str, typer.Argument(help="Text to speak.")],
     output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="WAV file to write.")],
-    url: Annotated[str, typer.Option(help="Host and gRPC port of the server.")] = "localhost:8001",
+    url: Annotated[
+        str, typer.Option(help="Host and gRPC port of the server, behind https:// for TLS.")
+    ] = "localhost:8001",
+    api_key: Annotated[
+        str | None, typer.Option(envvar="MISOTTS_API_KEY", show_envvar=True, help="Key that the server asks for.")
+    ] = None,
     voice: Annotated[str | None, _option("VOICE")] = None,
     speaker: Annotated[int | None, _option("SPEAKER")] = None,
     temperature: Annotated[float | None, _option("TEMPERATURE")] = None,
@@ -47,7 +52,7 @@ def say(
         chunk_frames=chunk_frames,
         timeout_ms=timeout_ms,
     )
-    with Client(url) as client:
+    with Client(url, api_key) as client:
         recording = Recording()
         try:
             with client.stream(request) as stream, WavWriter(output) as wav:

@@ -36,6 +36,22 @@ _KINDS: dict[Any, type[errors.MisoError]] = {
 }
 
 
+def open_channel(library: Any, url: str) -> Any:
+    """Return a channel of `library` (`grpc` or `grpc.aio`) to `url`: HOST:PORT, or https://HOST:PORT for TLS.
+
+    gRPC reads the certificates that it trusts from the file in GRPC_DEFAULT_SSL_ROOTS_FILE_PATH, if that is set.
+    """
+    if url.startswith("https://"):
+        credentials = grpc.ssl_channel_credentials()
+        return library.secure_channel(url.removeprefix("https://"), credentials, options=CHANNEL_OPTIONS)
+    return library.insecure_channel(url, options=CHANNEL_OPTIONS)
+
+
+def key_metadata(api_key: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the metadata of every call: the API key, if there is one."""
+    return (("authorization", f"Bearer {api_key}"),) if api_key else ()
+
+
 def call_timeout_s(request: SpeechRequest) -> float | None:
     """Return the seconds after which the client gives up; None for never.
 

@@ -112,6 +112,8 @@ class Gateway:
         try:
             await self._until_stopped()
             await self._drain(server, connections)
+            if self.link.lost.is_set():
+                raise GatewayError("the launcher has ended or is silent")
         finally:
             for task in watching:
                 task.cancel()

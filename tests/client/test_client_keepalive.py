@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from misotts_client import AsyncClient, Client, Unavailable, aio, client, transport
+from misotts_client import AsyncClient, Client, Unavailable, transport
 from tests.support.fake_triton import FakeTriton, silent
 from tests.support.proxy import proxy
 
@@ -18,8 +18,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients give up after less silence than usual."""
     short = {"grpc.keepalive_time_ms": 500, "grpc.http2.ping_timeout_ms": 500}
     options = tuple((name, short.get(name, value)) for name, value in transport.CHANNEL_OPTIONS)
-    for module in (client, aio):
-        monkeypatch.setattr(module, "CHANNEL_OPTIONS", options)
+    monkeypatch.setattr(transport, "CHANNEL_OPTIONS", options)
 
 
 def test_a_dead_network_raises_unavailable(triton: FakeTriton, hasty: None) -> None:

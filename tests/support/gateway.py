@@ -32,24 +32,28 @@ class RunningGateway:
 
 
 @contextlib.contextmanager
-def running_gateway(upstream: str, *options: str, **process: Any) -> Iterator[RunningGateway]:
-    """Run a gateway before `upstream` with `options`, which override those that are chosen here."""
+def running_gateway(upstream: str, *options: str, connects: bool = True, **process: Any) -> Iterator[RunningGateway]:
+    """Run a gateway before `upstream` with `options`, which override those that are chosen here.
+
+    `connects`: wait until a client without TLS can connect.
+    """
     ports = free_ports(3)
     names = ("--grpc-port", "--http-port", "--ready-port")
     flags = [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
     command = [sys.executable, "-m", "misotts_gateway", f"--upstream={upstream}", "--host=127.0.0.1", *flags, *options]
     gateway = RunningGateway(subprocess.Popen(command, text=True, **process), *ports)
     try:
-        with grpc.insecure_channel(gateway.url) as channel:
-            wait_until(lambda: gateway.process.poll() is not None or connects(channel), 30)
-        assert gateway.process.poll() is None, "the gateway has ended"
+        if connects:
+            with grpc.insecure_channel(gateway.url) as channel:
+                wait_until(lambda: gateway.process.poll() is not None or is_connected(channel), 30)
+            assert gateway.process.poll() is None, "the gateway has ended"
         yield gateway
     finally:
         gateway.process.kill()
         gateway.process.wait()
 
 
-def connects(channel: grpc.Channel) -> bool:
+def is_connected(channel: grpc.Channel) -> bool:
     try:
         grpc.channel_ready_future(channel).result(0.2)
     except grpc.FutureTimeoutError:

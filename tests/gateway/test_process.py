@@ -1,0 +1,230 @@
+"""The gateway's process: keys, TLS, access log, proxies, the launcher's commands, and one gateway before another."""
+
+from __future__ import annotations
+
+import json
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from typer.testing import CliRunner
+
+from misotts.cli.main import app
+from misotts_client import Client, InvalidArgument, SpeechRequest, Unavailable
+from misotts_client.transport import infer_request
+from misotts_gateway.keys import digest
+from tests.support.fake_triton import FakeTriton, answer, endless, utterance
+from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.waiting import wait_until
+
+
+def write_keys(path: Path, **keys: dict[str, Any]) -> Path:
+    entries = [{"name": name, "sha256": digest(f"key of {name}"), **more} for name, more in keys.items()]
+    path.write_text(json.dumps({"keys": entries}))
+    return path
+
+
+@pytest.fixture
+def fake(shared_triton: FakeTriton) -> FakeTriton:
+    shared_triton.reset()
+    return shared_triton
+
+
+def test_keys_tenants_and_the_access_log(fake: FakeTriton, tmp_path: Path) -> None:
+    keys, log = write_keys(tmp_path / "keys", ann=dict(tenant="acme", streams=1)), tmp_path / "access"
+    options = [f"--api-keys={keys}", f"--access-log={log}", "--trusted-proxies=127.0.0.0/8"]
+    with running_gateway(fake.url, *options) as gateway:
+        for key in (None, "wrong"):
+            with Client(gateway.url, key) as client, pytest.raises(InvalidArgument, match="API key"):
+                client.speak("Hello.")
+        with Client(gateway.url, "key of ann") as client:
+            client.speak("Hello.")
+            fake.script = endless
+            with client.stream("Hello there.") as stream:
+                next(stream)
+                with pytest.raises(Unavailable, match="the key has 1 streams"):
+                    client.speak("Hello.")
+            fake.script = lambda *_: utterance(1)
+            write_keys(keys, bob={})
+            with Client(gateway.url, "key of bob") as other:
+                wait_until(lambda: accepted(other), 10)
+            with pytest.raises(InvalidArgument, match="not known"):
+                client.speak("Hello.")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    first, refused, left = lines[:3]
+    assert {name: first[name] for name in ("tenant", "key", "characters", "audio_s", "outcome")} == dict(
+        tenant="acme", key="ann", characters=6, audio_s=0.24, outcome="eos"
+    )
+    assert 0 < first["ttfa_s"] <= first["duration_s"]
+    assert (refused["outcome"], left["outcome"]) == ("UNAVAILABLE", "CANCELLED")
+    assert "Hello" not in log.read_text()
+    assert "key of" not in log.read_text()
+
+
+def accepted(client: Client) -> bool:
+    try:
+        client.speak("Hello.")
+    except InvalidArgument:
+        return False
+    return True
+
+
+def certificate(folder: Path, name: str) -> Path:
+    """Make a self-signed certificate for localhost in `folder`; return its file. Its key lies beside it."""
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    subprocess.run([*command, *files, "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True)
+    return folder / "cert.pem"
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates")
+def test_a_new_certificate_is_used_without_a_restart(fake: FakeTriton, tmp_path: Path) -> None:
+    def speak() -> str:
+        roots = grpc.ssl_channel_credentials((tmp_path / "cert.pem").read_bytes())
+        with grpc.secure_channel(f"localhost:{gateway.grpc_port}", roots) as channel:
+            live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+            return str(live(b"", timeout=5))
+
+    certificate(tmp_path, "one")
+    options = [f"--tls-cert={tmp_path}/cert.pem", f"--tls-key={tmp_path}/key.pem"]
+    with running_gateway(fake.url, *options, connects=False) as gateway:
+        wait_until(lambda: listens(gateway.grpc_port), 20)
+        assert speak() == repr(b"\x08\x01")
+        certificate(tmp_path, "two")
+        assert speak() == repr(b"\x08\x01"), "the new certificate is the only one that the client trusts"
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_gateway_before_a_gateway(fake: FakeTriton, tmp_path: Path) -> None:
+    log = tmp_path / "access"
+    with (
+        running_gateway(fake.url, f"--access-log={log}", "--trusted-proxies=127.0.0.1") as inner,
+        running_gateway(inner.url, "--trusted-proxies=127.0.0.1") as outer,
+        grpc.insecure_channel(outer.url) as channel,
+        Client(outer.url) as client,
+    ):
+        assert client.speak("Hello.").finish == "eos"
+        with pytest.raises(InvalidArgument) as caught:
+            client.speak("Hello.", top_k=0)
+        assert caught.value.field == "TOP_K"
+        fake.script = lambda *_: iter([answer(finish="eos")])
+        message = infer_request(SpeechRequest("Hello.")).SerializeToString()
+        metadata = (("x-forwarded-for", "8.8.8.8"), ("x-request-id", "mine"))
+        method = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        assert len(list(method(iter([message]), metadata=metadata, timeout=10))) == 1
+        fake.script = endless
+        with client.stream("Hello.") as stream:
+            next(stream)
+        assert fake.cancelled.wait(2)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["address"], line["outcome"]) for line in lines[:2]] == [("127.0.0.1", "eos"), ("8.8.8.8", "eos")]
+    assert lines[1]["request_id"] == "mine"
+
+
+class Launcher:
+    """A stand-in for the launcher: its end of the control connection."""
+
+    def __init__(self, path: Path) -> None:
+        self.messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def send(self, line: bytes) -> None:
+        self.connection.sendall(line + b"\n")
+
+    def close(self) -> None:
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _listen(self) -> None:
+        self.connection, _ = self._listener.accept()
+        for line in self.connection.makefile("rb"):
+            self.messages.put(json.loads(line))
+
+
+@pytest.fixture
+def launched(fake: FakeTriton, tmp_path: Path) -> Iterator[tuple[Launcher, RunningGateway]]:
+    launcher = Launcher(tmp_path / "control")
+    with running_gateway(fake.url, f"--launcher={tmp_path}/control") as gateway:
+        yield launcher, gateway
+
+
+READY = json.dumps({"command": "state", "ready": True, "phase": "serving", "streams": 0}).encode()
+
+
+def test_the_launcher_says_when_it_is_ready_and_when_to_drain(
+    fake: FakeTriton, launched: tuple[Launcher, RunningGateway]
+) -> None:
+    """A drain refuses new requests in words, waits for the callers' last chunks, and ends with status 0."""
+    launcher, gateway = launched
+    states = [launcher.messages.get(timeout=5) for _ in range(3)]
+    assert [message.get("state") for message in states] == ["loading", "ready", None]
+    assert states[2]["report"] == {"streams": 0}
+    for line in (b"nonsense", b'{"command": {}}', b"[1]", b"\xff", READY):
+        launcher.send(line)
+    with grpc.insecure_channel(gateway.url) as channel, Client(gateway.url) as client:
+        health = channel.unary_unary("/grpc.health.v1.Health/Check")
+        wait_until(lambda: health(b"", timeout=5) == b"\x08\x01")
+        go_on = threading.Event()
+
+        def paused(*_: Any) -> Iterator[Any]:
+            yield answer()
+            go_on.wait(10)
+            yield answer(frame=1, finish="eos")
+
+        fake.script = paused
+        stream = client.stream("Hello.")
+        next(stream)
+        launcher.send(b'{"command": "drain"}')
+        wait_until(lambda: health(b"", timeout=5) == b"\x08\x02")
+        with pytest.raises(Unavailable, match="shutting down"):
+            client.speak("Hello.")
+        time.sleep(0.1)
+        assert gateway.process.poll() is None
+        go_on.set()
+        assert [chunk.finish for chunk in stream] == ["eos"]
+    assert gateway.process.wait(8) == 0
+
+
+def test_a_gateway_ends_with_its_launcher(launched: tuple[Launcher, RunningGateway]) -> None:
+    launcher, gateway = launched
+    launcher.close()
+    assert gateway.process.wait(5) == 1
+
+
+def test_sigterm_drains(fake: FakeTriton) -> None:
+    with running_gateway(fake.url) as gateway:
+        gateway.process.send_signal(signal.SIGTERM)
+        assert gateway.process.wait(8) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--host=no.such.host.invalid"], "--host no.such.host.invalid has no address"),
+        (["--host="], "--host must not be empty"),
+        (["--api-keys=/nonexistent"], "cannot read /nonexistent: No such file"),
+        (["--tls-cert=/nonexistent"], "--tls-cert and --tls-key come together"),
+        (["--access-log=/nonexistent/log"], "/nonexistent/log: No such file"),
+        (["--trusted-proxies=10.0.0.1/8"], "10.0.0.1/8"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_one_line(options: list[str], words: str) -> None:
+    ended = CliRunner().invoke(app, ["gateway", "--upstream=127.0.0.1:1", "--grpc-port=1", *options])
+    assert ended.exit_code in (1, 2)
+    assert words in ended.output
+    assert ended.exception is None or isinstance(ended.exception, SystemExit)
