@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import fields
+
+from misotts.files import ConfigError as ConfigError
+from misotts.files import file_fault, read_object, validated
 from misotts_client.contract import FRAME_MS as FRAME_MS
 from misotts_client.contract import FRAME_SAMPLES as FRAME_SAMPLES
 from misotts_client.contract import INPUTS
@@ -27,43 +31,99 @@ MAX_UNACKNOWLEDGED = 8
 """Number of chunks of a stream that may be unacknowledged; the stream then pauses."""
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the file and the key."""
+Size = Annotated[int, Meta(ge=1, le=2**20)]
+Layers = Annotated[int, Meta(ge=1, le=1_000)]
+Vocabulary = Annotated[int, Meta(ge=1, le=2**24)]
+Context = Annotated[int, Meta(ge=2, le=2**17)]
+Epsilon = Annotated[float, Meta(gt=0, le=1)]
+RopeBase = Annotated[float, Meta(ge=100, le=1e9)]
+RopeScale = Annotated[float, Meta(ge=1, le=1_000)]
 
 
-def _integer(name: str, value: Any, at_least: int) -> int:
-    if not isinstance(value, int) or value < at_least:
-        raise ConfigError(f"{name} must be an integer of at least {at_least}, got {value!r}")
-    return value
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
+class TransformerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Sizes of one Llama transformer, with torchtune's names.
 
     RoPE is Llama 3's: low factor 1, high factor 4, original context 8192.
     """
 
-    num_layers: int
-    embed_dim: int
-    num_heads: int
-    num_kv_heads: int
-    intermediate_dim: int
-    norm_eps: float = 1e-5
-    rope_base: float = 500_000.0
-    rope_scale_factor: float = 32.0
+    num_layers: Layers
+    embed_dim: Size
+    num_heads: Size
+    num_kv_heads: Size
+    intermediate_dim: Size
+    norm_eps: Epsilon = 1e-5
+    rope_base: RopeBase = 500_000.0
+    rope_scale_factor: RopeScale = 32.0
 
     @property
     def head_dim(self) -> int:
         return self.embed_dim // self.num_heads
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "intermediate_dim"):
-            _integer(name, getattr(self, name), at_least=1)
         if self.embed_dim % self.num_heads or self.head_dim % 2:
             raise ConfigError(f"embed_dim {self.embed_dim} must be an even multiple of num_heads {self.num_heads}")
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
+
+
+class Seanet(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Sizes of Mimi's convolutions, with moshi's names; the defaults are the published codec."""
+
+    dimension: Size = 512
+    n_filters: Size = 64
+
+
+class Quantizer(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Sizes of Mimi's codebooks."""
+
+    dimension: Size = 256
+    bins: Vocabulary = 2048
+    n_q: Annotated[int, Meta(ge=2, le=1_000)] = 32
+    input_dimension: Size = 512
+    output_dimension: Size = 512
+
+
+class MimiTransformer(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Sizes of Mimi's two transformers."""
+
+    d_model: Size = 512
+    num_heads: Size = 8
+    num_layers: Layers = 8
+    context: Size = 250
+    layer_scale: Annotated[float, Meta(gt=0, le=1)] = 0.01
+    dim_feedforward: Size = 2048
+    input_dimension: Size = 512
+    output_dimensions: Annotated[tuple[Size, ...], Meta(min_length=1, max_length=1)] = (512,)
+
+
+class MimiConfig(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Sizes of Mimi."""
+
+    seanet: Seanet = Seanet()
+    quantizer: Quantizer = Quantizer()
+    transformer: MimiTransformer = MimiTransformer()
+
+    def __post_init__(self) -> None:
+        width, transformer, quantizer = self.seanet.dimension, self.transformer, self.quantizer
+        widths = {
+            "transformer.input_dimension": transformer.input_dimension,
+            "transformer.output_dimensions": transformer.output_dimensions[0],
+            "quantizer.input_dimension": quantizer.input_dimension,
+            "quantizer.output_dimension": quantizer.output_dimension,
+        }
+        for name, found in widths.items():
+            if found != width:
+                raise ConfigError(f"{name} must be seanet.dimension, {width}, it is {found}")
+        if transformer.d_model % transformer.num_heads or transformer.d_model // transformer.num_heads % 2:
+            heads = f"transformer.num_heads {transformer.num_heads}"
+            raise ConfigError(f"transformer.d_model {transformer.d_model} must be an even multiple of {heads}")
+
+
+class Sampling(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A model's own defaults, either or both, in place of the contract's."""
+
+    temperature: Annotated[float, Meta(ge=INPUTS["TEMPERATURE"].low, le=INPUTS["TEMPERATURE"].high)] | None = None
+    top_k: Size | None = None
 
 
 FLAVORS: Mapping[str, dict[str, int]] = {
@@ -74,22 +134,19 @@ FLAVORS: Mapping[str, dict[str, int]] = {
 }
 
 
-@dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, rename={"depth": "decoder"}):
     """Sizes of a MisoTTS or CSM model. The JSON key of `depth`, the depth decoder, is `decoder`."""
 
-    text_vocab_size: int
-    audio_vocab_size: int
-    audio_num_codebooks: int
+    text_vocab_size: Vocabulary
+    audio_vocab_size: Annotated[int, Meta(ge=RESERVED_CODES + 1, le=2**24)]
+    audio_num_codebooks: Annotated[int, Meta(ge=2, le=1_000)]
     backbone: TransformerConfig
     depth: TransformerConfig
-    max_seq_len: int = 2048
+    max_seq_len: Context = 2048
     speaker_space: bool = True
     """True if a space follows the speaker tag: `[0] text` (MisoTTS), not `[0]text` (CSM-1B)."""
-    mimi: Mapping[str, Any] = field(default_factory=dict)
-    """Sizes of Mimi that differ from the published codec, with moshi's names."""
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    """The model's own defaults of `temperature` and `top_k`, either or both, in place of the contract's."""
+    mimi: MimiConfig = MimiConfig()
+    sampling: Sampling = Sampling()
 
     @property
     def audio_codes(self) -> int:
@@ -106,17 +163,12 @@ class ModelConfig:
         """Read `folder/config.json`.
 
         Raises:
-            ConfigError: the file is missing or not JSON, or a key is missing or out of range.
+            ConfigError: the file cannot be read or is not JSON, or a key is missing, unknown or out of range.
         """
         path = Path(folder) / "config.json"
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"no model at {folder}: {path.name} is missing") from None
-        except ValueError as error:
-            raise ConfigError(f"{path} is not JSON: {error}") from None
-        if not isinstance(raw, dict):
-            raise ConfigError(f"{path} must contain a JSON object")
+        if fault := file_fault(path):
+            raise ConfigError(f"no model at {folder}: {path.name} {fault}")
+        raw = read_object(path)
         try:
             return cls.from_dict(raw)
         except ConfigError as error:
@@ -124,49 +176,57 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ModelConfig:
-        """Build from the keys of `config.json`, or from the reference's `backbone_flavor` and `decoder_flavor`."""
-        shared = {key: raw[key] for key in ("norm_eps", "rope_base", "rope_scale_factor") if key in raw}
-        fields: dict[str, Any] = {
-            key: raw[key] for key in ("max_seq_len", "speaker_space", "mimi", "sampling") if key in raw
-        }
-        for key in ("text_vocab_size", "audio_vocab_size", "audio_num_codebooks"):
-            fields[key] = _integer(key, raw.get(key), at_least=1)
-        return cls(**fields, backbone=_transformer(raw, "backbone", shared), depth=_transformer(raw, "decoder", shared))
+        """Build from the keys of `config.json`. `backbone` and `decoder`, which the reference calls `backbone_flavor`
+        and `decoder_flavor`, may be names of flavours; the keys of `Shared` count for both unless they state their own.
+
+        Raises:
+            ConfigError: one line that names the key, what is allowed and what came.
+        """
+        keys = dict(raw)
+        known = [field.encode_name for field in fields(cls)] + list(Shared.__struct_fields__)
+        if unknown := keys.keys() - {*known, "backbone_flavor", "decoder_flavor"}:
+            raise ConfigError(f"{min(unknown)} is not a known key; known are {', '.join(known)}")
+        shared = {key: keys.pop(key) for key in Shared.__struct_fields__ if key in keys}
+        validated(shared, Shared)
+        for part in ("backbone", "decoder"):
+            if (flavor := f"{part}_flavor") in keys:
+                if part in keys:
+                    raise ConfigError(f"{part} and {flavor} are two names of one key; give one of them")
+                keys[part] = keys.pop(flavor)
+            if part in keys:
+                keys[part] = _dimensions(part, keys[part], shared)
+        return validated(keys, cls)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the keys of `config.json`, which `from_dict` reads."""
-        raw = asdict(self)
-        raw["decoder"] = raw.pop("depth")
+        raw: dict[str, Any] = msgspec.to_builtins(self)
         return raw
 
     def __post_init__(self) -> None:
-        _integer("text_vocab_size", self.text_vocab_size, at_least=1)
-        _integer("audio_vocab_size", self.audio_vocab_size, at_least=RESERVED_CODES + 1)
-        _integer("audio_num_codebooks", self.audio_num_codebooks, at_least=2)
-        _integer("max_seq_len", self.max_seq_len, at_least=2)
-        _check_sampling(self.sampling, self.audio_codes)
+        quantizer, top_k = self.mimi.quantizer, self.sampling.top_k
+        if quantizer.bins != self.audio_codes:
+            codes = f"audio_vocab_size {self.audio_vocab_size} less {RESERVED_CODES}"
+            raise ConfigError(f"{codes} must be the codec's mimi.quantizer.bins, which is {quantizer.bins}")
+        if self.audio_num_codebooks > quantizer.n_q:
+            limit = f"mimi.quantizer.n_q, {quantizer.n_q}"
+            raise ConfigError(f"audio_num_codebooks must be at most {limit}, it is {self.audio_num_codebooks}")
+        if top_k is not None and top_k > self.audio_codes:
+            raise ConfigError(f"sampling.top_k must be an integer from 1 to {self.audio_codes}, got {top_k}")
 
 
-def _check_sampling(sampling: Any, audio_codes: int) -> None:
-    if not isinstance(sampling, Mapping) or not sampling.keys() <= {"temperature", "top_k"}:
-        raise ConfigError(f"sampling must be an object of temperature and top_k, got {sampling!r}")
-    limits = INPUTS["TEMPERATURE"]
-    temperature = sampling.get("temperature", limits.default)
-    if not isinstance(temperature, int | float) or not limits.low <= temperature <= limits.high:
-        raise ConfigError(f"sampling: temperature must be {limits.range}, got {temperature!r}")
-    if "top_k" in sampling and _integer("sampling: top_k", sampling["top_k"], at_least=1) > audio_codes:
-        raise ConfigError(f"sampling: top_k must be 1 to {audio_codes}, got {sampling['top_k']}")
+class Shared(Struct):
+    """Keys that may stand beside `backbone` and `decoder` instead of in each."""
+
+    norm_eps: Epsilon | None = None
+    rope_base: RopeBase | None = None
+    rope_scale_factor: RopeScale | None = None
 
 
-def _transformer(raw: Mapping[str, Any], key: str, shared: Mapping[str, Any]) -> TransformerConfig:
-    value = raw.get(key, raw.get(f"{key}_flavor"))
-    if isinstance(value, str):
-        if value not in FLAVORS:
-            raise ConfigError(f"{key}: unknown flavour {value!r}; it must be one of {', '.join(FLAVORS)}")
-        value = FLAVORS[value]
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{key} must be a flavour name or an object of dimensions, got {value!r}")
-    try:
-        return TransformerConfig(**{**shared, **value})
-    except (TypeError, ConfigError) as error:
-        raise ConfigError(f"{key}: {error}") from None
+def _dimensions(part: str, value: Any, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the dimensions of a transformer, which are given in full or by the name of a flavour."""
+    if isinstance(value, str) and value in FLAVORS:
+        return {**shared, **FLAVORS[value]}
+    if isinstance(value, Mapping):
+        return {**shared, **value}
+    flavors = ", ".join(FLAVORS)
+    raise ConfigError(f"{part} must be a flavour ({flavors}) or an object of dimensions, got {value!r}")

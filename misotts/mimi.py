@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from moshi.models import loaders
 from moshi.models.compression import MimiModel
 from moshi.modules.streaming import StreamingContainer
 from moshi.modules.transformer import RingKVCache
+from msgspec.structs import asdict
 
 from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.model.mimi_layout import is_transformers_mimi, moshi_tensors
@@ -30,11 +31,9 @@ def build_mimi(config: ModelConfig) -> MimiModel:
 
 
 def _sizes(config: ModelConfig) -> dict[str, Any]:
-    """Return the sizes of the published codec (79.3 M parameters), with those that `config.mimi` overrides."""
-    return {
-        key: {**value, **config.mimi.get(key, {})} if isinstance(value, Mapping) else config.mimi.get(key, value)
-        for key, value in loaders._mimi_config.items()
-    }
+    """Return the sizes of the published codec (79.3 M parameters), with those of `config.mimi`."""
+    published: dict[str, Any] = loaders._mimi_config
+    return published | {name: published[name] | asdict(part) for name, part in asdict(config.mimi).items()}
 
 
 def load_mimi(folder: Path, config: ModelConfig, device: str = "cpu") -> MimiModel:

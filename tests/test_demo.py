@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import astuple
 
 from demo.model import make_demo
 from misotts.config import SAMPLE_RATE, ModelConfig
@@ -24,7 +25,7 @@ def voice_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_demo_model_is_small_and_states_its_sampling(voice_folder: Path) -> None:
     assert sum(file.stat().st_size for file in voice_folder.iterdir() if file.is_file()) <= MODEL_BYTES
-    assert ModelConfig.load(voice_folder).sampling.keys() == {"temperature", "top_k"}
+    assert None not in astuple(ModelConfig.load(voice_folder).sampling)
 
 
 def test_the_demo_model_speaks_until_the_sentence_ends(voice_folder: Path) -> None:

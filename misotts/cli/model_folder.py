@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from misotts.config import FRAME_SAMPLES, ConfigError, ModelConfig
 from misotts.decode.decoder import Decoder
+from misotts.files import read_object
 from misotts.mimi import encode, load_mimi, read_mimi
 from misotts.model.atomic_folder import atomic_folder
 from misotts.model.checkpoint import Checkpoint
@@ -66,12 +67,7 @@ def make_model_folder(folder: Path, downloads: Downloads, progress: Progress) ->
 
 
 def _write_config(draft: Path, source: Path) -> ModelConfig:
-    try:
-        raw = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no config at {source}: {error}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{source} must contain a JSON object")
+    raw = read_object(source)
     try:
         config = config_from_csm(raw) if "depth_decoder_config" in raw else ModelConfig.from_dict(raw)
     except ConfigError as error:

@@ -27,6 +27,7 @@ def prepare(
     ] = None,
 ) -> None:
     """Make a model folder from downloaded files and check it. If anything fails, no folder is left behind."""
+    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from misotts.cli.model_folder import Downloads, make_model_folder
@@ -35,7 +36,9 @@ def prepare(
     downloads = Downloads(weights, tokenizer, mimi, silentcipher, config or beside / "config.json")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     # ValueError: a file is damaged or does not fit the others.
-    with one_line_errors(OSError, ValueError), Progress(*columns) as bars:
+    console = Console(stderr=True)
+    bars = Progress(*columns, console=console, disable=not console.is_terminal)
+    with one_line_errors(OSError, ValueError), bars:
         bar = bars.add_task("reading", total=None)
 
         def show(name: str, written: int, total: int) -> None:

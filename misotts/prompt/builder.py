@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from cachetools import LRUCache
+from msgspec import to_builtins
 
 from misotts.config import FRAME_MS, FRAME_SAMPLES, MASKED, ModelConfig
 from misotts.order import Order
@@ -132,12 +133,13 @@ class Prompter:
         positions = sum(map(len, [*voice, text]))
         max_frames = self._max_frames(request.max_audio_ms, positions)
         context = self._context(request, self._config.max_seq_len - max_frames - positions, pause)
+        defaults = to_builtins(self._config.sampling)
         order = Order(
             frames=np.concatenate([*voice, *context, text]),
             max_frames=max_frames,
             seed=secrets.randbits(63) if request.seed is None else request.seed,
-            temperature=value(request, "TEMPERATURE", self._config.sampling),
-            top_k=value(request, "TOP_K", self._config.sampling),
+            temperature=value(request, "TEMPERATURE", defaults),
+            top_k=value(request, "TOP_K", defaults),
             chunk_frames=value(request, "CHUNK_FRAMES"),
             deadline=checked.deadline,
         )

@@ -15,7 +15,7 @@ from misotts.config import FLAVORS, ConfigError, ModelConfig, TransformerConfig
 from misotts.model.checkpoint import Checkpoint, tensor_shapes
 from misotts.model.csm_layout import config_from_csm
 from misotts.model.weight_files import CheckpointError, open_weights, save_weights
-from tests.support.models import SIZES_8B, tiny_config, tiny_weights
+from tests.support.models import SIZES_8B, TINY, tiny_config, tiny_weights
 
 CONFIG = tiny_config()
 Tensors = dict[str, torch.Tensor]
@@ -91,7 +91,8 @@ def test_the_two_audio_tables_of_transformers_must_be_equal(tmp_path: Path) -> N
 
 
 def test_transformers_config_gives_the_same_sizes() -> None:
-    assert config_from_csm(json.loads(peer_config(CONFIG).to_json_string())) == tiny_config(speaker_space=False)
+    raw = json.loads(peer_config(CONFIG).to_json_string())
+    assert config_from_csm({**raw, "mimi": TINY["mimi"]}) == tiny_config(speaker_space=False)
 
 
 def test_the_published_config_of_csm_1b_is_read() -> None:
@@ -230,23 +231,6 @@ def test_the_8b_models_names_and_shapes() -> None:
         peer = make_peer({name: torch.empty(shape) for name, shape in shapes.items()}, config)
     mine = {name: tensor for name, tensor in peer.state_dict().items() if not name.startswith("codec_model.")}
     assert sum(t.numel() for t in mine.values()) == sum(map(math.prod, shapes.values())) + 65632 * 4096
-
-
-@pytest.mark.parametrize(
-    ("sampling", "words"),
-    [
-        ([], "sampling must be an object"),
-        ({"top_p": 0.9}, "top_p"),
-        ({"temperature": 2.1}, "temperature must be 0 to 2, got 2.1"),
-        ({"temperature": math.nan}, "temperature must be 0 to 2, got nan"),
-        ({"temperature": "hot"}, "temperature must be 0 to 2, got 'hot'"),
-        ({"top_k": 0}, "top_k must be an integer of at least 1, got 0"),
-        ({"top_k": 17}, "top_k must be 1 to 16, got 17"),
-    ],
-)
-def test_sampling_defaults_out_of_their_limits_are_refused(sampling: object, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        tiny_config(sampling=sampling)
 
 
 def test_a_configuration_keeps_its_sampling_defaults() -> None:

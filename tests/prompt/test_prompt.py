@@ -18,6 +18,7 @@ from misotts.prompt.voices import Voices
 from misotts_client.contract import MAX_TEXT
 from misotts_client.errors import DeadlineExceeded, InvalidArgument
 from misotts_client.request import Segment, SpeechRequest
+from tests.support.models import config_with
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +189,7 @@ def text_of(tokenizer: Tokenizer, tokens: int) -> str:
 
 
 def test_the_longest_text_leaves_one_frame(demo_folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
-    prompter = Prompter(demo_folder, replace(config, max_seq_len=100), canned_codes, Voices(None))
+    prompter = Prompter(demo_folder, config_with(config, max_seq_len=100), canned_codes, Voices(None))
     assert prompter.build(SpeechRequest(text_of(tokenizer, 60))).max_frames == 40
     assert prompter.build(SpeechRequest(text_of(tokenizer, 99))).max_frames == 1
     assert prompter.build(SpeechRequest(text_of(tokenizer, 60), max_audio_ms=40 * FRAME_MS)).max_frames == 40
@@ -242,6 +243,6 @@ def test_context_is_checked(prompter: Prompter, config: ModelConfig) -> None:
 def test_the_model_states_its_own_sampling(
     model: dict[str, float], given: dict[str, Any], expected: tuple[float, int], demo_folder: Path, config: ModelConfig
 ) -> None:
-    prompter = Prompter(demo_folder, replace(config, sampling=model), canned_codes, Voices(None))
+    prompter = Prompter(demo_folder, config_with(config, sampling=model), canned_codes, Voices(None))
     order = prompter.build(SpeechRequest("Hello.", **given))
     assert (order.temperature, order.top_k) == expected

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from demo.model import make_weights
-from misotts.config import ModelConfig
+from misotts.config import RESERVED_CODES, ModelConfig
 from misotts.model.weight_files import save_weights
 
 TINY: dict[str, Any] = dict(
@@ -15,6 +15,7 @@ TINY: dict[str, Any] = dict(
     audio_vocab_size=19,
     audio_num_codebooks=3,
     max_seq_len=64,
+    mimi={"quantizer": {"bins": 16}},
     backbone=dict(num_layers=2, embed_dim=48, num_heads=6, num_kv_heads=2, intermediate_dim=40),
     decoder=dict(num_layers=1, embed_dim=32, num_heads=4, num_kv_heads=1, intermediate_dim=24),
 )
@@ -24,7 +25,12 @@ MISO_8B = ModelConfig.from_dict({**SIZES_8B, "backbone": "llama-8B", "decoder": 
 
 
 def tiny_config(**changes: object) -> ModelConfig:
-    return ModelConfig.from_dict({**TINY, **changes})
+    raw = {**TINY, **changes}
+    return ModelConfig.from_dict({**raw, "mimi": {"quantizer": {"bins": raw["audio_vocab_size"] - RESERVED_CODES}}})
+
+
+def config_with(config: ModelConfig, **changes: object) -> ModelConfig:
+    return ModelConfig.from_dict({**config.to_dict(), **changes})
 
 
 def tiny_weights(seed: int = 0) -> dict[str, torch.Tensor]:

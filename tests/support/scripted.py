@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from misotts.config import MASKED, ModelConfig, TransformerConfig
+from misotts.config import MASKED, MimiConfig, ModelConfig, Quantizer, TransformerConfig
 from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Batch, Limits, Sampling, Step
 from misotts.engines.two_part import TwoPart
@@ -30,6 +30,7 @@ CONFIG = ModelConfig(
     backbone=SIZES,
     depth=SIZES,
     max_seq_len=64,
+    mimi=MimiConfig(quantizer=Quantizer(bins=17)),
 )
 
 Script = Callable[[int, int], list[int]]
