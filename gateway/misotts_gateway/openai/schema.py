@@ -11,6 +11,8 @@ from misotts_gateway.audio.formats import FORMATS, Format
 from misotts_gateway.text.plan import TextSettings
 from misotts_gateway.text.sentences import is_speakable
 
+_LARGEST = 1e300
+"""JSON has numbers that no float can hold; those beyond this are refused before anything counts with them."""
 _SERVED_FIELDS = {each.name for each in fields(SpeechRequest)} - {"text", "context"}
 
 
@@ -82,7 +84,7 @@ def read_body_fields(content: Mapping[str, Any], settings: TextSettings) -> Spee
         )
     speed = read.take("speed", 1, _number)
     if speed != 1:
-        raise InvalidArgument("speed", f"must be 1, the model has no other; got {speed:g}")
+        raise InvalidArgument("speed", f"must be 1, the model has no other; got {_shown(speed)}")
     normalize = read.one_of("apply_text_normalization", "on" if settings.normalize else "off", ("on", "off", "auto"))
     if normalize == "on" and settings.normalizer is None:
         raise InvalidArgument("apply_text_normalization", "must be off, this server has no normaliser")
@@ -137,6 +139,8 @@ def _text(name: str, value: Any) -> str:
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidArgument(name, f"must be a number, got {_kind(value)}")
+    if not -_LARGEST < value < _LARGEST:
+        raise InvalidArgument(name, f"must be between {-_LARGEST:g} and {_LARGEST:g}, got {_shown(value)}")
     return value
 
 

@@ -26,6 +26,9 @@ from misotts_gateway.voices.names import Chosen
 EVENT_BYTES = 36_000
 """Bytes of audio of an event, 48,000 in base64: clients read lines of up to 64 KiB. What is larger is divided."""
 
+SHORT_BODY = 4096
+"""Bytes up to which a body is read, and its text split, where the request came in: a thread would cost more."""
+
 
 class Speech:
     """Answers requests for speech."""
@@ -42,10 +45,12 @@ class Speech:
         service = self._service
         _check_content_type(request.headers.get("content-type", ""))
         raw = await read_body(request, service.max_body)
-        body = await in_thread(service.threads, lambda: read_body_fields(read_json(raw), service.text))
+        threads = service.threads if len(raw) > SHORT_BODY else None
+        body = await in_thread(threads, lambda: read_body_fields(read_json(raw), service.text))
         caller = request.state.caller
         voice = service.voices.resolve(body.voice, caller.tenant)
-        turn = await in_thread(service.threads, lambda: _turn(body, voice, service))
+        threads = service.threads if body.normalize else threads
+        turn = await in_thread(threads, lambda: _turn(body, voice, service))
         answer = _Answer(body, turn)
 
         def make() -> AsyncGenerator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 
 from starlette.datastructures import FormData, UploadFile
@@ -24,6 +25,8 @@ MAX_CONSENT = 200
 """Code points."""
 _SLICE = 2**18
 """Bytes of a form that are parsed at once, in about 1 ms."""
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it would log each form that it refuses
 
 
 class VoicesApi:
