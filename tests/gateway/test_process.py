@@ -7,9 +7,12 @@ import queue
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,7 +95,17 @@ def test_a_new_certificate_is_used_without_a_restart(fake: FakeTriton, tmp_path:
         roots = grpc.ssl_channel_credentials((tmp_path / "cert.pem").read_bytes())
         with grpc.secure_channel(f"localhost:{gateway.grpc_port}", roots) as channel:
             live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
-            return str(live(b"", timeout=5))
+            answer = str(live(b"", timeout=5))
+        trusting = ssl.create_default_context(cafile=tmp_path / "cert.pem")
+        wait_until(lambda: page(trusting) == 200, 5)  # HTTP's listener looks at the files every 2 s
+        return answer
+
+    def page(trusting: ssl.SSLContext) -> int:
+        try:
+            with urllib.request.urlopen(f"https://localhost:{gateway.http_port}/", context=trusting, timeout=5) as page:
+                return int(page.status)
+        except urllib.error.URLError:  # it shows the certificate that is not trusted any more
+            return 0
 
     certificate(tmp_path, "one")
     options = [f"--tls-cert={tmp_path}/cert.pem", f"--tls-key={tmp_path}/key.pem"]

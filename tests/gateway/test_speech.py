@@ -212,11 +212,15 @@ def test_the_status_waits_for_the_first_audio(port: int, triton: FakeTriton) -> 
         "in ensemble 'misotts', inner words": (502, None),
     }
     for text, (status, retry_after) in refusals.items():
-        triton.script = lambda request, context, text=text: iter([refusal(text)])
+        triton.script = refuses(text)
         for stream_format in ("sse", "audio"):
             given = speak(port, stream_format=stream_format)
             assert (given.status, given.headers.get("retry-after")) == (status, retry_after)
             assert "ensemble" not in given.error["message"]
+
+
+def refuses(text: str) -> Any:
+    return lambda request, context: iter([refusal(text)])
 
 
 def fails_after(chunks: int) -> Any:

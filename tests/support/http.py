@@ -48,7 +48,7 @@ def request(
         return Answer(response.status, named, response.read())
 
 
-def speak(port: int, text: Any = "Hello there.", headers: Mapping[str, str] = JSON, **fields: Any) -> Answer:
+def speak(port: int, text: Any = "Hello there.", headers: Mapping[str, str] | Any = JSON, **fields: Any) -> Answer:
     """Ask for speech."""
     return request(port, "POST", SPEECH, {"model": "tts-1", "input": text, "voice": "alloy", **fields}, headers)
 

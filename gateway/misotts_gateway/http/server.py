@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+
+log = logging.getLogger(__name__)
 
 IDLE_S = 75.0
 """A connection without a request is closed after this time."""
@@ -53,6 +56,7 @@ class HttpServer:
         config.load()
         self._server = _Server(config)
         self._tls = (chain, key)
+        self._version: list[tuple[int, int]] = []
         self._running: asyncio.Task[None] | None = None
         self._silent_since: dict[Any, float] = {}
 
@@ -78,8 +82,15 @@ class HttpServer:
     def reread_certificate(self) -> None:
         """Use the certificate's files as they are now, for connections that come."""
         chain, key = self._tls
-        if chain and self._server.config.ssl:
-            self._server.config.ssl.load_cert_chain(chain, key)
+        if chain is None or key is None or self._server.config.ssl is None:
+            return
+        try:
+            version = [(path.stat().st_mtime_ns, path.stat().st_ino) for path in (chain, key)]
+            if version != self._version:
+                self._version = version
+                self._server.config.ssl.load_cert_chain(chain, key)
+        except (OSError, ssl.SSLError) as error:
+            log.error("HTTP's certificate stays as it was: %s", error)
 
     async def stop(self, timeout_s: float) -> None:
         """Accept no more connections, and return when the answers that have begun are complete, or after a time."""
