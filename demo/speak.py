@@ -1,4 +1,4 @@
-"""Start the server, speak one sentence through it, report the time of each stage, and stop the server.
+"""Start the server, speak one sentence through it, report the time of each stage, draw the speech, and stop the server.
 
 python -m demo.speak [--model models/demo] [--text "Good morning."] [--out out/demo.wav]
 """
@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from demo.picture import draw
 from misotts.serve.local import RunningServer, running_server
 from misotts.serve.settings import STAGES
 from misotts_client import Client, Speech
@@ -29,7 +30,9 @@ def speak(model: Path, text: str, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with WavWriter(out) as wav:
         wav.write(speech.audio)
-    print_report(out, text, speech, {stage: after[stage] - before[stage] for stage in STAGES})
+    picture = out.with_suffix(".png")
+    draw(speech.audio, text, picture)
+    print_report(out, picture, text, speech, {stage: after[stage] - before[stage] for stage in STAGES})
 
 
 def busy_seconds(server: RunningServer) -> dict[str, float]:
@@ -39,9 +42,10 @@ def busy_seconds(server: RunningServer) -> dict[str, float]:
     return {stage: metrics[f"misotts_{stage}_busy_seconds_total"] for stage in STAGES}
 
 
-def print_report(out: Path, text: str, speech: Speech, busy: dict[str, float]) -> None:
+def print_report(out: Path, picture: Path, text: str, speech: Speech, busy: dict[str, float]) -> None:
     assert speech.ttfa_s is not None
     print(f'"{text}" -> {out}, {speech.audio_s:.2f} s of audio, seed {speech.seed}')
+    print(f"waveform, spectrogram and words -> {picture}")
     print(f"time to first audio  {speech.ttfa_s * 1000:6.0f} ms")
     print(f"real-time factor     {speech.rtf:6.2f}")
     for stage, seconds in busy.items():

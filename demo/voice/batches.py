@@ -36,6 +36,8 @@ class Segment:
     examples: list[Example]
     judged: bool
     """Whether its frames are to be learnt, or only listened to."""
+    heard: bool = False
+    """Whether its codes are those that Mimi's encoder hears."""
 
     @property
     def text(self) -> str:
@@ -92,8 +94,9 @@ def sentences(rng: random.Random, examples: list[Example], most_frames: int, mos
     return chosen
 
 
-def row(rng: random.Random, examples: list[Example]) -> Row:
-    """One training example. Without context SPEAKER decides the voice; a context's voice goes on under its tag."""
+def row(rng: random.Random, examples: list[Example], heard: list[list[Example]]) -> Row:
+    """One training example. Without context SPEAKER decides the voice; a context's voice goes on under its tag. Most
+    contexts are as the encoder hears them, where there are such examples for both voices."""
     kind, voice = rng.random(), rng.randrange(2)
     if kind < 0.88:
         tag = voice if rng.random() < 0.94 else rng.randrange(2, 100)
@@ -101,8 +104,9 @@ def row(rng: random.Random, examples: list[Example]) -> Row:
         return [Segment(tag, voice, sentences(rng, examples, MOST_FRAMES, most), True)]
     chance = rng.random()
     tag = voice if chance < 0.4 else 1 - voice if chance < 0.7 else rng.randrange(2, 100)
-    spoken = sentences(rng, examples, MOST_CONTEXT_FRAMES, rng.randint(1, 3))
-    context = Segment(tag, voice, spoken, judged=tag == voice)
+    listens = all(heard) and rng.random() < 0.8
+    spoken = sentences(rng, heard[voice] if listens else examples, MOST_CONTEXT_FRAMES, rng.randint(1, 3))
+    context = Segment(tag, voice, spoken, judged=tag == voice and not listens, heard=listens)
     if tag == voice and rng.random() < 0.3:  # the other voice answers
         tag = voice = 1 - voice
     return [context, Segment(tag, voice, [rng.choice(examples)], True)]
@@ -112,7 +116,8 @@ def batches(seed: int, examples: list[Example]) -> Iterator[Batch]:
     """Batches without end."""
     rng = random.Random(seed)
     while True:
-        rows = [row(rng, examples) for _ in range(POOL)]
+        heard = [[one for one in examples if one.heard and one.heard[0] == voice] for voice in range(2)]
+        rows = [row(rng, examples, heard) for _ in range(POOL)]
         rows.sort(key=lambda segments: sum(segment.positions for segment in segments))
         groups: list[list[Row]] = [[]]
         for segments in rows:
@@ -170,7 +175,11 @@ class _Columns:
         tokens = np.array([BOS, *f"{prefix}{segment.text}".encode("ascii"), EOS], np.int64)
         frames = segment.frames
         audio_at = np.arange(frames + 1) + at + len(tokens)
-        codes = np.concatenate([example.codes[segment.voice] for example in segment.examples]).astype(np.int64)
+        pieces = [
+            example.heard[1] if segment.heard and example.heard else example.codes[segment.voice]
+            for example in segment.examples
+        ]
+        codes = np.concatenate(pieces).astype(np.int64)
         codes = np.concatenate([codes, np.zeros((1, CODEBOOKS), np.int64)])
         self.text_at.append(np.arange(len(tokens)) + at)
         self.text.append(tokens)

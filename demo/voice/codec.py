@@ -19,7 +19,7 @@ from demo.voice.files import CpuClock, log, write_whole
 from demo.voice.losses import Critics, spectral_loss
 from demo.voice.sizes import CODEBOOKS, LATENT, SEMANTIC, model_config
 from misotts.config import FRAME_SAMPLES
-from misotts.mimi import build_mimi
+from misotts.mimi import build_mimi, encode
 
 FRAMES = 20
 """Frames of a training piece; the first UNJUDGED are only there to be listened to, but at a clip's start."""
@@ -275,3 +275,18 @@ def _heard(
     meaning = codes.meanings(own)
     pad = (0, 0, 0, missing)
     return F.pad(audio, (0, missing * FRAME_SAMPLES)), F.pad(own, pad), F.pad(meaning, pad), judged
+
+
+def listen(work: Path, with_audio: int) -> None:
+    """Write what the trained encoder hears in each clip that has audio: codes, as the server would make them."""
+    mimi = mimi_with(Codes.load(work / "codes.pt")).eval()
+    Encoder(mimi).load_state_dict(torch.load(work / "encoder.pt")["kept"])
+    for number in range(with_audio):
+        path = work / "heard" / f"{number:04d}.npz"
+        if path.exists():
+            continue
+        clips = shaped.load_chunk(work, number)
+        heard = [encode(mimi, audio.astype(np.float32) / 32767).astype(np.uint8) for audio in clips.audio]
+        with write_whole(path) as draft:
+            np.savez(draft, codes=np.concatenate(heard), frames=np.array([len(codes) for codes in heard]))
+        log(f"listen: chunk {number} of {with_audio}")

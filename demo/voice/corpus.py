@@ -59,6 +59,9 @@ class Example:
     first: np.ndarray
     last: np.ndarray
     """int16 [frames]: letters, as in `align.Heard`."""
+    heard: tuple[int, np.ndarray] | None = None
+    """A voice, and uint8 [frames, CODEBOOKS]: what Mimi's trained encoder hears in the clip's audio in that voice; None
+    where there is no audio. Its errors are part of every context, so the language model learns from them."""
 
 
 def encode_chunk(work: Path, number: int, codes: Codes, shortcut: latents.Shortcut, letters: np.ndarray) -> None:
@@ -86,11 +89,19 @@ def encode_all(work: Path, chunks: int) -> None:
             log(f"encode: chunk {number} of {chunks}")
 
 
-def load_examples(work: Path, already: set[str]) -> list[Example]:
-    """Examples of the coded chunks whose names are not in `already`, which gets them."""
-    examples = []
+def load_examples(work: Path, chunks: dict[str, list[Example]]) -> list[Example]:
+    """Return the examples of coded chunks that are not among `chunks` yet, and add them there; chunks that have been
+    listened to since then get what was heard."""
+    new = []
     for path in sorted((work / "coded").glob("*.pickle")):
-        if path.name not in already:
-            already.add(path.name)
-            examples += [Example(**raw) for raw in pickle.loads(path.read_bytes())]
-    return examples
+        if path.stem not in chunks:
+            chunks[path.stem] = [Example(**raw) for raw in pickle.loads(path.read_bytes())]
+            new += chunks[path.stem]
+    for path in (work / "heard").glob("*.npz"):
+        examples = chunks.get(path.stem, [])
+        if examples and examples[0].heard is None:
+            with np.load(path) as arrays:
+                clips = np.split(arrays["codes"], arrays["frames"].cumsum()[:-1])
+            for number, (example, codes) in enumerate(zip(examples, clips, strict=True)):
+                example.heard = shaped.voice_of(number), codes
+    return new

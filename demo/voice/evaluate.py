@@ -1,27 +1,46 @@
-"""How well a model folder speaks sentences that training never saw, through the project's own engine."""
+"""How well a model folder speaks sentences that training never saw, through the running server.
+
+    python -m demo.voice.evaluate models/demo [--count 76]
+
+Everything is said at the model's own temperature and top-k, the n-th text with seed n. The summary goes to
+`benchmarks/results/demo-voice-<date>.json`. The exit status is 1 if a figure is outside its limit.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
-from dataclasses import dataclass
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import soundfile
 
-from demo.voice import corpus, features, judge, teacher, text
+from benchmarks.record import save
+from demo.voice import features, judge, text
 from demo.voice.files import log
-from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
-from misotts.synthesizer import Synthesizer
-from misotts_client.request import Segment
+from misotts.config import SAMPLE_RATE
+from misotts.serve.local import running_server
+from misotts.watermark.detector import Detector
+from misotts_client import Client, Speech
+from misotts_client.speech import Recording
 
-MOST_MS = 30_000
-"""What a text may last that does not end by itself."""
+VOICES = Path(__file__).with_name("voices")
+"""The registered voices that come with the demo: `low` sounds like SPEAKER 0, `high` like SPEAKER 1."""
+ANY_SPEAKER = (0, 1, 7)
+KEY = bytes([0x4D, 0x17, 0xC2, 0x9A, 0xE8])
+MARKED_S = 5
+"""Seconds of a clip in which the mark is looked for."""
 TOGETHER = 4
 """Sentences of a long text."""
+MOST_S = 30
+"""Seconds of a text that does not end by itself."""
+LENGTHS = ((3, 5), (6, 8), (9, 14))
+"""Words of the sentences that are counted together."""
 NUMBERS = {
     "The room costs $85 a night.": "the room costs eighty five dollars a night",
     "Dr. Green will call you at 3 p.m.": "doctor green will call you at three p m",
@@ -35,159 +54,190 @@ NUMBERS = {
     "The 2nd house on the left is ours.": "the second house on the left is ours",
 }
 """Numbers and abbreviations in sentences that training never saw, and what should be heard."""
-LENGTHS = ((3, 5), (6, 8), (9, 14))
-"""Words of the sentences that are counted together."""
+
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "word_error_rate": (0, 0.25),
+    "ended": (0.98, 1),
+    "longest_to_teachers": (0, 1.6),
+    "loudness": (0.06, 0.13),
+    "seam_step": (0, 2),
+    "dnsmos": (2.4, 5),
+    "mark_found": (1, 1),
+}
+"""Least and most of a figure, by its name."""
+PITCH_RANGE = 1.15
+"""The median pitch lies within this factor of the teacher's, both for a SPEAKER and after a registered voice."""
 
 
 @dataclass
 class Said:
+    """An utterance of the server, judged."""
+
     text: str
-    heard: str
-    seconds: float
-    ended: bool
-    pitch: float
-    """The median, Hz."""
+    speech: Speech
+    seams: list[int]
+    """Samples at which a chunk ends and the next one begins."""
+    heard: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.heard = judge.understand(self.audio)
+        log(f"{self.text!r} was heard as {self.heard!r} ({self.speech.audio_s:.2f} s, {self.speech.finish})")
+
+    @property
+    def audio(self) -> np.ndarray:
+        return self.speech.audio
 
 
-def speak_all(folder: Path, sentences: list[str], seed: int, fields: dict[str, Any]) -> tuple[list[Said], float]:
-    """What a model makes of sentences with the request's `fields`, and the seconds of speech it makes in a second."""
-    said, took, made = [], 0.0, 0.0
-    with Synthesizer.load(folder) as synthesizer:
-        for number, sentence in enumerate(sentences):
-            began = time.perf_counter()
-            chunks = list(synthesizer.stream(sentence, seed=seed + number, **{"max_audio_ms": MOST_MS, **fields}))
-            audio = np.concatenate([chunk.audio for chunk in chunks])
-            if number:  # the first loads codec and watermark
-                took += time.perf_counter() - began
-                made += len(audio) / SAMPLE_RATE
-            ended = chunks[-1].finish == "eos"
-            said.append(Said(sentence, judge.understand(audio), len(audio) / SAMPLE_RATE, ended, median_pitch(audio)))
-    return said, made / max(took, 1e-9)
+@contextmanager
+def connected(model: Path) -> Iterator[Client]:
+    """A client of a server of the model, with the demo's registered voices and a watermark key of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        key_file = Path(folder) / "key"
+        key_file.write_text(KEY.hex() + "\n", encoding="utf-8")
+        options = [f"--voices={VOICES}", "--no-allow-reference-key", f"--watermark-key-file={key_file}"]
+        with running_server(model, *options) as server, Client(server.url) as client:
+            yield client
 
 
-def median_pitch(audio: np.ndarray) -> float:
-    """Hz, of the voiced moments; 0 where there are none."""
-    whole = np.pad(audio, (0, -len(audio) % FRAME_SAMPLES))
-    rows = features.describe(whole)
-    pitch, voicing = rows[:, -2 * features.PITCHES :].reshape(-1, 2, features.PITCHES).transpose(1, 0, 2) / [
-        [[18]],
-        [[2.5]],
-    ]
-    voiced = voicing > 0.6
-    return float(np.exp(np.median(pitch[voiced] / voicing[voiced])) * 130) if voiced.any() else 0.0
+def say(client: Client, texts: Sequence[str], most_s: float = MOST_S, **fields: Any) -> list[Said]:
+    """Speak texts one after the other, with the fields of a request."""
+    said = []
+    for number, sentence in enumerate(texts):
+        recording, lengths = Recording(), []
+        with client.stream(sentence, seed=number, max_audio_ms=round(most_s * 1000), **fields) as stream:
+            for chunk in stream:
+                recording.add(chunk)
+                lengths.append(len(chunk.audio))
+        ends = np.cumsum(lengths)
+        said.append(Said(sentence, recording.speech(), ends[ends < ends[-1]].tolist()))
+    return said
 
 
-def summarise(said: list[Said]) -> dict[str, object]:
+def errors(said: Sequence[Said], expected: Mapping[str, str] | None = None) -> float:
+    texts = [expected[one.text] if expected else one.text for one in said]
+    return round(judge.word_error_rate(texts, [one.heard for one in said]), 3)
+
+
+def pitch(said: Sequence[Said]) -> float:
+    return round(float(np.median([judge.median_pitch(one.audio) for one in said])), 1)
+
+
+def ended(said: Sequence[Said]) -> float:
+    return round(float(np.mean([one.speech.finish == "eos" for one in said])), 4)
+
+
+def of_speaker(client: Client, speaker: int, count: int, most_s: float = MOST_S) -> dict[str, Any]:
+    """Speak so many of the held-out sentences, taken evenly, as a SPEAKER."""
+    teachers = text.held_out()
+    said = say(client, list(teachers)[:: max(1, len(teachers) // count)][:count], most_s, speaker=speaker)
     by_length = {}
     for least, most in LENGTHS:
-        some = [one for one in said if least <= len(text.words(one.text)) <= most]
-        if some:
-            by_length[f"{least}-{most} words"] = round(
-                judge.word_error_rate([one.text for one in some], [one.heard for one in some]), 3
-            )
-    return {
-        "sentences": len(said),
-        "word_error_rate": round(judge.word_error_rate([one.text for one in said], [one.heard for one in said]), 3),
-        "by_length": by_length,
-        "ended": round(float(np.mean([one.ended for one in said])), 4),
-        "mean_seconds": round(float(np.mean([one.seconds for one in said])), 2),
-        "longest_seconds": round(max(one.seconds for one in said), 2),
-        "median_pitch_hz": round(float(np.median([one.pitch for one in said])), 1),
-    }
-
-
-def evaluate(folder: Path, count: int, speaker: int, seed: int, fields: dict[str, Any]) -> dict[str, object]:
-    """Speak so many held-out sentences with a voice and judge them."""
-    sentences = text.held_out()
-    sentences = sentences[:: max(1, len(sentences) // count)][:count]
-    said, speed = speak_all(folder, sentences, seed, {"speaker": speaker, **fields})
-    ratios = [one.seconds / taught for one, taught in zip(said, teacher_seconds(sentences), strict=True)]
-    lengths = {"mean_of_teachers_length": round(float(np.mean(ratios)), 2), "most": round(max(ratios), 2)}
-    for one in said:
-        log(f"{one.text!r} was heard as {one.heard!r} ({one.seconds:.2f} s{'' if one.ended else ', no end'})")
+        if some := [one for one in said if least <= len(text.words(one.text)) <= most]:
+            by_length[f"{least}-{most} words"] = errors(some)
+    ratios = [one.speech.audio_s / teachers[one.text] for one in said]
     return {
         "speaker": speaker,
-        "seed": seed,
-        **fields,
-        **summarise(said),
-        "times_real_time": round(speed, 1),
-        **lengths,
+        "sentences": len(said),
+        "word_error_rate": errors(said),
+        "by_length": by_length,
+        "ended": ended(said),
+        "mean_to_teachers": round(float(np.mean(ratios)), 2),
+        "longest_to_teachers": round(max(ratios), 2),
+        "loudness": round(float(np.median([judge.loudness(one.audio) for one in said])), 3),
+        "seam_step": round(max(judge.seam_step(one.audio, one.seams) for one in said), 2),
+        "pitch_hz": pitch(said),
+        "real_time_factor": round(float(np.median([one.speech.rtf for one in said])), 3),
+        "ttfa_ms": round(1000 * float(np.median([one.speech.ttfa_s or 0 for one in said]))),
     }
 
 
-def teacher_seconds(sentences: list[str]) -> list[float]:
-    """How long the teacher's clips of these sentences are."""
-    engine = teacher.Teacher()
-    clips = [engine.speak((sentence, sentence), with_audio=False) for sentence in sentences]
-    return [corpus.frames_of(clip) * FRAME_SAMPLES / SAMPLE_RATE for clip in clips]
+def of_numbers(client: Client, count: int, most_s: float = MOST_S) -> dict[str, Any]:
+    """Speak sentences with numbers and abbreviations."""
+    said = say(client, list(NUMBERS)[:count], most_s)
+    return {"sentences": len(said), "word_error_rate": errors(said, NUMBERS), "ended": ended(said)}
 
 
-def teacher_clip(voice: int) -> tuple[str, np.ndarray]:
-    """About ten seconds of the teacher in a voice: its words, and float32 [samples]."""
-    engine = teacher.Teacher()
-    sentences = text.held_out()[-3:]
-    spoken = [engine.speak((sentence, sentence), with_audio=True).audio / 32768 for sentence in sentences]
-    return " ".join(sentences), features.as_clip(features.change_voice(np.concatenate(spoken), voice))
+def of_long_texts(client: Client, model: Path, count: int, most_s: float = MOST_S) -> dict[str, Any]:
+    """Speak several sentences in one text; look for the mark in the first seconds, and ask DNSMOS."""
+    sentences = list(text.held_out())
+    starts = range(0, len(sentences) - TOGETHER + 1, TOGETHER)
+    said = say(client, [" ".join(sentences[at : at + TOGETHER]) for at in starts][:count], most_s)
+    detector = Detector(model)
+    found = [detector.check(one.audio[: MARKED_S * SAMPLE_RATE], SAMPLE_RATE, KEY).key_matches for one in said]
+    return {
+        "texts": len(said),
+        "word_error_rate": errors(said),
+        "ended": ended(said),
+        "mean_seconds": round(float(np.mean([one.speech.audio_s for one in said])), 1),
+        "longest_seconds": round(max(one.speech.audio_s for one in said), 1),
+        "mark_found": round(float(np.mean(found)), 3),
+        "dnsmos": round(float(np.mean([judge.opinion(one.audio) for one in said])), 2),
+    }
 
 
-def follow(folder: Path, count: int, fields: dict[str, Any]) -> list[dict[str, object]]:
-    """Speak after a clip of either voice, as every SPEAKER: the pitch should be the clip's."""
-    found: list[dict[str, object]] = []
-    for voice in range(len(features.VOICES)):
-        words, clip = teacher_clip(voice)
-        for speaker in (0, 1, 7):
-            after = {"context": [Segment(words, speaker, clip)], "speaker": speaker, **fields}
-            said, _ = speak_all(folder, text.held_out()[10 : 10 + count], 0, after)
-            pitch = round(float(np.median([one.pitch for one in said])), 1)
-            errors = judge.word_error_rate([one.text for one in said], [one.heard for one in said])
-            ended = float(np.mean([one.ended for one in said]))
-            of_clip = round(median_pitch(clip), 1)
-            found.append(
-                {"clip_of": voice, "clip_pitch_hz": of_clip, "speaker": speaker, "median_pitch_hz": pitch,
-                 "word_error_rate": round(errors, 3), "ended": ended}
+def of_voices(client: Client, count: int, most_s: float = MOST_S) -> list[dict[str, Any]]:
+    """Speak after each registered voice, as every SPEAKER: pitch and spectrum should be the voice's."""
+    clips = {name: soundfile.read(VOICES / f"{name}.flac", dtype="float32")[0] for name in features.NAMES}
+    sentences = list(text.held_out())[10 : 10 + count]
+    rows = []
+    for name in clips:
+        for speaker in ANY_SPEAKER:
+            said = say(client, sentences, most_s, voice=name, speaker=speaker)
+            audio = np.concatenate([one.audio for one in said])
+            distances = {other: round(judge.spectral_distance(audio, clip), 2) for other, clip in clips.items()}
+            rows.append(
+                {"voice": name, "speaker": speaker, "sentences": len(said), "pitch_hz": pitch(said),
+                 "clip_pitch_hz": round(judge.median_pitch(clips[name]), 1), "spectral_distance_db": distances,
+                 "word_error_rate": errors(said), "ended": ended(said)}
             )  # fmt: skip
+    return rows
+
+
+def of_model(client: Client, model: Path, count: int, most_s: float = MOST_S) -> dict[str, Any]:
+    """Return every figure: see the functions above. `count` is that of `of_speaker`; the others grow with it."""
+    client.speak("Warming up.", max_audio_ms=800)  # the first utterance initialises libraries
+    return {
+        "speakers": [of_speaker(client, speaker, count, most_s) for speaker in range(len(features.VOICES))],
+        "numbers": of_numbers(client, count, most_s),
+        "long_texts": of_long_texts(client, model, count // 9 or 1, most_s),
+        "registered_voices": of_voices(client, count // 12 or 1, most_s),
+        "bytes": {path.name: path.stat().st_size for path in sorted(model.iterdir()) if path.is_file()},
+    }
+
+
+def faults(figures: Mapping[str, Any]) -> list[str]:
+    """Name the figures of `of_model` that are outside their limits."""
+    groups = [(f"SPEAKER {row['speaker']}", row) for row in figures["speakers"]]
+    groups += [("numbers", figures["numbers"]), ("long texts", figures["long_texts"])]
+    found = []
+    for group, row in groups:
+        for name, (least, most) in LIMITS.items():
+            if name in row and not least <= row[name] <= most:
+                found.append(f"{group}: {name} is {row[name]}, outside {least} to {most}")
+    for row in figures["speakers"]:
+        found += _pitch_fault(f"SPEAKER {row['speaker']}", row["pitch_hz"], features.VOICES[row["speaker"]][1])
+    for row in figures["registered_voices"]:
+        found += _pitch_fault(f"voice {row['voice']} as SPEAKER {row['speaker']}", row["pitch_hz"], row["clip_pitch_hz"])
     return found
 
 
-def other_texts(folder: Path, count: int, fields: dict[str, Any]) -> dict[str, object]:
-    """Numbers, and several sentences in one text."""
-    said, _ = speak_all(folder, list(NUMBERS)[:count], 0, fields)
-    numbers = judge.word_error_rate([NUMBERS[one.text] for one in said], [one.heard for one in said])
-    sentences = text.held_out()
-    texts = [" ".join(sentences[at : at + TOGETHER]) for at in range(0, len(sentences), 2 * TOGETHER)]
-    long, _ = speak_all(folder, texts[:count], 0, fields)
-    for one in said + long:
-        log(f"{one.text!r} was heard as {one.heard!r} ({one.seconds:.2f} s{'' if one.ended else ', no end'})")
-    return {"numbers_word_error_rate": round(numbers, 3), "several_sentences": summarise(long)}
-
-
-def summary(work: Path, folder: Path, count: int, most_ms: int = MOST_MS) -> dict[str, object]:
-    """Everything that is committed beside the weights."""
-    sampling = json.loads((folder / "config.json").read_text(encoding="utf-8"))["sampling"]
-    fields = {**sampling, "max_audio_ms": most_ms}
-    voices = [evaluate(folder, count, speaker, 0, fields) for speaker in range(len(features.VOICES))]
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
-    minutes = {}
-    for name in ("decoder", "encoder", "lm"):
-        if (work / f"{name}.pt").exists():
-            saved = torch.load(work / f"{name}.pt")
-            minutes[name] = {"steps": saved["step"], "cpu_minutes": round(saved.get("cpu_seconds", 0) / 60, 1)}
-    others = other_texts(folder, count, fields)
-    following = follow(folder, min(count, 8), fields)
-    return {"voices": voices, **others, "after_a_clip": following, "bytes": sizes, "training": minutes}
+def _pitch_fault(who: str, hertz: float, wanted: float) -> list[str]:
+    near = wanted / PITCH_RANGE <= hertz <= wanted * PITCH_RANGE
+    return [] if near else [f"{who}: the median pitch is {hertz} Hz, the teacher's {wanted} Hz"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=30)
-    parser.add_argument("--speaker", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=0.5)
-    parser.add_argument("--top-k", type=int, default=20)
-    a = parser.parse_args()
-    sampling = {"temperature": a.temperature, "top_k": a.top_k}
-    print(json.dumps(evaluate(a.folder, a.count, a.speaker, a.seed, sampling)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--count", type=int, default=len(text.held_out()), help="held-out sentences for each SPEAKER")
+    arguments = parser.parse_args()
+    with connected(arguments.model) as client:
+        figures = of_model(client, arguments.model, arguments.count)
+    print(save("demo-voice", figures).read_text(encoding="utf-8"))
+    found = faults(figures)
+    for fault in found:
+        print(f"outside its limit: {fault}", file=sys.stderr)
+    sys.exit(bool(found))
 
 
 if __name__ == "__main__":

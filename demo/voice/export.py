@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
+import numpy as np
+import soundfile
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
 from demo.model import SILENTCIPHER
+from demo.voice import features, shaped, teacher
 from demo.voice.codec import Decoder, Encoder, mimi_with
 from demo.voice.codes import Codes
 from demo.voice.sizes import CONFIG, model_config
-from misotts.config import TransformerConfig
+from misotts.config import SAMPLE_RATE, TransformerConfig
 from misotts.model.atomic_folder import atomic_folder
 from misotts.model.checkpoint import tensor_shapes
 from misotts.model.meta_tokenizer import BOS, EOS, add_bos_and_eos, byte_text, llama_tokenizer
+from misotts.prompt.voices import add_voice
 
 SAMPLING = {"temperature": 0.5, "top_k": 20}
 """What a small model wants; the contract's defaults (0.9, 50) are those of a large one."""
+
+
+VOICE_TEXT = (
+    "Hello, I am a voice that comes with the demo. A request can name me, and then its sentence is spoken as I speak. "
+    "There is fresh bread on the shelf, and the kettle is on."
+)
+"""What the registered voices say."""
 
 
 def export(work: Path, folder: Path) -> None:
@@ -33,6 +45,19 @@ def export(work: Path, folder: Path) -> None:
         save_file(language_model(torch.load(work / "lm.pt")["kept"]), draft / "model.safetensors")
         save_file(mimi(work), draft / "mimi.safetensors")
         shutil.copytree(SILENTCIPHER, draft / "silentcipher")
+
+
+def register_voices(folder: Path) -> None:
+    """Write a folder of voices: a clip of the teacher in each of the two voices."""
+    folder.mkdir(parents=True, exist_ok=True)
+    engine = teacher.Teacher()
+    sentences = [f"{sentence}." for sentence in VOICE_TEXT.strip(".").split(". ")]
+    speech = np.concatenate([engine.speak((sentence, sentence), with_audio=True).audio for sentence in sentences])
+    for voice, name in enumerate(features.NAMES):
+        with tempfile.TemporaryDirectory() as drafts:
+            clip = Path(drafts) / "clip.flac"
+            soundfile.write(clip, features.as_clip(shaped.change_voice(speech / 32768, voice)), SAMPLE_RATE)
+            add_voice(folder, name, clip, VOICE_TEXT, replace=True)
 
 
 def make_tokenizer() -> Tokenizer:

@@ -9,9 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-import parselmouth
 import scipy.fft
-from parselmouth.praat import call
 
 from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
 
@@ -25,6 +23,8 @@ VOICES = ((1.12, 110.0), (1.2, 175.0))
 
 The recogniser understands both better than the teacher as it is (a pitch of 90 Hz): word error rates of 0.05 and 0.04
 against 0.09."""
+NAMES = ("low", "high")
+"""Of these voices where they are registered ones."""
 BANDS, WINDOW, HOP = 80, 1024, 240
 SPECTRA = FRAME_SAMPLES // HOP
 PITCH_HOP = 480
@@ -34,13 +34,6 @@ WIDTH = SPECTRA * BANDS + 2 * PITCHES
 FLOOR = 0.02
 LAGS = (SAMPLE_RATE // 400, SAMPLE_RATE // 60)
 """Shortest and longest period of a voice, in samples."""
-
-
-def change_voice(audio: np.ndarray, voice: int) -> np.ndarray:
-    """The teacher's audio, float [samples] at 24 kHz, as the voice of SPEAKER 0 or 1 says it: the same length."""
-    formants, pitch = VOICES[voice]
-    sound = parselmouth.Sound(audio.astype(np.float64), SAMPLE_RATE)
-    return call(sound, "Change gender", 60, 300, formants, pitch, 1.0, 1.0).values[0].astype(np.float32)
 
 
 def as_clip(speech: np.ndarray) -> np.ndarray:
@@ -77,6 +70,14 @@ def describe(clip: np.ndarray) -> np.ndarray:
     frames = len(clip) // FRAME_SAMPLES
     rows = (mel, 18 * pitch * voicing, 2.5 * voicing)
     return np.concatenate([row.reshape(frames, -1) for row in rows], axis=1).astype(np.float32)
+
+
+def pitches(clip: np.ndarray) -> np.ndarray:
+    """The pitch of a clip's voiced moments in Hz, float [moments]."""
+    columns = describe(clip)[:, -2 * PITCHES :].reshape(-1, 2, PITCHES)
+    voicing = columns[:, 1] / 2.5
+    voiced = voicing > 0.6
+    return np.exp(columns[:, 0][voiced] / 18 / voicing[voiced]) * 130
 
 
 def _pitch(windows: np.ndarray, hann: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

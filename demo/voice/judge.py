@@ -1,4 +1,5 @@
-"""What a recogniser that knows nothing of the model understands: PocketSphinx, its English model in the package."""
+"""What speech is judged by: a recogniser that knows nothing of the model, pitch, loudness, seams, DNSMOS. Every clip is
+float32 [samples] at 24 kHz."""
 
 from __future__ import annotations
 
@@ -8,17 +9,23 @@ import jiwer
 import numpy as np
 import soxr
 from pocketsphinx import Decoder
+from speechmos import dnsmos
 
+from demo.voice import features
 from demo.voice.text import words
-from misotts.config import SAMPLE_RATE
+from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
 
 RATE = 16_000
 QUIET = np.zeros(RATE // 5, np.float32)
 """Silence that the recogniser is given before and after."""
+AUDIBLE = 0.01
+AROUND = SAMPLE_RATE // 100
+"""Samples on either side of a seam with which it is compared: 10 ms."""
 
 
 def understand(audio: np.ndarray) -> str:
-    """The words of a clip, float32 [samples] at 24 kHz. A decoder for each clip: it adapts to what it hears."""
+    """Return the words that PocketSphinx hears, with the English model of its package. Each clip has a new decoder,
+    because a decoder adapts to what it hears."""
     decoder = Decoder(samprate=RATE, loglevel="FATAL")
     heard = soxr.resample(audio.astype(np.float32), SAMPLE_RATE, RATE)
     heard = np.concatenate([QUIET, heard / max(float(np.abs(heard).max()), 1e-3) * 0.5, QUIET])
@@ -29,5 +36,48 @@ def understand(audio: np.ndarray) -> str:
 
 
 def word_error_rate(said: Sequence[str], heard: Sequence[str]) -> float:
-    """Of texts and what was understood of them."""
+    """Compare texts with what was understood of them."""
     return float(jiwer.wer([" ".join(words(text)) for text in said], [" ".join(words(text)) for text in heard]))
+
+
+def median_pitch(audio: np.ndarray) -> float:
+    """Return the median over the voiced moments in Hz; 0 where there are none."""
+    pitches = features.pitches(np.pad(audio, (0, -len(audio) % FRAME_SAMPLES)))
+    return float(np.median(pitches)) if len(pitches) else 0.0
+
+
+def loudness(audio: np.ndarray) -> float:
+    """Return the root of the mean square of the audible samples; the teacher's clips have `features.LOUDNESS`."""
+    loud = audio[np.abs(audio) > AUDIBLE]
+    return float(np.sqrt(np.mean(loud**2))) if len(loud) else 0.0
+
+
+def seam_step(audio: np.ndarray, seams: Sequence[int]) -> float:
+    """Compare the step across each seam (between two chunks, in samples) with the largest step within 10 ms of it →
+    the largest ratio. A click has a ratio far above 1."""
+    steps = np.abs(np.diff(audio))
+    ratios = [0.0]
+    for seam in seams:
+        near = np.delete(steps[max(0, seam - AROUND) : seam + AROUND], min(seam - 1, AROUND - 1))
+        ratios.append(float(steps[seam - 1] / max(float(near.max()), AUDIBLE)))
+    return max(ratios)
+
+
+def spectrum(audio: np.ndarray) -> np.ndarray:
+    """Return the mean spectrum of the audible moments in dB, by mel bands, less its mean: float [BANDS]. It belongs to a
+    voice more than to what is said."""
+    whole = np.pad(audio, (0, -len(audio) % FRAME_SAMPLES))
+    mel = features.describe(whole)[:, : features.SPECTRA * features.BANDS].reshape(-1, features.BANDS)
+    level = mel.mean(1)
+    mean = mel[level > np.median(level)].mean(0)
+    return (mean - mean.mean()) * 20 / np.log(10)
+
+
+def spectral_distance(audio: np.ndarray, other: np.ndarray) -> float:
+    """Return the root of the mean square of the difference between two clips' spectra, in dB."""
+    return float(np.sqrt(np.mean((spectrum(audio) - spectrum(other)) ** 2)))
+
+
+def opinion(audio: np.ndarray) -> float:
+    """Return DNSMOS's overall score, 1 to 5, as the `speechmos` package computes it."""
+    return float(dnsmos.run(soxr.resample(audio.astype(np.float32), SAMPLE_RATE, RATE).clip(-1, 1), sr=RATE)["ovrl_mos"])

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import parselmouth
+from parselmouth.praat import call
 
 from demo.voice import teacher
-from demo.voice.features import as_clip, change_voice, describe
+from demo.voice.features import VOICES, as_clip, describe
 from demo.voice.files import log, write_whole
-from misotts.config import FRAME_SAMPLES
+from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
 
 
 @dataclass
@@ -22,6 +24,13 @@ class Shaped:
     numbers: list[np.ndarray]
     """float16 [frames, WIDTH] each: see `features`."""
     voices: list[int]
+
+
+def change_voice(audio: np.ndarray, voice: int) -> np.ndarray:
+    """The teacher's audio, float [samples] at 24 kHz, as the voice of SPEAKER 0 or 1 says it: the same length."""
+    formants, pitch = VOICES[voice]
+    sound = parselmouth.Sound(audio.astype(np.float64), SAMPLE_RATE)
+    return call(sound, "Change gender", 60, 300, formants, pitch, 1.0, 1.0).values[0].astype(np.float32)
 
 
 def voice_of(index: int) -> int:
@@ -48,9 +57,15 @@ def shape(work: Path, with_audio: int) -> None:
 def load(work: Path, chunks: int) -> Shaped:
     every = Shaped([], [], [])
     for number in range(chunks):
-        with np.load(work / "shaped" / f"{number:04d}.npz") as arrays:
-            ends = arrays["frames"].cumsum()[:-1]
-            every.audio += np.split(arrays["audio"], ends * FRAME_SAMPLES)
-            every.numbers += np.split(arrays["numbers"], ends)
-            every.voices += [voice_of(n) for n in range(len(arrays["frames"]))]
+        one = load_chunk(work, number)
+        every.audio += one.audio
+        every.numbers += one.numbers
+        every.voices += one.voices
     return every
+
+
+def load_chunk(work: Path, number: int) -> Shaped:
+    with np.load(work / "shaped" / f"{number:04d}.npz") as arrays:
+        ends = arrays["frames"].cumsum()[:-1]
+        voices = [voice_of(n) for n in range(len(arrays["frames"]))]
+        return Shaped(np.split(arrays["audio"], ends * FRAME_SAMPLES), np.split(arrays["numbers"], ends), voices)

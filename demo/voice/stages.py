@@ -110,6 +110,13 @@ def encoder(work: Work) -> None:
     codec.train_encoder(work.folder, work.plan.with_audio, work.plan.encoder_steps)
 
 
+def listen(work: Work) -> None:
+    """What the encoder half hears in the clips, from which the language model learns to follow a voice."""
+    from demo.voice import codec
+
+    codec.listen(work.folder, work.plan.with_audio)
+
+
 def lm(work: Work) -> None:
     """The language model."""
     from demo.voice import train_lm
@@ -118,26 +125,27 @@ def lm(work: Work) -> None:
 
 
 def export(work: Work) -> None:
-    """The model folder, and what `resume` needs beside it."""
+    """The model folder, and beside it what `resume` needs and the registered voices."""
     from demo.voice import export as exporter
     from demo.voice import resume as resuming
 
     exporter.export(work.folder, work.model)
+    exporter.register_voices(work.folder / "voices")
     resuming.save_projection(work.folder)
 
 
 def evaluate(work: Work) -> None:
     """Word error rate and the rest, as `summary.json` beside the model."""
+    from benchmarks.record import record, write
     from demo.voice import evaluate as evaluation
 
-    summary = evaluation.summary(work.folder, work.model, work.plan.judged, work.plan.most_ms)
-    with write_whole(work.folder / "summary.json") as file:
-        file.write((json.dumps(summary, indent=2) + "\n").encode())
-    print(json.dumps(summary, indent=2))
+    with evaluation.connected(work.model) as client:
+        figures = evaluation.of_model(client, work.model, work.plan.judged, work.plan.most_ms / 1000)
+    print(write(work.folder / "summary.json", record(figures)).read_text(encoding="utf-8"))
 
 
 STAGES: dict[str, Callable[[Work], None]] = {
-    stage.__name__: stage for stage in (resume, speak, shape, codes, encode, decoder, encoder, lm, export, evaluate)
+    stage.__name__: stage for stage in (resume, speak, shape, codes, encode, decoder, encoder, listen, lm, export, evaluate)
 }
 
 
@@ -149,7 +157,7 @@ def run_all(work: Work, options: list[str]) -> None:
         [["shape"]],
         [["codes"]],
         [["encode"]],
-        [["lm"], ["decoder", "encoder"]],
+        [["lm"], ["encoder", "listen", "decoder"]],
         [["export"]],
         [["evaluate"]],
     ]

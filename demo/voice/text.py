@@ -16,7 +16,8 @@ from demo.voice import everyday, numbers
 from demo.voice.numbers import Pair
 
 HELD_OUT = Path(__file__).with_name("sentences.txt")
-"""Sentences to judge with, one a line. No sentence of the training has five words in a row with one of them."""
+"""Sentences to judge with, one a line, behind the seconds that the teacher's clip of it has. No sentence of the training
+has five words in a row with one of them."""
 RUN = 5
 SHORTEST, LONGEST = 14, 84
 """Characters of a training sentence."""
@@ -26,8 +27,10 @@ QUESTIONS = (
 )
 
 
-def held_out() -> list[str]:
-    return HELD_OUT.read_text(encoding="utf-8").splitlines()
+def held_out() -> dict[str, float]:
+    """Return the sentences to judge with, and the seconds of the teacher's clips."""
+    lines = (line.split("\t") for line in HELD_OUT.read_text(encoding="utf-8").splitlines())
+    return {sentence: float(seconds) for seconds, sentence in lines}
 
 
 def words(text: str) -> list[str]:

@@ -54,14 +54,14 @@ def train(work: Path, steps: int) -> None:
         model.load_state_dict(saved["model"])
         optimizer.load(saved["optimizer"])
         clock = CpuClock(saved["cpu_seconds"])
-    already: set[str] = set()
-    examples = load_examples(work, already)
+    chunks: dict[str, list[Example]] = {}
+    examples = load_examples(work, chunks)
     held, examples = _split(examples)
     source = batches(start, examples)
     seen: dict[str, list[float]] = defaultdict(list)
     for step in range(start, steps):
         if (step + 1) % NEW_CLIPS_EVERY == 0:
-            examples += load_examples(work, already)
+            examples += load_examples(work, chunks)
         batch = next(source)
         total, losses = loss_of(model, batch, torch.Generator().manual_seed(step))
         total.backward()
