@@ -11,17 +11,19 @@ RANDOM := models/random
 MODEL ?= $(DEMO)
 GPU_WHEELS := .whl
 # These models mark with the published key; any other model needs a key of its own: see README.md.
-SERVE_OPTIONS ?= $(if $(filter $(DEMO) $(RANDOM),$(MODEL)),--allow-reference-key)
+SERVE_OPTIONS ?= $(if $(filter $(DEMO) $(RANDOM),$(MODEL)),--allow-reference-key) \
+    $(if $(filter $(DEMO),$(MODEL)),--voices $(DEMO)/voices)
 
 # Most utterances at once that the engines of `make build` take.
 STREAMS ?= 64
 
-.PHONY: help demo test quick messages docs lint format convert build serve soak gpu-suite gpu-suite-wheels clean
+.PHONY: help demo test quick voice-check messages docs lint format convert build serve soak gpu-suite \
+    gpu-suite-wheels clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: $(READY) $(DEMO) ## start the whole server, speak a sentence and write out/demo.wav
+demo: $(READY) $(DEMO) ## start the whole server, speak a sentence, write out/demo.wav and out/demo.png
 	$(BIN)/python -m demo.speak --model $(DEMO)
 
 test: quick ## run all tests (15 minutes on 2 cores)
@@ -29,6 +31,9 @@ test: quick ## run all tests (15 minutes on 2 cores)
 
 quick: $(READY) $(RANDOM) ## run the tests that start no server (3 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not server and not slow" --numprocesses 2 --dist loadfile
+
+voice-check: $(READY) $(DEMO) ## judge the demo's voice on all held-out sentences (10 minutes)
+	$(BIN)/python -m demo.voice.evaluate $(DEMO)
 
 messages: $(READY) $(RANDOM) ## run all tests and renew tests/messages.json
 	$(BIN)/python -m pytest --renew-messages
@@ -96,7 +101,7 @@ $(READY): pyproject.toml client/pyproject.toml gateway/pyproject.toml constraint
 MAKERS := demo/model.py $(wildcard demo/silentcipher/weights/*) $(foreach file,config mimi model/atomic_folder \
     model/checkpoint model/meta_tokenizer,misotts/$(file).py)
 
-$(DEMO): $(MAKERS) $(wildcard demo/voice/weights/*) | $(READY)
+$(DEMO): $(MAKERS) $(wildcard demo/voice/weights/* demo/voice/voices/*) | $(READY)
 	$(BIN)/python -m demo.model $@
 	touch $@
 

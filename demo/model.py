@@ -49,6 +49,9 @@ CONFIG = {
 VOICE = Path(__file__).with_name("voice") / "weights"
 """Language model, codec, tokenizer and configuration that `demo.voice` trained."""
 
+REGISTERED = VOICE.with_name("voices")
+"""A folder of registered voices that comes with the demo."""
+
 SILENTCIPHER = Path(__file__).with_name("silentcipher") / "weights"
 """SilentCipher weights trained on real speech by `demo.silentcipher.train`."""
 
@@ -56,10 +59,12 @@ ENCODER_WIDTH = 4
 
 
 def make_demo(folder: Path) -> None:
-    """Copy the demo model to `folder`, which appears complete or not at all; an existing one is replaced."""
+    """Copy the demo model and its registered voices to `folder`, which appears complete or not at all; an existing one
+    is replaced."""
     with atomic_folder(folder) as draft:
         shutil.copytree(VOICE, draft, dirs_exist_ok=True)
         shutil.copytree(SILENTCIPHER, draft / "silentcipher")
+        shutil.copytree(REGISTERED, draft / "voices")
 
 
 def make_random(folder: Path, seed: int = 0) -> None:

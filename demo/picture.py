@@ -50,7 +50,8 @@ def draw(audio: np.ndarray, text: str, path: Path) -> None:
     seconds = len(audio) / SAMPLE_RATE
     wave.plot(np.arange(len(audio)) / SAMPLE_RATE, audio, linewidth=0.4, color="tab:blue")
     wave.set(ylim=(-0.6, 0.6), yticks=[])
-    spectrum.specgram(audio + 1e-9, WINDOW, SAMPLE_RATE, noverlap=WINDOW - HOP, vmin=FLOOR_DB, cmap="magma")
+    floor = np.random.default_rng(0).normal(0, 1e-6, len(audio))  # digital silence has no logarithm
+    spectrum.specgram(audio + floor, NFFT=WINDOW, Fs=SAMPLE_RATE, noverlap=WINDOW - HOP, vmin=FLOOR_DB, cmap="magma")
     spectrum.set(xlim=(0, seconds), ylim=(0, 9000), yticks=[0, 2000, 4000, 6000, 8000], xlabel="s", ylabel="Hz")
     for word, begin, end in words_in_time(audio, text):
         spectrum.text((begin + end) / 2, 8100, word, color="white", fontsize=8, ha="center")

@@ -1,13 +1,19 @@
 """The demo model is small, is loaded like any other, and speaks until its sentence ends."""
 
+import re
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from msgspec.structs import astuple
+import soundfile
+import torch
+from safetensors.torch import load_file
 
-from demo.model import make_demo
+from demo.model import REGISTERED, VOICE, make_demo
+from demo.picture import draw, words_in_time
+from demo.voice import export, resume
 from misotts.config import SAMPLE_RATE, ModelConfig
 from misotts.synthesizer import Synthesizer
 
@@ -35,6 +41,30 @@ def test_the_demo_model_speaks_until_the_sentence_ends(voice_folder: Path) -> No
     assert chunks[-1].finish == "eos"
     assert 0.5 < len(audio) / SAMPLE_RATE < 4
     assert 0.01 < np.sqrt(np.square(audio).mean()) < 0.3  # neither silence nor noise at full scale
+
+
+def test_a_training_that_goes_on_from_the_committed_weights_exports_them_again(tmp_path: Path) -> None:
+    resume.restore(tmp_path)
+    model = export.language_model(torch.load(tmp_path / "lm-start.pt"))
+    committed = load_file(VOICE / "model.safetensors")
+    assert model.keys() == committed.keys()
+    assert all(torch.equal(model[name], committed[name]) for name in committed)
+    for name in ("decoder", "encoder"):
+        torch.save({"kept": torch.load(tmp_path / f"{name}-start.pt")}, tmp_path / f"{name}.pt")
+    codec, committed = export.mimi(tmp_path), load_file(VOICE / "mimi.safetensors")
+    assert all(torch.equal(codec[name], committed[name]) for name in committed)
+
+
+def test_a_picture_shows_the_words_where_they_are_spoken(tmp_path: Path) -> None:
+    said, text = soundfile.read(REGISTERED / "high.flac", dtype="float32")[0], (REGISTERED / "high.txt").read_text()
+    draw(said, text, tmp_path / "high.png")
+    assert (tmp_path / "high.png").read_bytes().startswith(b"\x89PNG")
+    words = words_in_time(said, text)
+    assert [word for word, _, _ in words] == re.findall(r"[a-z]+", text.lower())
+    edges = [edge for _, begin, end in words for edge in (begin, end)]
+    assert edges == sorted(edges)
+    assert edges[-1] < len(said) / SAMPLE_RATE
+    assert words_in_time(said, "Qwxyz is no word.") == []
 
 
 def test_the_tracked_files_stay_small() -> None:

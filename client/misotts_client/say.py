@@ -24,7 +24,9 @@ def _option(name: str) -> Any:
 
 def say(
     text: Annotated[str, typer.Argument(help="Text to speak.")],
-    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="WAV file to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="WAV file to write.")] = Path(
+        "speech.wav"
+    ),
     url: Annotated[
         str, typer.Option(help="Host and gRPC port of the server, behind https:// for TLS.")
     ] = "localhost:8001",

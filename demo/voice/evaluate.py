@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 
 from benchmarks.record import save
+from demo.model import REGISTERED
 from demo.voice import features, judge, text
 from demo.voice.files import log
 from misotts.config import SAMPLE_RATE
@@ -29,8 +30,6 @@ from misotts.watermark.detector import Detector
 from misotts_client import Client, Speech
 from misotts_client.speech import Recording
 
-VOICES = Path(__file__).with_name("voices")
-"""The registered voices that come with the demo: `low` sounds like SPEAKER 0, `high` like SPEAKER 1."""
 ANY_SPEAKER = (0, 1, 7)
 KEY = bytes([0x4D, 0x17, 0xC2, 0x9A, 0xE8])
 MARKED_S = 5
@@ -94,7 +93,7 @@ def connected(model: Path) -> Iterator[Client]:
     with tempfile.TemporaryDirectory() as folder:
         key_file = Path(folder) / "key"
         key_file.write_text(KEY.hex() + "\n", encoding="utf-8")
-        options = [f"--voices={VOICES}", "--no-allow-reference-key", f"--watermark-key-file={key_file}"]
+        options = [f"--voices={REGISTERED}", "--no-allow-reference-key", f"--watermark-key-file={key_file}"]
         with running_server(model, *options) as server, Client(server.url) as client:
             yield client
 
@@ -177,7 +176,7 @@ def of_long_texts(client: Client, model: Path, count: int, most_s: float = MOST_
 
 def of_voices(client: Client, count: int, most_s: float = MOST_S) -> list[dict[str, Any]]:
     """Speak after each registered voice, as every SPEAKER: pitch and spectrum should be the voice's."""
-    clips = {name: soundfile.read(VOICES / f"{name}.flac", dtype="float32")[0] for name in features.NAMES}
+    clips = {name: soundfile.read(REGISTERED / f"{name}.flac", dtype="float32")[0] for name in features.NAMES}
     sentences = list(text.held_out())[10 : 10 + count]
     rows = []
     for name in clips:
@@ -217,13 +216,15 @@ def faults(figures: Mapping[str, Any]) -> list[str]:
     for row in figures["speakers"]:
         found += _pitch_fault(f"SPEAKER {row['speaker']}", row["pitch_hz"], features.VOICES[row["speaker"]][1])
     for row in figures["registered_voices"]:
-        found += _pitch_fault(f"voice {row['voice']} as SPEAKER {row['speaker']}", row["pitch_hz"], row["clip_pitch_hz"])
+        found += _pitch_fault(
+            f"voice {row['voice']} as SPEAKER {row['speaker']}", row["pitch_hz"], row["clip_pitch_hz"]
+        )
     return found
 
 
-def _pitch_fault(who: str, hertz: float, wanted: float) -> list[str]:
+def _pitch_fault(name: str, hertz: float, wanted: float) -> list[str]:
     near = wanted / PITCH_RANGE <= hertz <= wanted * PITCH_RANGE
-    return [] if near else [f"{who}: the median pitch is {hertz} Hz, the teacher's {wanted} Hz"]
+    return [] if near else [f"{name}: the median pitch is {hertz} Hz, the teacher's {wanted} Hz"]
 
 
 def main() -> None:

@@ -64,8 +64,8 @@ def seam_step(audio: np.ndarray, seams: Sequence[int]) -> float:
 
 
 def spectrum(audio: np.ndarray) -> np.ndarray:
-    """Return the mean spectrum of the audible moments in dB, by mel bands, less its mean: float [BANDS]. It belongs to a
-    voice more than to what is said."""
+    """Return the mean spectrum of the louder half in dB, by mel bands, less its mean: float [BANDS]. It depends on the
+    voice more than on what is said."""
     whole = np.pad(audio, (0, -len(audio) % FRAME_SAMPLES))
     mel = features.describe(whole)[:, : features.SPECTRA * features.BANDS].reshape(-1, features.BANDS)
     level = mel.mean(1)
@@ -80,4 +80,6 @@ def spectral_distance(audio: np.ndarray, other: np.ndarray) -> float:
 
 def opinion(audio: np.ndarray) -> float:
     """Return DNSMOS's overall score, 1 to 5, as the `speechmos` package computes it."""
-    return float(dnsmos.run(soxr.resample(audio.astype(np.float32), SAMPLE_RATE, RATE).clip(-1, 1), sr=RATE)["ovrl_mos"])
+    return float(
+        dnsmos.run(soxr.resample(audio.astype(np.float32), SAMPLE_RATE, RATE).clip(-1, 1), sr=RATE)["ovrl_mos"]
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.voice.files import log, write_whole
+from demo.voice.files import log
 
 CHUNK = 100
 """Sentences of a file of clips."""
@@ -145,7 +144,8 @@ def evaluate(work: Work) -> None:
 
 
 STAGES: dict[str, Callable[[Work], None]] = {
-    stage.__name__: stage for stage in (resume, speak, shape, codes, encode, decoder, encoder, listen, lm, export, evaluate)
+    stage.__name__: stage
+    for stage in (resume, speak, shape, codes, encode, decoder, encoder, listen, lm, export, evaluate)
 }
 
 

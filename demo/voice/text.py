@@ -16,8 +16,8 @@ from demo.voice import everyday, numbers
 from demo.voice.numbers import Pair
 
 HELD_OUT = Path(__file__).with_name("sentences.txt")
-"""Sentences to judge with, one a line, behind the seconds that the teacher's clip of it has. No sentence of the training
-has five words in a row with one of them."""
+"""Sentences to judge with, one a line, behind the seconds of the teacher's clip of it. No sentence of the training has
+five words in a row with one of them."""
 RUN = 5
 SHORTEST, LONGEST = 14, 84
 """Characters of a training sentence."""

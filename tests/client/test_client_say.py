@@ -58,6 +58,15 @@ def test_a_wav_file_and_a_report(triton: FakeTriton, out: Path) -> None:
     assert [tensor.name for tensor in triton.requests[0].inputs] == ["TEXT", "VOICE", "SEED", "MAX_AUDIO_MS"]
 
 
+def test_the_file_has_a_default_name(triton: FakeTriton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    triton.script = lambda request, context: utterance(3)
+    app = typer.Typer()
+    app.command()(say)
+    assert CliRunner().invoke(app, ["hello", "--url", triton.url]).exit_code == 0
+    assert len(read(tmp_path / "speech.wav")) == 3 * 1920
+
+
 def test_loud_audio_is_clipped(triton: FakeTriton, out: Path) -> None:
     triton.script = lambda request, context: iter([answer(2, level=1.5), answer(2, level=-1.5, finish="eos")])
     assert invoke(out, triton.url).exit_code == 0
