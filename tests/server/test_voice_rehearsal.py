@@ -28,6 +28,7 @@ def work(tmp_path: Path) -> stages.Work:
     return stages.Work(tmp_path / "work", tmp_path / "work" / "model", stages.REHEARSAL)
 
 
+@pytest.mark.timeout(600)  # 45 s of CPU time, minutes on a busy machine
 def test_every_stage_runs_and_the_model_speaks_through_the_server(work: stages.Work) -> None:
     for name, stage in stages.STAGES.items():
         if name != "resume":
