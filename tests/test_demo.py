@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from msgspec.structs import astuple
 import soundfile
 import torch
+from msgspec.structs import astuple
 from safetensors.torch import load_file
 
 from demo.model import REGISTERED, VOICE, make_demo
