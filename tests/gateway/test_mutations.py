@@ -234,6 +234,6 @@ def test_mutations(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(run())
-    assert not caplog.records
+    assert not [record for record in caplog.records if not record.name.startswith("grpc")]
     assert seen[200] > COUNT / 5
     assert seen[400] > COUNT / 5
