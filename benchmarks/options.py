@@ -35,7 +35,7 @@ def _writable(suffix: str) -> Callable[[Path], Path]:
 
 
 Url = Annotated[str | None, typer.Option(help="Host and gRPC port of a running server; by default, one is started.")]
-MetricsPort = Annotated[int, typer.Option(min=1, max=65535, help="With --url: port of the server's metrics.")]
+ReadyPort = Annotated[int, typer.Option(min=1, max=65535, help="With --url: port of the server's /metrics.")]
 Model = Annotated[Path, typer.Option(help="Model folder; without --url, the one to serve.")]
 Seconds = Annotated[float, typer.Option(min=0.1, help="Time during which new calls are made.")]
 Chars = Annotated[int, typer.Option(min=10, max=1000, help="Median length of a text, in code points.")]

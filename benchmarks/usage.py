@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from misotts.serve.local import RunningServer
+from misotts.serve.settings import GATEWAY
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Usage:
 
 
 def usage(server: RunningServer) -> list[Usage]:
-    """Return the usage of the launcher, tritonserver and the four stages, sorted by name.
+    """Return the usage of the launcher, the gateway, tritonserver and the four stages, sorted by name.
 
     Raises:
         psutil.Error: the server has ended.
@@ -34,7 +35,8 @@ def usage(server: RunningServer) -> list[Usage]:
     for process in launcher.children(recursive=True):
         words = process.cmdline()
         stage = re.search(r"/(\w+)/1/model\.py", " ".join(words))
-        found.append(_usage(process, stage[1] if stage else Path(words[0]).name))
+        name = stage[1] if stage else GATEWAY if "misotts_gateway" in words else Path(words[0]).name
+        found.append(_usage(process, name))
     return sorted(found, key=lambda each: each.name)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from benchmarks.options import Chars, ChunkFrames, JsonOutput, MaxMsPerChar, MetricsPort, Model, Seconds, Url
+from benchmarks.options import Chars, ChunkFrames, JsonOutput, MaxMsPerChar, Model, ReadyPort, Seconds, Url
 from benchmarks.options import output as file_output
 from misotts.cli.errors import one_line_errors
 
@@ -43,7 +43,7 @@ def load(
     chunk_frames: ChunkFrames = 0,
     seed: Annotated[int, typer.Option(help="The same seed makes the same calls.")] = 0,
     url: Url = None,
-    metrics_port: MetricsPort = 8002,
+    ready_port: ReadyPort = 8003,
     model: Model = Path("models/random"),
     voices: Annotated[Path | None, typer.Option(help="Without --url: folder of voices of the started server.")] = None,
     watermark_key_file: Annotated[
@@ -91,7 +91,7 @@ def load(
     console = Console()
     with (
         one_line_errors(MisoError, RuntimeError, SilentCipherError, WatermarkKeyError),
-        target(url, metrics_port, model, voices, watermark_key_file) as server,
+        target(url, ready_port, model, voices, watermark_key_file) as server,
         progress(seconds, console) as show,
     ):
         result = record(measure(planned, server, show))
@@ -123,7 +123,7 @@ def compare(
 
 @contextmanager
 def target(
-    url: str | None, metrics_port: int, model: Path, voices: Path | None = None, key_file: Path | None = None
+    url: str | None, ready_port: int, model: Path, voices: Path | None = None, key_file: Path | None = None
 ) -> Iterator[Target]:
     """Yield the server at `url`, or one that is started for the block."""
     from benchmarks.load.measure import Target
@@ -133,7 +133,7 @@ def target(
 
     if url:
         watermark = (Detector(model), read_key(key_file)) if key_file else ()
-        yield Target(url, f"http://{url.rpartition(':')[0]}:{metrics_port}/metrics", None, *watermark)
+        yield Target(url, f"http://{url.rpartition(':')[0]}:{ready_port}/metrics", None, *watermark)
         return
     with running_server(model, *([f"--voices={voices}"] if voices else [])) as server:
         yield Target.of(server, Detector(model))

@@ -13,8 +13,8 @@ from benchmarks.options import (
     Continuity,
     JsonOutput,
     MaxMsPerChar,
-    MetricsPort,
     Model,
+    ReadyPort,
     Seconds,
     TtfaP95,
     Url,
@@ -36,7 +36,7 @@ def sweep(
     chunk_frames: ChunkFrames = 0,
     seed: Annotated[int, typer.Option(help="Seed of the first run at each rate; the next runs count up.")] = 0,
     url: Url = None,
-    metrics_port: MetricsPort = 8002,
+    ready_port: ReadyPort = 8003,
     model: Model = Path("models/random"),
     output: JsonOutput = Path("out/sweep.json"),
 ) -> None:
@@ -67,7 +67,7 @@ def sweep(
 
     with (
         one_line_errors(MisoError, RuntimeError),
-        target(url, metrics_port, model) as server,
+        target(url, ready_port, model) as server,
         progress(seconds, console) as show,
     ):
         result = record(run(Sweep(objective, load, repeats, precision), on_server(server, show), show_point))

@@ -33,14 +33,21 @@ def _port(meaning: str) -> Any:
     return typer.Option(min=1, max=65535, help=meaning)
 
 
+def _gone(port: int | None) -> int | None:
+    """Refuse --metrics-port, which misotts 0.1 had."""
+    if port is not None:
+        raise typer.BadParameter("is gone: /metrics is on the --ready-port (8003) now, beside /ready")
+    return port
+
+
 def serve(
     model: Model = DEFAULT_MODEL,
     voices: Voices = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
-    http_port: Annotated[int, _port("Port of Triton's HTTP endpoint.")] = 8000,
-    grpc_port: Annotated[int, _port("Port of Triton's gRPC endpoint, which clients call.")] = 8001,
-    metrics_port: Annotated[int, _port("Port of the Prometheus metrics, /metrics.")] = 8002,
-    ready_port: Annotated[int, _port("Port of the probes /ready and /live.")] = 8003,
+    host: Annotated[str, typer.Option(help="Address or host name to listen on.")] = "0.0.0.0",
+    grpc_port: Annotated[int, _port("Port of gRPC.")] = 8001,
+    http_port: Annotated[int, _port("Port of HTTP and WebSockets.")] = 8080,
+    ready_port: Annotated[int, _port("Port of /ready, /live and /metrics.")] = 8003,
+    metrics_port: Annotated[int | None, typer.Option(hidden=True, callback=_gone)] = None,
     max_streams: Annotated[int, typer.Option(min=1, help="Largest number of utterances generated at once.")] = 16,
     kv_memory: Annotated[
         int | None,
@@ -72,21 +79,21 @@ def serve(
     """Run the server until SIGINT or SIGTERM.
 
     At the signal it refuses new requests, lets running streams end and exits with status 0. A second signal stops it
-    immediately. It exits with status 1 if it cannot start, or if a stage or tritonserver dies.
+    immediately. It exits with status 1 if it cannot start, or if a stage, tritonserver or the gateway dies.
     """
     from misotts.serve.launcher import ServeError
     from misotts.serve.launcher import serve as run
     from misotts.serve.settings import Ports, ServeOptions
     from misotts.watermark.key import REFERENCE_KEY, WatermarkKeyError, read_key
 
-    if len({http_port, grpc_port, metrics_port, ready_port}) < 4:
-        raise typer.BadParameter("--http-port, --grpc-port, --metrics-port and --ready-port must differ")
+    if len({grpc_port, http_port, ready_port}) < 3:
+        raise typer.BadParameter("--grpc-port, --http-port and --ready-port must differ")
     with one_line_errors(ServeError, WatermarkKeyError):
         options = ServeOptions(
             model=model,
             voices=voices,
             host=host,
-            ports=Ports(http_port, grpc_port, metrics_port, ready_port),
+            ports=Ports(grpc_port, http_port, ready_port),
             max_streams=max_streams,
             kv_memory=kv_memory,
             engines=EngineChoice(backbone, weights, kv_type, depth),

@@ -1,77 +1,101 @@
-"""The launcher's connections to the stages: their state, their heartbeats, and commands to them."""
+"""The launcher's connections to the stages and the gateway: their state, their heartbeats, and commands to them."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
 import socket
 import threading
-import time
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
-from misotts.serve.settings import STAGES
+from misotts.serve.messages import Messages, encode
+from misotts.serve.settings import GATEWAY, STAGES
 
 SILENT_S = 20.0
 """A stage counts as hung when no heartbeat has come, or its worker has not finished a piece of work, for this long. The
 longest single piece (10 s of audio through Mimi's encoder on a busy CPU) takes several seconds."""
+GAP_S = 2.0
+"""If the launcher itself has not run for this long (`docker pause`, a debugger), the stages have not run either: all
+clocks start again. It looks at them ten times a second."""
+STATES = ("loading", "ready", "failed")
 
 
 @dataclass
-class StageStatus:
-    """The state of one stage, and its last heartbeat."""
+class Status:
+    """The state of a stage or the gateway, and its last heartbeat."""
 
     state: str = "starting"
     """starting, loading, ready, failed or dead."""
     report: dict[str, Any] = field(default_factory=dict)
-    heard_at: float = field(default_factory=time.monotonic)
+    heard_at: float = 0.0
+    progress_at: float = 0.0
+    """Time at which `progress` in the report last changed."""
 
 
 @dataclass(frozen=True)
-class StageEvent:
-    """A change of a stage's state. `detail` is the part that it loads, or the reason of its failure or death."""
+class Event:
+    """A change of a sender's state. `detail` is the part that it loads, or the reason of its failure or death."""
 
-    stage: str
+    sender: str
+    """One of `STAGES`, or `GATEWAY`."""
     state: str
     detail: str
 
 
 class Control:
-    """Listens on the control socket, puts changes of state into `events`, and sends commands to the stages."""
+    """Listens on the control socket, puts changes of state into `events`, and sends commands."""
 
     def __init__(self, path: str) -> None:
         """Raises OSError if no socket can be made at `path`."""
-        self.events: queue.SimpleQueue[StageEvent] = queue.SimpleQueue()
-        self.stages = {stage: StageStatus() for stage in STAGES}
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.stages = {stage: Status() for stage in STAGES}
+        self.gateway = Status()
+        self.malformed = 0
+        """Number of messages that were dropped because they made no sense."""
+        self._senders = {**self.stages, GATEWAY: self.gateway}
         self._connections: dict[str, socket.socket] = {}
         self._lock = threading.Lock()
+        self._looked_at = monotonic()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(path)
         self._listener.listen()
         threading.Thread(target=self._accept, name="control", daemon=True).start()
 
     @property
+    def not_ready(self) -> list[str]:
+        """The stages that are not ready."""
+        return [stage for stage, status in self.stages.items() if status.state != "ready"]
+
+    @property
     def ready(self) -> bool:
-        return all(status.state == "ready" for status in self.stages.values())
+        return not self.not_ready
 
     @property
     def streams(self) -> int:
-        """Number of requests without a built prompt, and of utterances in generate, by the last heartbeats."""
-        return int(self.stages["prompt"].report.get("waiting", 0) + self.stages["generate"].report.get("streams", 0))
+        """Number of streams by the last heartbeats: requests without a built prompt and utterances in generate, or, if
+        there are more, streams whose caller has not taken the last chunk from the gateway."""
+        inside = self.stages["prompt"].report.get("waiting", 0) + self.stages["generate"].report.get("streams", 0)
+        return int(max(inside, self.gateway.report.get("streams", 0)))
 
-    def command(self, command: str, stage: str) -> None:
-        """Send a command to a stage. Nothing happens if the stage is not connected."""
-        with self._lock, contextlib.suppress(KeyError, OSError):  # OSError: it has just died, which `_listen` reports
-            self._connections[stage].sendall(json.dumps({"command": command}).encode() + b"\n")
+    def command(self, sender: str, command: str, **details: Any) -> None:
+        """Send a command. Nothing happens if `sender` is not connected, has just died or reads nothing."""
+        with self._lock, contextlib.suppress(KeyError, OSError):
+            self._connections[sender].sendall(encode({"command": command, **details}), socket.MSG_DONTWAIT)
 
-    def hung_stage(self) -> str | None:
-        """Return a stage that is ready and has been silent for `SILENT_S`, if there is one."""
-        now = time.monotonic()
-        for stage, status in self.stages.items():
-            idle_s = status.report.get("idle_s", 0.0)
-            if status.state == "ready" and (now - status.heard_at > SILENT_S or idle_s > SILENT_S):
-                return stage
+    def hung(self) -> str | None:
+        """Return a sender that is ready and has been silent or without progress for `SILENT_S`, if there is one.
+
+        Call it several times a second: after a gap of `GAP_S` between two calls all clocks start again.
+        """
+        now = monotonic()
+        gap, self._looked_at = now - self._looked_at, now
+        for sender, status in self._senders.items():
+            if gap > GAP_S:
+                status.heard_at = status.progress_at = now
+            if status.state == "ready" and now - min(status.heard_at, status.progress_at) > SILENT_S:
+                return sender
         return None
 
     def _accept(self) -> None:
@@ -80,29 +104,49 @@ class Control:
             threading.Thread(target=self._listen, args=(connection,), name="control-stage", daemon=True).start()
 
     def _listen(self, connection: socket.socket) -> None:
-        stage = ""
-        with contextlib.suppress(ConnectionError):  # the stage died before it had read every command
-            for line in connection.makefile(encoding="utf-8"):
-                message = json.loads(line)
-                stage = message["stage"]
+        sender = None
+        messages = Messages(connection)
+        with contextlib.suppress(ConnectionError):  # the sender died before it had read every command
+            for message in messages:
+                if not _makes_sense(message):
+                    messages.malformed += 1
+                    continue
+                sender = message["stage"]
                 with self._lock:
-                    self._connections[stage] = connection
-                self._receive(stage, message)
-        if stage:
-            self._change(stage, "dead", "its process ended")
+                    self._connections[sender] = connection
+                self._receive(sender, message)
+        with self._lock:
+            self.malformed += messages.malformed
+        if sender:
+            self._change(sender, "dead", "its process ended")
 
-    def _receive(self, stage: str, message: dict[str, Any]) -> None:
-        status = self.stages[stage]
-        status.heard_at = time.monotonic()
+    def _receive(self, sender: str, message: dict[str, Any]) -> None:
+        status = self._senders[sender]
+        status.heard_at = monotonic()
         if "report" in message:
-            status.report = message["report"]
+            report = message["report"]
+            if "progress" not in report or report["progress"] != status.report.get("progress"):
+                status.progress_at = status.heard_at
+            status.report = report
             return
-        self._change(stage, message["state"], message["detail"])
-        if all(other.state == "ready" for name, other in self.stages.items() if name != "generate"):
-            self.command("others_ready", "generate")
+        if message["state"] == "ready":
+            status.progress_at = status.heard_at
+        self._change(sender, message["state"], message["detail"])
+        if self.not_ready in ([], ["generate"]):
+            self.command("generate", "others_ready")
 
-    def _change(self, stage: str, state: str, detail: str) -> None:
-        status = self.stages[stage]
+    def _change(self, sender: str, state: str, detail: str) -> None:
+        status = self._senders[sender]
         if status.state != "failed":  # the death of a failed stage is not reported
             status.state = state
-            self.events.put(StageEvent(stage, state, detail))
+            self.events.put(Event(sender, state, detail))
+
+
+def _makes_sense(message: dict[str, Any]) -> bool:
+    """Return True if the fields that the launcher reads exist and have the right types."""
+    if message.get("stage") not in (*STAGES, GATEWAY):
+        return False
+    if "report" not in message:
+        return message.get("state") in STATES and isinstance(message.get("detail"), str)
+    report = message["report"]
+    return isinstance(report, dict) and all(isinstance(report.get(name, 0), int) for name in ("waiting", "streams"))

@@ -1,9 +1,9 @@
-"""`misotts serve`, the process to supervise (PID 1 in a container): it owns tritonserver and goes through four phases.
+"""`misotts serve`, the process to supervise (PID 1 in a container): it owns tritonserver and the gateway.
 
-starting   write settings and repository to a run folder, start tritonserver, wait for the four stages
-serving    answer readiness probes, watch the stages
-draining   refuse new requests, let streams end
-stopping   stop tritonserver
+starting   start the gateway, which answers /ready and /live from then on; start tritonserver, wait for the four stages
+serving    watch the stages, tritonserver and the gateway
+draining   the gateway refuses new requests and ends when its callers have taken their last chunks
+stopping   stop tritonserver, then the gateway
 """
 
 from __future__ import annotations
@@ -15,29 +15,37 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from misotts.config import ConfigError, ModelConfig
 from misotts.engines.table import EngineError, check_engines
-from misotts.serve.control import SILENT_S, Control, StageEvent
-from misotts.serve.readiness import Readiness, answers
-from misotts.serve.run_folder import run_folder
-from misotts.serve.settings import ServeOptions, StageSettings
-from misotts.serve.triton_process import TritonProcess
-from misotts.serve.tritonserver import NoTritonError, TritonServer, lay_out_repository
-from misotts.watermark.key import REFERENCE_KEY
+from misotts.serve.child import Child
+from misotts.serve.control import SILENT_S, Control, Event
+from misotts.serve.run_folder import close_shared_memory, run_folder
+from misotts.serve.settings import GATEWAY, ServeOptions, StageSettings
+from misotts.serve.triton_log import TritonLog
+from misotts.serve.tritonserver import NoTritonError, TritonServer, tcp_listeners
+from misotts.watermark.key import KEY_ENV, REFERENCE_KEY
 
 START_LIMIT_S = 1800.0
 """Longest time to load: an 8B model from a cold network disk takes many minutes."""
+LISTEN_LIMIT_S = 30.0
+"""Time after which tritonserver listens once all stages are ready; it takes about a second."""
 STOP_LIMIT_S = 10
 """Time that tritonserver gets to stop once all streams have ended."""
-HURRIED_STOP_LIMIT_S = 2
-"""The same where it would wait in vain, because a stage is dead or streams have not ended."""
+GATEWAY_STOP_LIMIT_S = 2
+"""Time that the gateway gets to tell its callers of the end."""
 SETTLED_S = 1.0
-"""Two heartbeats: if all stages report zero streams for this long, none is in flight between two of them."""
+"""Two heartbeats: if all report zero streams for this long, none is in flight between two of them."""
 WATCH_S = 0.1
+START_WATCH_S = 0.02
+"""The same during the start, in which the stages' shared memory appears and is closed to other users."""
+TELL_S = 0.5
+"""The gateway hears the server's state at every change and this often."""
 
 
 class ServeError(RuntimeError):
@@ -48,10 +56,10 @@ def serve(options: ServeOptions) -> None:
     """Run the server until SIGINT or SIGTERM, then drain it.
 
     Raises:
-        ServeError: the server cannot start, or a stage or tritonserver has died.
+        ServeError: the server cannot start, or a stage, tritonserver or the gateway has died.
     """
-    _check(options)
-    with contextlib.ExitStack() as stack:
+    with _received_signals() as signals, contextlib.ExitStack() as stack:
+        _check(options)
         try:
             run = stack.enter_context(run_folder())
             settings = StageSettings(**vars(options), run=run)
@@ -59,7 +67,21 @@ def serve(options: ServeOptions) -> None:
         except OSError as error:  # no folder can be written, or its path is too long for a socket
             where = f"{tempfile.gettempdir()} (set TMPDIR to use another)"
             raise ServeError(f"cannot make a run folder in {where}: {error}") from None
-        _Launcher(settings, control).run()
+        _Launcher(settings, control, signals).run()
+
+
+@contextlib.contextmanager
+def _received_signals() -> Iterator[list[str]]:
+    """Yield a list that gets the name of each signal that comes during the block: the first one asks for a drain, the
+    second one for an immediate stop."""
+    received: list[str] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    earlier = [signal.signal(number, lambda it, _: received.append(signal.Signals(it).name)) for number in numbers]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(numbers, earlier, strict=True):
+            signal.signal(number, handler)
 
 
 def _check(options: ServeOptions) -> None:
@@ -71,97 +93,142 @@ def _check(options: ServeOptions) -> None:
         raise ServeError(str(error)) from None
     if options.voices and not options.voices.is_dir():
         raise ServeError(f"no voices at {options.voices}: not a folder")
-    for name, port in vars(options.ports).items():
-        try:
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((options.host, port))
-        except OSError as error:
-            where = f"the {name} port {port} of {options.host}"
-            raise ServeError(f"cannot listen on {where}: {error.strerror}") from None
 
 
 class _Launcher:
-    def __init__(self, settings: StageSettings, control: Control) -> None:
-        self._settings, self._control = settings, control
-        self._triton = TritonProcess(settings.run / "tritonserver.log")
+    def __init__(self, settings: StageSettings, control: Control, signals: Sequence[str]) -> None:
+        self._settings, self._control, self._signals = settings, control, signals
+        self._log = TritonLog(settings.run / "tritonserver.log")
+        self._triton = Child("tritonserver", self._log.copy)
+        self._gateway = Child(GATEWAY, _copy_gateway_lines)
         self._phase: Literal["starting", "serving", "draining", "stopping"] = "starting"
-        self._signals: list[str] = []
-        """Names of the signals that have come: the first one asks for a drain, the second one for an immediate stop."""
+        self._reason = ""
+        """The error that ends the server."""
+        self._told: dict[str, Any] = {}
+        """What the gateway has heard last, and when."""
+        self._told_at = 0.0
 
     def run(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-        readiness = Readiness(self._settings.host, self._settings.ports.ready, self._state)
+        threading.excepthook = self._thread_died
         drained = False
         try:
             self._start()
             while not self._signals:
                 self._watch()
-            drained = self._drain()
+            drained = self._phase == "serving" and self._drain()
         except (ServeError, NoTritonError) as error:
+            self._reason = str(error)
             raise ServeError(f"{error}{self._save_log()}") from None
         finally:
             self._phase = "stopping"
-            self._triton.stop(STOP_LIMIT_S if drained and self._control.ready else HURRIED_STOP_LIMIT_S)
-            readiness.close()
+            self._tell_gateway()
+            if drained and self._control.ready:
+                self._end(self._triton, STOP_LIMIT_S)
+            self._triton.kill()
+            self._end(self._gateway, GATEWAY_STOP_LIMIT_S)
 
     def _start(self) -> None:
-        """Start tritonserver and wait until every stage is ready, or a signal comes."""
+        """Start the gateway and tritonserver and wait until every stage is ready, or a signal comes."""
         began = time.monotonic()
-        host, ports = self._settings.host, self._settings.ports
         if self._settings.watermark_key == REFERENCE_KEY:
             _report("the watermark key is the one that MisoTTS publishes: the mark proves nothing")
         self._settings.save()
-        lay_out_repository(self._settings)
+        environment = {name: value for name, value in os.environ.items() if name != KEY_ENV}
+        self._gateway.start(self._gateway_command(), environment)
+        self._wait(lambda: "" if self._control.gateway.state == "ready" else GATEWAY, LISTEN_LIMIT_S)
+        if self._signals:
+            return
         triton = TritonServer.find(self._settings.run)
         command = triton.command(self._settings, STOP_LIMIT_S)
-        self._triton.start(command, triton.environment(self._settings))
-        health = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{ports.http}/v2/health/ready"
-        while not (self._control.ready and answers(health)):
-            if self._signals:
-                return
-            self._watch()
-            if time.monotonic() > began + START_LIMIT_S:
-                loading = [stage for stage, status in self._control.stages.items() if status.state != "ready"]
-                missing = ", ".join(loading) or "tritonserver"
-                raise ServeError(f"not ready after {START_LIMIT_S:.0f} s: still waiting for {missing}")
+        self._triton.start(command, triton.environment(self._settings), stdout_too=True)
+        self._wait(lambda: ", ".join(self._control.not_ready), START_LIMIT_S)
+        self._wait(self._silent_socket, LISTEN_LIMIT_S)
+        if self._signals:
+            return
+        if ports := tcp_listeners(self._triton.pid):
+            what = f"listens on TCP port {ports[0]} although it is told to use the sockets of the run folder alone"
+            raise ServeError(f"tritonserver {what}: this release cannot be kept private")
         self._phase = "serving"
-        where = f"grpc {ports.grpc}, http {ports.http}, metrics {ports.metrics}, readiness {ports.ready}"
-        _report(f"ready after {time.monotonic() - began:.1f} s on {host}: {where}")
+        where = ", ".join(f"{name} {port}" for name, port in vars(self._settings.ports).items())
+        _report(f"ready after {time.monotonic() - began:.1f} s on {self._settings.host}: {where}")
 
-    def _watch(self) -> None:
-        """Wait up to `WATCH_S` for a stage's change of state.
+    def _gateway_command(self) -> list[str]:
+        settings = self._settings
+        own = {"upstream": f"unix:{settings.triton_socket}", "launcher": settings.control_socket, "host": settings.host}
+        ports = {f"{name}-port": port for name, port in vars(settings.ports).items()}
+        flags = [f"--{name}={value}" for name, value in (own | ports).items()]
+        return [sys.executable, "-m", "misotts_gateway", *flags, *settings.gateway]
+
+    def _silent_socket(self) -> str:
+        """Return a text on a socket on which tritonserver does not listen yet, or an empty string."""
+        for path in (self._settings.triton_socket, self._settings.metrics_socket):
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(path):
+                    return f"tritonserver to listen on {path}, which not every release may support"
+        return ""
+
+    def _wait(self, missing: Callable[[], str], limit_s: float) -> None:
+        """Watch until `missing()` is empty or a signal comes.
 
         Raises:
-            ServeError: a stage fails, dies or hangs, tritonserver has ended, or a second signal has come.
+            ServeError: it takes longer than `limit_s`, or see `_watch`.
         """
+        until = time.monotonic() + limit_s
+        while not self._signals and (awaited := missing()):
+            self._watch()
+            if time.monotonic() > until:
+                raise ServeError(f"not ready after {limit_s:.0f} s: still waiting for {awaited}")
+
+    def _watch(self) -> None:
+        """Wait a moment for a change of state, and look at everything.
+
+        Raises:
+            ServeError: a stage or the gateway fails, dies or hangs, tritonserver ends, or a second signal has come.
+        """
+        starting = self._phase == "starting"
         with contextlib.suppress(queue.Empty):
-            self._handle(self._control.events.get(timeout=WATCH_S))
-        if hung := self._control.hung_stage():
+            self._handle(self._control.events.get(timeout=START_WATCH_S if starting else WATCH_S))
+        if starting:
+            close_shared_memory(self._settings.run)
+        self._tell_gateway()
+        if hung := self._control.hung():
             raise ServeError(f"{hung} hangs: it has made no progress for {SILENT_S:.0f} s")
-        if self._triton.has_ended:
-            raise ServeError(self._triton.explain_end("tritonserver ended"))
+        if self._triton.status is not None:
+            raise ServeError(self._explain_triton("tritonserver ended"))
+        if self._gateway.status is not None and not self._gateway_is_done:
+            raise ServeError(self._gateway.describe_end("the gateway ended"))
         if len(self._signals) > 1:
             raise ServeError("stopped before all streams had ended")
 
-    def _handle(self, event: StageEvent) -> None:
+    def _handle(self, event: Event) -> None:
         if event.state == "loading":
-            _report(f"{event.stage:<10} {event.detail}")
+            _report(f"{event.sender:<10} {event.detail}")
         elif event.state == "failed":
             failed = "failed to load" if self._phase == "starting" else "failed"
-            raise ServeError(f"{event.stage} {failed}: {event.detail}")
-        elif event.state == "dead":
-            raise ServeError(self._triton.explain_end(f"{event.stage} died: {event.detail}"))
+            raise ServeError(f"{event.sender} {failed}: {event.detail}")
+        elif event.state == "dead" and event.sender != GATEWAY:  # `_watch` sees the end of the gateway's process
+            raise ServeError(self._explain_triton(f"{event.sender} died: {event.detail}"))
+
+    def _explain_triton(self, observed: str) -> str:
+        """Return the reason of an end of which `observed` was noticed first: when tritonserver ends, its stages do."""
+        end = self._triton.describe_end(observed)
+        killed = self._triton.status == -signal.SIGKILL  # nothing that it logged before can be the reason
+        return end if killed else end + self._log.recent_error()
+
+    @property
+    def _gateway_is_done(self) -> bool:
+        """True if the gateway has ended as a drain makes it end: every caller has taken its last chunk."""
+        return self._phase == "draining" and self._gateway.status == 0
 
     def _drain(self) -> bool:
-        """Refuse new requests and wait until all streams have ended; return False if they take too long."""
+        """Have the gateway refuse new requests and wait until all streams have ended; return False if they take too
+        long."""
         self._phase = "draining"
         _report(f"{self._signals[0]}: draining; send it again to stop immediately")
-        self._control.command("drain", "prompt")  # the later stages finish what prompt has accepted
+        self._control.command(GATEWAY, "drain")
         limit = time.monotonic() + self._settings.drain_s
         settled = time.monotonic() + SETTLED_S
-        while time.monotonic() < settled:
+        while time.monotonic() < settled and not self._gateway_is_done:
             self._watch()
             if streams := self._control.streams:
                 settled = time.monotonic() + SETTLED_S
@@ -171,22 +238,42 @@ class _Launcher:
         _report("all streams have ended")
         return True
 
+    def _end(self, child: Child, limit_s: float) -> None:
+        """Ask a child to end, and kill it after `limit_s` or at a further signal."""
+        seen = len(self._signals)
+        until = time.monotonic() + limit_s
+        child.terminate()
+        while child.status is None and time.monotonic() < until and len(self._signals) == seen:
+            time.sleep(START_WATCH_S)
+        child.kill()
+
+    def _tell_gateway(self) -> None:
+        """Send the gateway the server's state, which /ready and /live answer with."""
+        stages = {stage: status.state for stage, status in self._control.stages.items()}
+        ready = self._phase == "serving" and self._control.ready
+        streams, reason = self._control.streams, self._reason
+        state = {"ready": ready, "phase": self._phase, "stages": stages, "streams": streams, "reason": reason}
+        if state != self._told or time.monotonic() > self._told_at + TELL_S:
+            self._told, self._told_at = state, time.monotonic()
+            self._control.command(GATEWAY, "state", **state)
+
     def _save_log(self) -> str:
         """Save Triton's log from the run folder, which is about to be removed; return where it is, if it was saved."""
         target = Path(tempfile.gettempdir()) / f"misotts-{os.getpid()}.log"
-        return f" (log: {target})" if self._triton.log.save(target) else ""
+        return f" (log: {target})" if self._log.save(target) else ""
 
-    def _state(self) -> tuple[bool, dict[str, Any]]:
-        """See `Readiness`."""
-        stages = {stage: status.state for stage, status in self._control.stages.items()}
-        ready = self._phase == "serving" and self._control.ready and self._control.hung_stage() is None
-        return ready, {"phase": self._phase, "stages": stages, "streams": self._control.streams}
+    def _thread_died(self, failure: threading.ExceptHookArgs) -> None:
+        """End the server when one of the launcher's threads has died: a launcher that hears a part of its stages cannot
+        watch them."""
+        name = failure.thread.name if failure.thread else "a thread"
+        self._control.events.put(Event(f"the launcher's {name}", "failed", repr(failure.exc_value)))
 
-    def _on_signal(self, number: int, _: object) -> None:
-        self._signals.append(signal.Signals(number).name)
-        if self._phase == "stopping":
-            self._triton.kill()
+
+def _copy_gateway_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        _report(f"{GATEWAY}: {line.rstrip()}")
 
 
 def _report(line: str) -> None:
-    print(f"misotts: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # what cannot be printed is dropped: nothing may end a drain
+        print(f"misotts: {line}", file=sys.stderr, flush=True)

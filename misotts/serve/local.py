@@ -17,11 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from misotts.serve.readiness import answers
 from misotts.serve.settings import Ports
 
 START_S = 120
 STOP_S = 30
+
+_own = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks this machine itself: never through a proxy, whatever `http_proxy` says."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class RunningServer:
 
     @property
     def metrics_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports.metrics}/metrics"
+        return f"http://127.0.0.1:{self.ports.ready}/metrics"
 
     @property
     def ready_url(self) -> str:
@@ -45,12 +47,19 @@ class RunningServer:
 
     @property
     def is_ready(self) -> bool:
-        return answers(self.ready_url)
+        try:
+            return self.readiness()[0] == 200
+        except OSError:
+            return False
 
     def readiness(self) -> tuple[int, dict[str, Any]]:
-        """Return the status and the body of /ready."""
+        """Return the status and the body of /ready.
+
+        Raises:
+            OSError: nothing answers.
+        """
         try:
-            with urllib.request.urlopen(self.ready_url, timeout=5) as response:
+            with _own.open(self.ready_url, timeout=5) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
@@ -101,7 +110,7 @@ def running_server(model: Path, *options: str) -> Iterator[RunningServer]:
 
 def start_server(model: Path, options: Sequence[str] = (), stderr: int | None = None) -> RunningServer:
     """Start `misotts serve` and return at once. `options` override those that are chosen here."""
-    ports = Ports(*free_ports(4))
+    ports = Ports(*free_ports(3))
     flags = [f"--{name}-port={port}" for name, port in asdict(ports).items()]
     flags += ["--host=127.0.0.1", "--allow-reference-key"]
     command = [sys.executable, "-m", "misotts.cli", "serve", f"--model={model}", *flags, *options]
@@ -109,12 +118,12 @@ def start_server(model: Path, options: Sequence[str] = (), stderr: int | None = 
 
 
 def read_metrics(url: str) -> dict[str, float]:
-    """Return the `misotts_...` metrics of a metrics port by name; those with labels are left out.
+    """Return the `misotts_...` metrics at `url` by name; those with labels are left out.
 
     Raises:
         OSError: nothing answers at `url`.
     """
-    with urllib.request.urlopen(url, timeout=5) as response:
+    with _own.open(url, timeout=5) as response:
         text = response.read().decode()
     return {name: float(value) for name, value in re.findall(r"^(misotts_\w+) (\S+)$", text, re.MULTILINE)}
 

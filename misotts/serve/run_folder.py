@@ -45,6 +45,14 @@ def shared_memory_prefix(run: Path) -> str:
     return f"misotts_{run.name}_"
 
 
+def close_shared_memory(run: Path) -> None:
+    """Close the stages' regions to other users. Triton makes them readable by all, whatever the umask."""
+    for region in SHARED_MEMORY.glob(f"{shared_memory_prefix(run)}*"):
+        with contextlib.suppress(FileNotFoundError):  # the stage has just ended
+            if region.stat().st_mode & 0o077:
+                region.chmod(0o600)
+
+
 def _remove_if_dead(run: Path) -> None:
     """Remove a run folder if its lock is free. One without a lock file may be new, and has no keys in it yet.
 

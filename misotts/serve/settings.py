@@ -6,7 +6,6 @@ import os
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
-from secrets import token_hex
 
 from misotts.engines.table import EngineChoice
 from misotts.watermark.key import REFERENCE_KEY
@@ -17,15 +16,16 @@ SETTINGS = "settings"
 """A file in the run folder."""
 
 STAGES = ("prompt", "generate", "decode", "watermark")
+GATEWAY = "gateway"
+"""The name of the gateway on the control connection."""
 
 
 @dataclass(frozen=True)
 class Ports:
-    """The ports of the server."""
+    """The ports of the gateway."""
 
-    http: int = 8000
     grpc: int = 8001
-    metrics: int = 8002
+    http: int = 8080
     ready: int = 8003
 
 
@@ -37,6 +37,8 @@ class ServeOptions:
     voices: Path | None = None
     host: str = "0.0.0.0"
     ports: Ports = Ports()
+    gateway: tuple[str, ...] = ()
+    """Further options of the gateway, as on its command line."""
     max_streams: int = 16
     kv_memory: int | None = None
     """Bytes of the KV pool; None: the generate stage chooses."""
@@ -52,11 +54,16 @@ class StageSettings(ServeOptions):
 
     run: Path
     """The run folder: settings, sockets, log."""
-    ensemble_input: str = field(default_factory=lambda: f"ENSEMBLE_INPUT_{token_hex(16)}", repr=False)
-    """Name of an input of `prompt` that only the ensemble's configuration holds: a request that has it has come through
-    the ensemble."""
-    secret: str = field(default_factory=lambda: token_hex(16), repr=False)
-    """Sent by every stage to the next one, which refuses other callers."""
+
+    @property
+    def triton_socket(self) -> str:
+        """Path of the socket on which tritonserver listens for gRPC."""
+        return f"{self.run}/grpc:1"
+
+    @property
+    def metrics_socket(self) -> str:
+        """Path of the socket on which tritonserver publishes its metrics, by HTTP."""
+        return f"{self.run}/metrics"
 
     @property
     def control_socket(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
 import importlib.util
 import os
@@ -14,18 +15,6 @@ from pathlib import Path
 from misotts.serve.run_folder import shared_memory_prefix
 from misotts.serve.settings import RUN_ENV, StageSettings
 from misotts.watermark.key import KEY_ENV
-
-REPOSITORY = "model_repository"
-
-# The streams of a client that has vanished end after 15 s of silence; Triton's own default is two hours.
-# Clients may ping every 2 s, even without a call (ours ping every 5 s while a stream runs).
-KEEPALIVE = (
-    "--grpc-keepalive-time=5000",
-    "--grpc-keepalive-timeout=10000",
-    "--grpc-keepalive-permit-without-calls=1",
-    "--grpc-http2-max-pings-without-data=0",
-    "--grpc-http2-min-recv-ping-interval-without-data=2000",
-)
 
 
 class NoTritonError(RuntimeError):
@@ -90,27 +79,43 @@ class TritonServer:
         }
 
     def command(self, settings: StageSettings, exit_timeout_s: int) -> list[str]:
-        """Return the command line. Callers get inference and health; the rest of Triton's protocol (configurations of
-        models, loading and unloading, shared memory, ...) needs a key that no caller has."""
-        private = "metadata,model-config,model-repository,shared-memory,statistics,trace,logging"
-        host, ports = settings.host, settings.ports
+        """Return the command line: tritonserver listens on sockets in the run folder and on no port."""
         backends = [f"--backend-directory={self.backends}"] if self.backends else []
         return [
             str(self.binary),
-            f"--model-repository={settings.run}/{REPOSITORY}",
+            f"--model-repository={_repository()}",
             *backends,
-            f"--http-address={host}",
-            f"--grpc-address={host}",
-            f"--metrics-address={host}",
-            f"--http-port={ports.http}",
-            f"--grpc-port={ports.grpc}",
-            f"--metrics-port={ports.metrics}",
-            *KEEPALIVE,
+            "--allow-http=false",
+            # gRPC listens on the address and the port with a colon between them, metrics on the address alone.
+            f"--grpc-address=unix:{settings.triton_socket.removesuffix(':1')}",
+            "--grpc-port=1",
+            f"--metrics-address=unix:{settings.metrics_socket}",
+            "--metrics-port=1",
             f"--exit-timeout-secs={exit_timeout_s}",
-            f"--grpc-restricted-protocol={private}:misotts={settings.secret}",
-            f"--http-restricted-api={private}:misotts={settings.secret}",
             f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix(settings.run)}",
         ]
+
+
+def _repository() -> Path:
+    checkout, wheel = (Path(__file__).parents[up] / "model_repository" for up in (2, 1))
+    return checkout if checkout.is_dir() else wheel
+
+
+def tcp_listeners(pid: int) -> list[int]:
+    """Return the TCP ports on which a process listens."""
+    descriptors = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            descriptors.add(os.readlink(descriptor))
+    rows = [
+        row.split()
+        for table in Path(f"/proc/{pid}/net").glob("tcp*")  # tcp6 is missing where IPv6 is switched off
+        for row in table.read_text(encoding="ascii").splitlines()[1:]
+    ]
+    # The columns: number, local address, remote address, state (0A: listening), ..., inode at place 9.
+    return [
+        int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in descriptors
+    ]
 
 
 def _require_libpython(version: str) -> None:
@@ -118,15 +123,3 @@ def _require_libpython(version: str) -> None:
     own = Path(sysconfig.get_config_var("LIBDIR") or "/") / f"libpython{version}.so.1.0"
     if not own.exists() and not ctypes.util.find_library(f"python{version}"):
         raise NoTritonError(f"Triton's stub needs libpython{version}.so.1.0 (Debian: libpython{version})")
-
-
-def lay_out_repository(settings: StageSettings) -> None:
-    """Copy the model repository to the run folder, with this run's name in place of `ENSEMBLE_INPUT`."""
-    source = Path(__file__).parents[2] / REPOSITORY  # in a checkout
-    if not source.is_dir():
-        source = Path(__file__).parents[1] / REPOSITORY  # in an installed wheel
-    target = settings.run / REPOSITORY
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in target.glob("*/config.pbtxt"):
-        text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace('"ENSEMBLE_INPUT"', f'"{settings.ensemble_input}"'), encoding="utf-8")

@@ -274,7 +274,7 @@ def test_the_terminal_shows_the_result(two_results: Results) -> None:
 def test_a_server_that_dies_under_load_leaves_the_calls_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_share, "PUBLISH_S", 0.0)
     closed = f"http://127.0.0.1:{free_ports(1)[0]}/metrics"
-    server = RunningServer(subprocess.Popen(["sleep", "60"], text=True), Ports(1, 2, 3, 4))
+    server = RunningServer(subprocess.Popen(["sleep", "60"], text=True), Ports(1, 2, 3))
     before = server_share.snapshot(closed, server)
     assert [each.name for each in before.usage] == ["launcher"]
     server.process.kill()

@@ -44,7 +44,8 @@ def test_frames_prints_a_line_of_codes_per_frame(demo_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
-        (["serve", "--grpc-port=8000"], 2, "must differ"),
+        (["serve", "--grpc-port=8080"], 2, "must differ"),
+        (["serve", "--metrics-port=8002"], 2, "/metrics is on the --ready-port"),
         (["serve", "--kv-memory=much"], 2, "--kv-memory': 'much'"),
         (["frames", "Hello.", "--max-frames=2001"], 2, "--max-frames"),
         (["frames", "Hello.", "--voices=nowhere"], 1, "no voices at nowhere"),

@@ -131,10 +131,9 @@ def expected(table: Any) -> dict[str, tuple[str, list[int]]]:
 
 
 def test_tritons_configurations_declare_the_table() -> None:
-    ensemble_input = {"ENSEMBLE_INPUT": ("TYPE_STRING", [1])}
-    assert declared(CONFIGS["misotts"].input) == expected(INPUTS) | TICKET
-    assert declared(CONFIGS["prompt"].input) == expected(INPUTS) | TICKET | ensemble_input
-    assert all(tensor.optional for name in ("misotts", "prompt") for tensor in CONFIGS[name].input)
+    for name in ("misotts", "prompt"):
+        assert declared(CONFIGS[name].input) == expected(INPUTS) | TICKET
+        assert [tensor.name for tensor in CONFIGS[name].input if not tensor.optional] == ["TEXT"]
     for name in ("misotts", "watermark"):
         assert declared(CONFIGS[name].output) == expected(OUTPUTS)
 
@@ -147,7 +146,7 @@ def test_the_ensemble_connects_every_tensor_to_one_of_the_same_type() -> None:
         assert set(step.output_map) == set(declared(stage.output))
         tensors |= {step.output_map[name]: tensor for name, tensor in declared(stage.output).items()}
     prompt = CONFIGS["misotts"].ensemble_scheduling.step[0]
-    assert dict(prompt.input_map) == {name: name for name in (*INPUTS, *TICKET)} | {"ENSEMBLE_INPUT": "TEXT"}
+    assert dict(prompt.input_map) == {name: name for name in (*INPUTS, *TICKET)}
 
 
 def row(name: str, field: Field, *cells: str) -> str:

@@ -1,25 +1,22 @@
-"""The launcher's connections to its stages, and the readiness that it reports."""
+"""The launcher's connections to its stages and the gateway."""
 
 import json
 import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from misotts.serve import control as control_module
-from misotts.serve.control import Control, StageEvent
-from misotts.serve.local import free_ports
-from misotts.serve.readiness import Readiness
-from misotts.serve.settings import STAGES
+from misotts.serve.control import Control, Event
+from misotts.serve.messages import MAX_LINE
+from misotts.serve.settings import GATEWAY, STAGES
 from tests.support.waiting import wait_until
 
 
-class FakeStage:
-    """A stage's end of the connection."""
+class Sender:
+    """The end of the connection at a stage or the gateway."""
 
     def __init__(self, path: str, name: str) -> None:
         self.name = name
@@ -44,81 +41,147 @@ def path(tmp_path: Path) -> str:
 
 def test_it_is_ready_when_all_stages_are_and_reports_one_that_dies(path: str) -> None:
     control = Control(path)
-    stages = {name: FakeStage(path, name) for name in STAGES}
+    senders = {name: Sender(path, name) for name in (*STAGES, GATEWAY)}
     for name in ("prompt", "decode", "watermark"):
-        stages[name].change("loading", "weights")
-        stages[name].change("ready")
-    assert not control.ready
-    stages["generate"].change("loading", "waiting for the other stages")
-    assert stages["generate"].command() == "others_ready"
-    stages["generate"].change("ready")
+        senders[name].change("loading", "weights")
+        senders[name].change("ready")
+    senders["generate"].change("loading", "waiting for the other stages")
+    assert senders["generate"].command() == "others_ready"
+    assert control.not_ready == ["generate"]
+    senders["generate"].change("ready")
     wait_until(lambda: control.ready)
-    stages["generate"].send(report=dict(idle_s=0.1, streams=3))
+    senders["generate"].send(report=dict(progress=0.1, streams=3))
     wait_until(lambda: control.streams == 3)
-    stages["prompt"].send(report=dict(idle_s=0.1, waiting=2))  # a drain waits for these too
+    senders["prompt"].send(report=dict(progress=0.1, waiting=2))  # a drain waits for these too
     wait_until(lambda: control.streams == 5)
+    senders[GATEWAY].send(report=dict(streams=6))  # one has left generate, and its caller has not taken its end
+    wait_until(lambda: control.streams == 6)
     while not control.events.empty():
         control.events.get()
-    control.command("drain", "decode")  # not read before it dies: the connection is reset, not closed
-    stages["decode"].socket.close()
-    assert control.events.get(timeout=5) == StageEvent("decode", "dead", "its process ended")
-    assert not control.ready
+    control.command("decode", "others_ready")  # not read before it dies: the connection is reset, not closed
+    senders["decode"].socket.close()
+    assert control.events.get(timeout=5) == Event("decode", "dead", "its process ended")
+    assert control.not_ready == ["decode"]
 
 
 def test_the_death_of_a_failed_stage_is_not_reported(path: str) -> None:
     earlier = threading.enumerate()
     control = Control(path)
-    stage = FakeStage(path, "watermark")
+    stage = Sender(path, "watermark")
     stage.change("failed", "no key")
-    assert control.events.get(timeout=5) == StageEvent("watermark", "failed", "no key")
+    assert control.events.get(timeout=5) == Event("watermark", "failed", "no key")
     (listener,) = [t for t in threading.enumerate() if t.name == "control-stage" and t not in earlier]
     stage.socket.close()
     listener.join(5)
     assert control.events.empty()
 
 
-@pytest.mark.parametrize("case", ["no heartbeat", "worker hangs"])
-def test_a_stage_that_hangs_is_found(path: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_module, "SILENT_S", 0.3)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands still until a test moves it."""
+    now = [1000.0]
+    monkeypatch.setattr(control_module, "monotonic", lambda: now[0])
+    return now
+
+
+def watch(control: Control, clock: list[float], seconds: float) -> str | None:
+    """Let time pass while the launcher looks ten times a second; return the first sender that hangs."""
+    for _ in range(round(seconds * 10)):
+        clock[0] += 0.1
+        if hung := control.hung():
+            return hung
+    return None
+
+
+def ready(path: str, control: Control, *names: str) -> list[Sender]:
+    senders = [Sender(path, name) for name in names]
+    for sender in senders:
+        sender.change("ready")
+        assert control.events.get(timeout=5).state == "ready"
+    return senders
+
+
+def report(control: Control, sender: Sender, progress: float) -> None:
+    sender.send(report=dict(progress=progress))
+    wait_until(lambda: control.stages[sender.name].report.get("progress") == progress)
+
+
+def test_a_silent_stage_or_gateway_hangs(path: str, clock: list[float]) -> None:
     control = Control(path)
-    stage = FakeStage(path, "decode")
-    stage.change("ready")
-    stage.send(report=dict(idle_s=0.0))
-    wait_until(lambda: control.stages["decode"].report)
-    assert control.hung_stage() is None
-    if case == "no heartbeat":
-        time.sleep(0.4)
-    else:
-        stage.send(report=dict(idle_s=0.5))
-        wait_until(lambda: control.stages["decode"].report["idle_s"])
-    assert control.hung_stage() == "decode"
+    decode, gateway = ready(path, control, "decode", GATEWAY)
+    assert watch(control, clock, 19) is None
+    report(control, decode, 1.0)
+    assert watch(control, clock, 2) == GATEWAY
+    gateway.send(report=dict(streams=7))
+    wait_until(lambda: control.streams == 7)
+    assert watch(control, clock, 17) is None
+    assert watch(control, clock, 5) == "decode"
 
 
-def test_a_command_reaches_its_stage_and_is_dropped_without_one(path: str) -> None:
+def test_a_stage_whose_work_stands_still_hangs(path: str, clock: list[float]) -> None:
     control = Control(path)
-    stage = FakeStage(path, "generate")
-    stage.change("ready")
-    wait_until(lambda: control.stages["generate"].state == "ready")
-    control.command("drain", "prompt")
-    control.command("drain", "generate")
-    assert stage.command() == "drain"
+    (decode,) = ready(path, control, "decode")
+    for second in range(60):
+        report(control, decode, min(second, 30) + 0.5)
+        hung = watch(control, clock, 1)
+        assert hung is None or second == 50
+        if hung:
+            return
+    raise AssertionError("it was not found")
 
 
-def ask(port: int, path: str) -> tuple[int, dict[str, object]]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error) if error.code == 503 else {}
+def test_a_gap_in_the_launchers_own_time_starts_all_clocks_again(path: str, clock: list[float]) -> None:
+    """Everything was stopped: `docker pause`, a debugger."""
+    control = Control(path)
+    (decode,) = ready(path, control, "decode")
+    assert watch(control, clock, 15) is None
+    clock[0] += 60
+    assert watch(control, clock, 19) is None
+    report(control, decode, 2.0)
+    assert watch(control, clock, 19) is None
+    assert watch(control, clock, 3) == "decode"
 
 
-def test_the_readiness_port_answers_by_the_state() -> None:
-    (port,) = free_ports(1)
-    state = [True]
-    readiness = Readiness("127.0.0.1", port, lambda: (state[0], {"streams": 2}))
-    assert ask(port, "/ready") == (200, {"ready": True, "streams": 2})
-    state[0] = False
-    assert ask(port, "/ready") == (503, {"ready": False, "streams": 2})
-    assert ask(port, "/live")[0] == 200
-    assert ask(port, "/")[0] == 404
-    readiness.close()
+def test_a_command_reaches_its_sender_and_is_dropped_without_one(path: str) -> None:
+    control = Control(path)
+    (stage,) = ready(path, control, "generate")
+    control.command("prompt", "others_ready")
+    control.command("generate", "others_ready")
+    assert stage.command() == "others_ready"
+
+
+def test_a_sender_that_reads_nothing_does_not_stop_the_launcher(path: str) -> None:
+    control = Control(path)
+    ready(path, control, GATEWAY)
+    began = time.monotonic()
+    for _ in range(10_000):
+        control.command(GATEWAY, "state", reason="x" * 1000)
+    assert time.monotonic() - began < 5
+
+
+MALFORMED = {
+    "no JSON": b"\xff\x00\n",
+    "no object": b"[]\n",
+    "deep": b"[" * 100_000 + b"\n",
+    "no stage": b'{"state": "ready", "detail": ""}\n',
+    "another stage": b'{"stage": "sing", "state": "ready", "detail": ""}\n',
+    "a list for a stage": b'{"stage": ["decode"], "state": "ready", "detail": ""}\n',
+    "another state": b'{"stage": "decode", "state": "tired", "detail": ""}\n',
+    "no detail": b'{"stage": "decode", "state": "ready"}\n',
+    "a list for a report": b'{"stage": "prompt", "report": [1]}\n',
+    "words for a number": b'{"stage": "prompt", "report": {"waiting": "two"}}\n',
+    "NaN": b'{"stage": "prompt", "report": {"waiting": NaN}}\n',
+}
+
+
+def test_messages_without_sense_are_dropped_and_counted(path: str) -> None:
+    control = Control(path)
+    stranger = Sender(path, "prompt")
+    for line in MALFORMED.values():
+        stranger.socket.sendall(line)
+    stranger.socket.sendall(b"x" * (MAX_LINE + 5) + b"\n")  # read in two parts
+    stranger.socket.close()
+    wait_until(lambda: control.malformed == len(MALFORMED) + 2)
+    assert control.events.empty()
+    assert {status.state for status in control.stages.values()} == {"starting"}
+    ready(path, control, "prompt")

@@ -19,7 +19,7 @@ from benchmarks.sweep import knee
 from benchmarks.sweep.knee import Objective
 from benchmarks.sweep.measure import Sweep, on_server, sweep
 from misotts.serve.local import RunningServer
-from misotts.serve.settings import STAGES
+from misotts.serve.settings import GATEWAY, STAGES
 
 LOAD = Load(
     streams=None,
@@ -53,7 +53,7 @@ def test_an_open_loop_reports_every_planned_call(server: RunningServer, tmp_path
     assert overall["ttfa_ms"]["p50"] <= overall["ttfa_ms"]["p95"] <= overall["ttfa_ms"]["max"]
     assert all(0 < result["stages"][stage]["busy_share"] < 1 for stage in STAGES)
     used = {each["process"]: each for each in result["processes"]}
-    assert used.keys() == {"launcher", "tritonserver", *STAGES, "load generator", OTHERS}
+    assert used.keys() == {"launcher", GATEWAY, "tritonserver", *STAGES, "load generator", OTHERS}
     assert used["generate"]["cpu_s"] > 0 < used["generate"]["memory_mib"]
     kept = read(write(tmp_path / "result.json", record(result)))
     assert kept["overall"] == overall

@@ -12,61 +12,87 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
 from misotts.config import FRAME_SAMPLES
+from misotts.serve.control import SILENT_S
 from misotts.serve.launcher import STOP_LIMIT_S
 from misotts.serve.local import START_S, RunningServer, running_server, start_server
-from misotts.serve.settings import SETTINGS, STAGES
+from misotts.serve.settings import GATEWAY, SETTINGS, STAGES
 from misotts_client import Client, Segment
 from misotts_client.errors import MisoError, Unavailable
 from tests.support.clips import tone
+from tests.support.processes import (
+    gateway_of,
+    is_alive,
+    processes,
+    run_folder,
+    shared_memory,
+    stage_process,
+    triton_of,
+)
 from tests.support.waiting import wait_until
 
 LONG = Segment("A long story.", 0, tone(150).astype("float32"))
 """Mimi encodes it in about a second."""
 
 
-def triton_of(server: RunningServer) -> psutil.Process:
-    (triton,) = psutil.Process(server.process.pid).children()
-    return triton
+def seconds_to_error(client: Client, break_it: Callable[[], None]) -> float:
+    """Break the server while a stream runs; return the seconds until its caller gets an error."""
+    with client.stream("A long story.", max_audio_ms=160_000) as stream:
+        next(stream)
+        break_it()
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            list(stream)
+        return time.monotonic() - began
 
 
-def stage_process(server: RunningServer, stage: str) -> psutil.Process:
-    """Return the process of a stage, the Python stub that tritonserver started for it."""
-    (stub,) = [
-        child
-        for child in triton_of(server).children()
-        if any(f"/{stage}/1/model.py" in word for word in child.cmdline())
-    ]
-    return stub
+@pytest.mark.parametrize("victim", [*STAGES, "tritonserver"])
+def test_callers_hear_of_a_killed_process_and_the_server_ends(demo_folder: Path, victim: str) -> None:
+    with running_server(demo_folder) as server, Client(server.url) as client:
+        everything = processes(server)
+        process = triton_of(server) if victim == "tritonserver" else stage_process(server, victim)
+        assert seconds_to_error(client, process.kill) < 3
+        assert server.process.wait(5) == 1
+        assert not [each for each in everything if is_alive(each)], "processes were left behind"
 
 
-def is_alive(process: psutil.Process) -> bool:
+@pytest.mark.parametrize("victim", ["decode", GATEWAY])
+def test_callers_hear_of_a_stage_that_stands_still(demo_folder: Path, victim: str) -> None:
+    with running_server(demo_folder) as server, Client(server.url) as client:
+        process = gateway_of(server) if victim == GATEWAY else stage_process(server, victim)
+        assert seconds_to_error(client, process.suspend) < 25
+        assert server.process.wait(5) == 1
+
+
+@pytest.mark.slow
+def test_a_server_that_was_stopped_as_a_whole_goes_on(demo_folder: Path) -> None:
+    """`docker pause`, a debugger, a laptop that sleeps: a stage was silent because nothing ran."""
+    with running_server(demo_folder) as server, Client(server.url) as client:
+        everything = processes(server)
+        for process in everything:
+            process.suspend()
+        time.sleep(SILENT_S + 5)
+        for process in everything:
+            process.resume()
+        time.sleep(3)
+        assert server.is_ready
+        assert len(client.speak("Hello.", max_audio_ms=400).audio) == 5 * FRAME_SAMPLES
+
+
+@pytest.mark.parametrize("after_s", [0.5, 3.0])
+def test_a_start_that_is_told_to_stop_stops_at_once(demo_folder: Path, after_s: float) -> None:
+    server = start_server(demo_folder)
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def shared_memory(server: RunningServer) -> list[Path]:
-    """Return the regions of this server; other servers may run on this machine."""
-    return list(Path("/dev/shm").glob(f"{option(server, 'shm-region-prefix-name=')}*"))
-
-
-def option(server: RunningServer, name: str) -> str:
-    """Return the value of an option of tritonserver."""
-    (word,) = [word for word in triton_of(server).cmdline() if name in word]
-    return word.split(name)[1]
-
-
-def test_a_killed_stage_ends_the_server(demo_folder: Path) -> None:
-    with running_server(demo_folder) as server:
-        triton = triton_of(server)
-        stage_process(server, "decode").kill()
-        assert server.process.wait(20) == 1
-        assert not is_alive(triton), "tritonserver was left behind"
+        wait_until(lambda: len(processes(server)) > 1, limit_s=20)  # it has started the gateway
+        time.sleep(after_s)
+        everything = processes(server)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(3) == 0
+        assert not [each for each in everything if is_alive(each)]
+    finally:
+        server.process.kill()
 
 
 def test_a_killed_tritonserver_is_reported_in_one_line(demo_folder: Path, pinned_text: Callable[..., None]) -> None:
@@ -94,10 +120,10 @@ class Killed:
 def killed(demo_folder: Path) -> Killed:
     with running_server(demo_folder) as server:
         regions = shared_memory(server)
-        processes = [triton_of(server), *(stage_process(server, stage) for stage in STAGES)]
-        settings = Path(option(server, "--model-repository=")).parent / SETTINGS
+        children = processes(server)[1:]
+        settings = run_folder(server) / SETTINGS
         server.process.kill()
-        wait_until(lambda: not any(is_alive(process) for process in processes), limit_s=10)
+        wait_until(lambda: not any(is_alive(process) for process in children), limit_s=10)
         return Killed(settings, settings.exists(), regions)
 
 

@@ -1,58 +1,73 @@
-"""Only the ensemble accepts requests from callers."""
+"""Callers reach the gateway's three ports and nothing else; other users of the machine reach nothing."""
 
 from __future__ import annotations
 
+import os
+import re
+import stat
+from pathlib import Path
+
 import grpc
 import numpy as np
+import psutil
 import pytest
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from misotts.serve.local import RunningServer
-from misotts_client.errors import InvalidArgument, error_from_text
+from misotts.serve.settings import SETTINGS
+from tests.support.processes import processes, run_folder, shared_memory
 from tests.support.raw import infer, text
 
-GENERATE = dict(FRAMES=np.zeros((3, 33), np.int32), ORDER=text(b'{"max_frames": 1, "seed": 1}'))
 HEADER = np.array([1, 0, 0, 1], np.int64)
-DECODE = dict(HEADER=HEADER, CODES=np.ones((2, 32), np.int32), FINISH=text(b"eos"))
-WATERMARK = dict(HEADER=HEADER, AUDIO=np.zeros(3840, np.float32), FINISH=text(b"eos"))
+STAGE_INPUTS = {
+    "prompt": dict(TEXT=text(b"hello")),
+    "generate": dict(FRAMES=np.zeros((3, 33), np.int32), ORDER=text(b'{"max_frames": 1, "seed": 1}')),
+    "decode": dict(HEADER=HEADER, CODES=np.ones((2, 32), np.int32), FINISH=text(b"eos")),
+    "watermark": dict(HEADER=HEADER, AUDIO=np.zeros(3840, np.float32), FINISH=text(b"eos")),
+}
 
 
-@pytest.mark.parametrize("secret", [{}, {"SECRET": text(b"guess")}], ids=["no secret", "wrong secret"])
-@pytest.mark.parametrize(
-    ("stage", "inputs"),
-    [("generate", GENERATE), ("decode", DECODE), ("watermark", WATERMARK)],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_a_stage_refuses_requests_without_its_secret(
-    server: RunningServer, stage: str, inputs: dict[str, np.ndarray], secret: dict[str, np.ndarray]
-) -> None:
-    response = infer(server.url, stage, **inputs, **secret)
-    error = error_from_text(response.error_message)
-    assert isinstance(error, InvalidArgument)
-    assert f"{stage} is a stage of misotts" in error.message
-    assert not response.infer_response.outputs
+def test_the_server_listens_on_the_three_ports_of_the_gateway_only(server: RunningServer) -> None:
+    """It has no UDP socket and no socket with an abstract name, which any user could connect to."""
+    found = [connection for each in processes(server) for connection in each.net_connections("inet")]
+    bound = {c.laddr.port for c in found if c.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)}
+    assert bound == set(vars(server.ports).values())
+    paths = [c.laddr for each in processes(server) for c in each.net_connections("unix") if c.laddr]
+    assert {Path(path).parent for path in paths} == {run_folder(server)}
+    assert {"control", "grpc:1", "metrics", "acknowledge"} <= {Path(path).name for path in paths}
 
 
-def test_prompt_refuses_requests_that_bypass_the_ensemble(server: RunningServer) -> None:
-    response = infer(server.url, "prompt", TEXT=text(b"hello"))
-    assert "prompt is a stage of misotts" in response.error_message
-    assert "ENSEMBLE_INPUT" not in response.error_message
+def test_other_users_can_open_neither_sockets_nor_shared_memory(server: RunningServer) -> None:
+    folder = run_folder(server)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / SETTINGS).stat().st_mode) == 0o600
+    regions = shared_memory(server)
+    assert len(regions) == 4
+    assert {stat.S_IMODE(region.stat().st_mode) for region in regions} == {0o600}
 
 
-def test_a_wrong_guess_of_the_ensemble_input_does_not_reveal_its_name(server: RunningServer) -> None:
-    response = infer(server.url, "prompt", TEXT=text(b"hello"), ENSEMBLE_INPUT=text(b"hello"))
-    assert "unexpected inference input 'ENSEMBLE_INPUT'" in response.error_message
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_is_refused_by_the_run_folder(server: RunningServer) -> None:
+    paths = [run_folder(server) / "grpc:1", *shared_memory(server)]
+    pid = os.fork()
+    if not pid:  # the child may do nothing but look and end
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        os._exit(sum(os.access(path, os.R_OK) for path in paths))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-@pytest.mark.parametrize("call", ["ModelMetadata", "ModelConfig", "RepositoryIndex", "SystemSharedMemoryStatus"])
-def test_triton_calls_that_would_reveal_secrets_are_restricted(server: RunningServer, call: str) -> None:
-    messages = {
-        "ModelMetadata": service_pb2.ModelMetadataRequest(name="prompt"),
-        "ModelConfig": service_pb2.ModelConfigRequest(name="prompt"),
-        "RepositoryIndex": service_pb2.RepositoryIndexRequest(),
-        "SystemSharedMemoryStatus": service_pb2.SystemSharedMemoryStatusRequest(),
-    }
-    with grpc.insecure_channel(server.url) as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        with pytest.raises(grpc.RpcError, match="restricted"):
-            getattr(stub, call)(messages[call], timeout=5)
+def test_the_watermarks_key_stands_on_no_command_line_and_in_no_environment(server: RunningServer, key: bytes) -> None:
+    for process in processes(server):
+        words = " ".join([*process.cmdline(), *process.environ().values()])
+        assert not re.search(f"{key.hex()}|{key!r}", words)
+
+
+@pytest.mark.parametrize("stage", STAGE_INPUTS)
+def test_no_stage_answers_callers(server: RunningServer, stage: str) -> None:
+    try:
+        refusal = infer(server.url, stage, **STAGE_INPUTS[stage]).error_message
+    except grpc.RpcError as error:
+        refusal = error.details()
+    assert stage in refusal, "the model that was asked for"
+    assert "misotts" in refusal, "the model that is there"

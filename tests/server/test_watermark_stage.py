@@ -1,7 +1,7 @@
 """Speech that passes the watermark stage of a running server carries the server's key.
 
-The random model makes noise, so the test sends speech to the stage itself, as `decode` does, with the launcher's
-secret.
+The random model makes noise, so the test sends speech to the stage itself, as `decode` does, by tritonserver's socket
+in the run folder.
 """
 
 from __future__ import annotations
@@ -9,33 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from misotts.config import FRAME_SAMPLES
 from misotts.serve.local import RunningServer
-from misotts.serve.settings import RUN_ENV, StageSettings
 from misotts.watermark.detector import Detector, judge
 from misotts.watermark.watermarker import delay_frames
 from misotts_client import Client
+from tests.support.processes import run_folder
 from tests.support.raw import infer, text
 
 CHUNKS = (1, 1, 2, 4, 8, 8, 8)
 STREAM, SLOT = 1_000_000, 8
 """A slot of `onnx_server` that `generate` does not use."""
-
-
-def secret_of(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Read the secret in the settings of the stages. Their folder is in tritonserver's environment."""
-    pid = server.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    for child in children:
-        environment = dict(
-            entry.partition("=")[::2] for entry in Path(f"/proc/{child}/environ").read_text().split("\0")
-        )
-        if RUN_ENV in environment:
-            monkeypatch.setenv(RUN_ENV, environment[RUN_ENV])
-            return StageSettings.load().secret
-    raise AssertionError(f"none of {pid}'s children is a tritonserver")
 
 
 def test_the_first_chunk_of_an_utterance_is_one_frame(client: Client, demo_folder: Path) -> None:
@@ -47,16 +32,14 @@ def test_the_first_chunk_of_an_utterance_is_one_frame(client: Client, demo_folde
 
 
 def test_the_detector_finds_the_key_in_speech_from_the_stage(
-    onnx_server: RunningServer, key: bytes, speech: np.ndarray, demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    onnx_server: RunningServer, key: bytes, speech: np.ndarray, demo_folder: Path
 ) -> None:
-    secret = text(secret_of(onnx_server, monkeypatch).encode())
     pieces = np.split(speech, np.cumsum(CHUNKS) * FRAME_SAMPLES)
     heard = []
     for index, piece in enumerate(pieces):
         response = infer(
-            onnx_server.url,
+            f"unix:{run_folder(onnx_server)}/grpc:1",
             "watermark",
-            SECRET=secret,
             HEADER=np.array([STREAM, SLOT, index, 7], np.int64),
             AUDIO=piece,
             FINISH=text(b"eos" if index == len(pieces) - 1 else b""),

@@ -42,6 +42,8 @@ class AcknowledgementReceiver:
     """Calls `received(stream, index, cancelled, failed)` for every acknowledgement, from a thread of its own."""
 
     def __init__(self, path: str, received: Callable[[int, int, bool, bool], None]) -> None:
+        self.malformed = 0
+        """Number of datagrams dropped because they have another size than an acknowledgement."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -51,4 +53,8 @@ class AcknowledgementReceiver:
 
     def _run(self) -> None:
         while True:
-            self._received(*_FORMAT.unpack(self._socket.recv(_FORMAT.size)))
+            datagram = self._socket.recv(_FORMAT.size + 1)
+            if len(datagram) == _FORMAT.size:
+                self._received(*_FORMAT.unpack(datagram))
+            else:
+                self.malformed += 1

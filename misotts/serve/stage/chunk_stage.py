@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,8 +64,8 @@ class ChunkStage(Stage):
         except queue.Full:
             raise Unavailable(f"the queue of the {self.name} stage is full") from None
 
-    def idle_s(self) -> float:
-        return time.monotonic() - self._worker.last_progress
+    def progress(self) -> float:
+        return self._worker.last_progress
 
     def metrics(self) -> dict[str, Any]:
         return {"busy_seconds_total": self._worker.busy_s, "chunks_total": self._chunks}

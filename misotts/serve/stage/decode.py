@@ -21,5 +21,5 @@ class DecodeStage(ChunkStage):
         self.start_worker(Decoder(mimi, self.settings.max_streams).decode_each)
 
     def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
-        outputs = {"SECRET": self.settings.secret, "HEADER": chunk.header, "AUDIO": audio, "FINISH": finish}
+        outputs = {"HEADER": chunk.header, "AUDIO": audio, "FINISH": finish}
         send(chunk.sender, outputs, final=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ class GenerateStage(Stage):
         assert frames is not None
         assert parameters is not None
         utterance = Utterance(Order.read(frames.copy(), parameters))
-        receiver = NextStage(sender, self.settings.secret, utterance)
+        receiver = NextStage(sender, utterance)
         try:
             self.generator.submit(utterance, receiver)
         except MisoError as error:
@@ -55,8 +54,11 @@ class GenerateStage(Stage):
     def failure(self) -> Exception | None:
         return self.generator.failure
 
-    def idle_s(self) -> float:
-        return time.monotonic() - self.generator.last_pass
+    def progress(self) -> float:
+        return self.generator.last_pass
+
+    def malformed(self) -> int:
+        return super().malformed() + self.receiver.malformed
 
     def metrics(self) -> dict[str, Any]:
         core = self.generator.core
@@ -84,12 +86,11 @@ class GenerateStage(Stage):
 class NextStage:
     """Sends an utterance's chunks to decode."""
 
-    def __init__(self, sender: Any, secret: str, utterance: Utterance) -> None:
-        self.sender, self.secret, self.utterance = sender, secret, utterance
+    def __init__(self, sender: Any, utterance: Utterance) -> None:
+        self.sender, self.utterance = sender, utterance
 
     def chunk(self, chunk: Chunk) -> None:
         outputs = {
-            "SECRET": self.secret,
             "HEADER": np.array([chunk.stream, chunk.slot, chunk.index, chunk.seed], np.int64),
             "CODES": chunk.codes,
             "FINISH": chunk.finish,

@@ -27,6 +27,11 @@ class Metric(NamedTuple):
 
 
 BUSY = Metric("busy_seconds_total", "Seconds that the stage has worked.", "Its rate is near 1: the bottleneck is here.")
+MALFORMED = Metric(
+    "malformed_messages_total",
+    "Number of messages of other processes that the stage has dropped because they made no sense.",
+    "It increases: another process of this user writes to the server's sockets.",
+)
 CHUNKS = Metric("chunks_total", "Number of chunks that the stage has processed, probes included.")
 
 METRICS: dict[str, tuple[Metric, ...]] = {
@@ -113,6 +118,7 @@ METRICS: dict[str, tuple[Metric, ...]] = {
     "decode": (BUSY, CHUNKS),
     "watermark": (BUSY, CHUNKS),
 }
+METRICS = {stage: (*metrics, MALFORMED) for stage, metrics in METRICS.items()}
 
 BUCKETS_S = [0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.35, 0.6, 1.0, 2.0, 5.0, 10.0]
 """Upper bounds in seconds. 0.08 is a frame: a step above it makes every running stream fall behind."""
@@ -153,7 +159,7 @@ def page() -> str:
     lines = [
         "# Metrics",
         "",
-        "Triton's metrics port (8002, `/metrics`) publishes these beside Triton's own. They are renewed every half",
+        "`GET :8003/metrics` publishes these beside Triton's own and the gateway's. They are renewed every half",
         "second, and counters start at 0 with the server. `make docs` writes this page.",
     ]
     for stage, metrics in METRICS.items():

@@ -50,15 +50,8 @@ class PromptStage(Stage):
         self.checker: Worker[tuple[SpeechRequest, float, Any]] = Worker(self.check, lambda _: None, MAX_QUEUED)
         self.encoder: Worker[tuple[Checked, Any]] = Worker(self.encode, lambda _: None, MAX_ENCODING)
 
-    def check_secret(self, request: Any) -> None:
-        # The ensemble fills its own input from TEXT. A request without a text has neither; `read_request` refuses it.
-        if array(request, self.settings.ensemble_input) is None and array(request, "TEXT") is not None:
-            self.refuse_outsider()
-
     def take(self, request: Any, sender: Any) -> None:
         arrived = time.monotonic()
-        if self.link.draining.is_set():
-            raise Unavailable("the server is shutting down")
         speech = read_request(partial(array, request), self.config.max_seq_len)
         put(self.checker, (speech, arrived, sender), "prompts")
 
@@ -96,15 +89,15 @@ class PromptStage(Stage):
 
     def answer(self, sender: Any, order: Order, dropped_segments: int) -> None:
         self.count(prompts=1, dropped_segments=dropped_segments)
-        outputs = {"SECRET": self.settings.secret, "FRAMES": order.frames, "ORDER": order.parameters()}
+        outputs = {"FRAMES": order.frames, "ORDER": order.parameters()}
         send(sender, outputs, final=True)
 
     def count(self, **more: int) -> None:
         with self.counts_lock:  # three threads count
             self.counts.update(more)
 
-    def idle_s(self) -> float:
-        return time.monotonic() - min(self.checker.last_progress, self.encoder.last_progress)
+    def progress(self) -> float:
+        return min(self.checker.last_progress, self.encoder.last_progress)  # stands still as soon as one of them hangs
 
     def metrics(self) -> dict[str, Any]:
         # The checker is read first: a request that moves between the reads is counted twice rather than missed.

@@ -1,9 +1,10 @@
-"""The base of the four stages as Triton runs them: start, authentication, heartbeat, metrics."""
+"""The base of the four stages as Triton runs them: start, heartbeat, metrics, failure."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import threading
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from misotts.config import ModelConfig
 from misotts.serve.settings import StageSettings
 from misotts.serve.stage.link import LauncherLink
 from misotts.serve.stage.metrics import StageMetrics
-from misotts.serve.stage.tensors import array, refuse
-from misotts_client.errors import Internal, InvalidArgument, MisoError
+from misotts.serve.stage.tensors import refuse
+from misotts_client.errors import Internal, MisoError
 
 log = logging.getLogger("misotts")
 
@@ -36,14 +37,18 @@ class Stage:
         """
         raise NotImplementedError
 
-    def idle_s(self) -> float:
-        """Return the seconds since the worker last made progress."""
+    def progress(self) -> float:
+        """Return a number that changes whenever the stage's work goes on, and stands still if it hangs."""
         raise NotImplementedError
 
     def metrics(self) -> dict[str, Any]:
         """Return the stage's metrics by name: totals of counters, values of gauges, and what histograms have observed
         since the last call, in seconds. See `misotts.serve.stage.metrics`."""
         raise NotImplementedError
+
+    def malformed(self) -> int:
+        """Return the number of messages of other processes that were dropped because they made no sense."""
+        return self.link.malformed
 
     def failure(self) -> Exception | None:
         """Return the error that has ended the stage's work for good, if there is one."""
@@ -63,6 +68,7 @@ class Stage:
         logging.basicConfig(handlers=[handler], level=logging.INFO)
         self.settings = StageSettings.load()
         self.link = LauncherLink(self.settings.control_socket, self.name)
+        threading.excepthook = self.thread_died
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self.config = ModelConfig.load(self.settings.model)
@@ -79,7 +85,6 @@ class Stage:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                self.check_secret(request)
                 self.take(request, sender)
             except MisoError as error:
                 self.refuse(sender, error)
@@ -91,26 +96,18 @@ class Stage:
         """Answer a request with an ordinary error."""
         refuse(sender, error)
 
-    def check_secret(self, request: Any) -> None:
-        """Refuse a caller that is not a stage of this server.
-
-        Raises:
-            InvalidArgument: the secret is missing or wrong.
-        """
-        secret = array(request, "SECRET")
-        if secret is None or secret.reshape(-1)[0].decode(errors="replace") != self.settings.secret:
-            self.refuse_outsider()
-
-    def refuse_outsider(self) -> None:
-        reason = f"{self.name} is a stage of misotts and serves only its other stages; call the model misotts"
-        raise InvalidArgument(None, reason)
+    def thread_died(self, died: threading.ExceptHookArgs) -> None:
+        """Report the stage as failed: what its thread did is done by nothing else."""
+        log.error("a thread died", exc_info=died.exc_value)
+        name = died.thread.name if died.thread else "a thread"
+        self.link.failed(f"its thread {name} died: {died.exc_value!r}")
 
     def _heartbeat(self) -> dict[str, Any]:
         if failure := self.failure():
             self.link.failed(_first_line(failure))
-        metrics = self.metrics()
+        metrics = {**self.metrics(), "malformed_messages_total": self.malformed()}
         self._published.publish(metrics)
-        return {"idle_s": self.idle_s(), **metrics}
+        return {"progress": self.progress(), **metrics}
 
 
 def _first_line(error: Exception) -> str:

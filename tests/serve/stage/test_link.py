@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from misotts.serve.stage.link import LauncherLink
+from tests.support.waiting import wait_until
 
 Pair = tuple[LauncherLink, socket.socket]
 
@@ -33,10 +34,12 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 @pytest.mark.timeout(30)
-def test_commands_set_events_and_a_closed_connection_ends_the_stage(connected: Pair, ended: threading.Event) -> None:
+def test_a_command_sets_its_event_and_a_closed_connection_ends_the_stage(
+    connected: Pair, ended: threading.Event
+) -> None:
     link, launcher = connected
-    launcher.sendall(b'{"command": "drain"}\n')
-    assert link.draining.wait(5)
+    launcher.sendall(b'\xff\n[]\n{"command": "sing"}\n{"command": ["others_ready"]}\n')
+    wait_until(lambda: link.malformed == 4)
     assert not link.others_ready.is_set()
     launcher.sendall(b'{"command": "others_ready"}\n')
     assert link.others_ready.wait(5)

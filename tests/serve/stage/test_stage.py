@@ -1,6 +1,7 @@
 """The report of a stage to the launcher when its GPU is lost, and the lines of its log."""
 
 import logging
+import threading
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -20,10 +21,10 @@ def stage() -> Any:
 
         def __init__(self) -> None:
             self.failures: list[str] = []
-            self.link = SimpleNamespace(failed=self.failures.append)  # type: ignore[assignment]
+            self.link = SimpleNamespace(failed=self.failures.append, malformed=0)  # type: ignore[assignment]
             self._published = SimpleNamespace(publish=lambda *_: None)  # type: ignore[assignment]
 
-        def idle_s(self) -> float:
+        def progress(self) -> float:
             return 0.0
 
         def metrics(self) -> dict[str, Any]:
@@ -39,6 +40,15 @@ def test_a_failure_ends_the_stage_only_if_its_gpu_is_lost(stage: Any, monkeypatc
     stage.check_device()
     stage._heartbeat()
     assert stage.failures == lost
+
+
+def test_a_thread_that_dies_is_a_stage_that_fails(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", stage.thread_died)
+    thread = threading.Thread(target=lambda: 1 // 0, name="acknowledgements")
+    thread.start()
+    thread.join()
+    assert len(stage.failures) == 1
+    assert "acknowledgements died: ZeroDivisionError" in stage.failures[0]
 
 
 def test_every_line_of_a_traceback_has_the_prefix_of_the_stage() -> None:
