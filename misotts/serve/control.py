@@ -19,6 +19,8 @@ longest single piece (10 s of audio through Mimi's encoder on a busy CPU) takes 
 GAP_S = 2.0
 """If the launcher itself has not run for this long (`docker pause`, a debugger), the stages have not run either: all
 clocks start again. It looks at them ten times a second."""
+TRITON = "tritonserver"
+"""It sends nothing: the launcher asks it, and reports with `Control.heard` that it answers."""
 STATES = ("loading", "ready", "failed")
 
 
@@ -54,7 +56,7 @@ class Control:
         self.gateway = Status()
         self.malformed = 0
         """Number of messages that were dropped because they made no sense."""
-        self._senders = {**self.stages, GATEWAY: self.gateway}
+        self._watched = {**self.stages, GATEWAY: self.gateway, TRITON: Status()}
         self._connections: dict[str, socket.socket] = {}
         self._lock = threading.Lock()
         self._looked_at = monotonic()
@@ -84,18 +86,23 @@ class Control:
         with self._lock, contextlib.suppress(KeyError, OSError):
             self._connections[sender].sendall(encode({"command": command, **details}), socket.MSG_DONTWAIT)
 
+    def heard(self, process: str) -> None:
+        """Note that a process which sends no heartbeats is alive."""
+        status = self._watched[process]
+        status.state, status.heard_at, status.progress_at = "ready", monotonic(), monotonic()
+
     def hung(self) -> str | None:
-        """Return a sender that is ready and has been silent or without progress for `SILENT_S`, if there is one.
+        """Return a process that is ready and has been silent or without progress for `SILENT_S`, if there is one.
 
         Call it several times a second: after a gap of `GAP_S` between two calls all clocks start again.
         """
         now = monotonic()
         gap, self._looked_at = now - self._looked_at, now
-        for sender, status in self._senders.items():
+        for process, status in self._watched.items():
             if gap > GAP_S:
                 status.heard_at = status.progress_at = now
             if status.state == "ready" and now - min(status.heard_at, status.progress_at) > SILENT_S:
-                return sender
+                return process
         return None
 
     def _accept(self) -> None:
@@ -121,7 +128,7 @@ class Control:
             self._change(sender, "dead", "its process ended")
 
     def _receive(self, sender: str, message: dict[str, Any]) -> None:
-        status = self._senders[sender]
+        status = self._watched[sender]
         status.heard_at = monotonic()
         if "report" in message:
             report = message["report"]
@@ -136,7 +143,7 @@ class Control:
             self.command("generate", "others_ready")
 
     def _change(self, sender: str, state: str, detail: str) -> None:
-        status = self._senders[sender]
+        status = self._watched[sender]
         if status.state != "failed":  # the death of a failed stage is not reported
             status.state = state
             self.events.put(Event(sender, state, detail))

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from misotts.config import ConfigError, ModelConfig
 from misotts.engines.table import EngineError, check_engines
 from misotts.serve.child import Child
-from misotts.serve.control import SILENT_S, Control, Event
+from misotts.serve.control import SILENT_S, TRITON, Control, Event
 from misotts.serve.run_folder import close_shared_memory, run_folder
 from misotts.serve.settings import GATEWAY, ServeOptions, StageSettings
 from misotts.serve.triton_log import TritonLog
@@ -44,6 +44,7 @@ SETTLED_S = 1.0
 WATCH_S = 0.1
 START_WATCH_S = 0.02
 """The same during the start, in which the stages' shared memory appears and is closed to other users."""
+ASK_S = 2.0
 TELL_S = 0.5
 """The gateway hears the server's state at every change and this often."""
 
@@ -99,7 +100,7 @@ class _Launcher:
     def __init__(self, settings: StageSettings, control: Control, signals: Sequence[str]) -> None:
         self._settings, self._control, self._signals = settings, control, signals
         self._log = TritonLog(settings.run / "tritonserver.log")
-        self._triton = Child("tritonserver", self._log.copy)
+        self._triton = Child(TRITON, self._log.copy)
         self._gateway = Child(GATEWAY, _copy_gateway_lines)
         self._phase: Literal["starting", "serving", "draining", "stopping"] = "starting"
         self._reason = ""
@@ -148,6 +149,7 @@ class _Launcher:
         if ports := tcp_listeners(self._triton.pid):
             what = f"listens on TCP port {ports[0]} although it is told to use the sockets of the run folder alone"
             raise ServeError(f"tritonserver {what}: this release cannot be kept private")
+        threading.Thread(target=self._ask_triton, name="probe", daemon=True).start()
         self._phase = "serving"
         where = ", ".join(f"{name} {port}" for name, port in vars(self._settings.ports).items())
         _report(f"ready after {time.monotonic() - began:.1f} s on {self._settings.host}: {where}")
@@ -166,6 +168,17 @@ class _Launcher:
                 if probe.connect_ex(path):
                     return f"tritonserver to listen on {path}, which not every release may support"
         return ""
+
+    def _ask_triton(self) -> None:
+        """Note every `ASK_S` that tritonserver answers: one that hangs has neither ended nor lost its stages."""
+        while True:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(SILENT_S / 4)
+                connection.connect(self._settings.metrics_socket)
+                connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+                if connection.recv(1):
+                    self._control.heard(TRITON)
+            time.sleep(ASK_S)
 
     def _wait(self, missing: Callable[[], str], limit_s: float) -> None:
         """Watch until `missing()` is empty or a signal comes.

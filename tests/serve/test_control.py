@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from misotts.serve import control as control_module
-from misotts.serve.control import Control, Event
+from misotts.serve.control import TRITON, Control, Event
 from misotts.serve.messages import MAX_LINE
 from misotts.serve.settings import GATEWAY, STAGES
 from tests.support.waiting import wait_until
@@ -116,6 +116,14 @@ def test_a_silent_stage_or_gateway_hangs(path: str, clock: list[float]) -> None:
     wait_until(lambda: control.streams == 7)
     assert watch(control, clock, 17) is None
     assert watch(control, clock, 5) == "decode"
+
+
+def test_a_tritonserver_that_no_longer_answers_hangs(path: str, clock: list[float]) -> None:
+    control = Control(path)
+    assert watch(control, clock, 30) is None, "it has not been asked yet"
+    control.heard(TRITON)
+    assert watch(control, clock, 19) is None
+    assert watch(control, clock, 2) == TRITON
 
 
 def test_a_stage_whose_work_stands_still_hangs(path: str, clock: list[float]) -> None:

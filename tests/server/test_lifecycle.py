@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from misotts.config import FRAME_SAMPLES
-from misotts.serve.control import SILENT_S
+from misotts.serve.control import SILENT_S, TRITON
 from misotts.serve.launcher import STOP_LIMIT_S
 from misotts.serve.local import START_S, RunningServer, running_server, start_server
-from misotts.serve.settings import GATEWAY, SETTINGS, STAGES
+from misotts.serve.settings import GATEWAY, SETTINGS
 from misotts_client import Client, Segment
 from misotts_client.errors import MisoError, Unavailable
 from tests.support.clips import tone
@@ -48,20 +48,22 @@ def seconds_to_error(client: Client, break_it: Callable[[], None]) -> float:
         return time.monotonic() - began
 
 
-@pytest.mark.parametrize("victim", [*STAGES, "tritonserver"])
-def test_callers_hear_of_a_killed_process_and_the_server_ends(demo_folder: Path, victim: str) -> None:
+@pytest.mark.parametrize("victim", ["generate", "watermark"])
+def test_callers_hear_of_a_killed_stage_and_the_server_ends(demo_folder: Path, victim: str) -> None:
     with running_server(demo_folder) as server, Client(server.url) as client:
         everything = processes(server)
-        process = triton_of(server) if victim == "tritonserver" else stage_process(server, victim)
-        assert seconds_to_error(client, process.kill) < 3
+        assert seconds_to_error(client, stage_process(server, victim).kill) < 3
         assert server.process.wait(5) == 1
         assert not [each for each in everything if is_alive(each)], "processes were left behind"
 
 
-@pytest.mark.parametrize("victim", ["decode", GATEWAY])
-def test_callers_hear_of_a_stage_that_stands_still(demo_folder: Path, victim: str) -> None:
+@pytest.mark.parametrize(
+    "victim", ["decode", *(pytest.param(name, marks=pytest.mark.slow) for name in (GATEWAY, TRITON))]
+)
+def test_callers_hear_of_a_process_that_stands_still(demo_folder: Path, victim: str) -> None:
     with running_server(demo_folder) as server, Client(server.url) as client:
-        process = gateway_of(server) if victim == GATEWAY else stage_process(server, victim)
+        others = {GATEWAY: gateway_of, TRITON: triton_of}
+        process = others[victim](server) if victim in others else stage_process(server, victim)
         assert seconds_to_error(client, process.suspend) < 25
         assert server.process.wait(5) == 1
 

@@ -1,4 +1,4 @@
-"""Callers reach the gateway's three ports and nothing else; other users of the machine reach nothing."""
+"""Callers reach the gateway's three ports and nothing else; other users of the machine reach no more than they do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.processes import processes, run_folder, shared_memory
 from tests.support.raw import infer, text
 
 HEADER = np.array([1, 0, 0, 1], np.int64)
-STAGE_INPUTS = {
+STAGE_INPUTS: dict[str, dict[str, np.ndarray]] = {
     "prompt": dict(TEXT=text(b"hello")),
     "generate": dict(FRAMES=np.zeros((3, 33), np.int32), ORDER=text(b'{"max_frames": 1, "seed": 1}')),
     "decode": dict(HEADER=HEADER, CODES=np.ones((2, 32), np.int32), FINISH=text(b"eos")),
@@ -31,9 +31,9 @@ def test_the_server_listens_on_the_three_ports_of_the_gateway_only(server: Runni
     found = [connection for each in processes(server) for connection in each.net_connections("inet")]
     bound = {c.laddr.port for c in found if c.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)}
     assert bound == set(vars(server.ports).values())
-    paths = [c.laddr for each in processes(server) for c in each.net_connections("unix") if c.laddr]
-    assert {Path(path).parent for path in paths} == {run_folder(server)}
-    assert {"control", "grpc:1", "metrics", "acknowledge"} <= {Path(path).name for path in paths}
+    paths = {Path(str(c.laddr)) for each in processes(server) for c in each.net_connections("unix") if c.laddr}
+    assert {path.parent for path in paths} == {run_folder(server)}
+    assert {"control", "grpc:1", "metrics", "acknowledge"} <= {path.name for path in paths}
 
 
 def test_other_users_can_open_neither_sockets_nor_shared_memory(server: RunningServer) -> None:
