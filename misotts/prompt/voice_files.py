@@ -21,6 +21,8 @@ CLIP_RATES = (8_000, 192_000)
 CLIP_LOUDNESS = (-60.0, 0.0)
 """dBFS, RMS. Audio of -1..1 cannot exceed 0, but floats written in the scale of integers do."""
 MAX_CHANNELS = 2
+MAX_TEXT_BYTES = 2**16
+"""Size of the largest text file: 4 bytes for each code point, and room for spaces around them."""
 
 Audio = npt.NDArray[np.float32]
 
@@ -69,6 +71,8 @@ def read_text(raw: bytes) -> str:
     Raises:
         VoiceError: the text is not UTF-8, has only spaces, or is too long.
     """
+    if len(raw) > MAX_TEXT_BYTES:
+        raise VoiceError(f"the text file must be at most {MAX_TEXT_BYTES} bytes long, it is longer")
     try:
         text = raw.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from misotts.prompt.voice_files import VoiceError, read_clip, read_text, write_clip
+from misotts.prompt.voice_files import MAX_TEXT_BYTES, VoiceError, read_clip, read_text, write_clip
 from misotts_client.contract import check_voice_name
 from misotts_client.errors import InvalidArgument, NotFound
 from misotts_client.request import Segment
@@ -55,7 +55,7 @@ class Voices:
             clip, text = self._files(name)
             with clip.open("rb") as sound, text.open("rb") as words:
                 if os.path.samestat(os.fstat(sound.fileno()), clip.stat()):
-                    return Segment(read_text(words.read()), speaker, read_clip(sound))
+                    return Segment(read_text(words.read(MAX_TEXT_BYTES + 1)), speaker, read_clip(sound))
         return self.segment(name, speaker)  # it has just been replaced
 
     def _files(self, name: str) -> tuple[Path, Path]:

@@ -101,7 +101,9 @@ class _Launcher:
         self._settings, self._control, self._signals = settings, control, signals
         self._log = TritonLog(settings.run / "tritonserver.log")
         self._triton = Child(TRITON, self._log.copy)
-        self._gateway = Child(GATEWAY, _copy_gateway_lines)
+        self._gateway_error = ""
+        """The line with which the gateway has given up."""
+        self._gateway = Child(GATEWAY, self._copy_gateway_lines)
         self._phase: Literal["starting", "serving", "draining", "stopping"] = "starting"
         self._reason = ""
         """The error that ends the server."""
@@ -209,7 +211,8 @@ class _Launcher:
         if self._triton.status is not None:
             raise ServeError(self._explain_triton("tritonserver ended"))
         if self._gateway.status is not None and not self._gateway_is_done:
-            raise ServeError(self._gateway.describe_end("the gateway ended"))
+            end = self._gateway.describe_end("the gateway ended")  # after it every line has been read
+            raise ServeError(self._gateway_error or end)
         if len(self._signals) > 1:
             raise ServeError("stopped before all streams had ended")
 
@@ -227,6 +230,13 @@ class _Launcher:
         end = self._triton.describe_end(observed)
         killed = self._triton.status == -signal.SIGKILL  # nothing that it logged before can be the reason
         return end if killed else end + self._log.recent_error()
+
+    def _copy_gateway_lines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            if line.startswith("error: "):
+                self._gateway_error = f"{GATEWAY}: {line.removeprefix('error: ').rstrip()}"
+            else:
+                _report(f"{GATEWAY:<10} {line.rstrip()}")
 
     @property
     def _gateway_is_done(self) -> bool:
@@ -280,11 +290,6 @@ class _Launcher:
         watch them."""
         name = failure.thread.name if failure.thread else "a thread"
         self._control.events.put(Event(f"the launcher's {name}", "failed", repr(failure.exc_value)))
-
-
-def _copy_gateway_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        _report(f"{GATEWAY}: {line.rstrip()}")
 
 
 def _report(line: str) -> None:

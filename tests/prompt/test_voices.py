@@ -1,7 +1,9 @@
 """A folder of voices: reading, adding and removing voices, and the errors of broken ones."""
 
 import os
+import resource
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,20 @@ def test_a_broken_voice_is_named_and_shows_no_path(folder: Path, case: str) -> N
     assert caught.value.field == "VOICE"
     assert "/" not in str(caught.value)
     assert Voices(folder).names() == ["ann"], "an operator must see it in the list"
+
+
+def test_a_huge_file_is_refused_without_being_read(folder: Path) -> None:
+    """3 GB that a sparse file pretends to have."""
+    for suffix, words in ((".txt", "must be at most 65536 bytes"), (".wav", "not usable")):
+        path = folder / f"ann{suffix}"
+        earlier = path.read_bytes()
+        os.truncate(path, 3 * 2**30)
+        began, peak = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(InvalidArgument, match=words):
+            Voices(folder).segment("ann", 0)
+        assert time.monotonic() - began < 5
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000, "KB"
+        path.write_bytes(earlier)
 
 
 def test_links_within_the_folder_are_followed(folder: Path) -> None:
