@@ -174,7 +174,7 @@ class Gateway:
 
     async def _metrics(self) -> bytes:
         run = _run_folder(self.options.upstream)
-        triton = await asyncio.to_thread(_fetch_metrics, run / "metrics:1") if run else b""
+        triton = await asyncio.to_thread(_fetch_metrics, run / "metrics") if run else b""
         return triton + self.counts.text()
 
     def _watch_memory(self) -> None:

@@ -236,7 +236,7 @@ class _Launcher:
             if line.startswith("error: "):
                 self._gateway_error = f"{GATEWAY}: {line.removeprefix('error: ').rstrip()}"
             else:
-                _report(f"{GATEWAY:<10} {line.rstrip()}")
+                _report(line.rstrip().removeprefix("misotts: "))  # which lines of gRPC lack
 
     @property
     def _gateway_is_done(self) -> bool:
