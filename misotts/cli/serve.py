@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from misotts.cli.errors import one_line_errors
+from misotts.cli.gateway_options import with_gateway_options
 from misotts.cli.options import DEFAULT_MODEL, KeyFile, Model, Voices
 from misotts.engines.table import BackboneLibrary, DepthLibrary, EngineChoice, KvType, WeightType
 
@@ -40,6 +41,7 @@ def _gone(port: int | None) -> int | None:
     return port
 
 
+@with_gateway_options
 def serve(
     model: Model = DEFAULT_MODEL,
     voices: Voices = None,
@@ -75,6 +77,7 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option(min=0, help="Longest time that running streams get to end when the server stops.")
     ] = 60.0,
+    gateway: tuple[str, ...] = (),
 ) -> None:
     """Run the server until SIGINT or SIGTERM.
 
@@ -94,6 +97,7 @@ def serve(
             voices=voices,
             host=host,
             ports=Ports(grpc_port, http_port, ready_port),
+            gateway=gateway,
             max_streams=max_streams,
             kv_memory=kv_memory,
             engines=EngineChoice(backbone, weights, kv_type, depth),

@@ -112,7 +112,7 @@ class _Launcher:
         self._told_at = 0.0
 
     def run(self) -> None:
-        threading.excepthook = self._thread_died
+        earlier, threading.excepthook = threading.excepthook, self._thread_died
         drained = False
         try:
             self._start()
@@ -129,6 +129,7 @@ class _Launcher:
                 self._end(self._triton, STOP_LIMIT_S)
             self._triton.kill()
             self._end(self._gateway, GATEWAY_STOP_LIMIT_S)
+            threading.excepthook = earlier
 
     def _start(self) -> None:
         """Start the gateway and tritonserver and wait until every stage is ready, or a signal comes."""
@@ -160,7 +161,8 @@ class _Launcher:
         settings = self._settings
         own = {"upstream": f"unix:{settings.triton_socket}", "launcher": settings.control_socket, "host": settings.host}
         ports = {f"{name}-port": port for name, port in vars(settings.ports).items()}
-        flags = [f"--{name}={value}" for name, value in (own | ports).items()]
+        voices = {"voices": settings.voices} if settings.voices else {}
+        flags = [f"--{name}={value}" for name, value in {**own, **ports, **voices}.items()]
         return [sys.executable, "-m", "misotts_gateway", *flags, *settings.gateway]
 
     def _silent_socket(self) -> str:

@@ -45,6 +45,7 @@ def test_frames_prints_a_line_of_codes_per_frame(demo_folder: Path) -> None:
     ("command", "code", "words"),
     [
         (["serve", "--grpc-port=8080"], 2, "must differ"),
+        (["serve", "--max-message-mib=1000"], 2, "--max-message-mib"),
         (["serve", "--metrics-port=8002"], 2, "/metrics is on the --ready-port"),
         (["serve", "--kv-memory=much"], 2, "--kv-memory': 'much'"),
         (["frames", "Hello.", "--max-frames=2001"], 2, "--max-frames"),
