@@ -53,7 +53,8 @@ def key_options(key: bytes, tmp_path_factory: pytest.TempPathFactory) -> list[st
 @pytest.fixture(scope="session")
 def server(demo_folder: Path, voices: Path, key_options: list[str]) -> Iterator[RunningServer]:
     """The server that most tests share."""
-    with running_server(demo_folder, f"--voices={voices}", f"--max-streams={MAX_STREAMS}", *key_options) as running:
+    options = [f"--voices={voices}", f"--max-streams={MAX_STREAMS}", "--streams-per-address=200"]
+    with running_server(demo_folder, *options, *key_options) as running:
         yield running
 
 

@@ -9,7 +9,11 @@ from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
 
 def infer(url: str, model: str, **inputs: np.ndarray) -> Any:
-    """Send one request for `model`; return the first response of its stream. Object arrays hold bytes."""
+    """Send one request for `model`; return the first response of its stream. Object arrays hold bytes.
+
+    The gateway refuses such a request, after which nothing follows, by the status of the call; it is returned as a
+    response too.
+    """
     request = service_pb2.ModelInferRequest(model_name=model)
     for name, value in inputs.items():
         is_bytes = value.dtype == np.object_
@@ -19,7 +23,10 @@ def infer(url: str, model: str, **inputs: np.ndarray) -> Any:
         request.raw_input_contents.append(raw)
     with grpc.insecure_channel(url) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        return next(iter(stub.ModelStreamInfer(iter([request]), timeout=20)))
+        try:
+            return next(iter(stub.ModelStreamInfer(iter([request]), timeout=20)))
+        except grpc.RpcError as error:
+            return service_pb2.ModelStreamInferResponse(error_message=error.details())
 
 
 def text(value: bytes) -> np.ndarray:
