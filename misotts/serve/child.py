@@ -10,6 +10,8 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+_prctl = ctypes.CDLL(None).prctl
+
 
 class Child:
     """A process that is the leader of a process group; its own children belong to that."""
@@ -84,4 +86,4 @@ def describe_end(name: str, status: int) -> str:
 
 def _die_with_parent() -> None:
     """In the child before exec: have the kernel kill it when the launcher is killed."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
