@@ -25,6 +25,7 @@ class Order:
         temperature: 0 is greedy.
         top_k: from 1 to the number of audio codes.
         chunk_frames: frames of every chunk; 0 leaves the size to the server.
+        ticket: number of the private call, by which the gateway tells how much of it has been written; 0: none.
         deadline: `time.monotonic()` seconds at which the utterance is ended; None: no limit.
     """
 
@@ -34,6 +35,7 @@ class Order:
     temperature: float = 0.9
     top_k: int = 50
     chunk_frames: int = 0
+    ticket: int = 0
     deadline: float | None = None
 
     def parameters(self) -> str:

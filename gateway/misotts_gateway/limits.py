@@ -40,7 +40,7 @@ SEND_BUFFER = 128 * 2**10
 """Bytes that the kernel keeps for a caller who does not read: 0.7 s of audio."""
 STALLED_S = 60.0
 """A caller who takes nothing for this long while audio waits is ended."""
-HALF_CLOSE_S = 0.05
+HALF_CLOSE_S = 0.2
 """Time in which a caller's end of its side is awaited before a refusal: it follows the request at once."""
 
 MINUTE_S = 60.0

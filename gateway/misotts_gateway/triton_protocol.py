@@ -221,6 +221,8 @@ class Call:
                     await self._write(piece.data)
         except MisoError as error:
             await self._refuse(error, id)
+        except grpc.aio.InternalError:
+            pass  # the caller has left in the middle of a write
         except Exception:
             log.exception("a request failed")
             await self._refuse(Internal("the gateway failed"), id)
@@ -243,7 +245,8 @@ class Call:
             return
         response = service_pb2.ModelStreamInferResponse(error_message=str(error))
         response.infer_response.id = id
-        await self._write(_bytes(response))
+        with contextlib.suppress(grpc.aio.InternalError):  # the caller has left
+            await self._write(_bytes(response))
 
 
 async def abort(context: Any, error: MisoError, request_id: str) -> None:

@@ -108,11 +108,14 @@ class Prompter:
         checked.check_deadline()
         return checked
 
-    def complete(self, checked: Checked, alive: Pause = lambda: None) -> tuple[Order, int]:
+    def complete(
+        self, checked: Checked, alive: Pause = lambda: None, wanted: Pause = lambda: None
+    ) -> tuple[Order, int]:
         """Return the order of a checked request, and the number of context segments dropped because they do not fit.
 
         Args:
             alive: called regularly during the work.
+            wanted: called regularly too, but not while a voice is encoded, which the next requests for it use.
 
         Raises:
             InvalidArgument: the prompt does not fit, or the voice is not usable.
@@ -122,6 +125,7 @@ class Prompter:
 
         def pause() -> None:
             alive()
+            wanted()
             checked.check_deadline()
 
         pause()

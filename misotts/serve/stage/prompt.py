@@ -1,7 +1,8 @@
 """prompt: requests become orders. See `misotts.prompt.builder`.
 
 There are two queues with a worker each. The first takes every request and answers those that need no encoding; the
-second encodes. So a request without audio never waits for the encoding of another one.
+second encodes. So a request without audio never waits for the encoding of another one. In the second queue callers take
+turns, and nothing is encoded for a caller that has left, of which the gateway sends a note.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
+
+from cachetools import LRUCache
 
 from misotts.mimi import encode, load_mimi
 from misotts.order import Order
@@ -21,15 +25,18 @@ from misotts.prompt.builder import Checked, Prompter
 from misotts.prompt.voices import Voices
 from misotts.serve.stage.stage import Stage, log
 from misotts.serve.stage.tensors import array, send
-from misotts.serve.stage.worker import Item, Worker
-from misotts_client.errors import Internal, MisoError, Unavailable
+from misotts.serve.stage.tickets import TicketReceiver
+from misotts.serve.stage.worker import FairWorker, Item, Worker
+from misotts_client.errors import Cancelled, Internal, MisoError, Unavailable
 from misotts_client.request import SpeechRequest
 from misotts_client.tensors import read_request
+from misotts_gateway.tickets import INPUT, Note, share_of
 
 MAX_QUEUED = 256
 MAX_ENCODING = 64
-"""Each may hold minutes of audio and take seconds, even if its caller has left: Triton does not tell the first step of
-an ensemble."""
+"""Each may hold minutes of audio and take seconds."""
+MAX_GONE = 4_096
+"""Tickets of callers that have left: a note may come before its request."""
 
 
 class PromptStage(Stage):
@@ -41,35 +48,61 @@ class PromptStage(Stage):
         mimi = load_mimi(folder, self.config, self.device)
         self.prompter = Prompter(folder, self.config, partial(encode, mimi), Voices(self.settings.voices))
         self.start_workers()
+        self.receiver = TicketReceiver(self.settings.run, "prompt", self.note)
 
     def start_workers(self) -> None:
         """Begin to accept requests, at the end of `load`."""
         self.counts: Counter[str] = Counter()
         self.counts_lock = threading.Lock()
         # One request per batch: each one is progress, so a long queue does not look like a worker that hangs.
-        self.checker: Worker[tuple[SpeechRequest, float, Any]] = Worker(self.check, lambda _: None, MAX_QUEUED)
-        self.encoder: Worker[tuple[Checked, Any]] = Worker(self.encode, lambda _: None, MAX_ENCODING)
+        self.gone: LRUCache[int, None] = LRUCache(MAX_GONE)
+        self.checker: Worker[tuple[SpeechRequest, float, int, Any]] = Worker(self.check, lambda _: None, MAX_QUEUED)
+        self.encoder: FairWorker[tuple[Checked, int, Any]] = FairWorker(
+            self.encode, lambda item: share_of(item[1]), MAX_ENCODING, self.displace
+        )
 
     def take(self, request: Any, sender: Any) -> None:
         arrived = time.monotonic()
         speech = read_request(partial(array, request), self.config.max_seq_len)
-        put(self.checker, (speech, arrived, sender), "prompts")
+        ticket = array(request, INPUT)
+        put(self.checker, (speech, arrived, 0 if ticket is None else int(ticket.item()), sender), "prompts")
 
-    def check(self, batch: list[tuple[SpeechRequest, float, Any]]) -> None:
+    def check(self, batch: list[tuple[SpeechRequest, float, int, Any]]) -> None:
         """Work of the first queue."""
-        for request, arrived, sender in batch:
+        for request, arrived, ticket, sender in batch:
             with self.errors_to(sender):
+                self.check_caller(ticket)
                 checked = self.prompter.check(request, arrived)
                 if checked.encodes:
-                    put(self.encoder, (checked, sender), "contexts and new voices")
+                    put(self.encoder, (checked, ticket, sender), "contexts and new voices")
                 else:
-                    self.answer(sender, *self.prompter.complete(checked))
+                    self.answer(sender, ticket, *self.prompter.complete(checked))
 
-    def encode(self, batch: list[tuple[Checked, Any]]) -> None:
+    def encode(self, batch: list[tuple[Checked, int, Any]]) -> None:
         """Work of the second queue."""
-        for checked, sender in batch:
+        for checked, ticket, sender in batch:
             with self.errors_to(sender):
-                self.answer(sender, *self.prompter.complete(checked, self.encoder.report_progress))
+                self.check_caller(ticket)
+                parts = self.prompter.complete(
+                    checked, self.encoder.report_progress, partial(self.check_caller, ticket)
+                )
+                self.answer(sender, ticket, *parts)
+
+    def note(self, note: Note) -> None:
+        """Remember a caller that has left."""
+        if note.gone:
+            self.gone[note.ticket] = None
+
+    def check_caller(self, ticket: int) -> None:
+        """Raises:
+        Cancelled: the caller has left, so nothing is encoded for it.
+        """
+        if ticket in self.gone:
+            raise Cancelled("the caller has left")
+
+    def displace(self, item: tuple[Checked, int, Any]) -> None:
+        """Refuse a request that has lost its place to a caller with fewer."""
+        self.refuse(item[-1], too_many("contexts and new voices"))
 
     @contextmanager
     def errors_to(self, sender: Any) -> Iterator[None]:
@@ -87,14 +120,17 @@ class PromptStage(Stage):
         self.count(refused=1)
         super().refuse(sender, error)
 
-    def answer(self, sender: Any, order: Order, dropped_segments: int) -> None:
+    def answer(self, sender: Any, ticket: int, order: Order, dropped_segments: int) -> None:
         self.count(prompts=1, dropped_segments=dropped_segments)
-        outputs = {"FRAMES": order.frames, "ORDER": order.parameters()}
+        outputs = {"FRAMES": order.frames, "ORDER": replace(order, ticket=ticket).parameters()}
         send(sender, outputs, final=True)
 
     def count(self, **more: int) -> None:
         with self.counts_lock:  # three threads count
             self.counts.update(more)
+
+    def malformed(self) -> int:
+        return super().malformed() + self.receiver.malformed
 
     def progress(self) -> float:
         return min(self.checker.last_progress, self.encoder.last_progress)  # stands still as soon as one of them hangs
@@ -121,4 +157,8 @@ def put(worker: Worker[Item], item: Item, items: str) -> None:
     try:
         worker.put(item)
     except queue.Full:
-        raise Unavailable(f"too many {items} wait; try again in 1 s", retry_after_s=1.0) from None
+        raise too_many(items) from None
+
+
+def too_many(items: str) -> Unavailable:
+    return Unavailable(f"too many {items} wait; try again in 1 s", retry_after_s=1.0)

@@ -1,5 +1,6 @@
 """The queues of the prompt stage, on a pretended Triton and with a codec that works when the test allows it."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ from misotts.prompt.builder import Prompter
 from misotts.prompt.voices import Voices
 from misotts.serve.stage.metrics import METRICS
 from misotts.serve.stage.prompt import PromptStage
-from misotts_client.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from misotts_client.errors import Cancelled, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from misotts_gateway.tickets import Note
 from tests.support.waiting import wait_until
 
 FRAMES = 3
@@ -155,6 +157,22 @@ def test_the_queue_of_the_encoder_is_in_order_and_bounded(stage: Any, codec: Cod
     assert np.diff(lengths).tolist() == [1, 1]
     wait_until(lambda: counts(stage, "waiting", "encoding") == (0, 0))
     assert counts(stage, "prompts_total", "refused_total") == (4, 1)
+
+
+def test_nothing_is_encoded_for_a_caller_that_has_left(stage: Any, codec: Codec) -> None:
+    first, second, third = (with_context(TICKET=np.int64(ticket)) for ticket in (1, 2, 3))
+    stage.execute([first, second, third])
+    wait_until(lambda: codec.clips)
+    for ticket in (1, 2):
+        stage.note(Note(ticket, 0, gone=True))
+    stage.note(Note(3, 5, gone=False))
+    codec.allow(1)
+    assert isinstance(answer(first), Cancelled), "it is noticed between the parts of a clip"
+    assert isinstance(answer(second), Cancelled)
+    codec.allow(2)
+    assert len(answer(third)) > FRAMES
+    assert codec.clips == 2
+    assert json.loads(third.answers[0]["ORDER"])["ticket"] == 3
 
 
 def test_the_time_limit_holds_in_the_queue_and_during_encoding(stage: Any, codec: Codec) -> None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from misotts.serve.stage.worker import Worker
+from misotts.serve.stage.worker import FairWorker, Worker
 from tests.support.waiting import wait_until
 
 
@@ -70,3 +70,22 @@ def test_it_goes_on_after_a_failure() -> None:
     worker.put("bad")
     worker.put("good")
     wait_until(lambda: gate.batches == [["bad"], ["good"]])
+
+
+def test_callers_take_turns_and_the_largest_gives_way() -> None:
+    gate, displaced = Gate(), list[str]()
+    worker = FairWorker(gate.process, lambda item: int(item[0]), limit=4, displaced=displaced.append)
+    worker.put("1a")
+    wait_until(lambda: gate.batches)
+    for item in ("1b", "1c", "1d", "1e"):
+        worker.put(item)
+    with pytest.raises(queue.Full):
+        worker.put("1f")
+    worker.put("2a")
+    worker.put("3a")
+    assert displaced == ["1e", "1d"]
+    with pytest.raises(queue.Full):
+        worker.put("2b")
+    gate.finish(5)
+    wait_until(lambda: worker.unfinished == 0)
+    assert gate.batches == [["1a"], ["2a"], ["3a"], ["1b"], ["1c"]]
