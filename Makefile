@@ -17,7 +17,7 @@ SERVE_OPTIONS ?= $(if $(filter $(DEMO) $(RANDOM),$(MODEL)),--allow-reference-key
 # Most utterances at once that the engines of `make build` take.
 STREAMS ?= 64
 
-.PHONY: help demo test quick voice-check messages docs lint format convert build serve soak gpu-suite \
+.PHONY: help attack demo test quick voice-check messages docs lint format convert build serve soak gpu-suite \
     gpu-suite-wheels clean
 
 help: ## list the targets
@@ -63,6 +63,9 @@ build: $(READY) $(MODEL) ## build engines for the GPU of this machine
 
 serve: $(READY) $(MODEL) ## serve MODEL (default: the demo model)
 	$(BIN)/misotts serve --model $(MODEL) $(SERVE_OPTIONS)
+
+attack: $(READY) $(RANDOM) ## try on a running server what any client can try (5 minutes)
+	$(BIN)/python -m pytest -m slow tests/attack
 
 soak: $(READY) $(RANDOM) ## run thousands of callers of which many leave early
 	$(BIN)/python -m benchmarks.soak

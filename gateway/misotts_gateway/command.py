@@ -63,7 +63,7 @@ def gateway(
     ] = None,
     streams_per_address: Annotated[
         int, typer.Option(min=1, help="Largest number of utterances at once of a caller's address.")
-    ] = 64,
+    ] = 256,
     max_message_mib: Annotated[int, typer.Option(min=1, max=256, help="Size of the largest request in MiB.")] = 16,
     memory_limit_mib: Annotated[
         int, typer.Option(min=128, help="Resident memory in MiB above which incomplete requests are ended.")

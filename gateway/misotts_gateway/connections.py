@@ -10,7 +10,7 @@ import socket
 import struct
 import termios
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from misotts_gateway.callers import Address, parse_address
@@ -40,9 +40,9 @@ def bound_send_buffers(port: int) -> None:
 class Connections:
     """Counts the connections of callers by address, and closes the newest beyond the limit."""
 
-    def __init__(self, port: int, most: int, exempt: Callable[[Address], bool]) -> None:
+    def __init__(self, ports: Collection[int], most: int, exempt: Callable[[Address], bool]) -> None:
         """`most`: connections in all; `exempt(address)` is True for trusted proxies."""
-        self._port, self._exempt = port, exempt
+        self._ports, self._exempt = ports, exempt
         self._per_address = min(CONNECTIONS_PER_ADDRESS, max(8, most // 4))
         self._seen: dict[str, int] = {}
         self._next = 0
@@ -54,7 +54,7 @@ class Connections:
         seen: dict[str, int] = {}
         for name, each in _sockets():
             try:
-                if each.getsockname()[1] != self._port:
+                if each.getsockname()[1] not in self._ports:
                     continue
                 peer = each.getpeername()[0]
             except (OSError, IndexError, TypeError):  # it listens, or it is no connection
@@ -77,7 +77,7 @@ class Connections:
         total = 0
         for _, each in _sockets():
             with contextlib.suppress(OSError, IndexError, TypeError):
-                if each.getsockname()[1] == self._port and each.getpeername():
+                if each.getsockname()[1] in self._ports and each.getpeername():
                     total += struct.unpack("i", fcntl.ioctl(each.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0]
         return total
 

@@ -22,7 +22,7 @@ class Counts:
         self.http = self._counter("http_requests", "Number of HTTP requests answered.", "route", "status")
         self.malformed = self._counter("malformed", "Number of lines from the launcher that could not be read.")
         self.streams = self._gauge("streams", "Number of utterances that callers have not taken to their end.")
-        self.connections = self._gauge("connections", "Number of connections to the gRPC port.")
+        self.connections = self._gauge("connections", "Number of connections to the gRPC and HTTP ports.")
         self.memory = self._gauge("resident_bytes", "Resident memory of the gateway's process.")
         self.first_audio = Histogram(
             f"{PREFIX}_first_audio_seconds",

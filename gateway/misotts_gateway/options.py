@@ -42,7 +42,7 @@ class GatewayOptions:
     """Language in which numbers are written as words for requests that do not say otherwise; None: not."""
     lexicon: Path | None = None
     """JSON file of words and their spellings."""
-    streams_per_address: int = 64
+    streams_per_address: int = 256
     """Utterances at once of one caller's address."""
     max_message: int = 16 * MIB
     """Bytes of the largest request."""

@@ -30,6 +30,7 @@ from misotts_gateway.limits import Seats
 from misotts_gateway.listeners import ListenError, grpc_server
 from misotts_gateway.options import GatewayOptions
 from misotts_gateway.probes import Probes, SmallServer
+from misotts_gateway.request import model_limits
 from misotts_gateway.tickets import Tickets
 from misotts_gateway.triton_protocol import TritonProtocol
 from misotts_gateway.upstream import Upstream
@@ -92,7 +93,8 @@ class Gateway:
     async def run(self) -> None:
         """See `misotts_gateway.process.run`."""
         options = self.options
-        connections = Connections(options.grpc_port, raise_descriptor_limit(), self.callers.trusts)
+        ports = (options.grpc_port, options.http_port)
+        connections = Connections(ports, raise_descriptor_limit(), self.callers.trusts)
         if options.launcher:
             await self.link.connect(options.launcher)
             self.link.send(state="loading", detail="listeners")
@@ -103,7 +105,7 @@ class Gateway:
         await probes.start(options.host, options.ready_port)
         await self.http.start(options.host, options.http_port)
         await server.start()
-        for port in (options.grpc_port, options.http_port):
+        for port in ports:
             bound_send_buffers(port)
         if not self.keys.required:
             log.warning("no --api-keys: any caller is served")
@@ -168,7 +170,9 @@ class Gateway:
     def _state(self) -> tuple[bool, dict[str, Any]]:
         """See `Probes`."""
         if self.options.launcher:
-            return self.is_ready, {name: value for name, value in self.link.state.items() if name != "ready"}
+            return self.is_ready, {
+                name: value for name, value in self.link.state.items() if name not in ("ready", "model")
+            }
         phase = "draining" if self.core.draining else "serving" if self._upstream_ready else "waiting for the upstream"
         return self.is_ready, {"phase": phase, "streams": self.core.streams}
 
@@ -189,11 +193,15 @@ class Gateway:
 
     def _report(self) -> None:
         self.core.end_stalled()
+        self.core.model = model_limits(self.link.state.get("model")) or self.core.model
         self.link.check()
-        self.link.send(report={"streams": self.core.streams})
+        self.link.send(report={"streams": max(self.core.streams, self.service.busy)})
 
     async def _watch_upstream(self) -> None:
-        self._upstream_ready = await self.upstream.ready()
+        ready = await self.upstream.ready()
+        if ready and not self._upstream_ready:  # it may serve another model than before
+            self.core.model = await self.upstream.model_limits() or self.core.model
+        self._upstream_ready = ready
 
     def _refused(self, reason: str) -> None:
         self.counts.refused.labels(reason).inc()

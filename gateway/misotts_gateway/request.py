@@ -7,6 +7,7 @@ inputs, outputs and parameters, and tensors that are not raw bytes.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,17 @@ class ModelLimits:
 
     positions: int = 2048
     audio_codes: int = 2**31 - 1
+
+
+def model_limits(told: object) -> ModelLimits | None:
+    """Return the limits that another process tells as a mapping; None if it tells none."""
+    if not isinstance(told, Mapping):
+        return None
+    try:
+        limits = ModelLimits(int(told["positions"]), int(told["audio_codes"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return limits if min(limits.positions, limits.audio_codes) > 0 else None
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2
+
+from misotts_client.contract import MODEL_NAME
+from misotts_gateway.request import ModelLimits, model_limits
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+MODEL_CONFIG = "/inference.GRPCInferenceService/ModelConfig"
 READY = "/inference.GRPCInferenceService/ServerReady"
 
 CALLS_PER_CHANNEL = 100
@@ -62,6 +68,16 @@ class Upstream:
             return bool(await self._channel().unary_unary(READY)(b"", timeout=2) == b"\x08\x01")
         except grpc.aio.AioRpcError:
             return False
+
+    async def model_limits(self) -> ModelLimits | None:
+        """Return the limits of another gateway's model; None if it does not tell them."""
+        request = service_pb2.ModelConfigRequest(name=MODEL_NAME).SerializeToString()
+        try:
+            answer = await self._channel().unary_unary(MODEL_CONFIG)(request, timeout=2)
+            parameters = service_pb2.ModelConfigResponse.FromString(answer).config.parameters
+        except (grpc.aio.AioRpcError, DecodeError):
+            return None
+        return model_limits({name: parameter.string_value for name, parameter in parameters.items()})
 
     async def close(self) -> None:
         for channel in self._channels:

@@ -60,7 +60,7 @@ def serve(options: ServeOptions) -> None:
         ServeError: the server cannot start, or a stage, tritonserver or the gateway has died.
     """
     with _received_signals() as signals, contextlib.ExitStack() as stack:
-        _check(options)
+        model = _check(options)
         try:
             run = stack.enter_context(run_folder())
             settings = StageSettings(**vars(options), run=run)
@@ -68,7 +68,7 @@ def serve(options: ServeOptions) -> None:
         except OSError as error:  # no folder can be written, or its path is too long for a socket
             where = f"{tempfile.gettempdir()} (set TMPDIR to use another)"
             raise ServeError(f"cannot make a run folder in {where}: {error}") from None
-        _Launcher(settings, control, signals).run()
+        _Launcher(settings, model, control, signals).run()
 
 
 @contextlib.contextmanager
@@ -85,20 +85,22 @@ def _received_signals() -> Iterator[list[str]]:
             signal.signal(number, handler)
 
 
-def _check(options: ServeOptions) -> None:
-    """Check the options that would otherwise fail only after minutes."""
+def _check(options: ServeOptions) -> ModelConfig:
+    """Check the options that would otherwise fail only after minutes; return what the model folder says."""
     try:
-        ModelConfig.load(options.model)
+        model = ModelConfig.load(options.model)
         check_engines(options.model, options.engines, options.max_streams)
     except (ConfigError, EngineError) as error:
         raise ServeError(str(error)) from None
     if options.voices and not options.voices.is_dir():
         raise ServeError(f"no voices at {options.voices}: not a folder")
+    return model
 
 
 class _Launcher:
-    def __init__(self, settings: StageSettings, control: Control, signals: Sequence[str]) -> None:
+    def __init__(self, settings: StageSettings, model: ModelConfig, control: Control, signals: Sequence[str]) -> None:
         self._settings, self._control, self._signals = settings, control, signals
+        self._model = {"positions": model.max_seq_len, "audio_codes": model.audio_codes}
         self._log = TritonLog(settings.run / "tritonserver.log")
         self._triton = Child(TRITON, self._log.copy)
         self._gateway_error = ""
@@ -277,7 +279,14 @@ class _Launcher:
         stages = {stage: status.state for stage, status in self._control.stages.items()}
         ready = self._phase == "serving" and self._control.ready
         streams, reason = self._control.streams, self._reason
-        state = {"ready": ready, "phase": self._phase, "stages": stages, "streams": streams, "reason": reason}
+        state = {
+            "model": self._model,
+            "ready": ready,
+            "phase": self._phase,
+            "stages": stages,
+            "streams": streams,
+            "reason": reason,
+        }
         if state != self._told or time.monotonic() > self._told_at + TELL_S:
             self._told, self._told_at = state, time.monotonic()
             self._control.command(GATEWAY, "state", **state)
