@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import resource
 import shutil
 import signal
 import socket
@@ -241,3 +242,27 @@ def test_an_option_that_cannot_be_used_is_one_line(options: list[str], words: st
     assert ended.exit_code in (1, 2)
     assert words in ended.output
     assert ended.exception is None or isinstance(ended.exception, SystemExit)
+
+
+def test_the_newest_connections_beyond_an_addresss_limit_are_closed(fake: FakeTriton) -> None:
+    """With 160 descriptors an address may have the least number of connections, 8."""
+    limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))  # noqa: E731
+    with running_gateway(fake.url, preexec_fn=limit) as gateway, Client(gateway.url) as client:
+        client.speak("Hello.")
+        silent = [socket.create_connection(("127.0.0.1", gateway.grpc_port)) for _ in range(60)]
+        wait_until(lambda: sum(is_closed(each) for each in silent) == 53)
+        assert client.speak("Hello.").finish == "eos", "the oldest connection stays"
+        for each in silent:
+            each.close()
+
+
+def is_closed(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        while data := connection.recv(4096):  # the server's preface
+            del data
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True

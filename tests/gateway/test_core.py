@@ -1,0 +1,170 @@
+"""The core without a network: what it tells the stages of a caller, and whom it ends."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from misotts_client import SpeechRequest, Unavailable
+from misotts_gateway import memory
+from misotts_gateway.access_log import AccessLog
+from misotts_gateway.callers import Caller
+from misotts_gateway.core import Core
+from misotts_gateway.counts import Counts
+from misotts_gateway.limits import Seats
+from misotts_gateway.request import Asked
+from misotts_gateway.tickets import READERS, Note, Tickets, share_of, socket_path, unpack
+from tests.support.fake_triton import answer, utterance
+
+ASKED = Asked(SpeechRequest("Hello."))
+CALLER = Caller("1.1.1.1", "id")
+
+
+class Upstream:
+    """Answers every call with the same responses."""
+
+    private = True
+
+    def __init__(self, *responses: Any) -> None:
+        self.responses = responses
+
+    @asynccontextmanager
+    async def call(self, message: bytes, metadata: Any) -> AsyncIterator[AsyncIterator[bytes]]:
+        async def responses() -> AsyncIterator[bytes]:
+            for response in self.responses:
+                yield response.SerializeToString()
+
+        yield responses()
+
+
+class Readers:
+    """The sockets of the stages."""
+
+    def __init__(self, run: Path) -> None:
+        self._sockets = {reader: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for reader in READERS}
+        for reader, each in self._sockets.items():
+            each.bind(socket_path(run, reader))
+            each.setblocking(False)
+
+    def notes(self, reader: str) -> list[Note | None]:
+        found = []
+        while True:
+            try:
+                found.append(unpack(self._sockets[reader].recv(64)))
+            except BlockingIOError:
+                return found
+
+    def close(self) -> None:
+        for each in self._sockets.values():
+            each.close()
+
+
+@pytest.fixture
+def readers(tmp_path: Path) -> Iterator[Readers]:
+    found = Readers(tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def core_before(tmp_path: Path) -> Callable[..., Core]:
+    def make(*responses: Any) -> Core:
+        return Core(Upstream(*responses), Tickets(tmp_path), Seats(4), Counts(), AccessLog(None))  # type: ignore[arg-type]
+
+    return make
+
+
+def test_the_stages_learn_what_was_taken_and_who_has_left(core_before: Callable[..., Core], readers: Readers) -> None:
+    core = core_before(*utterance(3))
+
+    async def run() -> None:
+        async with aclosing(core.speak(ASKED, CALLER)) as pieces:
+            async for piece in pieces:
+                assert core.streams == 1
+                if piece.frames == 2:
+                    assert [note.frames for note in readers.notes("generate") if note] == [1], "the second is untaken"
+                    break
+        assert core.streams == 0
+        async with aclosing(core.speak(ASKED, Caller("2.2.2.2", "id"))) as pieces:
+            assert [piece.finish async for piece in pieces] == ["", "", "eos"]
+
+    asyncio.run(run())
+    left, *taken = readers.notes("generate")
+    assert left
+    assert left[1:] == (1, True)
+    assert [note and note[1:] for note in taken] == [(1, False), (2, False), (3, False)]
+    assert readers.notes("prompt") == [left]
+    assert taken[0]
+    assert share_of(taken[0].ticket) != share_of(left.ticket)
+
+
+def test_a_note_that_no_socket_takes_is_sent_later(tmp_path: Path, readers: Readers) -> None:
+    tickets = Tickets(tmp_path)
+    sent = [tickets.new(f"{index}") for index in range(2_000)]
+    for ticket in sent:
+        tickets.gone(ticket, 7)
+    found: list[Note | None] = []
+    for _ in range(4_000):
+        found += readers.notes("prompt")
+        readers.notes("generate")
+        tickets.flush()
+    assert found == [Note(ticket, 7, gone=True) for ticket in sent]
+
+
+def test_a_caller_who_takes_nothing_is_ended(
+    core_before: Callable[..., Core], readers: Readers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("misotts_gateway.core.STALLED_S", 0.05)
+    core = core_before(answer(), answer(frame=1, finish="eos"))
+
+    async def stalls() -> None:
+        async with aclosing(core.speak(ASKED, CALLER)) as pieces:
+            async for _ in pieces:
+                await asyncio.sleep(60)
+
+    async def run() -> None:
+        stalled = asyncio.create_task(stalls())
+        await asyncio.sleep(0.01)
+        core.end_stalled()
+        assert not stalled.done()
+        await asyncio.sleep(0.1)
+        core.end_stalled()
+        await asyncio.wait([stalled], timeout=5)
+        assert stalled.cancelled()
+
+    asyncio.run(run())
+    assert [note and note[1:] for note in readers.notes("prompt")] == [(0, True)]
+
+
+def test_a_drain_and_a_stream_without_an_end_are_errors(core_before: Callable[..., Core], readers: Readers) -> None:
+    async def speak(core: Core) -> list[str]:
+        async with aclosing(core.speak(ASKED, CALLER)) as pieces:
+            return [piece.finish async for piece in pieces]
+
+    with pytest.raises(Unavailable, match="before the end of speech"):
+        asyncio.run(speak(core_before(answer())))
+    draining = core_before(answer(finish="eos"))
+    draining.draining = True
+    with pytest.raises(Unavailable, match="shutting down"):
+        asyncio.run(speak(draining))
+    assert b'refused_total{reason="unavailable"} 1.0' in draining.counts.text()
+
+
+def test_the_memory_guard_ends_the_older_half_of_the_incomplete_requests() -> None:
+    ended: list[str] = []
+
+    def call(name: str, began: float, **more: Any) -> Any:
+        fields = dict(busy=False, closed=False, requests=0) | more
+        return SimpleNamespace(began=began, end=lambda error: ended.append(name), **fields)
+
+    listening = [call("busy", 1, busy=True), call("closed", 1, closed=True), call("idle", 2, requests=3)]
+    new = [call(f"new {began}", began) for began in (5, 3, 4)]
+    assert memory.end_incomplete([*listening, *new]) == 2
+    assert ended == ["new 3", "new 4"]
+    assert memory.end_incomplete(listening) == 1
+    assert ended[-1] == "idle"
