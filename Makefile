@@ -18,7 +18,7 @@ SERVE_OPTIONS ?= $(if $(filter $(DEMO) $(RANDOM),$(MODEL)),--allow-reference-key
 STREAMS ?= 64
 
 .PHONY: help attack demo test quick voice-check messages docs lint format convert build serve soak gpu-suite \
-    gpu-suite-wheels clean
+    gpu-server gpu-suite-wheels gpu-server-files clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -71,25 +71,36 @@ soak: $(READY) $(RANDOM) ## run thousands of callers of which many leave early
 	$(BIN)/python -m benchmarks.soak
 
 # On a machine with a GPU, with what its Python has and the wheels beside it; elsewhere a rehearsal in .venv.
-gpu-suite: SUITE_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
-gpu-suite: ## measure the engines on a GPU
-	rm -rf out/gpu-suite-site
-	$(if $(wildcard $(GPU_WHEELS)/*.whl),$(if $(wildcard $(BIN)/python),,$(PYTHON) -m pip install --quiet --no-index \
-	    --no-deps --no-compile --upgrade --target out/gpu-suite-site $(GPU_WHEELS)/*.whl))
-	PYTHONPATH=client:gateway:out/gpu-suite-site $(SUITE_PYTHON) -m benchmarks.gpu_suite
+gpu-suite gpu-server: SUITE_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+gpu-suite gpu-server: export PYTHONPATH := $(CURDIR)/client:$(CURDIR)/gateway:$(CURDIR)/out/gpu-suite-site
+gpu-suite: out/gpu-suite-site ## measure the engines on a GPU in 7 minutes; SUITE=--resume goes on
+	$(SUITE_PYTHON) -m benchmarks.gpu_suite $(SUITE)
+
+gpu-server: out/gpu-suite-site ## measure the whole server on a GPU in 5 minutes
+	$(SUITE_PYTHON) -m benchmarks.gpu_suite --resume --only server $(SUITE)
+
+out/gpu-suite-site: $(wildcard $(GPU_WHEELS)/*.whl)
+	rm -rf $@
+	mkdir -p $@
+	$(if $(wildcard $(BIN)/python),,$(if $^,$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile \
+	    --target $@ $^))
 
 # What the GPU machine's Python 3.12 lacks and cannot fetch: made where there is a network, carried along with the
-# working tree. Its torch, transformers, tokenizers and numpy are used as they are.
-gpu-suite-wheels: ## download what the GPU machine lacks
+# working tree. tests/benchmarks/test_gpu_suite.py lists what that machine has.
+GPU_PACKAGES := cachetools cffi lameenc msgspec pycparser python-multipart python-rapidjson sentencex soundfile soxr \
+    starlette tritonclient uvicorn websockets
+gpu-suite-wheels: ## download what the GPU machine lacks (4 MB)
 	rm -rf $(GPU_WHEELS)
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --dest $(GPU_WHEELS) --constraint constraints.txt \
 	    --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 	    $(foreach glibc,17 24 27 28 31 34,--platform manylinux_2_$(glibc)_x86_64) --platform manylinux2014_x86_64 \
-	    $(shell grep ^moshi stale-pins.txt) cachetools cffi einops grpcio ml_dtypes protobuf pycparser python-rapidjson \
-	    sentencepiece soundfile soxr tritonclient
+	    $(shell grep ^moshi stale-pins.txt) $(GPU_PACKAGES)
+
+gpu-server-files: $(READY) ## pack Triton and numpy 1.26 for the GPU machine (35 MB, two minutes)
+	$(BIN)/python -m benchmarks.gpu_suite.carried
 
 clean: ## delete .venv, models, outputs and caches
-	rm -rf $(VENV) models out .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) models out $(GPU_WHEELS) .server .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A draft that becomes $(VENV) only when it is whole is not possible (its scripts name their folder), so the stamp says

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import math
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import av
 import numpy as np
 import numpy.typing as npt
-from av.container import InputContainer
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 FORMATS = "wav,flac,mp3,ogg"
 """FFmpeg's names. Its other demuxers are not for files of strangers: a playlist, for one, opens further files."""
@@ -41,6 +42,8 @@ def read_audio(file: Path | BinaryIO, limit_s: float = math.inf) -> tuple[npt.ND
             return read_audio(opened, limit_s)
     if file.seekable():
         _check_riff(file)
+    import av  # 100 MB of libraries, which a server without voices does without
+
     try:
         with av.open(file, "r", options={"format_whitelist": FORMATS}) as container:
             return _decode(container, limit_s)
@@ -52,6 +55,8 @@ def read_audio(file: Path | BinaryIO, limit_s: float = math.inf) -> tuple[npt.ND
 
 
 def _decode(container: InputContainer, limit_s: float) -> tuple[npt.NDArray[np.float32], int]:
+    import av
+
     if not container.streams.audio:
         raise AudioFileError("contains no audio, or is damaged")
     stream = container.streams.audio[0]

@@ -20,6 +20,7 @@ from misotts.engines.graph.engine import GraphEngine
 from misotts.engines.graph.operations import operations_on
 from misotts.engines.interface import Backbone, Depth, Limits, Step
 from misotts.engines.kv_memory import BLOCK_SIZE
+from misotts.engines.table import WeightType
 from misotts.engines.two_part import TwoPart
 from misotts.generate.inbox import Inbox
 from misotts.generate.loop import Generator
@@ -59,13 +60,14 @@ def make_engines(
     max_streams: int,
     device: str,
     dtype: torch.dtype,
+    weight_type: WeightType = "full",
 ) -> Engines:
-    """Return the engines of that name in `ENGINES`."""
+    """Return the engines of that name in `ENGINES`; `graph` alone has weight types."""
     embedding = Embedding(weights, config, device, dtype)
     if name == "graph":
         run = operations_on(device)
-        graph_depth = GraphDepth(weights, config, embedding, run)
-        graph_backbone = GraphBackbone(weights, config, num_blocks, BLOCK_SIZE, run, device, dtype)
+        graph_depth = GraphDepth(weights, config, embedding, run, weight_type)
+        graph_backbone = GraphBackbone(weights, config, num_blocks, BLOCK_SIZE, run, device, dtype, weight_type)
         graph_engine = GraphEngine(config, embedding, graph_backbone, graph_depth, max_streams)
         return Engines(config, embedding, graph_backbone, graph_depth, graph_engine)
     depth = TorchDepth(weights, config, embedding)

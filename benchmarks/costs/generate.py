@@ -1,8 +1,10 @@
-"""Sections `generate, <engine>`: the cost of a frame by batch and context, and of prefill."""
+"""Sections `frame, <engine>`, a frame at few batches and one context, and `generate, <engine>`, its cost by batch and
+context and that of prefill."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,6 +17,8 @@ from benchmarks.costs.timing import memory, synchronize
 from misotts.config import MASKED
 from misotts.engines.interface import Batch, Step
 from misotts.engines.kv_memory import BLOCK_SIZE
+from misotts.engines.table import WeightType
+from misotts.engines.transfer import own_stream
 from misotts.engines.two_part import sampling_of
 from misotts.model.checkpoint import tensor_shapes
 
@@ -25,26 +29,44 @@ ACTIVATIONS = 0.2
 
 
 def generate(section: Section, engine: str) -> None:
-    """Sends the tables `embedding`, `depth`, `prefill`, `backbone` and `step`, and the use of memory."""
+    """Sends the tables `step`, `backbone`, `prefill`, `embedding` and `depth`, and the use of memory."""
     stage = GenerateStage(section, engine)
     section.value("kv_blocks_that_fit", stage.blocks_that_fit)
     section.value("dtype", stage.floors.dtype)
-    stage.time_prefill()
-    stage.time_parts()
-    stage.time_steps()
+    with own_stream():  # as in the loop
+        stage.time_prefill()
+        stage.time_steps()
+        stage.time_parts()
     section.value("memory", memory(section.device))
+
+
+def frame(section: Section, engine: str) -> None:
+    """Sends the tables `step`, `backbone` and `depth` of `frame_batches`."""
+    stage = GenerateStage(few(section), engine)
+    with own_stream():
+        stage.time_steps()
+        stage.time_parts()
+    section.value("memory", memory(section.device))
+
+
+def few(section: Section) -> Section:
+    """Return the section with the batches and the context of a `frame`, and a pool for just these."""
+    batches, context = section.sizes.frame_batches, section.sizes.frame_context
+    positions = max(batches) * (_columns(context) + 1) * BLOCK_SIZE
+    sizes = replace(section.sizes, batches=batches, contexts=(context,), pool_positions=positions)
+    return replace(section, sizes=sizes)
 
 
 class GenerateStage:
     """Engines with random weights, and a KV pool full of keys and values: zeros would be quicker to multiply."""
 
-    def __init__(self, section: Section, engine: str) -> None:
+    def __init__(self, section: Section, engine: str, weight_type: WeightType = "full") -> None:
         self.section, self.sizes, self.config = section, section.sizes, section.sizes.config
         size = section.dtype.itemsize
         self.floors = Floors(self.config, str(section.dtype).removeprefix("torch."), size, size)
         self.blocks_that_fit = blocks_that_fit(section)
         self._num_blocks = min(self.blocks_that_fit, 1 + self.sizes.pool_positions // BLOCK_SIZE)
-        self.engines = random_engines(section, engine, self._num_blocks, max(self.sizes.batches))
+        self.engines = random_engines(section, engine, self._num_blocks, max(self.sizes.batches), weight_type)
         for first in range(1, self._num_blocks, FILL_BLOCKS):
             section.hurry()
             self.read(min(FILL_BLOCKS, self._num_blocks - first) * BLOCK_SIZE, first)
@@ -116,11 +138,13 @@ def _columns(context: int) -> int:
     return context // BLOCK_SIZE + 1
 
 
-def random_engines(section: Section, engine: str, num_blocks: int, max_streams: int) -> Engines:
+def random_engines(
+    section: Section, engine: str, num_blocks: int, max_streams: int, weight_type: WeightType = "full"
+) -> Engines:
     """Return the engines of that name with random weights."""
     config, device, dtype = section.sizes.config, section.device, section.dtype
     weights = RandomWeights(config, device, dtype)
-    return make_engines(engine, weights, config, num_blocks, max_streams, device, dtype)
+    return make_engines(engine, weights, config, num_blocks, max_streams, device, dtype, weight_type)
 
 
 def blocks_that_fit(section: Section) -> int:

@@ -22,6 +22,9 @@ class Sizes:
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     contexts: tuple[int, ...] = (64, 512, 1024, 2000)
     """Positions that are cached before the timed step."""
+    frame_batches: tuple[int, ...] = (1, 64)
+    frame_context: int = 400
+    """Batches and context of the sections `frame`, which tell most."""
     pool_positions: int = 256 * (1024 + 32)
     """Positions of the KV pool; a batch and context that need more are left out."""
     prefill_chunks: tuple[int, ...] = (1, 64, 256, 512, 1024)
@@ -31,6 +34,11 @@ class Sizes:
     streams: tuple[int, ...] = (1, 4, 16, 64, 128, 256)
     """Streams at once in the pipeline."""
     pipeline_frames: int = 25
+    server_streams: tuple[int, ...] = (1, 16, 64)
+    """Closed loops against the server: callers, each with one call after another."""
+    server_rates: tuple[float, ...] = (10, 20)
+    """Open loops against the server: calls per second."""
+    server_seconds: float = 12
     peer_batches: tuple[int, ...] = (1, 16, 64)
     peer_frames: int = 12
     peer_rounds: int = 3
@@ -51,12 +59,17 @@ SMALL = replace(
     watermark_width=ENCODER_WIDTH,
     batches=(1, 3),
     contexts=(5, 130),
+    frame_batches=(1, 3),
+    frame_context=50,
     pool_positions=4 * 160,
     prefill_chunks=(1, 40),
     codec_rows=(1, 3),
     codec_frames=(1, 2),
     streams=(1, 3),
     pipeline_frames=8,
+    server_streams=(1, 3),
+    server_rates=(2,),
+    server_seconds=3,
     peer_batches=(1,),
     peer_frames=2,
     peer_rounds=1,

@@ -1,11 +1,13 @@
 """Measure this machine's GPU, or rehearse the same code small on its CPU.
 
-python -m benchmarks.gpu_suite [--small] [--seconds 480] [--out DIR] [--only SECTION ...]
+python -m benchmarks.gpu_suite [--small] [--seconds 420] [--out DIR] [--resume] [--only SECTION ...]
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes.util
+import json
 import os
 import re
 import sys
@@ -25,9 +27,11 @@ from benchmarks.gpu_suite.suite import Suite, gpu, in_another_process, parts, pr
 from benchmarks.gpu_suite.table import markdown
 from benchmarks.record import RESULTS, record, write
 
-SECONDS = 480
+SECONDS = 420
 START_S = 10
 """Seconds for the imports and the end."""
+LAST = Path("out/gpu-suite.json")
+"""The last result, which `--resume` goes on from."""
 PACKAGES = ("torch", "transformers", "triton", "moshi", "numpy")
 
 
@@ -38,15 +42,23 @@ def main() -> int:
     found = in_another_process(gpu)
     small = arguments.small or found is None
     sizes, device = (SMALL if small else FULL), ("cuda" if found else "cpu")
-    suite = Suite(device, sizes, arguments.seconds - START_S)
+    suite = Suite(device, sizes, arguments.seconds - START_S, _sections(found, sizes.model) if arguments.resume else {})
     out = arguments.out or Path(os.environ.get("OUT") or ("out" if small else RESULTS))
     name = f"{_slug(found['gpu'] if found else 'cpu')}{'-small' if small else ''}-{time.strftime('%Y-%m-%d-%H%M')}"
-    chosen = [part for part in parts() if not arguments.only or part.name in arguments.only]
-    for section in suite.run(chosen):
+    chosen = [part for part in parts() if (part.name in arguments.only if arguments.only else not part.alone)]
+    path = out / f"gpu-suite-{name}.json"
+
+    def store() -> dict[str, Any]:
         result = _result(suite, found)
-        path = write(out / f"gpu-suite-{name}.json", result)
+        for file in (LAST, path):
+            write(file, result)
         path.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+        return result
+
+    for section in suite.run(chosen):
+        store()
         print(f"{section}: {suite.sections[section]['state']}, {suite.sections[section]['seconds']} s", flush=True)
+    result = store()
     if (costs := cost_table(suite, result)) is not None:
         write(out / f"costs-{name}.json", costs)
     print(markdown(result))
@@ -61,8 +73,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="toy shapes; the default without a GPU")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time limit of the whole suite")
     parser.add_argument("--out", type=Path, help="default: $OUT, or benchmarks/results; small: out")
+    parser.add_argument("--resume", action="store_true", help=f"keep the sections that {LAST} has as done")
     parser.add_argument("--only", nargs="+", choices=[part.name for part in parts()], metavar="SECTION")
     return parser.parse_args()
+
+
+def _sections(found: dict[str, Any] | None, model: str) -> dict[str, Any]:
+    """Return the sections of the last result, if it is of this GPU and this model."""
+    with suppress(FileNotFoundError):
+        last = json.loads(LAST.read_text(encoding="utf-8"))
+        if last["machine"].get("gpu") == (found or {}).get("gpu") and last["model"] == model:
+            return dict(last["sections"])
+    return {}
 
 
 def _result(suite: Suite, found: dict[str, Any] | None) -> dict[str, Any]:
@@ -71,7 +93,8 @@ def _result(suite: Suite, found: dict[str, Any] | None) -> dict[str, Any]:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     result = record({"model": suite.sizes.model, "versions": versions, "failures": suite.failures})
-    result["machine"] |= found or {}
+    libpython = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    result["machine"] |= {"libpython": ctypes.util.find_library(libpython), **(found or {})}
     return {**result, "sections": suite.sections}
 
 

@@ -10,23 +10,22 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-import torch
 
 from benchmarks.costs.codec import random_mimi, random_silentcipher
 from benchmarks.costs.engines import ENGINES
 from benchmarks.costs.generate import blocks_that_fit, random_engines
 from benchmarks.costs.section import Section
-from benchmarks.costs.timing import measure, memory, synchronize
+from benchmarks.costs.timing import measure, memory
 from demo.model import make_tokenizer
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts.decode.decoder import Decoder
 from misotts.engines.interface import Limits
 from misotts.engines.kv_memory import BLOCK_SIZE
+from misotts.engines.transfer import own_stream
 from misotts.generate.inbox import Inbox
 from misotts.generate.stream import Chunk
 from misotts.generate.utterance import Utterance
@@ -49,10 +48,7 @@ def pipeline(section: Section) -> None:
     sizes = section.sizes
     with random_silentcipher(sizes.watermark_width) as folder:
         stages = _Stages(section, folder)
-        synchronize(section.device)
-        # On the stream of the thread that generates, a chunk would wait for the steps before it.
-        own_stream = torch.cuda.stream(torch.cuda.Stream()) if section.device == "cuda" else nullcontext()
-        with closing(stages), own_stream:
+        with closing(stages), own_stream():
             stages.speak(1, sizes.pipeline_frames)  # kernels are chosen, graphs captured
             section.value("hold_back_frames", delay_frames(folder))
             section.value("prompt_ms", stages.prompt_ms())

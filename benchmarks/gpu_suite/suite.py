@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
@@ -35,6 +36,8 @@ LISTEN_S = 0.5
 LOOK_EVERY_S = 2.0
 CLOCKS = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
 
+DONE, NOT_BEGUN = "done", "not begun: the suite's time is up"
+
 Result = dict[str, Any]
 
 
@@ -45,20 +48,26 @@ class Part:
     name: str
     run: Callable[[Section], None]
     seconds: float
+    alone: bool = False
+    """True if it runs only where it is asked for by name."""
 
 
 def parts() -> list[Part]:
-    """Return the sections: checks first, then times, the peer last."""
+    """Return the sections, those that tell most first. The limits up to `kernels` fit into one command."""
+    engines = tuple(reversed(ENGINES))
     return [
-        Part("frames", _later("gpu_suite.frames", "frames"), 50),
-        Part("rates", _later("gpu_suite.rates", "rates"), 20),
-        *(Part(f"generate, {name}", _later("costs.generate", "generate", engine=name), 110) for name in ENGINES),
-        Part("decode", _later("costs.codec", "decode"), 50),
-        Part("watermark", _later("costs.codec", "watermark"), 40),
-        Part("pipeline", _later("gpu_suite.pipeline", "pipeline"), 70),
-        Part("peer", _later("gpu_suite.peer", "peer", compiled=False), 60),
+        Part("frames", _later("gpu_suite.frames", "frames"), 60),
+        Part("rates", _later("gpu_suite.rates", "rates"), 15),
+        *(Part(f"frame, {name}", _later("costs.generate", "frame", engine=name), 45) for name in engines),
+        Part("pipeline", _later("gpu_suite.pipeline", "pipeline"), 65),
+        Part("decode", _later("costs.codec", "decode"), 40),
+        Part("watermark", _later("costs.codec", "watermark"), 30),
+        Part("kernels", _later("gpu_suite.kernels", "kernels"), 90),
+        *(Part(f"generate, {name}", _later("costs.generate", "generate", engine=name), 110) for name in engines),
         Part("tests", _later("gpu_suite.gpu_tests", "gpu_tests"), 60),
+        Part("peer", _later("gpu_suite.peer", "peer", compiled=False), 60),
         Part("peer, compiled", _later("gpu_suite.peer", "peer", compiled=True), 120),
+        Part("server", _later("gpu_suite.server", "server"), 270, alone=True),
     ]
 
 
@@ -90,14 +99,15 @@ class Suite:
     seconds: float
     """Runs the sections and keeps their results."""
     sections: dict[str, Result] = field(default_factory=dict)
-    """Results by section: `state`, `seconds`, `checks`, `tables`, `values`, `clocks`."""
+    """Results by section: `state`, `date`, `seconds`, `checks`, `tables`, `values`, `clocks`."""
 
     def run(self, parts: list[Part]) -> Iterator[str]:
-        """Run the sections; yield the name of each one that has ended."""
+        """Run the sections that are not done; yield the name of each one that has ended."""
         end = time.monotonic() + self.seconds
-        for part in parts:
-            self.sections[part.name] = {"state": "not begun: the suite's time is up", "seconds": 0.0}
-        for part in parts:
+        left_over = [part for part in parts if self.sections.get(part.name, {}).get("state") != DONE]
+        for part in left_over:
+            self.sections.setdefault(part.name, {"state": NOT_BEGUN, "seconds": 0.0})
+        for part in left_over:
             left = end - time.monotonic() - GRACE_S
             if left >= LEAST_S:
                 self._run_part(part, min(part.seconds, left))
@@ -118,7 +128,9 @@ class Suite:
         return Rates(**figures) if figures else None
 
     def _run_part(self, part: Part, seconds: float) -> None:
-        result: Result = {"state": "", "seconds": 0.0, "checks": {}, "tables": {}, "values": {}, "clocks": {}}
+        date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        result: Result = {"state": "", "date": date, "seconds": 0.0}
+        result |= {"checks": {}, "tables": {}, "values": {}, "clocks": {}}
         self.sections[part.name] = result
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe(duplex=False)
@@ -186,7 +198,7 @@ def _work(part: Part, device: str, sizes: Sizes, rates: Rates | None, deadline: 
     section = Section(device, sizes, rates, deadline, send)
     try:
         part.run(section)
-        state = "done"
+        state = DONE
     except SkippedError as reason:
         state = f"skipped: {reason}"
     except OutOfTimeError:

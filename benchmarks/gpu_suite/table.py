@@ -10,6 +10,7 @@ HEADS = {
     "flops_ms": "floor: FLOP, ms",
     "x_floor": "x floor",
     "host_ms": "host, ms",
+    "predicted_ms": "predicted, ms",
     "low": "lowest",
     "high": "highest",
 }

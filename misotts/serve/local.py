@@ -68,20 +68,20 @@ class RunningServer:
         """See `read_metrics`."""
         return read_metrics(self.metrics_url)
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, limit_s: float = START_S) -> None:
         """Wait until the server is ready.
 
         Raises:
-            RuntimeError: it has ended, or is not ready after `START_S`.
+            RuntimeError: it has ended, or is not ready after `limit_s`.
         """
-        limit = time.monotonic() + START_S
+        limit = time.monotonic() + limit_s
         while time.monotonic() < limit:
             if self.process.poll() is not None:
                 raise RuntimeError(f"misotts serve ended with status {self.process.returncode}")
             if self.is_ready:
                 return
             time.sleep(0.1)
-        raise RuntimeError(f"misotts serve was not ready after {START_S} s")
+        raise RuntimeError(f"misotts serve was not ready after {limit_s:g} s")
 
     def stop(self) -> int:
         """Let the server drain; return its exit status."""
@@ -91,7 +91,7 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def running_server(model: Path, *options: str) -> Iterator[RunningServer]:
+def running_server(model: Path, *options: str, start_s: float = START_S) -> Iterator[RunningServer]:
     """Start `misotts serve` with `options`, wait until it is ready, and stop it at the end of the block.
 
     Raises:
@@ -99,7 +99,7 @@ def running_server(model: Path, *options: str) -> Iterator[RunningServer]:
     """
     server = start_server(model, options)
     try:
-        server.wait_until_ready()
+        server.wait_until_ready(start_s)
         yield server
     finally:
         with contextlib.suppress(subprocess.TimeoutExpired):

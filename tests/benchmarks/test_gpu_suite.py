@@ -3,11 +3,13 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,42 +17,109 @@ from benchmarks.costs.engines import ENGINES
 from benchmarks.costs.floors import MISOTTS_8B, Floors, Rates, Work
 from benchmarks.costs.section import Section, SkippedError
 from benchmarks.costs.sizes import SMALL
+from benchmarks.gpu_suite.__main__ import SECONDS, START_S
+from benchmarks.gpu_suite.carried import ARCHIVE
 from benchmarks.gpu_suite.costs import cost_table
-from benchmarks.gpu_suite.suite import Part, Suite, parts
+from benchmarks.gpu_suite.suite import GRACE_S, Part, Suite, parts
 
 ROOT = Path(__file__).resolve().parents[2]
+MIB = 2**20
+TRACKED, WHEELS, SERVER = 20 * MIB, 8 * MIB, 36 * MIB
+"""Most bytes of the tracked files, of `make gpu-suite-wheels` and of `make gpu-server-files`: 64 MiB may travel to the
+GPU machine."""
+
+THERE = {
+    *("einops", "grpcio", "huggingface-hub", "numpy", "prometheus-client", "protobuf", "psutil", "pyyaml", "rich"),
+    *("safetensors", "sentencepiece", "tokenizers", "torch", "transformers", "typer"),
+}
+"""Packages of which the GPU machine's own releases are used."""
+NOT_NEEDED = {
+    "av": "reads files of voices, and is imported when the first one comes",
+    "misotts-client": "comes with the tree",
+    "misotts-gateway": "comes with the tree",
+    "sphn": "moshi imports it only to read files",
+}
+"""Packages that the suite does without, and why."""
 
 
 @pytest.fixture(scope="module")
-def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("suite")
-    command = [sys.executable, "-m", "benchmarks.gpu_suite", "--small", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out
+def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Run the suite in two commands, of which the second goes on where the first one stopped; return their folders."""
+    folders = []
+    for options in (["--only", "rates"], ["--resume"]):
+        folders.append(tmp_path_factory.mktemp("suite"))
+        command = [sys.executable, "-m", "benchmarks.gpu_suite", "--small", "--out", str(folders[-1]), *options]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folders
 
 
-def test_every_section_ends(rehearsal: Path) -> None:
-    (path,) = rehearsal.glob("gpu-suite-*.json")
+def read(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return the sections of a result, and its page."""
+    (path,) = folder.glob("gpu-suite-*.json")
     result = json.loads(path.read_text())
-    states = {name: section["state"] for name, section in result["sections"].items()}
-    assert states.pop("tests") == "skipped: no GPU here"
-    assert states == {part.name: "done" for part in parts() if part.name != "tests"}
     assert result["failures"] == []
-    assert len(result["sections"]["frames"]["checks"]) == 1 + len(ENGINES) * 2 * 4
+    return result["sections"], path.with_suffix(".md").read_text()
+
+
+def test_every_section_ends(rehearsal: list[Path]) -> None:
+    sections, page = read(rehearsal[1])
+    states = {name: section["state"] for name, section in sections.items()}
+    assert states.pop("tests") == "skipped: no GPU here"
+    assert states == {part.name: "done" for part in parts() if part.name != "tests" and not part.alone}
+    assert sections["rates"] == read(rehearsal[0])[0]["rates"], "it was measured again"
+    assert len(sections["frames"]["checks"]) == 1 + len(ENGINES) * 2 * 4
     for name in ENGINES:
-        tables = result["sections"][f"generate, {name}"]["tables"]
+        tables = sections[f"generate, {name}"]["tables"]
         assert [(row["batch"], row["context"]) for row in tables["step"]] == [
             (batch, context) for context in SMALL.contexts for batch in SMALL.batches
         ]
         assert all(row["x_floor"] > 0 for table in ("step", "depth", "backbone", "prefill") for row in tables[table])
-    page = path.with_suffix(".md").read_text()
-    assert all(f"## {part.name}\n" in page for part in parts())
+        frames = sections[f"frame, {name}"]["tables"]["step"]
+        assert [row["batch"] for row in frames] == list(SMALL.frame_batches)
+    for kind in ("full", "int8"):
+        assert all(row["predicted_ms"] > 0 for row in sections["kernels"]["tables"][f"frame, {kind}"])
+    assert all(f"## {name}\n" in page for name in sections)
 
 
-def test_the_cost_table_is_one_that_the_planner_reads(rehearsal: Path) -> None:
+def test_the_sections_of_most_worth_fit_into_one_command() -> None:
+    names = [part.name for part in parts()]
+    first = parts()[: names.index("kernels") + 1]
+    assert sum(part.seconds for part in first) <= SECONDS - START_S - GRACE_S
+    (server,) = (part for part in parts() if part.alone)
+    assert server.seconds <= 300
+
+
+def test_what_travels_to_the_gpu_machine_fits() -> None:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode:
+        pytest.skip("not a clone")
+    sizes = {
+        name: (ROOT / name).lstat().st_size for name in tracked.stdout.split("\0") if name and (ROOT / name).exists()
+    }
+    largest = sorted(sizes, key=sizes.__getitem__)[-3:]
+    assert sum(sizes.values()) < TRACKED, f"{sum(sizes.values()) / MIB:.1f} MiB, the largest are {largest}"
+    assert sum(file.stat().st_size for file in (ROOT / ".whl").glob("*")) < WHEELS
+    assert not (ROOT / ARCHIVE).exists() or (ROOT / ARCHIVE).stat().st_size < SERVER
+    assert TRACKED + WHEELS + SERVER <= 64 * MIB
+
+
+def test_every_dependency_is_on_the_gpu_machine_or_travels_there() -> None:
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    carried = next(line for line in makefile.splitlines() if line.startswith("GPU_PACKAGES")).split()[2:]
+    needed: set[str] = set()
+    for folder in (ROOT, ROOT / "client", ROOT / "gateway"):
+        text = (folder / "pyproject.toml").read_text()
+        listed = re.search(r"^dependencies = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+        assert listed
+        needed |= {name.lower() for name in re.findall(r'^ +"([\w-]+)', listed[1], re.MULTILINE)}
+    assert needed - THERE - set(carried) - set(NOT_NEEDED) == set()
+
+
+def test_the_cost_table_is_one_that_the_planner_reads(rehearsal: list[Path]) -> None:
     cost = pytest.importorskip("benchmarks.costs.table")
-    (path,) = rehearsal.glob("costs-*.json")
+    (path,) = rehearsal[1].glob("costs-*.json")
     table = cost.read(path)
     assert table.max_batch == max(SMALL.batches)
     assert table.step_ms(samples=2, context=64, prefill=30) > 0

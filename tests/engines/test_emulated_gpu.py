@@ -19,10 +19,11 @@ import torch
 from benchmarks.costs.codec import decode, watermark
 from benchmarks.costs.engines import ENGINES
 from benchmarks.costs.floors import Rates
-from benchmarks.costs.generate import generate
+from benchmarks.costs.generate import frame, generate
 from benchmarks.costs.section import Section
 from benchmarks.costs.sizes import SMALL
 from benchmarks.gpu_suite.frames import frames
+from benchmarks.gpu_suite.kernels import kernels
 from benchmarks.gpu_suite.rates import rates
 from demo.model import CONFIG, make_mimi_weights, make_silentcipher, make_weights
 from misotts.config import FRAME_SAMPLES, MASKED, ModelConfig
@@ -32,6 +33,7 @@ from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
 from misotts.engines.graph.backbone import GraphBackbone
+from misotts.engines.graph.choices import Choices
 from misotts.engines.graph.depth import GraphDepth
 from misotts.engines.graph.engine import GraphEngine, bucket_shapes
 from misotts.engines.graph.operations import operations
@@ -295,14 +297,17 @@ def test_marks_are_those_of_the_cpu(emulated_gpu: EmulatedGpu, tmp_path: Path) -
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "run", [frames, rates, *(partial(generate, engine=name) for name in ENGINES), decode, watermark]
-)
+SECTIONS = [frames, rates, *(partial(generate, engine=name) for name in ENGINES), decode, watermark]
+SECTIONS += [partial(frame, engine="graph"), kernels]
+
+
+@pytest.mark.parametrize("run", SECTIONS)
 def test_the_gpu_suite_runs_on_it(emulated_gpu: EmulatedGpu, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the parts of the suite that need a GPU: bfloat16, memory, graphs; each once, because times mean nothing
     here."""
     for name, value in {"WARM_UP": 0, "FEWEST": 1}.items():
         monkeypatch.setattr(f"benchmarks.costs.timing.{name}", value)
+    monkeypatch.setattr("benchmarks.gpu_suite.kernels.CHOICES", {"int8": {"pdl": Choices(pdl=True)}})
     for name in ("STREAMS", "FRAMES"):
         monkeypatch.setattr(f"benchmarks.gpu_suite.frames.{name}", 2)
     sizes = replace(SMALL, repeats=1)

@@ -53,7 +53,8 @@ class GraphBackbone:
         """Read the weights and allocate the pool: layers x 2 x `num_blocks` x KV heads x block x head size, zeros."""
         self.config = c = config.backbone
         self.num_blocks, self.block_size = num_blocks, block_size
-        self._run = run
+        self.run = run
+        """The kernels, which a benchmark may exchange."""
         self.layers = load_layers(weights, "backbone", c, device, dtype, weight_type)
         self._norm = weights["backbone.norm.scale"].to(device=device, dtype=dtype)
         self._cos, self._sin = (t.to(device) for t in rope_table(c, config.max_seq_len))
@@ -67,7 +68,7 @@ class GraphBackbone:
         """See `Backbone.forward`."""
         lengths = batch.lengths.astype(np.int64)
         x = self.transform(batch.inputs, self._place(batch))
-        return self._run.rms_norm(x[to_device(lengths.cumsum() - 1, x.device)], self._norm, self.config.norm_eps)
+        return self.run.rms_norm(x[to_device(lengths.cumsum() - 1, x.device)], self._norm, self.config.norm_eps)
 
     def advance(self, x: torch.Tensor, starts: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
         """Compute one position of each sequence, x [n, width] at positions `starts` int64 [n] → hidden [n, width],
@@ -77,11 +78,11 @@ class GraphBackbone:
         rows = torch.arange(len(x), device=x.device, dtype=torch.int32)
         tiles = Tiles(rows, rows, starts.int(), torch.ones_like(rows), longest=1)
         where = Positions(starts, block * self.block_size + starts % self.block_size, tables, tiles)
-        return self._run.rms_norm(self.transform(x, where), self._norm, self.config.norm_eps)
+        return self.run.rms_norm(self.transform(x, where), self._norm, self.config.norm_eps)
 
     def transform(self, x: torch.Tensor, where: Positions) -> torch.Tensor:
         """Run all layers over packed rows x [rows, width], and write keys and values into the pool."""
-        run, eps = self._run, self.config.norm_eps
+        run, eps = self.run, self.config.norm_eps
         for n, layer in enumerate(self.layers):
             keys, values = self._pool[n]
             cache = LayerCache(keys, values, None if self._scales is None else self._scales[n])

@@ -32,7 +32,7 @@ class GraphDepth:
         device, dtype = embedding.audio_table.device, embedding.audio_table.dtype
         self.config = config.depth
         self.codebooks, self._vocabulary = config.audio_num_codebooks, config.audio_vocab_size
-        self._embedding, self._run = embedding, run
+        self._embedding, self.run = embedding, run
         self.layers = load_layers(weights, "decoder", self.config, device, dtype, weight_type)
         self._head0 = Matrix.make(weights["codebook0_head.weight"][: config.audio_codes].to(device), dtype)
         norm = weights["decoder.norm.scale"].to(device)
@@ -46,7 +46,7 @@ class GraphDepth:
     @torch.inference_mode()
     def forward(self, hidden: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Depth.forward`. Reads no value on the host."""
-        run, n = self._run, len(hidden)
+        run, n = self.run, len(hidden)
         code, following = self._sample(run.linear(hidden, self._head0), sampling, 0)
         sampled = [code]
         assert following is not None
@@ -68,11 +68,11 @@ class GraphDepth:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Sample codes [n] of a codebook; return them and, if another codebook follows, their projected embeddings."""
         table = self._inputs[codebook] if codebook < self.codebooks - 1 else None
-        return self._run.sample(logits, sampling.temperature, sampling.top_k, sampling.noise[:, codebook], table)
+        return self.run.sample(logits, sampling.temperature, sampling.top_k, sampling.noise[:, codebook], table)
 
     def _transform(self, x: torch.Tensor, caches: torch.Tensor, first: int) -> torch.Tensor:
         """Run all layers over x [n * positions, width], the positions from `first` on."""
-        run, eps = self._run, self.config.norm_eps
+        run, eps = self.run, self.config.norm_eps
         for layer, (keys, values) in zip(self.layers, caches, strict=True):
             qkv = run.linear(x, layer.qkv, eps)
             attended = run.depth_attention(qkv, keys, values, self._cos, self._sin, first)

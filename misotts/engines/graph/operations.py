@@ -8,10 +8,11 @@ from typing import cast
 import torch
 
 from misotts.engines.graph import plain
+from misotts.engines.graph.choices import Choices
 
 
 class Operations:
-    """The type of the modules `plain`, which describes each function, and `fused`."""
+    """The type of the module `plain`, which describes each function, and of what `fused` returns."""
 
     linear = staticmethod(plain.linear)
     rms_norm = staticmethod(plain.rms_norm)
@@ -22,11 +23,13 @@ class Operations:
     embed_frames = staticmethod(plain.embed_frames)
 
 
-def operations(name: str) -> Operations:
-    """Return the operations `plain` or `fused`. Only `fused` imports Triton."""
-    return cast(Operations, import_module(f"misotts.engines.graph.{name}"))
+def operations(name: str, choices: Choices = Choices()) -> Operations:
+    """Return the operations `plain`, for which there is nothing to choose, or `fused`, which alone imports Triton."""
+    if name == "plain":
+        return cast(Operations, plain)
+    return cast(Operations, import_module(f"misotts.engines.graph.{name}").fused(choices))
 
 
-def operations_on(device: str) -> Operations:
+def operations_on(device: str, choices: Choices = Choices()) -> Operations:
     """Return `fused` on a GPU, and `plain` on the CPU and with a PyTorch without CUDA (a test's emulated GPU)."""
-    return operations("plain" if device == "cpu" or torch.version.cuda is None else "fused")
+    return operations("plain" if device == "cpu" or torch.version.cuda is None else "fused", choices)

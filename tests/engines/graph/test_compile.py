@@ -47,4 +47,13 @@ def test_kernels_with_products_load_16_bytes_and_use_tensor_cores(compiled: list
     for kernel in compiled:
         if kernel["kernel"] in ("linear", "paged_attention", "depth_attention"):
             assert kernel["tensor_cores"], kernel
+        if kernel["kernel"] in ("linear", "gemv", "paged_attention", "depth_attention"):
             assert kernel["loads"] == 16, kernel
+
+
+def test_choices_change_the_kernels(compiled: list[dict[str, Any]]) -> None:
+    """Programmatic dependent launch is in every kernel or in none, and wide tiles use Hopper's own instruction."""
+    asked = [kernel for kernel in compiled if kernel["launch"].startswith("pdl")]
+    assert [kernel for kernel in compiled if kernel["pdl"]] == asked
+    assert len({kernel["kernel"] for kernel in asked}) == len({kernel["kernel"] for kernel in compiled})
+    assert all(kernel["wgmma"] for kernel in compiled if kernel["launch"].startswith("pdl, wide"))

@@ -9,14 +9,20 @@ if torch.cuda.is_available():
     pytest.skip("the kernels run on the GPU here, not in the interpreter", allow_module_level=True)
 
 from misotts.config import TransformerConfig
-from misotts.engines.graph import fused, plain
+from misotts.engines.graph import plain
+from misotts.engines.graph.choices import Choices
 from misotts.engines.graph.kernels import attention
 from misotts.engines.graph.kernels.linear import MANY_ROWS, linear_tiles
 from misotts.engines.graph.matrix import Matrix
+from misotts.engines.graph.operations import Operations, operations
 from misotts.engines.graph.plain import LayerCache, Tiles
 from misotts.engines.sampling import gumbel_noise
 from misotts.engines.table import WeightType
 from misotts.engines.transformer import rope_table
+
+fused = operations("fused")
+GEMV, WIDE = operations("fused", Choices(gemv=True)), operations("fused", Choices(products="wide"))
+ONE_PASS = operations("fused", Choices(one_pass=True))
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 """Largest rounding error of a result of size 1."""
@@ -33,8 +39,20 @@ def assert_near(found: torch.Tensor, wanted: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("weight_type", ["full", "fp8", "int8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 48, 40), (16, 16, 256), (17, 35, 257), (64, 65, 72)])
-def test_linear(rows: int, outputs: int, inputs: int, dtype: torch.dtype, weight_type: WeightType) -> None:
+@pytest.mark.parametrize(
+    ("fused", "rows", "outputs", "inputs"),
+    [
+        pytest.param(fused, 1, 48, 40, id="1 row"),
+        pytest.param(fused, 16, 16, 256, id="16 rows"),
+        pytest.param(fused, 17, 35, 257, id="17 rows"),
+        pytest.param(fused, 64, 65, 72, id="64 rows"),
+        pytest.param(GEMV, 1, 35, 1100, id="gemv"),
+        pytest.param(WIDE, 65, 130, 72, id="wide"),
+    ],
+)
+def test_linear(
+    fused: Operations, rows: int, outputs: int, inputs: int, dtype: torch.dtype, weight_type: WeightType
+) -> None:
     x = random(rows, inputs, seed=1, dtype=dtype)
     weight = random(2 * outputs, inputs, seed=2) / inputs**0.5
     matrix = Matrix.make(weight, dtype, weight_type, norm=1 + random(inputs, seed=3) / 4)
@@ -55,9 +73,11 @@ def test_linear_at_every_edge_of_its_tiles() -> None:
         assert_near(fused.linear(x[:rows], matrix, 1e-5), wanted[:rows])
 
 
-def test_cublas_multiplies_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cublas_multiplies_many_rows() -> None:
     x, matrix = random(MANY_ROWS + 1, 24), Matrix(random(40, 24))
     assert torch.equal(fused.linear(x, matrix, 1e-5), plain.linear(x, matrix, 1e-5))
+    library = operations("fused", Choices(products="library"))
+    assert torch.equal(library.linear(x[:MANY_ROWS], matrix, 1e-5), plain.linear(x[:MANY_ROWS], matrix, 1e-5))
 
 
 @pytest.mark.parametrize("width", [1, 48, 513])
@@ -133,7 +153,7 @@ def test_attention_of_single_positions(
     heads: tuple[int, int, int, int], splits: int, quantised: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first position, the end of a block, the beginning of the next, a partly filled block, and a last position."""
-    monkeypatch.setattr(attention, "splits_for", lambda tiles, kv_heads: splits)
+    monkeypatch.setattr(attention, "splits_for", lambda tiles, kv_heads, programs: splits)
     dtype = torch.bfloat16 if splits == 1 else torch.float32
     size = heads[3]
     cache, _ = make_cache(12, heads, dtype, quantised)
@@ -192,18 +212,21 @@ def test_depth_attention(heads: int, kv_heads: int, head_dim: int, dtype: torch.
         assert_near(caches[0][:, :, :, : first + new], caches[1][:, :, :, : first + new])
 
 
-@pytest.mark.parametrize("codes", [16, 64, 65, 300])
-def test_sample(codes: int) -> None:
-    """Top-k from 1 to all codes, logits with ties and below zero, noise that is a slice."""
+@pytest.mark.parametrize(
+    ("fused", "codes", "ranks"),
+    [(fused, 16, 16), (fused, 64, 64), (fused, 65, 65), (fused, 300, 300), (ONE_PASS, 19, 19), (ONE_PASS, 300, 50)],
+)
+def test_sample(fused: Operations, codes: int, ranks: int) -> None:
+    """Top-k from 1 to all ranks, logits with ties and below zero, noise that is a slice."""
     rows = 9
     logits = random(rows, codes)
     logits[1] = logits[1].round()  # many ties
     logits[2] = -logits[2].abs() - 5
-    top_k = torch.tensor([codes, codes, codes, 1, 2, 3, min(50, codes), codes // 2, 1])
+    top_k = torch.tensor([ranks, ranks, ranks, 1, 2, 3, min(50, ranks), ranks // 2, 1])
     temperature = torch.rand(rows, generator=torch.Generator().manual_seed(1)) * 2 + 0.01
     table = random(codes, 5)
     for frame in range(2):
-        noise = gumbel_noise(torch.arange(rows), torch.full((rows,), frame), 3, codes)[:, 1]
+        noise = gumbel_noise(torch.arange(rows), torch.full((rows,), frame), 3, ranks)[:, 1]
         for values in (logits, logits.bfloat16()):
             sampled, taken = fused.sample(values, temperature, top_k, noise, table)
             wanted, _ = plain.sample(values, temperature, top_k, noise, table)
@@ -223,4 +246,4 @@ def test_embed_frames(width: int) -> None:
 
 
 def test_few_tiles_split_their_keys() -> None:
-    assert [attention.splits_for(tiles, 8) for tiles in (1, 2, 16, 32, 33, 64, 300)] == [16, 16, 4, 2, 1, 1, 1]
+    assert [attention.splits_for(tiles, 8, 264) for tiles in (1, 2, 16, 32, 33, 64, 300)] == [16, 16, 4, 2, 1, 1, 1]

@@ -13,11 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from misotts.engines.graph.kernels.launch import dot_type, tile
+from misotts.engines.graph.choices import Choices
+from misotts.engines.graph.kernels.launch import dot_type, pdl_options, tile, wait_for_previous
 from misotts.engines.graph.plain import LayerCache, Tiles
 
-PROGRAMS = 264
-"""Programs that keep an H100 busy: two for each of its 132 multiprocessors."""
 MAX_SPLITS = 16
 
 
@@ -49,7 +48,9 @@ def paged_attention_kernel(
     SPLITS: tl.constexpr,
     QUANTISED: tl.constexpr,
     DOT: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    wait_for_previous(PDL)
     tile_index, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     shared: tl.constexpr = HEADS // KV_HEADS
     count = tl.load(counts + tile_index)
@@ -106,8 +107,16 @@ def paged_attention_kernel(
 
 @triton.jit
 def combine_kernel(
-    part_out, part_largest, part_total, out, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr
+    part_out,
+    part_largest,
+    part_total,
+    out,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SPLITS: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    wait_for_previous(PDL)
     head = tl.program_id(0)
     split, d = tl.arange(0, SPLITS), tl.arange(0, WIDTH)
     is_d = d < HEAD_DIM
@@ -119,19 +128,18 @@ def combine_kernel(
     tl.store(out + head * HEAD_DIM + d, attended.to(out.dtype.element_ty), mask=is_d)
 
 
-def splits_for(tile_count: int, kv_heads: int) -> int:
-    """Number of parts into which the keys of a tile of one position are split, a power of 2 that gives the GPU enough
-    programs."""
-    return min(MAX_SPLITS, int(triton.next_power_of_2(triton.cdiv(PROGRAMS, tile_count * kv_heads))))
+def splits_for(tile_count: int, kv_heads: int, programs: int) -> int:
+    """Number of parts into which the keys of a tile of one position are split, a power of 2 that makes `programs`."""
+    return min(MAX_SPLITS, int(triton.next_power_of_2(triton.cdiv(programs, tile_count * kv_heads))))
 
 
-def paged_attention(q: Tensor, cache: LayerCache, tables: Tensor, tiles: Tiles) -> Tensor:
+def paged_attention(q: Tensor, cache: LayerCache, tables: Tensor, tiles: Tiles, choices: Choices = Choices()) -> Tensor:
     """See `plain.paged_attention`; rows that are in no tile are not written. If tiles have one position, tile n is row
     n of q."""
     rows, heads, head_dim = q.shape
     _, kv_heads, block_size, _ = cache.keys.shape
     tile_count = len(tiles.sequence)
-    splits = splits_for(tile_count, kv_heads) if tiles.longest == 1 else 1
+    splits = splits_for(tile_count, kv_heads, choices.programs) if tiles.longest == 1 else 1
     out = q.new_empty(rows, heads * head_dim)
     part_out = q.new_empty(tile_count, heads, splits, head_dim, dtype=torch.float32) if splits > 1 else out
     part_largest, part_total = (
@@ -167,6 +175,7 @@ def paged_attention(q: Tensor, cache: LayerCache, tables: Tensor, tiles: Tiles) 
         DOT=dot_type(q.dtype),
         num_warps=4,
         num_stages=3,
+        **pdl_options(choices),
     )
     if splits > 1:
         combine_kernel[(tile_count * heads,)](
@@ -178,5 +187,6 @@ def paged_attention(q: Tensor, cache: LayerCache, tables: Tensor, tiles: Tiles) 
             WIDTH=triton.next_power_of_2(head_dim),
             SPLITS=splits,
             num_warps=1,
+            **pdl_options(choices),
         )
     return out

@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from misotts.engines.graph.choices import Choices
+from misotts.engines.graph.kernels.launch import pdl_options, wait_for_previous
 from misotts.engines.graph.plain import LARGEST_KV, LayerCache
 
 
@@ -28,7 +30,9 @@ def rope_and_cache_kernel(
     WIDTH: tl.constexpr,
     QUANTISED: tl.constexpr,
     LARGEST: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    wait_for_previous(PDL)
     row, head = tl.program_id(0), tl.program_id(1)
     d = tl.arange(0, WIDTH)
     inside = d < HEAD_DIM
@@ -59,7 +63,13 @@ def rope_and_cache_kernel(
 
 
 def rope_and_cache(
-    qkv: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, kv_index: Tensor, cache: LayerCache
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    positions: Tensor,
+    kv_index: Tensor,
+    cache: LayerCache,
+    choices: Choices = Choices(),
 ) -> Tensor:
     """See `plain.rope_and_cache`."""
     _, kv_heads, block_size, head_dim = cache.keys.shape
@@ -85,5 +95,6 @@ def rope_and_cache(
         QUANTISED=scales is not None,
         LARGEST=LARGEST_KV,
         num_warps=1,
+        **pdl_options(choices),
     )
     return q

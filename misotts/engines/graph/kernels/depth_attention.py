@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from misotts.engines.graph.kernels.launch import dot_type, tile
+from misotts.engines.graph.choices import Choices
+from misotts.engines.graph.kernels.launch import dot_type, pdl_options, tile, wait_for_previous
 
 
 @triton.jit(do_not_specialize=["first"])
@@ -29,7 +30,9 @@ def depth_attention_kernel(
     WIDTH: tl.constexpr,
     KEYS: tl.constexpr,
     DOT: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    wait_for_previous(PDL)
     row, kv_head = tl.program_id(0), tl.program_id(1)
     shared: tl.constexpr = HEADS // KV_HEADS
     stride: tl.constexpr = (HEADS + 2 * KV_HEADS) * HEAD_DIM
@@ -73,7 +76,15 @@ def depth_attention_kernel(
     tl.store(target, attended.to(out.dtype.element_ty), mask=inside)
 
 
-def depth_attention(qkv: Tensor, keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor, first: int) -> Tensor:
+def depth_attention(
+    qkv: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    first: int,
+    choices: Choices = Choices(),
+) -> Tensor:
     """See `plain.depth_attention`."""
     rows, kv_heads, positions, head_dim = keys.shape
     heads = qkv.shape[1] // head_dim - 2 * kv_heads
@@ -98,5 +109,6 @@ def depth_attention(qkv: Tensor, keys: Tensor, values: Tensor, cos: Tensor, sin:
         KEYS=tile(positions),
         DOT=dot_type(qkv.dtype),
         num_warps=4,
+        **pdl_options(choices),
     )
     return out

@@ -6,11 +6,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from misotts.engines.graph.choices import Choices
+from misotts.engines.graph.kernels.launch import pdl_options, wait_for_previous
+
 WIDTH = 256
 
 
 @triton.jit
-def embed_frames_kernel(codes, table, out, codebooks, vocabulary, width, WIDTH: tl.constexpr):
+def embed_frames_kernel(codes, table, out, codebooks, vocabulary, width, WIDTH: tl.constexpr, PDL: tl.constexpr):
+    wait_for_previous(PDL)
     row = tl.program_id(0)
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = column < width
@@ -21,12 +25,12 @@ def embed_frames_kernel(codes, table, out, codebooks, vocabulary, width, WIDTH: 
     tl.store(out + row * width + column, total.to(out.dtype.element_ty), mask=inside)
 
 
-def embed_frames(codes: Tensor, table: Tensor, vocabulary: int) -> Tensor:
+def embed_frames(codes: Tensor, table: Tensor, vocabulary: int, choices: Choices = Choices()) -> Tensor:
     """See `plain.embed_frames`."""
     rows, codebooks = codes.shape
     width = table.shape[1]
     out = table.new_empty(rows, width)
     embed_frames_kernel[(rows, triton.cdiv(width, WIDTH))](
-        codes, table, out, codebooks, vocabulary, width, WIDTH=WIDTH, num_warps=4
+        codes, table, out, codebooks, vocabulary, width, WIDTH=WIDTH, num_warps=4, **pdl_options(choices)
     )
     return out

@@ -7,9 +7,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from misotts.engines.graph.choices import Choices
+from misotts.engines.graph.kernels.launch import pdl_options, wait_for_previous
+
 
 @triton.jit
-def rms_norm_kernel(x, scale, out, width, eps, WIDTH: tl.constexpr):
+def rms_norm_kernel(x, scale, out, width, eps, WIDTH: tl.constexpr, PDL: tl.constexpr):
+    wait_for_previous(PDL)
     column = tl.arange(0, WIDTH)
     inside = column < width
     place = tl.program_id(0) * width + column
@@ -19,8 +23,11 @@ def rms_norm_kernel(x, scale, out, width, eps, WIDTH: tl.constexpr):
     tl.store(out + place, row.to(out.dtype.element_ty), mask=inside)
 
 
-def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, scale: Tensor, eps: float, choices: Choices = Choices()) -> Tensor:
     """See `plain.rms_norm`."""
     out = torch.empty_like(x)
-    rms_norm_kernel[(len(x),)](x, scale, out, x.shape[1], eps, WIDTH=triton.next_power_of_2(x.shape[1]), num_warps=8)
+    width = x.shape[1]
+    rms_norm_kernel[(len(x),)](
+        x, scale, out, width, eps, WIDTH=triton.next_power_of_2(width), num_warps=8, **pdl_options(choices)
+    )
     return out

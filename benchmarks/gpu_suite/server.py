@@ -1,0 +1,112 @@
+"""Section `server`: the real server, Triton included, at the 8B shape, as its callers hear it.
+
+Where Triton is not installed it is unpacked from the archive that `benchmarks.gpu_suite.carried` made elsewhere. The
+weights are random numbers, made on the device, in a model folder in memory; the server loads them like any others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from benchmarks.costs.engines import RandomWeights
+from benchmarks.costs.section import Section, SkippedError
+from benchmarks.gpu_suite.carried import ARCHIVE, unpack
+from benchmarks.load.measure import Target, measure
+from benchmarks.load.plan import Load
+from demo.model import make_mimi_weights, make_silentcipher, make_tokenizer
+from misotts.model.weight_files import save_weights
+from misotts.serve.local import running_server
+
+IN_MEMORY = Path("/dev/shm")
+MAX_VOCABULARY = 1024
+"""Size of the tokenizer: training one of 128,000 takes minutes."""
+START_S = 180.0
+"""Longest time until the server is ready."""
+SLOWEST_MS_PER_CHAR = 70.0
+
+
+def server(section: Section) -> None:
+    """Sends the time until the server is ready, and the tables `callers` (closed loops) and `calls` (open loops).
+
+    Raises:
+        SkippedError: there is no tritonserver here, neither installed nor carried along.
+    """
+    sizes = section.sizes
+    with TemporaryDirectory() as site, TemporaryDirectory(dir=_roomy(section)) as folder:
+        _find_triton(Path(site))
+        began = time.monotonic()
+        model = make_model(section, Path(folder) / "model")
+        section.value("model_made_s", round(time.monotonic() - began, 1))
+        most = max(*sizes.server_streams, 64 if section.device == "cuda" else 1)
+        options = ["--backbone=graph", f"--max-streams={most}"]
+        began = time.monotonic()
+        with running_server(model, *options, start_s=START_S) as running:
+            section.value("ready_s", round(time.monotonic() - began, 1))
+            target = Target.of(running)
+            for streams in sizes.server_streams:
+                load = Load(sizes.server_seconds, streams=streams, max_ms_per_char=SLOWEST_MS_PER_CHAR)
+                _measure(section, "callers", load, target, callers=streams)
+            for rate in sizes.server_rates:
+                load = Load(sizes.server_seconds, rate=rate, max_ms_per_char=SLOWEST_MS_PER_CHAR)
+                _measure(section, "calls", load, target, calls_per_s=rate)
+
+
+def _measure(section: Section, table: str, load: Load, target: Target, **where: Any) -> None:
+    """Add a row; times that the load generator has spoilt are marked."""
+    section.hurry()
+    result = measure(load, target, lambda run: None)
+    figures = result["overall"]
+    row = {
+        "heard": figures["heard_to_the_end"],
+        "ttfa_ms_p50": figures["ttfa_ms"]["p50"],
+        "ttfa_ms_p95": figures["ttfa_ms"]["p95"],
+        "rtf_p95": figures["rtf"]["p95"],
+        "audio_s_per_s": figures["audio_s_per_s"],
+        "continuity": figures["continuity"],
+        "underrun_s_p95": figures["underrun_s"]["p95"],
+        "valid": "; ".join(result["why_invalid"]) or "yes",
+    }
+    section.row(table, **where, **row)
+    section.check(f"{table}, {where}", not figures["errors"], errors=figures["errors"], calls=figures["calls"])
+
+
+def make_model(section: Section, folder: Path) -> Path:
+    """Write a model folder of random weights at the section's sizes; return it."""
+    config = section.sizes.config
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    weights = RandomWeights(config, section.device, section.dtype)
+    shapes = {name: torch.empty(shape, device="meta", dtype=section.dtype) for name, shape in weights.shapes.items()}
+    save_weights(folder / "model.safetensors", shapes, lambda size: section.hurry(), lambda name: weights[name].cpu())
+    torch.manual_seed(0)
+    save_weights(folder / "mimi.safetensors", make_mimi_weights(config), lambda size: None)
+    make_tokenizer(min(config.text_vocab_size, MAX_VOCABULARY)).save(str(folder / "tokenizer.json"))
+    make_silentcipher(folder / "silentcipher", section.sizes.watermark_width)
+    if section.device == "cuda":
+        torch.cuda.empty_cache()  # the server's stages need the memory
+    return folder
+
+
+def _find_triton(site: Path) -> None:
+    """Unpack the archive to `site` if no Triton is here, and put it on the server's PYTHONPATH."""
+    if shutil.which("tritonserver") or find_spec("pytriton"):
+        return
+    if not ARCHIVE.is_file():
+        raise SkippedError(f"no tritonserver is installed, and {ARCHIVE} is missing (make gpu-suite-server)")
+    unpack(ARCHIVE, site)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+
+
+def _roomy(section: Section) -> Path | None:
+    """Return a folder in memory if the 8B model's weights fit there twice, else None: the usual one."""
+    need = 2 * 17 << 30
+    return IN_MEMORY if section.device == "cuda" and shutil.disk_usage(IN_MEMORY).free > need else None
