@@ -51,7 +51,7 @@ def pack(archive: Path) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack the archive into `folder`, which then belongs on PYTHONPATH."""
+    """Unpack the archive into `folder`, a Python's site-packages."""
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
 

@@ -7,9 +7,10 @@ weights are random numbers, made on the device, in a model folder in memory; the
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import sys
 import time
+import venv
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,15 +42,15 @@ def server(section: Section) -> None:
         SkippedError: there is no tritonserver here, neither installed nor carried along.
     """
     sizes = section.sizes
-    with TemporaryDirectory() as site, TemporaryDirectory(dir=_roomy(section)) as folder:
-        _find_triton(Path(site))
+    with TemporaryDirectory() as environment, TemporaryDirectory(dir=_roomy(section)) as folder:
+        python = _python_with_triton(Path(environment))
         began = time.monotonic()
         model = make_model(section, Path(folder) / "model")
         section.value("model_made_s", round(time.monotonic() - began, 1))
         most = max(*sizes.server_streams, 64 if section.device == "cuda" else 1)
         options = ["--backbone=graph", f"--max-streams={most}"]
         began = time.monotonic()
-        with running_server(model, *options, start_s=START_S) as running:
+        with running_server(model, *options, python=python, start_s=START_S) as running:
             section.value("ready_s", round(time.monotonic() - began, 1))
             target = Target.of(running)
             for streams in sizes.server_streams:
@@ -96,14 +97,19 @@ def make_model(section: Section, folder: Path) -> Path:
     return folder
 
 
-def _find_triton(site: Path) -> None:
-    """Unpack the archive to `site` if no Triton is here, and put it on the server's PYTHONPATH."""
+def _python_with_triton(folder: Path) -> Path:
+    """Return a Python whose packages include Triton: this one, or that of an environment in `folder`, with what the
+    archive has and, behind it, all that this one imports. (Triton's stub ignores PYTHONPATH.)"""
     if shutil.which("tritonserver") or find_spec("pytriton"):
-        return
+        return Path(sys.executable)
     if not ARCHIVE.is_file():
-        raise SkippedError(f"no tritonserver is installed, and {ARCHIVE} is missing (make gpu-suite-server)")
-    unpack(ARCHIVE, site)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+        raise SkippedError(f"no tritonserver is installed, and {ARCHIVE} is missing: see make gpu-server-files")
+    venv.create(folder, symlinks=True)
+    packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    unpack(ARCHIVE, packages)
+    paths = [str(Path(path).resolve()) for path in sys.path if Path(path).is_dir()]
+    (packages / "outside.pth").write_text("\n".join(paths) + "\n", encoding="utf-8")
+    return folder / "bin" / "python"
 
 
 def _roomy(section: Section) -> Path | None:

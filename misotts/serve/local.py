@@ -19,6 +19,7 @@ from typing import Any
 
 from misotts.serve.settings import Ports
 
+PYTHON = Path(sys.executable)
 START_S = 120
 STOP_S = 30
 
@@ -91,13 +92,16 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def running_server(model: Path, *options: str, start_s: float = START_S) -> Iterator[RunningServer]:
-    """Start `misotts serve` with `options`, wait until it is ready, and stop it at the end of the block.
+def running_server(
+    model: Path, *options: str, python: Path = PYTHON, start_s: float = START_S
+) -> Iterator[RunningServer]:
+    """Start `misotts serve` with `options`, wait until it is ready, and stop it at the end of the block. `python` runs
+    it.
 
     Raises:
         RuntimeError: it did not become ready; the reason is on stderr.
     """
-    server = start_server(model, options)
+    server = start_server(model, options, python=python)
     try:
         server.wait_until_ready(start_s)
         yield server
@@ -108,12 +112,14 @@ def running_server(model: Path, *options: str, start_s: float = START_S) -> Iter
         server.process.wait()
 
 
-def start_server(model: Path, options: Sequence[str] = (), stderr: int | None = None) -> RunningServer:
+def start_server(
+    model: Path, options: Sequence[str] = (), stderr: int | None = None, python: Path = PYTHON
+) -> RunningServer:
     """Start `misotts serve` and return at once. `options` override those that are chosen here."""
     ports = Ports(*free_ports(3))
     flags = [f"--{name}-port={port}" for name, port in asdict(ports).items()]
     flags += ["--host=127.0.0.1", "--allow-reference-key"]
-    command = [sys.executable, "-m", "misotts.cli", "serve", f"--model={model}", *flags, *options]
+    command = [str(python), "-m", "misotts.cli", "serve", f"--model={model}", *flags, *options]
     return RunningServer(subprocess.Popen(command, text=True, stderr=stderr), ports)
 
 
