@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -130,9 +131,9 @@ def _time(section: Section, stage: GenerateStage, weight_type: WeightType, name:
     (context,) = section.sizes.contexts
     floors = replace(stage.floors, weight_bytes=1) if weight_type == "int8" else stage.floors
     choice = CHOICES[weight_type][name]
-    expected = (
-        {} if section.rates is None else {"predicted_ms": predicted_ms(floors, section.rates, batch, context, choice)}
-    )
+    expected: dict[str, Any] = {}
+    if section.rates is not None:
+        expected["predicted_ms"] = predicted_ms(floors, section.rates, batch, context, choice)
     launch = partial(stage.engines.launch, stage.step(batch, context))
     section.time(f"frame, {weight_type}", launch, floors.step(batch, context), choice=name, batch=batch, **expected)
 
