@@ -205,7 +205,7 @@ def test_depth_attention(heads: int, kv_heads: int, head_dim: int, dtype: torch.
         new = 2 if first == 0 else 1
         qkv = random(rows * new, (heads + 2 * kv_heads) * head_dim, seed=first, dtype=dtype)
         found, wanted = (
-            path.depth_attention(qkv, *cache, cos, sin, first)
+            path.depth_attention(qkv, cache[0], cache[1], cos, sin, first)
             for path, cache in zip((fused, operations("plain")), caches, strict=True)
         )
         assert_near(found, wanted)
