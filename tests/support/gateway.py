@@ -1,13 +1,12 @@
 """A gateway process for as long as a block runs."""
 
 import contextlib
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-
-import grpc
 
 from misotts.serve.local import free_ports
 from tests.support.waiting import wait_until
@@ -32,30 +31,22 @@ class RunningGateway:
 
 
 @contextlib.contextmanager
-def running_gateway(upstream: str, *options: str, connects: bool = True, **process: Any) -> Iterator[RunningGateway]:
-    """Run a gateway before `upstream` with `options`, which override those that are chosen here.
-
-    `connects`: wait until a client without TLS can connect.
-    """
+def running_gateway(upstream: str, *options: str, **process: Any) -> Iterator[RunningGateway]:
+    """Run a gateway before `upstream` with `options`, which override those that are chosen here."""
     ports = free_ports(3)
     names = ("--grpc-port", "--http-port", "--ready-port")
     flags = [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
     command = [sys.executable, "-m", "misotts_gateway", f"--upstream={upstream}", "--host=127.0.0.1", *flags, *options]
     gateway = RunningGateway(subprocess.Popen(command, text=True, **process), *ports)
     try:
-        if connects:
-            with grpc.insecure_channel(gateway.url) as channel:
-                wait_until(lambda: gateway.process.poll() is not None or is_connected(channel), 30)
-            assert gateway.process.poll() is None, "the gateway has ended"
+        wait_until(lambda: gateway.process.poll() is not None or listens(gateway.grpc_port), 30)
+        assert gateway.process.poll() is None, "the gateway has ended"
         yield gateway
     finally:
         gateway.process.kill()
         gateway.process.wait()
 
 
-def is_connected(channel: grpc.Channel) -> bool:
-    try:
-        grpc.channel_ready_future(channel).result(0.2)
-    except grpc.FutureTimeoutError:
-        return False
-    return True
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
