@@ -53,16 +53,17 @@ class Part:
 
 
 def parts() -> list[Part]:
-    """Return the sections, those that tell most first. The limits up to `kernels` fit into one command."""
+    """Return the sections, those that tell most first. The limits up to `kernels, pdl` fit into one command."""
     engines = tuple(reversed(ENGINES))
     return [
-        Part("frames", _later("gpu_suite.frames", "frames"), 60),
+        Part("frames", _later("gpu_suite.frames", "frames"), 50),
         Part("rates", _later("gpu_suite.rates", "rates"), 15),
         *(Part(f"frame, {name}", _later("costs.generate", "frame", engine=name), 45) for name in engines),
         Part("pipeline", _later("gpu_suite.pipeline", "pipeline"), 65),
         Part("decode", _later("costs.codec", "decode"), 40),
         Part("watermark", _later("costs.codec", "watermark"), 30),
-        Part("kernels", _later("gpu_suite.kernels", "kernels"), 90),
+        Part("kernels", _later("gpu_suite.kernels", "kernels", pdl=False), 60),
+        Part("kernels, pdl", _later("gpu_suite.kernels", "kernels", pdl=True), 45),
         *(Part(f"generate, {name}", _later("costs.generate", "generate", engine=name), 110) for name in engines),
         Part("tests", _later("gpu_suite.gpu_tests", "gpu_tests"), 60),
         Part("peer", _later("gpu_suite.peer", "peer", compiled=False), 60),

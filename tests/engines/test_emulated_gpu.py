@@ -298,7 +298,7 @@ def test_marks_are_those_of_the_cpu(emulated_gpu: EmulatedGpu, tmp_path: Path) -
 
 
 SECTIONS = [frames, rates, *(partial(generate, engine=name) for name in ENGINES), decode, watermark]
-SECTIONS += [partial(frame, engine="graph"), kernels]
+SECTIONS += [partial(frame, engine="graph"), partial(kernels, pdl=True)]
 
 
 @pytest.mark.parametrize("run", SECTIONS)
