@@ -1,5 +1,6 @@
 """Sections `kernels` and `kernels, pdl`: a frame of the 8B shape with each choice of kernels (`Choices`), beside what
 was predicted for it. Those with programmatic dependent launch have a section, and so a process, of their own.
+
 The predictions are computed from this device's own rates, as docs/graph-engine.md explains.
 """
 
