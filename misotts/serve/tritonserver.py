@@ -61,8 +61,7 @@ class TritonServer:
     def environment(self, settings: StageSettings) -> dict[str, str]:
         """Return the environment of the server and its stages."""
         libraries = [str(self.libraries)] if self.libraries else []
-        # The stub is linked to libpython, which lies beside a Python that is not the system's.
-        libraries += [sysconfig.get_config_var("LIBDIR") or "", os.environ.get("LD_LIBRARY_PATH", "")]
+        libraries += [*map(str, _libpython_folders()), os.environ.get("LD_LIBRARY_PATH", "")]
         cores = len(os.sched_getaffinity(0))
         inherited = {name: value for name, value in os.environ.items() if name != KEY_ENV}
         return {
@@ -118,8 +117,14 @@ def tcp_listeners(pid: int) -> list[int]:
     ]
 
 
+def _libpython_folders() -> list[Path]:
+    """Return where the libpython that the stub is linked to lies, if this Python is not the system's. A Python that was
+    built elsewhere, such as uv's, does not know its own `LIBDIR`."""
+    return [Path(folder) for folder in (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib") if folder]
+
+
 def _require_libpython(version: str) -> None:
     """Check for the shared libpython that the stub is linked to: a Python may be built or packaged without it."""
-    own = Path(sysconfig.get_config_var("LIBDIR") or "/") / f"libpython{version}.so.1.0"
-    if not own.exists() and not ctypes.util.find_library(f"python{version}"):
+    beside = any((folder / f"libpython{version}.so.1.0").exists() for folder in _libpython_folders())
+    if not beside and not ctypes.util.find_library(f"python{version}"):
         raise NoTritonError(f"Triton's stub needs libpython{version}.so.1.0 (Debian: libpython{version})")
