@@ -2,6 +2,7 @@
 errors."""
 
 import struct
+from ipaddress import ip_address
 from typing import Any
 
 import grpc
@@ -41,10 +42,22 @@ def open_channel(library: Any, url: str) -> Any:
 
     gRPC reads the certificates that it trusts from the file in GRPC_DEFAULT_SSL_ROOTS_FILE_PATH, if that is set.
     """
-    if url.startswith("https://"):
-        credentials = grpc.ssl_channel_credentials()
-        return library.secure_channel(url.removeprefix("https://"), credentials, options=CHANNEL_OPTIONS)
-    return library.insecure_channel(url, options=CHANNEL_OPTIONS)
+    target = url.removeprefix("https://")
+    options = [*CHANNEL_OPTIONS]
+    if is_loopback(target):
+        options.append(("grpc.enable_http_proxy", 0))  # a proxy of `http_proxy` would look for it on its own machine
+    if url != target:
+        return library.secure_channel(target, grpc.ssl_channel_credentials(), options=options)
+    return library.insecure_channel(target, options=options)
+
+
+def is_loopback(target: str) -> bool:
+    """True if HOST:PORT is on this machine."""
+    host = target.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def key_metadata(api_key: str | None) -> tuple[tuple[str, str], ...]:

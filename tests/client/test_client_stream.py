@@ -26,6 +26,7 @@ from misotts_client import (
     Speech,
     Unavailable,
 )
+from misotts_client.transport import is_loopback
 from tests.support.fake_triton import FakeTriton, Script, answer, endless, last_flag, refusal, silent, utterance
 
 pytestmark = pytest.mark.timeout(20)
@@ -148,6 +149,16 @@ def test_the_end_of_a_stream(triton: FakeTriton, collect: Collect, script: Scrip
     triton.script = script
     chunks, error = collect(triton.url)
     assert (len(chunks), str(error)) == (heard, text.replace("URL", triton.url))
+
+
+def test_the_own_machine_is_not_asked_through_a_proxy(
+    triton: FakeTriton, collect: Collect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for host in ("127.0.0.1", "localhost"):
+        chunks, error = collect(triton.url.replace("127.0.0.1", host))
+        assert (len(chunks), error) == (3, None)
+    assert [is_loopback(f"{host}:1") for host in ("[::1]", "127.8.0.1", "10.0.0.1", "example.org")] == [1, 1, 0, 0]
 
 
 def test_no_server_at_the_url(collect: Collect) -> None:
