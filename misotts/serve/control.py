@@ -16,7 +16,7 @@ from misotts.serve.settings import GATEWAY, STAGES
 SILENT_S = 20.0
 """A stage counts as hung when no heartbeat has come, or its worker has not finished a piece of work, for this long. The
 longest single piece (10 s of audio through Mimi's encoder on a busy CPU) takes several seconds."""
-GAP_S = 2.0
+GAP_S = 5.0
 """If the launcher itself has not run for this long (`docker pause`, a debugger), the stages have not run either: all
 clocks start again. It looks at them ten times a second."""
 TRITON = "tritonserver"

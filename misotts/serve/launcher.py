@@ -217,7 +217,7 @@ class _Launcher:
         if self._gateway.status is not None and not self._gateway_is_done:
             end = self._gateway.describe_end("the gateway ended")  # after it every line has been read
             raise ServeError(self._gateway_error or end)
-        if len(self._signals) > 1:
+        if len(self._signals) > 1 and not self._gateway_is_done:
             raise ServeError("stopped before all streams had ended")
 
     def _handle(self, event: Event) -> None:
