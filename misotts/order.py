@@ -25,6 +25,8 @@ class Order:
         temperature: 0 is greedy.
         top_k: from 1 to the number of audio codes.
         chunk_frames: frames of every chunk; 0 leaves the size to the server.
+        lead_ms: how far generation may be ahead of playback; 0: as far as free capacity allows; None: the server's.
+        guarded: True if `max_frames` follows the text because the request sets no MAX_AUDIO_MS.
         ticket: number of the private call, by which the gateway tells how much of it has been written; 0: none.
         deadline: `time.monotonic()` seconds at which the utterance is ended; None: no limit.
     """
@@ -35,6 +37,8 @@ class Order:
     temperature: float = 0.9
     top_k: int = 50
     chunk_frames: int = 0
+    lead_ms: int | None = None
+    guarded: bool = False
     ticket: int = 0
     deadline: float | None = None
 

@@ -16,6 +16,7 @@ from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.decode.decoder import Decoder
 from misotts.engines.interface import Limits
 from misotts.engines.load import load_engine
+from misotts.generate.flow import FlowOptions
 from misotts.generate.inbox import Inbox
 from misotts.generate.loop import Generator
 from misotts.generate.stream import Chunk as FrameChunk
@@ -43,7 +44,7 @@ class Synthesizer:
         self._prompter = Prompter(folder, self._config, lambda *clip: encode(self._mimi, *clip), Voices(voices))
         limits = Limits(max_streams=1)
         engine = load_engine(folder, self._config, limits)
-        self._generator = Generator(self._config, engine, limits, first_chunk_frames=delay_frames(folder) + 1)
+        self._generator = Generator(self._config, engine, limits, delay_frames(folder) + 1, FlowOptions(lead_s=0))
         self._generator.start()
         self._speaking = threading.Lock()
 

@@ -10,19 +10,25 @@ Each step begins with a plan and ends with its frames:
 A step may be planned before the one before is collected: an utterance that turns out to have ended has then sampled one
 frame too many, which is dropped.
 
+`misotts.generate.flow` says which streams pause, `misotts.generate.admission` how many run and how long others wait.
+
 Whatever ends an utterance (end of speech, length, cancel, deadline, an error here or in a later stage, shutdown), it
 leaves through `_end` or `_fail`: its blocks are free at once; its slot, when the later stages are done with it.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from misotts.config import NO_SLOT
 from misotts.engines.interface import Limits, Step
+from misotts.generate.admission import Admission
 from misotts.generate.blocks import BlockPool
+from misotts.generate.flow import DEFAULTS, FlowOptions, pausing, running_out
 from misotts.generate.scheduler import QueueFullError, Scheduler, TooLongError
 from misotts.generate.slot_table import SlotTable
 from misotts.generate.statistics import Statistics
@@ -31,8 +37,14 @@ from misotts.generate.utterance import Utterance
 from misotts_client.errors import EOS, LENGTH, Cancelled, DeadlineExceeded, Internal, MisoError, Unavailable, finish_of
 
 RETIRE_EVERY_S = 0.01
-DEFAULT_RETRY_S = 1.0
-RETRY_LIMITS_S = (0.1, 30.0)
+REFRESH_EVERY_S = 0.1
+RETRY_LIMITS_S = (0.1, 60.0)
+PATIENCE = 2.0
+"""An utterance is refused after all when it has waited for its slot this many times as long as it may."""
+PROVEN_AFTER_S = 1.0
+"""A listener that is about to run out after this time shows that too many run."""
+REMEMBERED_GONE = 4096
+"""Tickets of callers that left before their utterance came."""
 
 
 class Core:
@@ -45,12 +57,14 @@ class Core:
         max_positions: int,
         send: Send,
         first_chunk_frames: int = 1,
+        options: FlowOptions = DEFAULTS,
         retire_every_s: float = RETIRE_EVERY_S,
     ) -> None:
         """`max_positions`: of the longest utterance. `send`: takes chunks and refusals, and returns at once.
         `first_chunk_frames`: frames of a stream's first chunk where the order names no size. `retire_every_s`: time
         between two looks for streams to end or to probe."""
         self.scheduler = Scheduler(pool, limits)
+        self.admission = Admission(options, limits.max_streams)
         self.statistics = Statistics()
         self.streams: dict[int, Stream] = {}
         """Streams that hold something: waiting, running, or not acknowledged to the end."""
@@ -60,40 +74,65 @@ class Core:
         """Utterances that sample a frame in each step that is planned and not collected."""
         self._planned = False
         self._retire_every_s, self._retired = retire_every_s, -retire_every_s
-        self._ends: deque[float] = deque(maxlen=16)
+        self._refreshed = -REFRESH_EVERY_S
+        self._tickets: dict[int, Stream] = {}
+        self._gone: OrderedDict[int, None] = OrderedDict()
         self._closed: str | None = None
+        self.paused = 0
+        """Utterances that the last plan left out: see `misotts.generate.flow`."""
 
     def submit(self, utterance: Utterance, receiver: Receiver, now: float) -> None:
         """Queue an utterance; `receiver` gets its chunks.
 
         Raises:
-            Unavailable: the stage is closed, its queue is full, or its KV pool is too small.
+            Unavailable: the stage is closed, its queue is full, the wait for a slot would be too long, or its KV pool
+                is too small.
+            Cancelled: the gateway has already told that the caller has left.
         """
         self.statistics.submitted += 1
         try:
             if self._closed:
                 raise Unavailable(self._closed)
-            self._queue(utterance)
-        except Unavailable:
+            if utterance.order.ticket in self._gone:
+                raise Cancelled("the caller left")
+            self._queue(utterance, now)
+        except MisoError:
             self.statistics.rejected += 1
             raise
-        self.streams[utterance.stream] = Stream(utterance, receiver, self._send, self._first_chunk_frames, now)
+        stream = Stream(utterance, receiver, self._send, self._first_chunk_frames, now)
+        self.streams[utterance.stream] = stream
+        if utterance.order.ticket:
+            self._tickets[utterance.order.ticket] = stream
 
-    def _queue(self, utterance: Utterance) -> None:
+    def _queue(self, utterance: Utterance, now: float) -> None:
+        options = self.admission.options
+        utterance.lead_s = options.lead_of(utterance.order, now)
+        wait_s = self.wait_s(utterance.batch)
+        if wait_s > options.max_wait_s:
+            over_s = f"the wait for a slot would be {wait_s:.1f} s, at most {options.max_wait_s:g} s are allowed"
+            raise self._unavailable(over_s, wait_s - options.max_wait_s)
         try:
             self.scheduler.add(utterance)
         except QueueFullError as error:
-            wait = self._retry_after_s()
-            raise Unavailable(f"{error}, all places are taken; try again in {wait:.1f} s", retry_after_s=wait) from None
+            raise self._unavailable(f"{error}, all places are taken", self.admission.each_s()) from None
         except TooLongError as error:
             raise Unavailable(f"{error}; ask for a smaller MAX_AUDIO_MS or give the server more KV memory") from None
 
-    def _retry_after_s(self) -> float:
-        """Seconds until a place is likely to be free: the mean time between the last utterances' ends."""
-        if len(self._ends) < 2:
-            return DEFAULT_RETRY_S
+    def wait_s(self, batch: bool = False) -> float:
+        """Return the expected wait for a slot of an utterance that comes now, which is or is not batch work."""
+        scheduler = self.scheduler
+        ahead = scheduler.ahead(batch)
+        if len(ahead) < min(scheduler.free_slots, self.admission.most - len(scheduler.running)):
+            return 0.0
+        held = [u for u in (stream.utterance for stream in self.streams.values()) if u.slot != NO_SLOT]
+        running = [(len(u.frames), u.order.max_frames) for u in held]
+        return self.admission.wait_s(running, [u.order.max_frames for u in ahead if u.slot == NO_SLOT])
+
+    @staticmethod
+    def _unavailable(why: str, retry_s: float) -> Unavailable:
         low, high = RETRY_LIMITS_S
-        return min(max((self._ends[-1] - self._ends[0]) / (len(self._ends) - 1), low), high)
+        retry_s = min(max(retry_s, low), high)
+        return Unavailable(f"{why}; try again in {retry_s:.1f} s", retry_after_s=retry_s)
 
     def acknowledge(self, stream: int, index: int, cancelled: bool = False, failed: bool = False) -> None:
         """Record that the last stage is done with chunk `index` of `stream`. `cancelled`: it saw that the caller has
@@ -107,6 +146,40 @@ class Core:
         if known := self.streams.get(stream):
             known.cancelled = known.abandoned = True
 
+    def take(self, ticket: int, frames: int, gone: bool = False) -> None:
+        """Record that the gateway has written `frames` frames of the utterance with `ticket` to its caller, in all.
+        `gone`: the caller has left; this may come before the utterance does."""
+        if stream := self._tickets.get(ticket):
+            stream.take(frames)
+            stream.cancelled |= gone
+        elif gone:
+            self._gone[ticket] = None
+            while len(self._gone) > REMEMBERED_GONE:
+                self._gone.popitem(last=False)
+
+    def spend(self, seconds: float, frames: int, now: float) -> None:
+        """Record that a pass of the loop took `seconds` and its step sampled `frames` frames."""
+        self.statistics.spend(seconds)
+        self.admission.add_step(seconds, frames, now)
+
+    def figures(self) -> dict[str, Any]:
+        """Return what a gateway needs to refuse without asking: see `docs/operations.md`, "Admission"."""
+        scheduler, admission = self.scheduler, self.admission
+        waiting = len(scheduler.ahead(batch=False))
+        room = min(scheduler.free_slots, admission.most - len(scheduler.running))
+        return {
+            "slots": scheduler.limits.max_streams,
+            "most": admission.most,
+            "running": len(scheduler.running),
+            "waiting": len(scheduler.waiting),
+            "step_ms": round(admission.step_s * 1000, 2),
+            "free": max(room - waiting, 0),
+            "places": max(scheduler.limits.max_waiting + scheduler.free_slots - waiting, 0),
+            "wait_s": round(self.wait_s(), 3),
+            "each_s": round(admission.each_s(), 3),
+            "max_wait_s": admission.options.max_wait_s,
+        }
+
     def plan(self, now: float) -> Step | None:
         """End or probe the streams that need it, then plan the engine's next step; None if there is nothing to
         compute."""
@@ -114,7 +187,12 @@ class Core:
             self._retired = now
             for stream in list(self.streams.values()):
                 self._retire(stream, now)
-        parts = self.scheduler.schedule({stream.utterance for stream in self.streams.values() if stream.paused})
+        if now - self._refreshed >= REFRESH_EVERY_S:
+            self._refreshed = now
+            self.admission.refresh(now)
+        paused = pausing(self.streams.values(), bool(self.scheduler.waiting), now)
+        self.paused = len(paused)
+        parts = self.scheduler.schedule(paused, self._most(now))
         self._planned = bool(parts)
         if not parts:
             return None
@@ -125,6 +203,15 @@ class Core:
         self.statistics.frames += len(self._in_flight[-1])
         self.statistics.prefilled += len(step.rows)
         return step
+
+    def _most(self, now: float) -> int:
+        """Return the number of utterances that may run, new ones included."""
+        admission = self.admission
+        if admission.options.admission == "pace" and any(
+            True for _ in running_out(self.streams.values(), now, PROVEN_AFTER_S)
+        ):
+            return 0  # whatever the steps say
+        return admission.proven
 
     def due(self, ready: bool) -> bool:
         """True if the oldest step in flight should be collected before the next plan: it is `ready`, a later one is in
@@ -144,9 +231,9 @@ class Core:
                 self.statistics.observations["first_frame_seconds"].append(now - stream.submitted)
             utterance.frames.append(codes)
             if not is_speech:  # the frame of zeros is the end of speech; the decode stage turns it into audio
-                self._end(stream, EOS, now, codes)
+                self._finish(stream, EOS, now, codes)
             elif len(utterance.frames) == utterance.order.max_frames:
-                self._end(stream, LENGTH, now, codes)
+                self._finish(stream, LENGTH, now, codes)
             else:
                 stream.add(codes, running, now)
 
@@ -159,7 +246,7 @@ class Core:
 
     def _retire(self, stream: Stream, now: float) -> None:
         """End, probe or forget a stream if it is time."""
-        deadline = stream.utterance.order.deadline
+        deadline, options = stream.utterance.order.deadline, self.admission.options
         if stream.finish:
             if stream.settled or stream.silent(now):
                 self._forget(stream)
@@ -167,6 +254,11 @@ class Core:
             self._fail(stream, Internal("a later stage failed"), now)
         elif stream.cancelled:
             self._fail(stream, Cancelled("the caller left"), now)
+        elif stream.utterance.slot == NO_SLOT and now - stream.submitted > PATIENCE * options.max_wait_s:
+            waited = (
+                f"no slot was free for {now - stream.submitted:.1f} s, at most {options.max_wait_s:g} s are allowed"
+            )
+            self._fail(stream, self._unavailable(waited, self.wait_s() - options.max_wait_s), now)
         elif deadline is not None and now >= deadline:
             self._fail(stream, DeadlineExceeded("TIMEOUT_MS has passed"), now)
         elif stream.silent(now):
@@ -174,11 +266,17 @@ class Core:
         else:
             stream.probe(now)
 
+    def _finish(self, stream: Stream, finish: str, now: float, last: npt.NDArray[np.int32]) -> None:
+        """End an utterance that is complete."""
+        utterance, order = stream.utterance, stream.utterance.order
+        self.admission.add_end(len(utterance.frames), order.max_frames)
+        self.statistics.guarded += finish == LENGTH and order.guarded
+        self._end(stream, finish, now, last)
+
     def _end(self, stream: Stream, finish: str, now: float, last: npt.NDArray[np.int32] | None = None) -> None:
         """End an utterance with a last chunk, which has the frame `last`."""
         self.scheduler.remove(stream.utterance)
         self.statistics.end(finish)
-        self._ends.append(now)
         stream.end(finish, now, last)
 
     def _fail(self, stream: Stream, error: MisoError, now: float) -> None:
@@ -194,3 +292,4 @@ class Core:
     def _forget(self, stream: Stream) -> None:
         self.scheduler.release_slot(stream.utterance)
         del self.streams[stream.utterance.stream]
+        self._tickets.pop(stream.utterance.order.ticket, None)

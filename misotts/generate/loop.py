@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from misotts.engines.interface import Engine, Limits, Step
 from misotts.engines.transfer import own_stream
 from misotts.generate.blocks import BlockPool
 from misotts.generate.core import Core
+from misotts.generate.flow import DEFAULTS, FlowOptions
 from misotts.generate.outbox import Outbox
 from misotts.generate.stream import Receiver
 from misotts.generate.utterance import Utterance
@@ -56,12 +58,20 @@ class _Launched:
 class Generator:
     """Owns the engine, the core and the loop's thread."""
 
-    def __init__(self, config: ModelConfig, engine: Engine, limits: Limits, first_chunk_frames: int = 1) -> None:
-        """`first_chunk_frames`: see `Core`."""
-        # A stream has at most its unacknowledged chunks under way, and the last one, which nothing holds back.
-        self._outbox = Outbox((limits.max_streams + limits.max_waiting) * (MAX_UNACKNOWLEDGED + 2))
+    def __init__(
+        self,
+        config: ModelConfig,
+        engine: Engine,
+        limits: Limits,
+        first_chunk_frames: int = 1,
+        options: FlowOptions = DEFAULTS,
+    ) -> None:
+        """`first_chunk_frames`, `options`: see `Core`."""
+        # A stream has at most its unacknowledged chunks under way, and the last one, which nothing holds back. Batch
+        # work and listeners may fill the queue each.
+        self._outbox = Outbox((limits.max_streams + 2 * limits.max_waiting) * (MAX_UNACKNOWLEDGED + 2))
         pool = BlockPool(engine.num_blocks, engine.block_size)
-        self.core = Core(pool, limits, config.max_seq_len, self._outbox.put, first_chunk_frames)
+        self.core = Core(pool, limits, config.max_seq_len, self._outbox.put, first_chunk_frames, options)
         self._engine = engine
         self._launched: deque[_Launched] = deque()
         self._wake = threading.Condition()
@@ -78,7 +88,7 @@ class Generator:
         self._thread.start()
 
     def submit(self, utterance: Utterance, receiver: Receiver) -> None:
-        """See `Core.submit`; it is called from any thread, as the next two are."""
+        """See `Core.submit`; it is called from any thread, as the next four are."""
         with self._wake:
             self.core.submit(utterance, receiver, time.monotonic())
             self._wake.notify()
@@ -88,6 +98,17 @@ class Generator:
         with self._wake:
             self.core.acknowledge(stream, index, cancelled, failed)
             self._wake.notify()
+
+    def take(self, ticket: int, frames: int, gone: bool) -> None:
+        """See `Core.take`."""
+        with self._wake:
+            self.core.take(ticket, frames, gone)
+            self._wake.notify()
+
+    def figures(self) -> dict[str, Any]:
+        """See `Core.figures`."""
+        with self._wake:
+            return self.core.figures()
 
     def abandon(self, stream: int) -> None:
         """See `Core.abandon`."""
@@ -147,7 +168,8 @@ class Generator:
             frames = self._launched.popleft().frames()
             with self._wake:
                 self.core.collect(frames, time.monotonic())
-        self.core.statistics.spend(time.perf_counter() - began)
+        with self._wake:
+            self.core.spend(time.perf_counter() - began, int(step.samples.sum()) if step else 0, time.monotonic())
         return True
 
     def _launch(self, step: Step) -> _Launched:

@@ -21,6 +21,8 @@ in three stages."""
 LEAD_S = 0.16
 """Audio that a caller should still have when a chunk is sent, two frames, in case the next one is late."""
 
+FRAME_S = FRAME_MS / 1000
+
 
 class Pace:
     """Chunk sizes of one stream. Times are seconds of one clock."""
@@ -30,7 +32,11 @@ class Pace:
         until the first is heard, including the later stages' delay."""
         self._chunk_frames, self._first_frames = chunk_frames, first_frames
         self._last_frame = now
-        self._played_out: float | None = None
+        self._sent = 0
+        """Frames in the chunks so far."""
+        self._began: float | None = None
+        """Time at which the caller begins to play; None before its first audio is sent."""
+        self._played_out = now
         """Time at which the caller will have played everything, if it plays without pause from the first chunk on."""
 
     def full(self, frames: int, running: int, now: float) -> bool:
@@ -40,13 +46,37 @@ class Pace:
         scale = 1 + running // MANY_STREAMS
         if self._chunk_frames:
             due = frames >= self._chunk_frames
-        elif self._played_out is None:
+        elif self._began is None:
             due = frames >= self._first_frames - 1 + scale
         elif now + step_s + LEAD_S < self._played_out:
             due = frames >= min(FULL_FRAMES * scale, MAX_CHUNK_FRAMES)
         else:
             due = frames >= min(scale, MAX_CHUNK_FRAMES)
         if due:
-            heard = frames - (self._first_frames - 1 if self._played_out is None else 0)
-            self._played_out = max(self._played_out or now, now) + max(heard, 0) * FRAME_MS / 1000
+            before = self._audible
+            self._sent += frames
+            if more := self._audible - before:
+                self._began = now if self._began is None else self._began
+                self._played_out = max(self._played_out, now) + more * FRAME_S
         return due
+
+    @property
+    def _audible(self) -> int:
+        """Frames that have been sent and that the later stages do not hold back."""
+        return max(self._sent - self._first_frames + 1, 0)
+
+    def playing_s(self, now: float) -> float | None:
+        """Return the time since the caller's first audio was sent; None before that."""
+        return None if self._began is None else now - self._began
+
+    def left_s(self, now: float) -> float:
+        """Return the audio that has been sent and that the caller has not played, in s."""
+        return max(self._played_out - now, 0.0)
+
+    def ahead(self, generated: int, lead_s: float, now: float) -> bool:
+        """True if `generated` frames, sent or not, are more than `lead_s` of audio ahead of playback. A lead that is
+        smaller than what the later stages and one chunk hold back counts as that much: the caller would run out."""
+        if self._began is None:
+            return False
+        least_s = (self._first_frames - 1 + max(self._chunk_frames, 1)) * FRAME_S + LEAD_S
+        return self.left_s(now) + (generated - self._audible) * FRAME_S > max(lead_s, least_s)

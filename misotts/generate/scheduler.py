@@ -1,8 +1,9 @@
 """Decides which utterances take part in the next step. It has no clock, no engine and no thread.
 
-Waiting utterances are served first come, first served. A running one needs more blocks as it grows; when none is left,
-the youngest running utterance is preempted: it loses its blocks and goes back to the head of the queue, to be computed
-again from its prompt and the frames it has. That costs time and changes no frame.
+Waiting utterances are served first come, first served, batch work (see `misotts.generate.flow`) after all others. A
+running one needs more blocks as it grows; when none is left, the youngest running utterance, of batch work if there is
+any, is preempted: it loses its blocks and goes back to the head of its part of the queue, to be computed again from its
+prompt and the frames it has. That costs time and changes no frame.
 """
 
 from __future__ import annotations
@@ -66,16 +67,21 @@ class Scheduler:
         if need > self.pool.capacity:
             raise TooLongError(f"the utterance may need {need} KV blocks, the server has {self.pool.capacity}")
         # Utterances that get a slot at the next step do not count: a burst may fill an idle server's slots and queue.
-        if len(self.waiting) >= self.limits.max_waiting + self.free_slots:
+        # Neither does batch work before a listener.
+        if len(self.ahead(utterance.batch)) >= self.limits.max_waiting + self.free_slots:
             raise QueueFullError(f"{self.limits.max_streams} utterances may run and {self.limits.max_waiting} wait")
         utterance.prefix_keys = block_keys(utterance.order.frames, self.pool.block_size)
-        self.waiting.append(utterance)
+        self._queue(utterance)
 
-    def schedule(self, paused: Collection[Utterance] = ()) -> list[Part]:
+    def ahead(self, batch: bool) -> list[Utterance]:
+        """Return the waiting utterances that are served before a new one, which is or is not batch work."""
+        return list(self.waiting) if batch else [utterance for utterance in self.waiting if not utterance.batch]
+
+    def schedule(self, paused: Collection[Utterance] = (), most: int | None = None) -> list[Part]:
         """Plan one step: the next position of each generating utterance (but the `paused`), then prefill chunks, first
         admitted first. A chunk that does not end its prompt has whole blocks: TensorRT-LLM's attention over paged
-        context requires it."""
-        self._admit()
+        context requires it. No utterance gets a slot if `most` run; None: as many as there are slots."""
+        self._admit(self.limits.max_streams if most is None else most)
         generating = []
         for utterance in list(self.running):
             if utterance.generating and utterance not in paused and self._grow(utterance):
@@ -105,13 +111,25 @@ class Scheduler:
             utterance.cached = end
             utterance.sampled += part.samples
 
-    def _admit(self) -> None:
+    def _queue(self, utterance: Utterance, first: bool = False) -> None:
+        """Put an utterance behind or, if `first`, before the others of its class."""
+        waiting = self.waiting
+        if not waiting or (not first and waiting[-1].batch <= utterance.batch):
+            waiting.append(utterance)
+            return
+        later = (n for n, other in enumerate(waiting) if other.batch > utterance.batch - first)
+        waiting.insert(next(later, len(waiting)), utterance)
+
+    def _next(self, most: int) -> Utterance | None:
+        """Return the first of the queue that has a slot, after a preemption, or may have one."""
+        if self._slots and len(self.running) < most:
+            return self.waiting[0] if self.waiting else None
+        return next((utterance for utterance in self.waiting if utterance.slot != NO_SLOT), None)
+
+    def _admit(self, most: int) -> None:
         """Admit utterances from the head of the queue while a slot is free, and blocks for all their known positions
         and one more for each running utterance, so that an admission does not force a preemption at once."""
-        while self.waiting:
-            utterance = self.waiting[0]
-            if utterance.slot == NO_SLOT and not self._slots:
-                return
+        while utterance := self._next(most):
             if len(utterance.frames) < utterance.sampled:  # preempted, and its last codes are still on the device
                 return
             # The last position is always computed: its hidden state is needed to sample the next frame.
@@ -121,7 +139,7 @@ class Scheduler:
             if need + len(self.running) > self.pool.available:
                 self.pool.free(shared)
                 return
-            self.waiting.popleft()
+            self.waiting.remove(utterance)
             if utterance.slot == NO_SLOT:
                 utterance.slot = heapq.heappop(self._slots)
             self.pool.shared += len(shared)
@@ -136,11 +154,12 @@ class Scheduler:
         if utterance.cached < len(utterance.blocks) * self.pool.block_size:
             return True
         while not self.pool.available:
-            youngest = self.running.pop()
+            victim = next((other for other in reversed(self.running) if other.batch), self.running[-1])
+            self.running.remove(victim)
             self.preempted += 1
-            self._free_blocks(youngest)
-            self.waiting.appendleft(youngest)
-            if youngest is utterance:
+            self._free_blocks(victim)
+            self._queue(victim, first=True)
+            if victim is utterance:
                 return False
         utterance.blocks += self.pool.allocate(1)
         return True

@@ -31,6 +31,8 @@ class Statistics:
     """Utterances refused on arrival, because the queue is full or the server stops."""
     finished: Counter[str] = field(default_factory=Counter)
     """By reason: one of `REASONS`."""
+    guarded: int = 0
+    """Utterances cut at the length that their text allows: see `misotts.prompt.max_audio`."""
     observations: dict[str, deque[float]] = field(default_factory=_observations)
 
     def end(self, finish: str) -> None:

@@ -22,6 +22,10 @@ PROBE_WAITING_AFTER_S = 1.0
 """The same for a stream in the queue: at 10 Hz, a full queue made 500 of the 540 chunks per second that the later
 stages had to take."""
 
+UNTAKEN_FRAMES = 125
+"""Frames, 10 s of audio, that may be generated and not written to the caller; the stream then pauses. It counts only
+where a gateway tells what it has written."""
+
 SILENT_AFTER_S = 30.0
 """A stream is ended if its oldest chunk is not acknowledged for this long: a later stage has lost it."""
 
@@ -78,8 +82,9 @@ class Stream:
         self.finish = ""
         """The FINISH with which the stream has ended; empty before."""
         self.cancelled = self.failed = self.abandoned = False
+        self.pace = Pace(utterance.order.chunk_frames, first_frames, now)
         self._send = send
-        self._pace = Pace(utterance.order.chunk_frames, first_frames, now)
+        self._written = 0
         self._pending: list[npt.NDArray[np.int32]] = []
         self._chunks = 0
         self._unacknowledged: dict[int, float] = {}
@@ -92,9 +97,10 @@ class Stream:
         return self._chunks > 0
 
     @property
-    def paused(self) -> bool:
-        """True if no frames should be generated until chunks are acknowledged."""
-        return len(self._unacknowledged) >= MAX_UNACKNOWLEDGED
+    def held(self) -> bool:
+        """True if no frames should be generated until chunks are acknowledged or written to the caller."""
+        untaken = self.utterance.sampled - self._written if self.utterance.order.ticket else 0
+        return len(self._unacknowledged) >= MAX_UNACKNOWLEDGED or untaken >= UNTAKEN_FRAMES
 
     @property
     def settled(self) -> bool:
@@ -109,7 +115,7 @@ class Stream:
     def add(self, codes: npt.NDArray[np.int32], running: int, now: float) -> None:
         """Add a frame's codes int32 [codebooks]; send a chunk when it is time: see `Pace.full`."""
         self._pending.append(codes)
-        if self._pace.full(len(self._pending), running, now):
+        if self.pace.full(len(self._pending), running, now):
             self._flush(now)
 
     def end(self, finish: str, now: float, last: npt.NDArray[np.int32] | None = None) -> None:
@@ -133,6 +139,10 @@ class Stream:
             del self._unacknowledged[earlier]
         self.cancelled |= cancelled
         self.failed |= failed
+
+    def take(self, frames: int) -> None:
+        """Record that the gateway has written `frames` frames to the caller, in all."""
+        self._written = max(self._written, frames)
 
     def _flush(self, now: float) -> None:
         utterance, order, frames = self.utterance, self.utterance.order, self._pending

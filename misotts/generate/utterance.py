@@ -24,6 +24,8 @@ class Utterance:
     slot: int = NO_SLOT
     """Place in the batch, and slot of the later stages' state; held from admission until the last chunk is
     acknowledged."""
+    lead_s: float | None = None
+    """Bound of its lead over playback; None: it has none, see `batch`."""
     prefix_keys: list[bytes] = field(default_factory=list)
     """Keys of the prompt's full blocks: see `block_keys`."""
     blocks: list[int] = field(default_factory=list)
@@ -33,6 +35,11 @@ class Utterance:
     """Number of frames sampled, including those with codes still on the device."""
     frames: list[npt.NDArray[np.int32]] = field(default_factory=list)
     """Codes of the frames that have been read back, int32 [codebooks] each."""
+
+    @property
+    def batch(self) -> bool:
+        """True if its lead has no bound: it is batch work, and listeners come first; see `misotts.generate.flow`."""
+        return self.lead_s is None
 
     @property
     def known(self) -> int:

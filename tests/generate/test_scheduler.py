@@ -38,12 +38,16 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     # Prompts of two symbols often begin alike.
     @rule(
-        prompt=st.lists(st.integers(0, 1), min_size=1, max_size=30), max_frames=st.integers(1, 20), twice=st.booleans()
+        prompt=st.lists(st.integers(0, 1), min_size=1, max_size=30),
+        max_frames=st.integers(1, 20),
+        twice=st.booleans(),
+        lead_s=st.sampled_from([None, 10.0]),
     )
-    def submit(self, prompt: list[int], max_frames: int, twice: bool) -> None:
+    def submit(self, prompt: list[int], max_frames: int, twice: bool, lead_s: float | None) -> None:
         for _ in range(1 + twice):
-            utterance = Utterance(Order(np.array(prompt, np.int32)[:, None], max_frames, seed=len(self.progress)))
-            waiting = len(self.scheduler.waiting)
+            order = Order(np.array(prompt, np.int32)[:, None], max_frames, seed=len(self.progress))
+            utterance = Utterance(order, lead_s=lead_s)
+            waiting = len(self.scheduler.ahead(utterance.batch))
             try:
                 self.scheduler.add(utterance)
             except TooLongError:
@@ -57,12 +61,22 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
         paused = set(data.draw(st.lists(st.sampled_from(self.utterances), max_size=1))) if self.utterances else set()
-        parts = self.scheduler.schedule(paused)
+        most = data.draw(st.integers(0, LIMITS.max_streams))
+        running, slots = len(self.scheduler.running), self.scheduler.free_slots
+        parts = self.scheduler.schedule(paused, most)
+        assert slots - self.scheduler.free_slots <= max(most - running, 0)
         self.check_parts(parts, paused)
         self.perform(parts)
         self.steps += 1
         if data.draw(st.booleans()):
             self.read_back()
+
+    @invariant()
+    def batch_work_waits_behind_listeners(self) -> None:
+        assert [u.batch for u in self.scheduler.waiting] == sorted(u.batch for u in self.scheduler.waiting)
+        for batch in (False, True):
+            begun = [u.slot != NO_SLOT for u in self.scheduler.waiting if u.batch == batch]
+            assert begun == sorted(begun, reverse=True), "the preempted come first"
 
     def check_parts(self, parts: list[Part], paused: set[Utterance]) -> None:
         assert len({part.utterance for part in parts}) == len(parts)
@@ -216,6 +230,20 @@ def test_the_youngest_is_preempted_and_runs_again() -> None:
     assert young.slot != NO_SLOT, "its stream continues later: it keeps the slot"
     drive(scheduler, 40)
     assert (len(old.frames), len(young.frames)) == (18, 18)
+
+
+def test_batch_work_is_preempted_before_younger_listeners() -> None:
+    scheduler = Scheduler(BlockPool(7, BLOCK), Limits(max_streams=2, max_waiting=9, step_positions=16))
+    batch, listener = utterance([1, 2, 3], max_frames=18), utterance([4, 5, 6], max_frames=18)
+    listener.lead_s = 10.0
+    scheduler.add(batch)
+    drive(scheduler, 1)
+    scheduler.add(listener)
+    drive(scheduler, 17)
+    assert scheduler.preempted
+    assert len(listener.frames) > len(batch.frames) > 0
+    drive(scheduler, 40)
+    assert (len(batch.frames), len(listener.frames)) == (18, 18)
 
 
 def test_an_utterance_that_can_never_fit_is_refused() -> None:

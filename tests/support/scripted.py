@@ -14,6 +14,7 @@ from misotts.engines.interface import Batch, Limits, Sampling, Step
 from misotts.engines.two_part import TwoPart
 from misotts.generate.blocks import BlockPool
 from misotts.generate.core import Core
+from misotts.generate.flow import DEFAULTS, FlowOptions
 from misotts.generate.loop import Generator
 from misotts.generate.stream import Chunk, deliver
 from misotts.generate.utterance import Utterance
@@ -126,11 +127,17 @@ class ScriptedStage:
     """The generate stage without a thread: a core on a scripted engine, and a clock that the test sets."""
 
     def __init__(
-        self, script: Script, limits: Limits = LIMITS, num_blocks: int = 200, retire_every_s: float = 0.0
+        self,
+        script: Script,
+        limits: Limits = LIMITS,
+        num_blocks: int = 200,
+        retire_every_s: float = 0.0,
+        options: FlowOptions = DEFAULTS,
+        max_positions: int = CONFIG.max_seq_len,
     ) -> None:
         self._engine = scripted_engine(script, limits, num_blocks)
         pool = BlockPool(num_blocks, self._engine.block_size)
-        self.core = Core(pool, limits, CONFIG.max_seq_len, deliver, retire_every_s=retire_every_s)
+        self.core = Core(pool, limits, max_positions, deliver, options=options, retire_every_s=retire_every_s)
         self.steps: list[Step] = []
         self.now = 0.0
         self._codes: deque[npt.NDArray[np.int32]] = deque()

@@ -1,0 +1,116 @@
+"""Admission: how many utterances may run, and how long a new one would wait for its slot.
+
+With the rule `pace`, as many utterances run as generation can carry at the pace of playback. A step of n frames takes
+a + b n seconds, where a and b are not known. What a step of n frames in t seconds shows is therefore one-sided: if t is
+below a frame's 80 ms, then at least n * 80 ms / t can be carried, and if it is above, at most that many.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from misotts.generate.flow import FlowOptions
+from misotts.generate.pace import FRAME_S
+
+WINDOW_S = 10.0
+SHARE = 0.9
+"""Quantile of the steps' times that must stay below 80 ms."""
+GOAL_S = 0.9 * FRAME_S
+"""Step time up to which more utterances are let in. Between it and 80 ms nothing changes, so that the number of
+utterances does not swing."""
+MIN_STEPS = 10
+RECOVER_S = 30.0
+"""Time after which one more is tried again where too many were too slow: the machine may have been disturbed."""
+KEPT_LENGTHS = 32
+
+_Floats = npt.NDArray[np.float64]
+
+
+class Admission:
+    """Decides how many utterances may run. Times are seconds of the caller's clock."""
+
+    def __init__(self, options: FlowOptions, slots: int) -> None:
+        self.options = options
+        self.most = slots
+        """Utterances that may run, as far as is known: no more than `slots`."""
+        self.proven = slots if options.admission == "slots" else 1
+        """Utterances that can be carried for certain; grows to `most` as larger steps are measured."""
+        self.step_s = 0.0
+        """Time that nine of ten steps stay below; 0 before any is measured."""
+        self._slots, self._changed = slots, 0.0
+        self._steps: deque[tuple[float, float, int]] = deque()
+        self._full_step_s = 0.0
+        """Mean time of the steps with the most frames."""
+        self._lengths: deque[tuple[int, int]] = deque(maxlen=KEPT_LENGTHS)
+
+    def add_step(self, seconds: float, frames: int, now: float) -> None:
+        """Record a step of `seconds` that sampled `frames` frames."""
+        if frames:
+            self._steps.append((now, seconds, frames))
+            while self._steps[0][0] <= now - WINDOW_S:  # of work: what an idle server has learned stays
+                self._steps.popleft()
+
+    def add_end(self, frames: int, most: int) -> None:
+        """Record that speech of at most `most` frames came to its end after `frames`."""
+        self._lengths.append((frames, most))
+
+    def refresh(self, now: float) -> None:
+        """Draw the conclusions from the steps so far; it is called some ten times a second."""
+        if len(self._steps) < MIN_STEPS:
+            return
+        _, seconds, frames = np.array(self._steps).T
+        self.step_s = float(np.quantile(seconds, SHARE))
+        # Those with the most frames say most about steps with more.
+        enough = np.sort(frames)[-MIN_STEPS]
+        large = frames >= 0.75 * enough
+        self._full_step_s = float(seconds[large].mean())
+        if self.options.admission == "pace":
+            self._judge(seconds[large], frames[large], int(enough), now)
+
+    def _judge(self, seconds: _Floats, frames: _Floats, enough: int, now: float) -> None:
+        """Draw the conclusions from large steps. `enough`: frames that some of the steps had at least."""
+        step_s = np.quantile(seconds, SHARE)
+        carried = min(max(int(GOAL_S / np.quantile(seconds / frames, SHARE)), 1), self._slots)
+        if step_s > FRAME_S:
+            self.proven = self.most = min(self.proven, carried)
+            self._changed = now
+        elif step_s > GOAL_S:
+            self.most = self.proven if enough >= self.proven else self.most
+        else:
+            if now - self._changed >= RECOVER_S:
+                self.most, self._changed = min(self.most + 1, self._slots), now
+            # Where a is large, only one more utterance can show that the next step takes hardly longer.
+            self.proven = max(self.proven, carried, min(enough + 1, self.most))
+            self.most = max(self.most, self.proven)
+
+    def left_s(self, frames: int, most: int) -> float:
+        """Return the expected time until an utterance of at most `most` frames ends, which has `frames` frames."""
+        ended, longest = (sum(each) for each in zip(*self._lengths, strict=True)) if self._lengths else (1, 1)
+        share = ended / longest
+        # One that is longer than the others may end at any time.
+        return max(share * most - frames, share * (most - frames) / 2) * self._full_step_s
+
+    def each_s(self) -> float:
+        """Return the time by which an utterance in the queue delays those behind it."""
+        ended = [frames for frames, _ in self._lengths] or [1]
+        return sum(ended) / len(ended) * self._full_step_s / self.most
+
+    def wait_s(self, running: Iterable[tuple[int, int]], waiting: Iterable[int]) -> float:
+        """Return the expected wait of one more utterance for its slot, after those that are `waiting`; 0 before steps
+        are measured.
+
+        Args:
+            running: frames so far and most frames of each utterance that has a slot.
+            waiting: most frames of each utterance before it in the queue.
+        """
+        ends = sorted(self.left_s(*each) for each in running)[-self.most :]
+        ends += [0.0] * (self.most - len(ends))
+        heapq.heapify(ends)
+        for most in waiting:
+            heapq.heapreplace(ends, ends[0] + self.left_s(0, most))
+        return ends[0]

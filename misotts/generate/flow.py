@@ -1,0 +1,81 @@
+"""Flow control: how far a stream may be ahead of its caller, and which streams pause in the next step.
+
+A stream pauses
+
+- while its chunks are not acknowledged, or the gateway has not been able to write `UNTAKEN_S` of its audio;
+- while it is further ahead of playback than its lead allows, as long as nothing waits for a slot: a stream that pauses
+  keeps its slot, so those that wait are served sooner if it goes on;
+- for others: if a listener is about to run out of audio, batch streams pause, and so do listeners with much audio left.
+
+A stream whose lead has no bound is batch work: its caller wants all of it, and no part of it at a certain time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from misotts.generate.pace import FRAME_S, LEAD_S
+from misotts.generate.stream import Stream
+from misotts.generate.utterance import Utterance
+from misotts.order import Order
+
+SPARE_S = 2.0
+"""A listener with more audio than this yields to one that is about to run out."""
+
+AdmissionRule = Literal["slots", "pace"]
+
+
+@dataclass(frozen=True)
+class FlowOptions:
+    """Options of the generate stage that bound work ahead of callers, and the wait for a slot."""
+
+    lead_s: float = 10.0
+    """Lead over playback of a stream without LEAD_MS; 0: no bound."""
+    admission: AdmissionRule = "slots"
+    """`slots`: as many utterances run as there are slots; `pace`: as many as the step time allows in 80 ms."""
+    max_wait_s: float = 2.0
+    """An utterance that would wait longer for its slot is refused."""
+
+    def lead_of(self, order: Order, now: float) -> float | None:
+        """Return the bound of an order's lead in s; None: batch work. It is infinite for a listener whose TIMEOUT_MS is
+        shorter than its longest audio: it would pass before the end at the pace of playback."""
+        lead_s = self.lead_s if order.lead_ms is None else order.lead_ms / 1000
+        hurries = order.deadline is not None and now + order.max_frames * FRAME_S > order.deadline
+        return math.inf if lead_s and hurries else lead_s or None
+
+
+DEFAULTS = FlowOptions()
+
+
+def pausing(streams: Collection[Stream], waiting: bool, now: float) -> set[Utterance]:
+    """Return the utterances that pause in the next step. `waiting`: an utterance waits for a slot."""
+    urgent = any(True for _ in running_out(streams, now))
+    # Streams at their leads go on together, once a frame's time: one large step instead of many small ones.
+    tick = now // FRAME_S * FRAME_S
+    return {
+        stream.utterance
+        for stream in streams
+        if stream.held or (urgent and _yields(stream, now)) or (not waiting and _leads(stream, tick))
+    }
+
+
+def running_out(streams: Iterable[Stream], now: float, after_s: float = 0.0) -> Iterable[Stream]:
+    """Yield the listeners that play, have done so for `after_s`, and have less audio left than a late chunk takes."""
+    for stream in streams:
+        if not (stream.utterance.batch or stream.finish or stream.held):
+            playing_s, left_s = stream.pace.playing_s(now), stream.pace.left_s(now)
+            if playing_s is not None and playing_s >= after_s and left_s < LEAD_S:
+                yield stream
+
+
+def _yields(stream: Stream, now: float) -> bool:
+    return stream.utterance.batch or stream.pace.left_s(now) > SPARE_S
+
+
+def _leads(stream: Stream, now: float) -> bool:
+    """True if the next frame would exceed the stream's lead."""
+    utterance = stream.utterance
+    return utterance.lead_s is not None and stream.pace.ahead(utterance.sampled + 1, utterance.lead_s, now)

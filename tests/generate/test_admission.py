@@ -1,0 +1,216 @@
+"""Admission: as many utterances as the step time allows, true waits, and refusals that say when to come again."""
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from misotts.engines.interface import Limits
+from misotts.generate.admission import RECOVER_S, Admission
+from misotts.generate.blocks import BlockPool
+from misotts.generate.core import PATIENCE, Core
+from misotts.generate.flow import FlowOptions
+from misotts.generate.stream import Chunk, deliver
+from misotts.generate.utterance import Utterance
+from misotts_client.errors import MisoError, Unavailable
+from tests.support.scripted import CODEBOOKS, utterance
+
+PACE = FlowOptions(admission="pace")
+FRAME_S = 0.08
+
+
+def feed(admission: Admission, fixed_s: float, each_s: float, slots: int, seconds: float) -> list[int]:
+    """Let as many streams run as may; return how many in each tenth of a second."""
+    told: list[int] = []
+    now = 0.0
+    while now < seconds:
+        step_s = max(fixed_s + each_s * admission.proven, 0.01)
+        for _ in range(math.ceil(0.1 / step_s)):
+            admission.add_step(step_s, admission.proven, now)
+            now += step_s
+        admission.refresh(now)
+        told.append(admission.proven)
+    return told
+
+
+@settings(max_examples=25, deadline=None)
+@given(fixed_s=st.floats(0, 0.06), each_s=st.floats(0.0001, 0.06), slots=st.integers(1, 256))
+def test_as_many_run_as_the_step_time_allows(fixed_s: float, each_s: float, slots: int) -> None:
+    """On a machine whose steps take a + b n, at most one too many is tried, once in `RECOVER_S`."""
+    carried = int((FRAME_S - fixed_s) / each_s + 1e-9)
+    told = feed(Admission(PACE, slots), fixed_s, each_s, slots, 25.0)
+    assert max(told) <= max(min(carried + 1, slots), 1)
+    at_least = int((0.9 * FRAME_S - fixed_s) / each_s)
+    settled = told[len(told) // 2 :]
+    assert sorted(settled)[len(settled) // 4] >= min(0.85 * at_least - 1, slots)
+    assert sum(one != two for one, two in pairwise(settled)) <= 2 * (1 + 12.5 / RECOVER_S)
+
+
+def test_without_pace_every_slot_may_be_used() -> None:
+    admission = Admission(FlowOptions(), 16)
+    assert set(feed(admission, 0.2, 0.1, 16, 30.0)) == {16}
+
+
+def test_a_disturbance_passes() -> None:
+    admission = Admission(PACE, 16)
+    feed(admission, 0.03, 0.002, 16, 10.0)
+    before = admission.proven
+    for n in range(100):
+        admission.add_step(0.12, before, 20.0 + n * 0.12)
+        admission.refresh(20.0 + n * 0.12)
+    assert admission.proven < before == 16
+    feed(admission, 0.03, 0.002, 16, 120.0)
+    assert admission.proven == before
+
+
+@dataclass
+class Listener:
+    """A caller that acknowledges at once; its speech ends by itself after `length` frames."""
+
+    machine: "Machine"
+    spoken: Utterance
+    length: int
+    asked: float
+    expected_s: float = 0.0
+    first: float | None = None
+    finish: str = ""
+    error: Unavailable | None = None
+    arrivals: list[tuple[float, int]] = field(default_factory=list)
+
+    def chunk(self, chunk: Chunk) -> None:
+        self.machine.core.acknowledge(chunk.stream, chunk.index)
+        self.finish = chunk.finish
+        if chunk.frames:
+            self.arrivals.append((self.machine.now, len(chunk.frames)))
+
+    def refuse(self, error: MisoError) -> None:
+        assert isinstance(error, Unavailable)
+        self.error = error
+
+    @property
+    def waited_s(self) -> float:
+        """Time to the first frame."""
+        assert self.first is not None
+        return self.first - self.asked
+
+    def silent_s(self) -> float:
+        dry_at, silent = self.arrivals[0][0], 0.0
+        for at, frames in self.arrivals:
+            silent += max(at - dry_at, 0.0)
+            dry_at = max(dry_at, at) + frames * FRAME_S
+        return silent
+
+
+class Machine:
+    """A core on an engine whose steps take `fixed_s` + `each_s` for each frame."""
+
+    def __init__(self, options: FlowOptions, slots: int, fixed_s: float, each_s: float, max_waiting: int = 64) -> None:
+        self.core = Core(BlockPool(4000, 16), Limits(slots, max_waiting, 512), 2048, deliver, options=options)
+        self.fixed_s, self.each_s, self.now = fixed_s, each_s, 0.0
+        self.listeners: list[Listener] = []
+        self._by_stream: dict[int, Listener] = {}
+
+    def ask(self, length: int, most: int, **fields: int) -> Listener:
+        spoken = utterance(1, max_frames=most, **fields)
+        listener = Listener(self, spoken, length, self.now, self.core.wait_s())
+        self._by_stream[spoken.stream] = listener
+        self.listeners.append(listener)
+        try:
+            self.core.submit(spoken, listener, self.now)
+        except Unavailable as error:
+            listener.error = error
+        return listener
+
+    def step(self) -> None:
+        step = self.core.plan(self.now)
+        if step is None:
+            self.now += 0.01
+            return
+        samples = int(step.samples.sum())
+        seconds = self.fixed_s + self.each_s * samples
+        self.now += seconds
+        sampled = self.core._in_flight[0]
+        frames = np.ones((samples, CODEBOOKS), np.int32)
+        for row, spoken in zip(frames, sampled, strict=True):
+            listener = self._by_stream[spoken.stream]
+            listener.first = self.now if listener.first is None else listener.first
+            row *= len(spoken.frames) < listener.length
+        self.core.collect(frames, self.now)
+        self.core.spend(seconds, samples, self.now)
+
+    def run_until(self, end: float) -> None:
+        while self.now < end:
+            self.step()
+
+
+def overload(machine: Machine, per_s: float, seconds: float, seed: int) -> list[Listener]:
+    """Ask for utterances of 1 to 5 s, whose texts would allow three times as much, at random times."""
+    rng, due = Random(seed), 0.0
+    while due < seconds:
+        machine.run_until(due)
+        length = rng.randrange(12, 63)
+        machine.ask(length, 3 * length)
+        due += rng.expovariate(per_s)
+    machine.run_until(machine.now + 60)
+    return machine.listeners
+
+
+@pytest.mark.parametrize("times", [3, 10])
+@pytest.mark.parametrize(("fixed_s", "each_s"), [(0.0, 0.01), (0.03, 0.01)])
+def test_the_accepted_of_an_overloaded_server_never_run_out(times: float, fixed_s: float, each_s: float) -> None:
+    machine = Machine(PACE, 32, fixed_s, each_s)
+    carried = int((FRAME_S - fixed_s) / each_s)
+    listeners = overload(machine, times * carried / (37 * FRAME_S), 40.0, seed=1)
+    served = [each for each in listeners if each.finish == "eos"]
+    assert sum(each.silent_s() > 0.02 for each in served) == 0
+    assert all(each.waited_s <= PATIENCE * PACE.max_wait_s + 1 for each in served)
+    used = sum(frames for each in served for at, frames in each.arrivals if 10 < at < 40) * FRAME_S / 30
+    assert used >= 0.85 * carried
+    late = [each for each in listeners if each.asked > 10]
+    refused = [each for each in late if each.error]
+    assert len(refused) >= 0.8 * (1 - 1 / times) * len(late)
+    assert len(refused) + sum(each.finish == "eos" for each in late) == len(late)
+    waits = [(each.expected_s, each.waited_s) for each in late if each.finish and each.waited_s > 0.5]
+    assert sum(0.5 <= expected / waited <= 2 for expected, waited in waits) >= 0.9 * len(waits) > 10
+
+
+def test_a_refusal_says_when_a_place_is_free() -> None:
+    """A burst of ten times the slots: who comes again after the time it was told, is served."""
+    machine = Machine(FlowOptions(max_wait_s=2.0), 8, 0.03, 0.001)
+    overload(machine, 2.0, 10.0, seed=2)
+    machine.listeners.clear()
+    burst = [machine.ask(50, 150) for _ in range(80)]
+    told = [each.error.retry_after_s for each in burst if each.error]
+    assert 30 < len(told) < 79
+    began, free_at = machine.now, None
+    while free_at is None:
+        machine.run_until(machine.now + 0.05)
+        if machine.core.wait_s() <= 2.0:
+            free_at = machine.now
+    assert all(each is not None and 0.5 <= each / (free_at - began) <= 2 for each in told)
+
+
+def test_an_utterance_that_was_accepted_in_error_is_refused_after_all() -> None:
+    machine = Machine(FlowOptions(max_wait_s=0.5), 1, 0.02, 0.0)
+    for _ in range(2):
+        machine.ask(100, 150)
+    machine.run_until(2.0)
+    second = machine.listeners[1]
+    assert second.finish.startswith("error: UNAVAILABLE") or second.error
+    assert second.first is None
+
+
+def test_listeners_come_before_batch_work() -> None:
+    machine = Machine(FlowOptions(max_wait_s=60), 2, 0.02, 0.001, max_waiting=3)
+    batch = [machine.ask(50, 50, lead_ms=0) for _ in range(7)]
+    assert [each.error is not None for each in batch] == [False] * 5 + [True] * 2
+    listeners = [machine.ask(50, 50) for _ in range(3)]
+    machine.run_until(30)
+    firsts = [each.first or 0.0 for each in listeners]
+    assert not any(each.error for each in listeners)
+    assert max(firsts) < min(each.first or 0.0 for each in batch[2:5])
