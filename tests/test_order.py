@@ -9,7 +9,17 @@ from misotts.order import Order
 
 
 def test_an_order_is_read_back_as_it_was() -> None:
-    order = Order(np.ones((3, 5), np.int32), 7, seed=-(2**63), temperature=0.1, top_k=3, chunk_frames=2, deadline=1 / 3)
+    order = Order(
+        np.ones((3, 5), np.int32),
+        7,
+        seed=-(2**63),
+        temperature=0.1,
+        top_k=3,
+        chunk_frames=2,
+        lead_ms=0,
+        ticket=2**48,
+        deadline=1 / 3,
+    )
     assert asdict(Order.read(order.frames, order.parameters())) | {"frames": None} == asdict(order) | {"frames": None}
 
 

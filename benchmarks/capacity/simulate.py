@@ -22,6 +22,7 @@ from benchmarks.load.plan import Call, Load, calls
 from benchmarks.load.playback import Arrival
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts.engines.interface import Limits
+from misotts.generate.flow import FlowOptions
 from misotts.generate.stream import Chunk
 from misotts.generate.utterance import Utterance
 from misotts.order import Order
@@ -29,6 +30,9 @@ from misotts_client.errors import MisoError, error_of, finish_of
 
 VOICE_POSITIONS = 166
 """Positions of a registered voice: a clip of 10 s (125 frames and its end) and 40 positions of text."""
+
+WAITING = FlowOptions(max_wait_s=60.0)
+"""A server that refuses only what its queue cannot hold, as the tests' and the benchmarks' servers do."""
 
 Then = Callable[[simpy.Event], None]
 
@@ -47,16 +51,22 @@ class Simulated:
     """Frames per step of generate."""
 
 
-def simulate(load: Load, costs: CostTable, limits: Limits, planned: Iterable[Call] | None = None) -> Simulated:
-    """Simulate the calls of `load`, or those `planned` (in the order of their times), on a server of `limits` until all
-    have ended.
+def simulate(
+    load: Load,
+    costs: CostTable,
+    limits: Limits,
+    planned: Iterable[Call] | None = None,
+    options: FlowOptions = WAITING,
+) -> Simulated:
+    """Simulate the calls of `load`, or those `planned` (in the order of their times), on a server of `limits` and
+    `options` until all have ended.
 
     Raises:
         ValueError: the load has slow readers, which are not simulated.
     """
     if load.slow_share:
         raise ValueError("slow_share: slow readers are not simulated")
-    server, answers = Server(costs, limits), list[Answer]()
+    server, answers = Server(costs, limits, options), list[Answer]()
     environment, remaining = server.environment, iter(planned) if planned is not None else calls(load)
 
     def make(call: Call) -> Caller:
@@ -95,11 +105,11 @@ def simulate(load: Load, costs: CostTable, limits: Limits, planned: Iterable[Cal
 class Server:
     """The stages, and the messages between them."""
 
-    def __init__(self, costs: CostTable, limits: Limits) -> None:
+    def __init__(self, costs: CostTable, limits: Limits, options: FlowOptions) -> None:
         self.environment = simpy.Environment()
         self.costs = costs
         self.device = Device(self.environment, costs.speed)
-        self.generate = Generate(self.environment, self.device, costs, limits)
+        self.generate = Generate(self.environment, self.device, costs, limits, options)
         self.decode = Decode(self.environment, self._device_of("decode"), costs, limits.max_streams)
         self.watermark = Watermark(self.environment, self._device_of("watermark"), costs, limits.max_streams)
         self._prompt, self._outbox = _Thread(self.environment), _Thread(self.environment)
@@ -162,6 +172,7 @@ class Caller:
             max_frames=(request.max_audio_ms or FRAME_MS) // FRAME_MS,
             seed=request.seed or 0,
             chunk_frames=request.chunk_frames or 0,
+            lead_ms=request.lead_ms,
             deadline=self._environment.now + request.timeout_ms / 1000 if request.timeout_ms else None,
         )
         return Utterance(order)

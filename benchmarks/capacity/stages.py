@@ -21,6 +21,7 @@ from misotts.decode.decoder import MAX_FRAMES
 from misotts.engines.interface import Limits, Step
 from misotts.generate.blocks import BlockPool
 from misotts.generate.core import Core
+from misotts.generate.flow import FlowOptions
 from misotts.generate.loop import WATCH_WAIT_S
 from misotts.generate.stream import Receiver, deliver
 from misotts.generate.utterance import Utterance
@@ -37,10 +38,12 @@ Process = Generator[simpy.Event, object, None]
 class Generate:
     """The generate stage: its own core, and an engine that takes the time of the cost table."""
 
-    def __init__(self, environment: simpy.Environment, device: Device, costs: CostTable, limits: Limits) -> None:
+    def __init__(
+        self, environment: simpy.Environment, device: Device, costs: CostTable, limits: Limits, options: FlowOptions
+    ) -> None:
         self._environment, self._device, self._costs = environment, device, costs
         pool = BlockPool(costs.kv_blocks, costs.block_size)
-        self.core = Core(pool, limits, MAX_POSITIONS, deliver, first_chunk_frames=costs.hold_back_frames + 1)
+        self.core = Core(pool, limits, MAX_POSITIONS, deliver, costs.hold_back_frames + 1, options)
         self._launched: deque[tuple[simpy.Process, int]] = deque()
         """The steps in flight, and the number of frames that each samples."""
         self._wake = environment.event()
@@ -90,16 +93,16 @@ class Generate:
         samples = int(step.samples.sum())
         seconds = self._costs.step_ms(samples, float(context), len(step.rows)) / 1000
         before = self._launched[-1][0] if self._launched else None
-        done = self._environment.process(self._execute(before, seconds))
+        done = self._environment.process(self._execute(before, seconds, samples))
         self._launched.append((done, samples))
         return done
 
-    def _execute(self, before: simpy.Event | None, seconds: float) -> Process:
+    def _execute(self, before: simpy.Event | None, seconds: float, samples: int) -> Process:
         if before is not None and not before.processed:
             yield before
         began = self._environment.now
         yield self._device.work(seconds)
-        self.core.statistics.spend(self._environment.now - began)
+        self.core.spend(self._environment.now - began, samples, self._environment.now)
 
 
 @dataclass(frozen=True)

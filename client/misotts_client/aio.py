@@ -8,7 +8,7 @@ import grpc
 from tritonclient.grpc import service_pb2_grpc
 
 from misotts_client.errors import Cancelled
-from misotts_client.request import SpeechRequest, as_request
+from misotts_client.request import SpeechRequest, as_request, hurried
 from misotts_client.speech import Chunk, Recording, Speech
 from misotts_client.transport import (
     ChunkReader,
@@ -46,7 +46,7 @@ class AsyncClient:
     async def speak(self, request: SpeechRequest | str, **fields: Any) -> Speech:
         """See `misotts_client.client.Client.speak`."""
         recording = Recording()
-        async with self.stream(request, **fields) as stream:
+        async with self.stream(hurried(as_request(request, fields))) as stream:
             async for chunk in stream:
                 recording.add(chunk)
         return recording.speech()

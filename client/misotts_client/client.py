@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from misotts_client.request import SpeechRequest, as_request
+from misotts_client.request import SpeechRequest, as_request, hurried
 from misotts_client.speech import Chunk, Recording, Speech
 from misotts_client.transport import (
     ChunkReader,
@@ -50,13 +50,14 @@ class Client:
         return Stream(call, self.url)
 
     def speak(self, request: SpeechRequest | str, **fields: Any) -> Speech:
-        """Return the whole utterance; arguments as for `stream`.
+        """Return the whole utterance; arguments as for `stream`. Without `lead_ms` it is 0: the server waits for no
+        listener.
 
         Raises:
             MisoError: the request was refused, or speech ended early.
         """
         recording = Recording()
-        with self.stream(request, **fields) as stream:
+        with self.stream(hurried(as_request(request, fields))) as stream:
             for chunk in stream:
                 recording.add(chunk)
         return recording.speech()

@@ -24,6 +24,8 @@ FRAME_SAMPLES = 1_920
 FRAME_MS = 80
 MAX_CHUNK_FRAMES = 25
 """Frames of the largest chunk."""
+LONGEST_DEFAULT_MS = 90_000
+"""Longest audio of a request without MAX_AUDIO_MS, in ms."""
 MAX_TEXT = 4_000
 """Code points of the longest text."""
 VOICE_NAME = re.compile(r"[a-z0-9_-]{1,64}")
@@ -103,10 +105,10 @@ INPUTS: Mapping[str, Field] = {
     ),
     "MAX_AUDIO_MS": Field(
         "INT32",
-        "longest audio in ms, rounded down to frames of 80 ms; the default is shortened if the prompt leaves less room",
+        "longest audio in ms, rounded down to frames of 80 ms; if left out, the server's `--max-audio`: 3 s and 1.2 s "
+        f"for each word of TEXT, from 6 s to {LONGEST_DEFAULT_MS // 1000} s, less if the prompt leaves less room",
         low=FRAME_MS,
         high=160_000,
-        default=90_000,
     ),
     "CHUNK_FRAMES": Field(
         "INT32",
@@ -115,6 +117,13 @@ INPUTS: Mapping[str, Field] = {
         low=0,
         high=MAX_CHUNK_FRAMES,
         default=0,
+    ),
+    "LEAD_MS": Field(
+        "INT32",
+        "how far generation may be ahead of playback, in ms, while nothing waits for a slot; 0: as far as capacity "
+        "that listeners leave allows; if left out, the server's `--lead-seconds`",
+        low=0,
+        high=160_000,
     ),
     "TIMEOUT_MS": Field(
         "INT32",

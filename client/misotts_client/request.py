@@ -41,7 +41,14 @@ class SpeechRequest:
     seed: int | None = None
     max_audio_ms: int | None = None
     chunk_frames: int | None = None
+    lead_ms: int | None = None
     timeout_ms: int | None = None
+
+
+def hurried(request: SpeechRequest) -> SpeechRequest:
+    """Return a request of a caller who wants the whole utterance as soon as possible: its LEAD_MS is 0 unless it has
+    one."""
+    return replace(request, lead_ms=0) if request.lead_ms is None else request
 
 
 def as_request(request: SpeechRequest | str, fields: dict[str, Any]) -> SpeechRequest:

@@ -52,6 +52,7 @@ def say(
         seed=seed,
         max_audio_ms=max_audio_ms,
         chunk_frames=chunk_frames,
+        lead_ms=0,  # a file has no listener
         timeout_ms=timeout_ms,
     )
     with Client(url, api_key) as client:

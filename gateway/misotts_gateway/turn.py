@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from misotts_client.contract import FRAME_MS, INPUTS, SAMPLE_RATE, check_request
+from misotts_client.contract import FRAME_MS, LONGEST_DEFAULT_MS, SAMPLE_RATE, check_request
 from misotts_client.request import SpeechRequest
 from misotts_client.transport import ChunkReader
 from misotts_gateway.audio.formats import Format, StreamEncoder
@@ -118,7 +118,7 @@ async def _utterance(core: Core, request: SpeechRequest, caller: Caller) -> Asyn
 
 def _longest(left_ms: int | None, silence_ms: int) -> int | None:
     """Return the longest audio of the next utterance; None: the contract's default, which fits beside any prompt."""
-    if left_ms is None or left_ms - silence_ms >= INPUTS["MAX_AUDIO_MS"].default:
+    if left_ms is None or left_ms - silence_ms >= LONGEST_DEFAULT_MS:
         return None
     return left_ms - silence_ms
 

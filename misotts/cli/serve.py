@@ -10,6 +10,8 @@ from misotts.cli.errors import one_line_errors
 from misotts.cli.gateway_options import with_gateway_options
 from misotts.cli.options import DEFAULT_MODEL, KeyFile, Model, Voices
 from misotts.engines.table import BackboneLibrary, DepthLibrary, EngineChoice, KvType, WeightType
+from misotts.generate.flow import AdmissionRule, FlowOptions
+from misotts_client.contract import INPUTS
 
 UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
 
@@ -28,6 +30,20 @@ def parse_size(text: str) -> int:
     if size < 1:
         raise typer.BadParameter(f"{text!r} is not a size; write it like 20GiB")
     return size
+
+
+def parse_max_audio(text: str) -> int | None:
+    """Read `auto`, which is None, or a number of ms within the limits of MAX_AUDIO_MS.
+
+    Raises:
+        typer.BadParameter: `text` is neither.
+    """
+    limits = INPUTS["MAX_AUDIO_MS"]
+    if text == "auto":
+        return None
+    if not (text.isdecimal() and limits.low <= int(text) <= limits.high):
+        raise typer.BadParameter(f"must be auto or {limits.range} ms, got {text!r}")
+    return int(text)
 
 
 def _port(meaning: str) -> Any:
@@ -74,6 +90,25 @@ def serve(
     allow_reference_key: Annotated[
         bool, typer.Option(help="Watermark with the key that MisoTTS publishes. Such a mark proves nothing.")
     ] = False,
+    lead_seconds: Annotated[
+        float,
+        typer.Option(min=0, help="Audio that generation may be ahead of playback while nothing waits; 0: no bound."),
+    ] = 10.0,
+    admission: Annotated[
+        AdmissionRule,
+        typer.Option(help="Let as many utterances run as there are slots, or as the step time allows in 80 ms."),
+    ] = "slots",
+    max_wait: Annotated[
+        float, typer.Option(min=0, help="Seconds; a request that would wait longer for its slot is refused.")
+    ] = 2.0,
+    max_audio: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_max_audio,
+            metavar="auto|MS",
+            help="Longest audio of a request without MAX_AUDIO_MS; auto: 3 s and 1.2 s a word, from 6 s to 90 s.",
+        ),
+    ] = None,
     drain_seconds: Annotated[
         float, typer.Option(min=0, help="Longest time that running streams get to end when the server stops.")
     ] = 60.0,
@@ -102,6 +137,8 @@ def serve(
             kv_memory=kv_memory,
             engines=EngineChoice(backbone, weights, kv_type, depth),
             watermark_key=REFERENCE_KEY if allow_reference_key else read_key(watermark_key_file),
+            flow=FlowOptions(lead_seconds, admission, max_wait),
+            max_audio_ms=max_audio,
             drain_s=drain_seconds,
         )
         run(options)

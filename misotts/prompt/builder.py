@@ -17,9 +17,10 @@ from msgspec import to_builtins
 
 from misotts.config import FRAME_MS, FRAME_SAMPLES, MASKED, ModelConfig
 from misotts.order import Order
+from misotts.prompt.max_audio import longest_audio_ms
 from misotts.prompt.tokenizer import Tokenizer
 from misotts.prompt.voices import Voices
-from misotts_client.contract import INPUTS, check_context_size, check_request, value
+from misotts_client.contract import check_context_size, check_request, value
 from misotts_client.errors import DeadlineExceeded, InvalidArgument
 from misotts_client.request import SpeechRequest
 
@@ -74,7 +75,11 @@ class Prompter:
     holds the state of one clip.
     """
 
-    def __init__(self, folder: Path, config: ModelConfig, encode: Encode, voices: Voices) -> None:
+    def __init__(
+        self, folder: Path, config: ModelConfig, encode: Encode, voices: Voices, max_audio_ms: int | None = None
+    ) -> None:
+        """`max_audio_ms`: longest audio of a request without MAX_AUDIO_MS; None: `longest_audio_ms` of its text."""
+        self._max_audio_ms = max_audio_ms
         self._config, self._encode, self._voices = config, encode, voices
         self._tokenizer = Tokenizer(folder, config)
         self._voice_rows: LRUCache[tuple[object, ...], Rows] = LRUCache(CACHED_VOICES)
@@ -135,7 +140,7 @@ class Prompter:
             voice = [self._voice(request, alive) if checked.voice is None else checked.voice]
         text = self._text(request.text, value(request, "SPEAKER"))
         positions = sum(map(len, [*voice, text]))
-        max_frames = self._max_frames(request.max_audio_ms, positions)
+        max_frames = self._max_frames(request, positions)
         context = self._context(request, self._config.max_seq_len - max_frames - positions, pause)
         defaults = to_builtins(self._config.sampling)
         order = Order(
@@ -145,18 +150,22 @@ class Prompter:
             temperature=value(request, "TEMPERATURE", defaults),
             top_k=value(request, "TOP_K", defaults),
             chunk_frames=value(request, "CHUNK_FRAMES"),
+            lead_ms=request.lead_ms,
+            guarded=request.max_audio_ms is None,
             deadline=checked.deadline,
         )
         return order, len(request.context) - len(context)
 
-    def _max_frames(self, max_audio_ms: int | None, positions: int) -> int:
+    def _max_frames(self, request: SpeechRequest, positions: int) -> int:
         """Return the most frames to generate beside a voice and text of `positions`."""
         limit = self._config.max_seq_len
         room = limit - positions
         if room < 1:
             raise InvalidArgument("TEXT", f"with its voice must be below {limit} positions, got {positions}")
+        max_audio_ms = request.max_audio_ms
         if max_audio_ms is None:
-            return min(int(INPUTS["MAX_AUDIO_MS"].default) // FRAME_MS, room)
+            longest_ms = longest_audio_ms(request.text) if self._max_audio_ms is None else self._max_audio_ms
+            return min(longest_ms // FRAME_MS, room)
         if max_audio_ms // FRAME_MS > room:
             raise InvalidArgument(
                 "MAX_AUDIO_MS",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from misotts.engines.table import EngineChoice
+from misotts.generate.flow import DEFAULTS, FlowOptions
 from misotts.watermark.key import REFERENCE_KEY
 
 RUN_ENV = "MISOTTS_RUN"
@@ -44,6 +45,9 @@ class ServeOptions:
     """Bytes of the KV pool; None: the generate stage chooses."""
     engines: EngineChoice = EngineChoice()
     watermark_key: bytes = field(default=REFERENCE_KEY, repr=False)
+    flow: FlowOptions = DEFAULTS
+    max_audio_ms: int | None = None
+    """Longest audio of a request without MAX_AUDIO_MS; None: it follows the text."""
     drain_s: float = 60.0
     """Longest time that running streams get to end."""
 

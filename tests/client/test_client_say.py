@@ -55,7 +55,7 @@ def test_a_wav_file_and_a_report(triton: FakeTriton, out: Path) -> None:
     assert printed["time to first audio"].endswith(" ms")
     assert float(printed["real-time factor"]) > 0
     assert (printed["audio"], printed["seed"], printed["finish"]) == ("2.00 s", "7", "eos")
-    assert [tensor.name for tensor in triton.requests[0].inputs] == ["TEXT", "VOICE", "SEED", "MAX_AUDIO_MS"]
+    assert [tensor.name for tensor in triton.requests[0].inputs] == ["TEXT", "VOICE", "SEED", "MAX_AUDIO_MS", "LEAD_MS"]
 
 
 def test_the_file_has_a_default_name(triton: FakeTriton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

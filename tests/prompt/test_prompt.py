@@ -76,7 +76,7 @@ def test_text_alone(prompter: Prompter, tokenizer: Tokenizer) -> None:
     assert prompt.frames.dtype == np.int32
     assert np.array_equal(prompt.frames, text_frames(tokenizer, "Hello there.", 3))
     assert (prompt.temperature, prompt.top_k, prompt.chunk_frames, prompt.deadline) == (0.9, 50, 0, None)
-    assert prompt.max_frames == 90_000 // FRAME_MS
+    assert (prompt.max_frames, prompt.guarded, prompt.lead_ms) == (6_000 // FRAME_MS, True, None)
 
 
 def test_the_voice_then_the_segments_then_the_text(prompter: Prompter, tokenizer: Tokenizer) -> None:
@@ -150,7 +150,7 @@ def test_the_oldest_segments_are_dropped_first_without_a_gap(prompter: Prompter,
     """A small segment that is older than a dropped one is dropped too."""
     clips = {"Small.": 2, "Large.": 1100, "Middle.": 20, "New.": 10}
     context = [Segment(text, 0, clip(frames)) for text, frames in clips.items()]
-    prompt = prompter.build(SpeechRequest("Speak.", context=context))
+    prompt = prompter.build(SpeechRequest("Speak.", context=context, max_audio_ms=90_000))
     assert texts(prompt.frames) == [tokenizer.encode(text, 0) for text in ("Middle.", "New.", "Speak.")]
 
 

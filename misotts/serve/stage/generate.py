@@ -32,7 +32,7 @@ class GenerateStage(Stage):
         self.link.loading("backbone, depth decoder, KV pool")
         limits = Limits(max_streams=settings.max_streams)
         engine = load_engine(settings.model, self.config, limits, settings.engines, settings.kv_memory, self.device)
-        self.generator = Generator(self.config, engine, limits, delay_frames(settings.model) + 1)
+        self.generator = Generator(self.config, engine, limits, delay_frames(settings.model) + 1, settings.flow)
         self.receiver = AcknowledgementReceiver(settings.acknowledge_socket, self.generator.acknowledge)
         self.generator.start()
 
@@ -71,10 +71,13 @@ class GenerateStage(Stage):
             "submitted_total": counts.submitted,
             "rejected_total": counts.rejected,
             "preempted_total": scheduler.preempted,
+            "runaway_total": counts.guarded,
             "prefix_blocks_shared_total": pool.shared,
             **{f"finished_{reason}_total": counts.finished[reason] for reason in REASONS},
             "streams": len(core.streams),
             "running": len(scheduler.running),
+            "paused": core.paused,
+            "admissible": core.admission.most,
             "waiting": len(scheduler.waiting),
             "blocks_used": pool.capacity - pool.available,
             "blocks_cached": pool.num_idle,

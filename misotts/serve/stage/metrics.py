@@ -75,11 +75,22 @@ METRICS: dict[str, tuple[Metric, ...]] = {
             "It stays above 0 without callers: there is a leak.",
         ),
         Metric("running", "Number of utterances that have a slot and KV blocks."),
+        Metric(
+            "paused",
+            "Number of utterances that pause because they are far enough ahead of playback, because their audio is not "
+            "taken, or for a listener who is about to run out of audio.",
+        ),
+        Metric(
+            "admissible",
+            "Number of utterances that may run: all slots, or with --admission pace as many as the step time allows.",
+            "It stays below --max-streams: the machine is too slow for its slots.",
+        ),
         Metric("waiting", "Number of utterances in the queue.", "It is above 0 for a minute: add a server."),
         Metric("submitted_total", "Number of utterances that reached the stage."),
         Metric(
             "rejected_total",
-            "Number of utterances refused on arrival because the queue was full or the server was stopping.",
+            "Number of utterances refused on arrival because the queue was full, the wait for a slot would have "
+            "been too long, the caller had left or the server was stopping.",
             "Its rate is above 0: callers get UNAVAILABLE.",
         ),
         Metric("finished_eos_total", "Number of utterances that ended with an end-of-speech frame."),
@@ -87,6 +98,12 @@ METRICS: dict[str, tuple[Metric, ...]] = {
             "finished_length_total",
             "Number of utterances that ended because they had reached their greatest length.",
             "Its share of finished utterances rises: the model does not find the end of its texts.",
+        ),
+        Metric(
+            "runaway_total",
+            "Number of utterances among misotts_generate_finished_length_total that were cut at the length that "
+            "--max-audio allows, not at a MAX_AUDIO_MS of their request.",
+            "Its share of finished utterances is above 0.05: the model misses the end of its texts.",
         ),
         Metric("finished_cancelled_total", "Number of utterances that ended because the caller left."),
         Metric(

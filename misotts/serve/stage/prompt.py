@@ -46,7 +46,9 @@ class PromptStage(Stage):
         folder = self.settings.model
         self.link.loading("tokenizer, Mimi encoder")
         mimi = load_mimi(folder, self.config, self.device)
-        self.prompter = Prompter(folder, self.config, partial(encode, mimi), Voices(self.settings.voices))
+        self.prompter = Prompter(
+            folder, self.config, partial(encode, mimi), Voices(self.settings.voices), self.settings.max_audio_ms
+        )
         self.start_workers()
         self.receiver = TicketReceiver(self.settings.run, "prompt", self.note)
 
