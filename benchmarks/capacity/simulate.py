@@ -105,7 +105,7 @@ def simulate(
 class Server:
     """The stages, and the messages between them."""
 
-    def __init__(self, costs: CostTable, limits: Limits, options: FlowOptions) -> None:
+    def __init__(self, costs: CostTable, limits: Limits, options: FlowOptions = WAITING) -> None:
         self.environment = simpy.Environment()
         self.costs = costs
         self.device = Device(self.environment, costs.speed)

@@ -58,6 +58,7 @@ class Traffic:
             voices=("voice",),
             voice_share=1.0,
             chunk_frames=chunk_frames,
+            lead_ms=None,
             seed=seed,
         )
 

@@ -50,6 +50,8 @@ class Load:
     """Share of callers that take chunks more slowly than they play."""
     chunk_frames: int = 0
     """As in the contract; 0 leaves it to the server."""
+    lead_ms: int | None = 0
+    """As in the contract; a benchmark measures what the server can do, not what a listener needs."""
     seed: int = 0
 
 
@@ -102,6 +104,7 @@ def _call(load: Load, number: int, at_s: float | None, corpus: list[str], rng: R
         seed=rng.getrandbits(32),
         max_audio_ms=audio_ms,
         chunk_frames=load.chunk_frames,
+        lead_ms=load.lead_ms,
         timeout_ms=PATIENCE_MS + 3 * audio_ms,
     )
     return Call(number, at_s, request, listener, cancel_at * audio_ms / 1000 if listener == "cancels" else math.inf)
