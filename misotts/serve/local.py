@@ -118,7 +118,8 @@ def start_server(
     """Start `misotts serve` and return at once. `options` override those that are chosen here."""
     ports = Ports(*free_ports(3))
     flags = [f"--{name}-port={port}" for name, port in asdict(ports).items()]
-    flags += ["--host=127.0.0.1", "--allow-reference-key"]
+    # Tests and benchmarks fill the queue on purpose, on machines of any speed.
+    flags += ["--host=127.0.0.1", "--allow-reference-key", "--admission=slots", "--max-wait=60"]
     command = [str(python), "-m", "misotts.cli", "serve", f"--model={model}", *flags, *options]
     return RunningServer(subprocess.Popen(command, text=True, stderr=stderr), ports)
 

@@ -16,6 +16,7 @@ from misotts.generate.utterance import Utterance
 from misotts.order import Order
 from misotts.serve.stage.acknowledge import AcknowledgementReceiver
 from misotts.serve.stage.stage import Stage
+from misotts.serve.stage.tickets import TicketReceiver
 from misotts.serve.stage.tensors import array, send, text
 from misotts.watermark.watermarker import delay_frames
 from misotts_client.errors import MisoError, finish_of
@@ -34,6 +35,7 @@ class GenerateStage(Stage):
         engine = load_engine(settings.model, self.config, limits, settings.engines, settings.kv_memory, self.device)
         self.generator = Generator(self.config, engine, limits, delay_frames(settings.model) + 1, settings.flow)
         self.receiver = AcknowledgementReceiver(settings.acknowledge_socket, self.generator.acknowledge)
+        self.tickets = TicketReceiver(settings.run, self.name, lambda note: self.generator.take(*note))
         self.generator.start()
 
     def take(self, request: Any, sender: Any) -> None:
@@ -58,7 +60,7 @@ class GenerateStage(Stage):
         return self.generator.last_pass
 
     def malformed(self) -> int:
-        return super().malformed() + self.receiver.malformed
+        return super().malformed() + self.receiver.malformed + self.tickets.malformed
 
     def metrics(self) -> dict[str, Any]:
         core = self.generator.core
