@@ -16,8 +16,8 @@ from misotts.generate.utterance import Utterance
 from misotts.order import Order
 from misotts.serve.stage.acknowledge import AcknowledgementReceiver
 from misotts.serve.stage.stage import Stage
-from misotts.serve.stage.tickets import TicketReceiver
 from misotts.serve.stage.tensors import array, send, text
+from misotts.serve.stage.tickets import TicketReceiver
 from misotts.watermark.watermarker import delay_frames
 from misotts_client.errors import MisoError, finish_of
 
