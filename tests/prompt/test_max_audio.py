@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from misotts.config import ModelConfig
@@ -40,7 +41,9 @@ def test_the_length_follows_the_words_within_its_limits() -> None:
 def test_requests_and_the_operator_come_before_the_text(demo_folder: Path, config: ModelConfig) -> None:
     def build(request: SpeechRequest, max_audio_ms: int | None) -> tuple[int, bool]:
         folder = replace(config, max_seq_len=400)
-        order = Prompter(demo_folder, folder, lambda clip, pause: clip, Voices(None), max_audio_ms).build(request)
+        order = Prompter(
+            demo_folder, folder, lambda clip, pause: np.zeros((1, 32), np.int32), Voices(None), max_audio_ms
+        ).build(request)
         return order.max_frames, order.guarded
 
     text = "one two three four five"

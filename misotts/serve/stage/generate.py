@@ -35,7 +35,7 @@ class GenerateStage(Stage):
         engine = load_engine(settings.model, self.config, limits, settings.engines, settings.kv_memory, self.device)
         self.generator = Generator(self.config, engine, limits, delay_frames(settings.model) + 1, settings.flow)
         self.receiver = AcknowledgementReceiver(settings.acknowledge_socket, self.generator.acknowledge)
-        self.tickets = TicketReceiver(settings.run, self.name, lambda note: self.generator.take(*note))
+        self.tickets = TicketReceiver(settings.run, "generate", lambda note: self.generator.take(*note))
         self.generator.start()
 
     def take(self, request: Any, sender: Any) -> None:
