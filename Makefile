@@ -112,8 +112,8 @@ $(READY): pyproject.toml client/pyproject.toml gateway/pyproject.toml constraint
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement stale-pins.txt
 	touch $@
 
-MAKERS := demo/model.py $(wildcard demo/silentcipher/weights/*) $(foreach file,config mimi model/atomic_folder \
-    model/checkpoint model/meta_tokenizer,misotts/$(file).py)
+MAKERS := demo/model.py $(wildcard demo/silentcipher/weights/*) $(foreach file,config mimi files model/atomic_folder \
+    model/checkpoint model/meta_tokenizer model/weight_files,misotts/$(file).py)
 
 $(DEMO): $(MAKERS) $(wildcard demo/voice/weights/* demo/voice/voices/*) | $(READY)
 	$(BIN)/python -m demo.model $@

@@ -15,7 +15,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from demo.silentcipher.networks import PUBLISHED, Networks
@@ -23,6 +22,7 @@ from misotts.config import ModelConfig
 from misotts.model.atomic_folder import atomic_folder
 from misotts.model.checkpoint import tensor_shapes
 from misotts.model.meta_tokenizer import BOS, EOS, add_bos_and_eos, llama_tokenizer
+from misotts.model.weight_files import save_weights
 
 TEXT = Path(__file__).with_name("text.txt")
 
@@ -75,8 +75,8 @@ def make_random(folder: Path, seed: int = 0) -> None:
         (draft / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
         config = ModelConfig.load(draft)
         make_tokenizer(config.text_vocab_size).save(str(draft / "tokenizer.json"))
-        save_file(make_weights(config), draft / "model.safetensors")
-        save_file(make_mimi_weights(config), draft / "mimi.safetensors")
+        save_weights(draft / "model.safetensors", make_weights(config))
+        save_weights(draft / "mimi.safetensors", make_mimi_weights(config))
         shutil.copytree(SILENTCIPHER, draft / "silentcipher")
 
 

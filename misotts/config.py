@@ -27,6 +27,9 @@ MASKED = -1
 NO_SLOT = -1
 """Slot of a stream that has none."""
 
+SILENTCIPHER = ("hparams.yaml", "enc_c.ckpt", "dec_c.ckpt", "dec_m_0.ckpt")
+"""Files of the watermark's networks, in the folder `silentcipher` of a model."""
+
 MAX_UNACKNOWLEDGED = 8
 """Number of chunks of a stream that may be unacknowledged; the stream then pauses."""
 
@@ -212,6 +215,22 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, rename={"dept
             raise ConfigError(f"audio_num_codebooks must be at most {limit}, it is {self.audio_num_codebooks}")
         if top_k is not None and top_k > self.audio_codes:
             raise ConfigError(f"sampling.top_k must be an integer from 1 to {self.audio_codes}, got {top_k}")
+
+
+def check_model_folder(folder: Path) -> ModelConfig:
+    """Check that this user may read the files, and return the configuration. What they hold is read by the stages.
+
+    Raises:
+        ConfigError: one line about the first file that cannot be used.
+    """
+    config = ModelConfig.load(folder)
+    weights = "model.safetensors"
+    if (folder / f"{weights}.index.json").exists():
+        weights += ".index.json"
+    for name in [weights, "tokenizer.json", "mimi.safetensors", *(f"silentcipher/{name}" for name in SILENTCIPHER)]:
+        if fault := file_fault(folder / name):
+            raise ConfigError(f"the model at {folder} cannot be used: {name} {fault}")
+    return config
 
 
 class Shared(Struct):

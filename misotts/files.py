@@ -35,6 +35,8 @@ def os_fault(error: OSError) -> str:
     """Return an error of the operating system in words that follow the name of the file."""
     if error.errno == errno.ENOENT:
         return "is missing"
+    if error.errno == errno.ENOTDIR:
+        return "is missing: what should be its folder is a file"
     if error.errno == errno.EACCES:
         return f"may not be read by this user (uid {os.geteuid()})"
     return f"cannot be read: {error.strerror}"

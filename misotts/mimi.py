@@ -17,8 +17,9 @@ from moshi.modules.transformer import RingKVCache
 from msgspec.structs import asdict
 
 from misotts.config import FRAME_SAMPLES, ModelConfig
+from misotts.model.checkpoint import compare
 from misotts.model.mimi_layout import is_transformers_mimi, moshi_tensors
-from misotts.model.weight_files import CheckpointError, open_weights
+from misotts.model.weight_files import open_weights
 
 PIECE_FRAMES = 125
 """Number of frames that are encoded in one call, 10 s. A clip of minutes in one call would take gigabytes, and longer
@@ -45,15 +46,13 @@ def read_mimi(path: Path, config: ModelConfig) -> MimiModel:
     """Return Mimi with the weights of a file in moshi's or Transformers' layout, in evaluation mode, without gradients.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or contains another codec; the message lists what does not fit.
+        CheckpointError: the file cannot be read, is damaged, or contains another codec; the message is one line.
     """
     mimi, tensors = build_mimi(config), open_weights(path)
     if is_transformers_mimi(tensors):
         tensors = moshi_tensors(tensors, mimi.state_dict().keys(), _sizes(config)["transformer"]["num_heads"])
-    try:
-        mimi.load_state_dict(tensors)
-    except RuntimeError as error:  # it lists every name and shape
-        raise CheckpointError(f"{path} does not fit the codec of config.json: {error}") from None
+    compare({name: tuple(tensor.shape) for name, tensor in mimi.state_dict().items()}, tensors, path)
+    mimi.load_state_dict(tensors)
     return mimi.eval().requires_grad_(False)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from misotts.config import SAMPLE_RATE, TransformerConfig
 from misotts.model.atomic_folder import atomic_folder
 from misotts.model.checkpoint import tensor_shapes
 from misotts.model.meta_tokenizer import BOS, EOS, add_bos_and_eos, byte_text, llama_tokenizer
+from misotts.model.weight_files import save_weights
 from misotts.prompt.voices import add_voice
 
 SAMPLING = {"temperature": 0.5, "top_k": 20}
@@ -42,8 +42,8 @@ def export(work: Path, folder: Path) -> None:
         config = CONFIG | {"sampling": SAMPLING}
         (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         make_tokenizer().save(str(draft / "tokenizer.json"))
-        save_file(language_model(torch.load(work / "lm.pt")["kept"]), draft / "model.safetensors")
-        save_file(mimi(work), draft / "mimi.safetensors")
+        save_weights(draft / "model.safetensors", language_model(torch.load(work / "lm.pt")["kept"]))
+        save_weights(draft / "mimi.safetensors", mimi(work))
         shutil.copytree(SILENTCIPHER, draft / "silentcipher")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from demo.model import VOICE
@@ -19,6 +19,7 @@ from demo.voice.files import write_whole
 from demo.voice.lm import LanguageModel
 from demo.voice.sizes import SEMANTIC, model_config
 from misotts.config import TransformerConfig
+from misotts.model.weight_files import save_weights
 
 PROJECTION = Path(__file__).with_name("codes.safetensors")
 
@@ -28,7 +29,7 @@ def save_projection(work: Path) -> None:
     codes = Codes.load(work / "codes.pt")
     body = {f"body.{name}": tensor for name, tensor in codes.semantic.body.state_dict().items()}
     tensors = {"mean": codes.mean, "components": codes.components, **body}
-    save_file({name: tensor.half().contiguous() for name, tensor in tensors.items()}, work / PROJECTION.name)
+    save_weights(work / PROJECTION.name, {name: tensor.half() for name, tensor in tensors.items()})
 
 
 def restore(work: Path) -> None:

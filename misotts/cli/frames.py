@@ -34,14 +34,16 @@ def frames(
     Loads neither Mimi's decoder nor the watermark.
     """
     from misotts.config import FRAME_MS, ConfigError
+    from misotts.files import folder_fault
     from misotts.model.weight_files import CheckpointError
     from misotts.synthesizer import Synthesizer
+    from misotts.watermark.silentcipher import SilentCipherError
     from misotts_client.errors import MisoError
 
     fields = dict(speaker=speaker, voice=voice, temperature=temperature, top_k=top_k, seed=seed)
-    with one_line_errors(NotADirectoryError, ConfigError, CheckpointError, MisoError):
-        if voices and not voices.is_dir():
-            raise NotADirectoryError(f"no voices at {voices}: not a folder")
+    with one_line_errors(ConfigError, CheckpointError, SilentCipherError, MisoError):
+        if voices and (fault := folder_fault(voices)):
+            raise ConfigError(f"no voices at {voices}: it {fault}")
         with Synthesizer.load(model, voices) as synthesizer:
             codes = synthesizer.frames(text, max_audio_ms=max_frames * FRAME_MS, **fields)
     rows = codes.tolist()

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import save_file
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-from misotts.config import FRAME_SAMPLES, ConfigError, ModelConfig
+from misotts.config import FRAME_SAMPLES, SILENTCIPHER, ConfigError, ModelConfig
 from misotts.decode.decoder import Decoder
-from misotts.files import read_object
+from misotts.files import file_fault, read_object
 from misotts.mimi import encode, load_mimi, read_mimi
 from misotts.model.atomic_folder import atomic_folder
 from misotts.model.checkpoint import Checkpoint
@@ -25,8 +24,6 @@ from misotts.prompt.tokenizer import Tokenizer
 from misotts.slots import Piece
 from misotts.watermark.silentcipher import SilentCipherError
 from misotts.watermark.watermarker import Watermarker
-
-SILENTCIPHER_FILES = ("hparams.yaml", "enc_c.ckpt", "dec_c.ckpt", "dec_m_0.ckpt")
 
 Progress = Callable[[str, int, int], object]
 """Called with the name of the file that is being written, the number of bytes written, and their total."""
@@ -61,7 +58,7 @@ def make_model_folder(folder: Path, downloads: Downloads, progress: Progress) ->
         config = _write_config(draft, downloads.config)
         _write_weights(draft, downloads.weights, config, progress)
         _write_tokenizer(draft, downloads.tokenizer)
-        save_file(read_mimi(downloads.mimi, config).state_dict(), draft / "mimi.safetensors")
+        save_weights(draft / "mimi.safetensors", read_mimi(downloads.mimi, config).state_dict())
         _copy_silentcipher(draft, downloads.silentcipher)
         _check(draft, config)
 
@@ -90,8 +87,8 @@ def _write_weights(draft: Path, source: Path, config: ModelConfig, progress: Pro
 
 
 def _write_tokenizer(draft: Path, source: Path) -> None:
-    if not source.is_file():
-        raise ConfigError(f"no tokenizer at {source}")
+    if fault := file_fault(source):
+        raise ConfigError(f"no tokenizer at {source}: it {fault}")
     if source.suffix == ".json":
         try:
             tokenizer = HuggingFaceTokenizer.from_file(str(source))
@@ -106,11 +103,11 @@ def _write_tokenizer(draft: Path, source: Path) -> None:
 
 
 def _copy_silentcipher(draft: Path, source: Path) -> None:
-    missing = [name for name in SILENTCIPHER_FILES if not (source / name).is_file()]
-    if missing:
-        raise SilentCipherError(f"no SilentCipher at {source}: {', '.join(missing)} missing")
+    faults = [f"{name} {fault}" for name in SILENTCIPHER if (fault := file_fault(source / name))]
+    if faults:
+        raise SilentCipherError(f"no SilentCipher at {source}: {', '.join(faults)}")
     (draft / "silentcipher").mkdir()
-    for name in SILENTCIPHER_FILES:
+    for name in SILENTCIPHER:
         shutil.copyfile(source / name, draft / "silentcipher" / name)
 
 

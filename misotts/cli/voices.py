@@ -57,7 +57,8 @@ def list_voices(voices: Folder) -> None:
     from misotts.prompt.voices import Voices
 
     registered = Voices(voices)
-    names = registered.names()
+    with one_line_errors(OSError):
+        names = registered.names()
     if not names:
         typer.echo(f"no voices in {voices}", err=True)
     broken = False

@@ -9,7 +9,7 @@ import torch
 
 from misotts.config import ModelConfig, TransformerConfig
 from misotts.model.csm_layout import AUDIO_EMBEDDINGS, CODEC, canonical_names, interleaved_rows, is_csm
-from misotts.model.weight_files import CheckpointError, Tensors, open_weights
+from misotts.model.weight_files import CheckpointError, Tensors, one_line, open_weights
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -58,13 +58,13 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
         Raises:
             CheckpointError: a file is missing or damaged, or tensors are missing, unexpected, of a wrong shape or of a
-                type other than F32, BF16 and F16. The message lists them all.
+                type other than F32, BF16 and F16.
         """
         tensors = open_weights(path)
         self._half_split = is_csm(tensors)
         self._head_dims = {"backbone": config.backbone.head_dim, "decoder": config.depth.head_dim}
         self._tensors = _from_csm(tensors, config) if self._half_split else tensors
-        _compare(tensor_shapes(config), self._tensors, path)
+        compare(tensor_shapes(config), self._tensors, path)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         tensor = self._tensors[name]
@@ -88,8 +88,15 @@ def _from_csm(tensors: Tensors, config: ModelConfig) -> Tensors:
     return {names.get(name, name): tensor for name, tensor in tensors.items() if not name.startswith(CODEC)}
 
 
-def _compare(expected: Shapes, found: Tensors, path: Path) -> None:
+def compare(expected: Shapes, found: Tensors, path: Path) -> None:
+    """Compare the tensors of a file with the names and shapes that it should have.
+
+    Raises:
+        CheckpointError: they differ, or a type is none of `TYPES`; one line that names the first faults.
+    """
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    if prefix := _prefix(expected, found):
+        raise CheckpointError(f"the names of the weights at {path} have the prefix {prefix!r}, which must be removed")
     faults = [f"missing: {name} {list(expected[name])}" for name in expected.keys() - found.keys()]
     faults += [f"unexpected: {name} {list(shapes[name])}" for name in found.keys() - expected.keys()]
     for name in expected.keys() & found.keys():
@@ -98,4 +105,11 @@ def _compare(expected: Shapes, found: Tensors, path: Path) -> None:
         if found[name].dtype not in TYPES:
             faults.append(f"wrong type: {name} is {found[name].dtype}, it must be one of {', '.join(map(str, TYPES))}")
     if faults:
-        raise CheckpointError(f"the weights at {path} do not fit config.json:\n  " + "\n  ".join(sorted(faults)))
+        raise CheckpointError(f"the weights at {path} do not fit config.json: {one_line(sorted(faults))}")
+
+
+def _prefix(expected: Shapes, found: Tensors) -> str:
+    """Return the words that a trainer put before every name, such as `_orig_mod.`; empty if there are none."""
+    first = min(expected)
+    prefixes = [name.removesuffix(first) for name in found if name.endswith(first) and name != first]
+    return next((prefix for prefix in prefixes if all(prefix + name in found for name in expected)), "")

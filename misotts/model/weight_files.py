@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+
+from misotts.files import file_fault, folder_fault
 
 Tensors = dict[str, torch.Tensor]
 Weights = Mapping[str, torch.Tensor]
@@ -17,6 +20,9 @@ Weights = Mapping[str, torch.Tensor]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys of a pickled dict under which trainers store the weights, beside optimizer states and counters."""
+
+SHOWN_FAULTS = 6
+"""Number of faults that an error names; it counts the others."""
 
 _TYPE_NAMES = {
     torch.float32: "F32",
@@ -28,7 +34,7 @@ _TYPE_NAMES = {
 
 
 class CheckpointError(ValueError):
-    """Weights that cannot be read or do not fit the model; the message lists every fault."""
+    """Weights that cannot be read or do not fit the model; the message is one line."""
 
 
 def open_weights(path: Path) -> Tensors:
@@ -36,29 +42,34 @@ def open_weights(path: Path) -> Tensors:
     with `model.safetensors` or its index.
 
     Raises:
-        CheckpointError: files are missing, damaged or of another format; the message lists all of them.
+        CheckpointError: files cannot be read, are damaged or of another format; the message names them.
     """
     tensors: Tensors = {}
     faults = []
     for file in _files(Path(path)):
-        if not file.is_file():
-            faults.append(f"{file.name} is missing")
-            continue
         try:
+            if fault := file_fault(file):
+                raise CheckpointError(f"{file.name} {fault}")
             tensors.update(_open_safetensors(file) if file.suffix == ".safetensors" else _open_pickle(file))
         except CheckpointError as error:
             faults.append(str(error))
     if faults:
-        raise CheckpointError("\n  ".join([f"the weights at {path} cannot be read:", *faults]))
+        raise CheckpointError(f"the weights at {path} cannot be read: {one_line(faults)}")
     return tensors
 
 
+def one_line(faults: Sequence[str]) -> str:
+    """Join faults, of which the first few tell enough."""
+    more = len(faults) - SHOWN_FAULTS
+    return "; ".join([*faults[:SHOWN_FAULTS], *([f"and {more} more"] if more > 0 else [])])
+
+
 def _files(path: Path) -> list[Path]:
-    if path.is_dir():
+    if not folder_fault(path):
         index = path / "model.safetensors.index.json"
-        path = index if index.is_file() else path / "model.safetensors"
-    if not path.is_file():
-        raise CheckpointError(f"no weights at {path}")
+        path = index if index.exists() else path / "model.safetensors"
+    if fault := file_fault(path):
+        raise CheckpointError(f"no weights at {path}: it {fault}")
     if path.suffix != ".json":
         return [path]
     try:
@@ -77,33 +88,39 @@ def _open_safetensors(path: Path) -> Tensors:
 
 
 def _open_pickle(path: Path) -> Tensors:
+    """Read what MisoTTS's own loader reads: tensors beside counters and other values, under a wrapper or not."""
     try:
-        loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        # torch.save of before release 1.6 made files that are no archives and cannot be mapped.
+        loaded = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
     except pickle.UnpicklingError:
-        raise CheckpointError(f"{path.name} contains more than weights; code in it is not run") from None
-    except (RuntimeError, ValueError, OSError, EOFError, LookupError):
-        raise CheckpointError(f"{path.name} is truncated or was not written by torch.save 1.6 or later") from None
-    return {name.removeprefix("module."): tensor for name, tensor in _unwrap(loaded, path).items()}
+        raise CheckpointError(f"{path.name} contains more than weights, or is damaged; code in it is not run") from None
+    except (RuntimeError, ValueError, OSError, EOFError, LookupError, AttributeError):
+        raise CheckpointError(f"{path.name} is truncated or was not written by torch.save") from None
+    return _state_dict(loaded, path)
 
 
-def _unwrap(loaded: Any, path: Path) -> Tensors:
+def _state_dict(loaded: Any, path: Path) -> Tensors:
     if isinstance(loaded, dict):
         for key in WRAPPERS:
             if isinstance(loaded.get(key), dict):
-                return _unwrap(loaded[key], path)
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise CheckpointError(f"{path.name} contains no state dict, neither directly nor under {', '.join(WRAPPERS)}")
-    return loaded
+                return _state_dict(loaded[key], path)
+        tensors = {str(key): value for key, value in loaded.items() if isinstance(value, torch.Tensor)}
+        if tensors:
+            return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    raise CheckpointError(f"{path.name} contains no state dict, neither directly nor under {', '.join(WRAPPERS)}")
 
 
 def save_weights(
-    path: Path, tensors: Weights, wrote: Callable[[int], object], read: Callable[[str], torch.Tensor] | None = None
+    path: Path,
+    tensors: Weights,
+    wrote: Callable[[int], object] = lambda _: None,
+    read: Callable[[str], torch.Tensor] | None = None,
 ) -> None:
     """Write a `.safetensors` file one tensor at a time and call `wrote` with the size of each in bytes. If `tensors`
     are on the meta device, which has only shapes and types, `read` returns the values of each when they are needed.
 
-    safetensors' own writer needs all tensors in memory at once. The format is the header's length (8 bytes,
-    little-endian), the header (JSON), then the tensors' bytes without gaps.
+    safetensors' own writer needs all tensors in memory at once, and makes files that only their owner may read. The
+    format is the header's length (8 bytes, little-endian), the header (JSON), then the tensors' bytes without gaps.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0

@@ -66,7 +66,8 @@ def write_clip(audio: Audio) -> bytes:
 
 
 def read_text(raw: bytes) -> str:
-    """Return the words of a clip from the bytes of a text file, without the spaces and the byte order mark around them.
+    """Return the words of a clip from the bytes of a text file, without its byte order mark and the white space at its
+    end. White space at its beginning is the tokenizer's matter, as in TEXT.
 
     Raises:
         VoiceError: the text is not UTF-8, has only spaces, or is too long.
@@ -74,7 +75,7 @@ def read_text(raw: bytes) -> str:
     if len(raw) > MAX_TEXT_BYTES:
         raise VoiceError(f"the text file must be at most {MAX_TEXT_BYTES} bytes long, it is longer")
     try:
-        text = raw.decode("utf-8-sig").strip()
+        text = raw.decode("utf-8-sig").rstrip()
     except UnicodeDecodeError as error:
         raise VoiceError(f"the text must be UTF-8, byte {error.start} is not") from None
     if not text:

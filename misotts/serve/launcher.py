@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from misotts.config import ConfigError, ModelConfig
+from misotts.config import ConfigError, ModelConfig, check_model_folder
 from misotts.engines.table import EngineError, check_engines
 from misotts.serve.child import Child
 from misotts.serve.control import SILENT_S, TRITON, Control, Event
@@ -88,7 +88,7 @@ def _received_signals() -> Iterator[list[str]]:
 def _check(options: ServeOptions) -> ModelConfig:
     """Check the options that would otherwise fail only after minutes; return what the model folder says."""
     try:
-        model = ModelConfig.load(options.model)
+        model = check_model_folder(options.model)
         check_engines(options.model, options.engines, options.max_streams)
     except (ConfigError, EngineError) as error:
         raise ServeError(str(error)) from None

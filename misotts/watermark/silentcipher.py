@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+from misotts.files import file_fault
 from misotts.watermark.key import KEY_BYTES
 
 SYMBOLS_PER_KEY = 4 * KEY_BYTES
@@ -64,17 +65,17 @@ class SilentCipherConfig:
         Raises:
             SilentCipherError: it is missing or has unsupported values.
         """
+        if fault := file_fault(folder / "hparams.yaml"):
+            raise SilentCipherError(f"no SilentCipher at {folder}: hparams.yaml {fault}")
         try:
             raw = yaml.safe_load((folder / "hparams.yaml").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise SilentCipherError(f"no SilentCipher at {folder}: hparams.yaml is missing") from None
         except (yaml.YAMLError, UnicodeDecodeError):
             raise SilentCipherError(f"{folder}/hparams.yaml is not a YAML file") from None
         if not isinstance(raw, dict):
             raise SilentCipherError(f"{folder}/hparams.yaml must contain a mapping")
         known = {field.name: raw[field.name] for field in fields(cls) if field.name in raw}
         for name, value in known.items():
-            if not isinstance(value, int) and not (value is None and name in ("lookahead", "delay_frames")):
+            if type(value) is not int and not (value is None and name in ("lookahead", "delay_frames")):
                 raise SilentCipherError(f"{folder}/hparams.yaml: {name} must be a whole number, it is {value!r}")
         try:
             config = cls(**known)
@@ -192,8 +193,8 @@ def _layer_shapes(numbers: range, widths: list[int], kernels: list[int]) -> dict
 
 
 def _read_state(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise SilentCipherError(f"no SilentCipher at {path.parent}: {path.name} is missing")
+    if fault := file_fault(path):
+        raise SilentCipherError(f"no SilentCipher at {path.parent}: {path.name} {fault}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}

@@ -41,6 +41,14 @@ def test_frames_prints_a_line_of_codes_per_frame(demo_folder: Path) -> None:
     assert [list(map(int, line.split())) for line in lines.stdout.splitlines()] == frames
 
 
+@pytest.mark.parametrize("white", ["\n", "\t", "\r\n", "\u00a0", "\u3000"], ids=ascii)
+def test_frames_of_a_text_that_begins_with_white_space(white: str, demo_folder: Path) -> None:
+    command = ["frames", f"--model={demo_folder}", "--max-frames=2", "--seed=1", "--json"]
+    plain, framed = (CliRunner().invoke(app, [*command, f"{space}Hello."]) for space in ("", white))
+    assert framed.exit_code == 0
+    assert framed.stdout == plain.stdout
+
+
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [

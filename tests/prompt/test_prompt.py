@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from misotts.config import FRAME_MS, FRAME_SAMPLES, MASKED, SAMPLE_RATE, ModelConfig
 from misotts.prompt.builder import Prompter
@@ -85,6 +86,25 @@ def test_the_voice_then_the_segments_then_the_text(prompter: Prompter, tokenizer
     parts = [("My voice.", 5, 25, 5), ("First.", 1, 4, 2), ("Second.", 2, 3, 3)]
     rows = [(text_frames(tokenizer, text, speaker), audio_frames(*clip)) for text, speaker, *clip in parts]
     assert np.array_equal(prompt.frames, np.concatenate([*chain(*rows), text_frames(tokenizer, "Third.", 5)]))
+
+
+@pytest.mark.parametrize("miso", [True, False], ids=["MisoTTS", "CSM"])
+def test_white_space_at_the_beginning_of_text_context_and_voice(
+    miso: bool, demo_folder: Path, config: ModelConfig, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "anna.wav", np.tile(np.repeat([0.5, -0.5], 60), 400), SAMPLE_RATE)
+    (tmp_path / "anna.txt").write_text("\n\u00a0My voice.\n")
+    family = config_with(config, speaker_space=miso)
+    prompt = Prompter(demo_folder, family, canned_codes, Voices(tmp_path)).build(
+        SpeechRequest("\r\nThird.", voice="anna", context=[Segment("\tFirst.", 0, clip(2))])
+    )
+    framed = (
+        ["[0] My voice.", "[0] First.", "[0] Third."]
+        if miso
+        else ["[0]\n\u00a0My voice.", "[0]\tFirst.", "[0]\r\nThird."]
+    )
+    library = HuggingFaceTokenizer.from_file(str(demo_folder / "tokenizer.json"))
+    assert texts(prompt.frames) == [library.encode(text).ids for text in framed]
 
 
 def test_a_seed_is_fresh_unless_the_request_has_one(prompter: Prompter) -> None:

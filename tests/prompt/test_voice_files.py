@@ -90,9 +90,10 @@ def test_a_truncated_flac_file(tmp_path: Path) -> None:
         read_clip(path)
 
 
-@pytest.mark.parametrize("raw", [b"Caf\xc3\xa9", b"\xef\xbb\xbfCaf\xc3\xa9\r\n", b"\n Caf\xc3\xa9\t"])
-def test_space_and_a_byte_order_mark_around_the_words_are_dropped(raw: bytes) -> None:
+@pytest.mark.parametrize("raw", [b"Caf\xc3\xa9", b"\xef\xbb\xbfCaf\xc3\xa9\r\n", b"Caf\xc3\xa9\t"])
+def test_a_byte_order_mark_and_space_behind_the_words_are_dropped(raw: bytes) -> None:
     assert read_text(raw) == "Café"
+    assert read_text(b"\n " + raw.removeprefix(b"\xef\xbb\xbf")) == "\n Café", "as in TEXT"
 
 
 @pytest.mark.parametrize(
