@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from moshi.modules.transformer import RingKVCache
 from msgspec.structs import asdict
 
 from misotts.config import FRAME_SAMPLES, ModelConfig
-from misotts.model.checkpoint import compare
+from misotts.files import file_fault
 from misotts.model.mimi_layout import is_transformers_mimi, moshi_tensors
-from misotts.model.weight_files import open_weights
+from misotts.model.weight_files import CheckpointError, one_line, open_weights
 
 PIECE_FRAMES = 125
 """Number of frames that are encoded in one call, 10 s. A clip of minutes in one call would take gigabytes, and longer
@@ -48,11 +49,16 @@ def read_mimi(path: Path, config: ModelConfig) -> MimiModel:
     Raises:
         CheckpointError: the file cannot be read, is damaged, or contains another codec; the message is one line.
     """
+    if fault := file_fault(path):
+        raise CheckpointError(f"no codec at {path}: it {fault}")
     mimi, tensors = build_mimi(config), open_weights(path)
     if is_transformers_mimi(tensors):
         tensors = moshi_tensors(tensors, mimi.state_dict().keys(), _sizes(config)["transformer"]["num_heads"])
-    compare({name: tuple(tensor.shape) for name, tensor in mimi.state_dict().items()}, tensors, path)
-    mimi.load_state_dict(tensors)
+    try:
+        mimi.load_state_dict(tensors)
+    except RuntimeError as error:  # the first line is a title, each further one lists names of one fault
+        faults = [shorten(line, 200, placeholder=" ...") for line in str(error).splitlines()[1:]]
+        raise CheckpointError(f"{path} does not fit the codec of config.json: {one_line(faults)}") from None
     return mimi.eval().requires_grad_(False)
 
 

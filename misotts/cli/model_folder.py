@@ -22,6 +22,7 @@ from misotts.model.meta_tokenizer import add_bos_and_eos, tokenizer_from_meta
 from misotts.model.weight_files import CheckpointError, save_weights
 from misotts.prompt.tokenizer import Tokenizer
 from misotts.slots import Piece
+from misotts.watermark.detector import Detector
 from misotts.watermark.silentcipher import SilentCipherError
 from misotts.watermark.watermarker import Watermarker
 
@@ -125,3 +126,4 @@ def _check(folder: Path, config: ModelConfig) -> None:
     codes = encode(mimi, np.zeros(FRAME_SAMPLES, np.float32))
     (audio,) = Decoder(mimi, slots=1).decode([Piece(0, True, codes)])
     Watermarker(folder, slots=1).mark([Piece(0, True, audio, last=True)])
+    Detector(folder)

@@ -64,7 +64,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         self._half_split = is_csm(tensors)
         self._head_dims = {"backbone": config.backbone.head_dim, "decoder": config.depth.head_dim}
         self._tensors = _from_csm(tensors, config) if self._half_split else tensors
-        compare(tensor_shapes(config), self._tensors, path)
+        _compare(tensor_shapes(config), self._tensors, path)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         tensor = self._tensors[name]
@@ -88,12 +88,7 @@ def _from_csm(tensors: Tensors, config: ModelConfig) -> Tensors:
     return {names.get(name, name): tensor for name, tensor in tensors.items() if not name.startswith(CODEC)}
 
 
-def compare(expected: Shapes, found: Tensors, path: Path) -> None:
-    """Compare the tensors of a file with the names and shapes that it should have.
-
-    Raises:
-        CheckpointError: they differ, or a type is none of `TYPES`; one line that names the first faults.
-    """
+def _compare(expected: Shapes, found: Tensors, path: Path) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     if prefix := _prefix(expected, found):
         raise CheckpointError(f"the names of the weights at {path} have the prefix {prefix!r}, which must be removed")

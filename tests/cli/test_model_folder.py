@@ -120,8 +120,12 @@ FAULTS = {
     "no json": (lambda d, f: replace(d, tokenizer=cut(d.tokenizer, f / "t.json")), ConfigError, "not a tokenizer.json"),
     "config is a list": (lambda d, f: replace(d, config=d.tokenizer), ConfigError, "text_vocab_size"),
     "no config": (lambda d, f: replace(d, config=f / "config.json"), ConfigError, "config.json is missing"),
-    "no silentcipher": (lambda d, f: replace(d, silentcipher=f), SilentCipherError, "hparams.yaml, enc_c.ckpt"),
-    "part of silentcipher": (wrong_silentcipher, SilentCipherError, "dec_m_0.ckpt missing"),
+    "no silentcipher": (
+        lambda d, f: replace(d, silentcipher=f),
+        SilentCipherError,
+        "hparams.yaml is missing, enc_c.ckpt is missing",
+    ),
+    "part of silentcipher": (wrong_silentcipher, SilentCipherError, "dec_m_0.ckpt is missing"),
     "damaged silentcipher": (damaged_silentcipher, SilentCipherError, "dec_c.ckpt"),
 }
 

@@ -161,7 +161,6 @@ def test_files_of_other_formats_are_refused(tmp_path: Path) -> None:
     good = (one_file(whole, tiny_weights()) / "model.safetensors").read_bytes()
     pickle_bytes = pickled(None, "")(tmp_path, tiny_weights()).read_bytes()
     torch.save({"weights": Path("x")}, tmp_path / "code.pt")
-    torch.save({"weight": torch.zeros(3)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     torch.save({"lr": 0.1}, tmp_path / "no_state.pt")
     contents = {
         "cut.safetensors": good[:-1],
@@ -175,7 +174,7 @@ def test_files_of_other_formats_are_refused(tmp_path: Path) -> None:
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    for name in [*contents, "code.pt", "old.pt", "no_state.pt", "not_there.pt"]:
+    for name in [*contents, "code.pt", "no_state.pt", "not_there.pt"]:
         with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
             open_weights(tmp_path / name)
     with pytest.raises(CheckpointError, match="no weights at"):
