@@ -13,7 +13,7 @@ from misotts_client.contract import INPUTS, SAMPLE_RATE
 from misotts_client.errors import InvalidArgument, MisoError
 from misotts_client.request import SpeechRequest
 from misotts_client.speech import Chunk, Recording, Speech
-from misotts_client.wav import WavWriter
+from misotts_client.wav import STANDARD_OUTPUT, WavWriter
 
 
 def _option(name: str) -> Any:
@@ -24,7 +24,7 @@ def _option(name: str) -> Any:
 
 def say(
     text: Annotated[str, typer.Argument(help="Text to speak.")],
-    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="WAV file to write.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="WAV file or pipe to write; - is standard output.")] = Path(
         "speech.wav"
     ),
     url: Annotated[
@@ -42,7 +42,8 @@ def say(
     chunk_frames: Annotated[int | None, _option("CHUNK_FRAMES")] = None,
     timeout_ms: Annotated[int | None, _option("TIMEOUT_MS")] = None,
 ) -> None:
-    """Write TEXT as speech to a WAV file. Ctrl-C also stops the utterance at the server; the audio so far is kept."""
+    """Write TEXT as speech to a WAV file, and a report to stderr. Ctrl-C also stops the utterance at the server; the
+    audio so far is kept."""
     request = SpeechRequest(
         text,
         speaker=speaker,
@@ -83,12 +84,13 @@ def _record(stream: Iterable[Chunk], recording: Recording, wav: WavWriter) -> No
 
 def _report(output: Path, speech: Speech) -> None:
     first = "no audio" if speech.ttfa_s is None else f"{speech.ttfa_s * 1000:.0f} ms"
-    typer.echo(str(output) if len(speech.audio) else f"{output}: not written, no audio arrived")
-    typer.echo(f"  time to first audio  {first}")
-    typer.echo(f"  real-time factor     {speech.rtf:.3f}")
-    typer.echo(f"  audio                {speech.audio_s:.2f} s")
-    typer.echo(f"  seed                 {'unknown' if speech.seed is None else speech.seed}")
-    typer.echo(f"  finish               {speech.finish or 'cancelled'}")
+    name = "standard output" if output == STANDARD_OUTPUT else str(output)
+    typer.echo(name if len(speech.audio) else f"{name}: not written, no audio arrived", err=True)
+    typer.echo(f"  time to first audio  {first}", err=True)
+    typer.echo(f"  real-time factor     {speech.rtf:.3f}", err=True)
+    typer.echo(f"  audio                {speech.audio_s:.2f} s", err=True)
+    typer.echo(f"  seed                 {'unknown' if speech.seed is None else speech.seed}", err=True)
+    typer.echo(f"  finish               {speech.finish or 'cancelled'}", err=True)
 
 
 def main() -> None:

@@ -35,12 +35,22 @@ def make_folder(file: Path) -> None:
     file.mkdir()
 
 
+def make_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def make_loop(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(file)
+
+
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (lambda file: file.unlink(), "is missing"),
     "a folder": (make_folder, "is a folder, not a file"),
     "not permitted": (lambda file: file.chmod(0), "may not be read by this user"),
-    "a pipe": (lambda file: (file.unlink(), os.mkfifo(file)), "is not a file"),
-    "a link to itself": (lambda file: (file.unlink(), file.symlink_to(file)), "Too many levels of symbolic links"),
+    "a pipe": (make_pipe, "is not a file"),
+    "a link to itself": (make_loop, "Too many levels of symbolic links"),
     "empty": (lambda file: file.write_bytes(b""), ""),
     "cut": (lambda file: os.truncate(file, file.stat().st_size * 2 // 3), ""),
 }

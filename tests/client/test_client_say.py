@@ -35,9 +35,9 @@ def read(path: Path) -> np.ndarray:
         return np.frombuffer(file.readframes(file.getnframes()), "<i2")
 
 
-def report(stdout: str) -> dict[str, str]:
+def report(text: str) -> dict[str, str]:
     """Return the lines of the final report by name."""
-    lines = [line.rsplit("  ", 1) for line in stdout.splitlines()[1:]]
+    lines = [line.rsplit("  ", 1) for line in text.splitlines()[1:]]
     return {name.strip(): value for name, value in lines}
 
 
@@ -51,7 +51,7 @@ def test_a_wav_file_and_a_report(triton: FakeTriton, out: Path) -> None:
     result = invoke(out, triton.url, "--voice", "anna", "--seed", "7", "--max-audio-ms", "80")
     assert result.exit_code == 0, result.output
     np.testing.assert_array_equal(read(out), np.full(25 * 1920, round(0.5 * 32767), np.int16))
-    printed = report(result.stdout)
+    printed = report(result.stderr)
     assert printed["time to first audio"].endswith(" ms")
     assert float(printed["real-time factor"]) > 0
     assert (printed["audio"], printed["seed"], printed["finish"]) == ("2.00 s", "7", "eos")
@@ -122,20 +122,20 @@ def test_an_interrupt_cancels_the_stream_and_keeps_the_audio_so_far(triton: Fake
     samples = read(out)
     assert len(samples) >= 1920
     assert set(samples.tolist()) == {round(0.5 * 32767)}
-    printed = report(stdout)
+    printed = report(stderr)
     assert printed["finish"] == "cancelled"
     # The signal may have arrived between counting a chunk and writing it.
     assert float(printed["audio"].removesuffix(" s")) == pytest.approx(len(samples) / 24_000, abs=0.09)
-    assert stderr == ""
+    assert stdout == ""
 
 
 def test_progress_is_for_terminals_only(triton: FakeTriton, out: Path) -> None:
     triton.script = lambda request, context: utterance(25)
     command = [*COMMAND, "hello", "-o", str(out), "--url", triton.url]
     piped = subprocess.run(command, capture_output=True, env={**os.environ, "FORCE_COLOR": "1"}, check=True)
-    assert piped.stderr == b""
-    assert b"\x1b" not in piped.stdout
-    assert b"\r" not in piped.stdout
+    assert piped.stdout == b""
+    assert b"\x1b" not in piped.stderr
+    assert b"\r" not in piped.stderr
 
     ours, theirs = pty.openpty()
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=theirs, env={**os.environ, "TERM": "xterm"}, check=True)
@@ -143,3 +143,59 @@ def test_progress_is_for_terminals_only(triton: FakeTriton, out: Path) -> None:
     os.close(ours)
     os.close(theirs)
     assert b"2.0 s of audio" in shown
+
+
+SAMPLES = np.full(25 * 1920, round(0.5 * 32767), "<i2").tobytes()
+
+
+def heard(wav: bytes) -> bytes:
+    """Return the samples of a WAV stream that states no length."""
+    assert (wav[:4], wav[4:8], wav[8:16], wav[36:40], wav[40:44]) == (
+        b"RIFF",
+        b"\xff" * 4,
+        b"WAVEfmt ",
+        b"data",
+        b"\xff" * 4,
+    )
+    return wav[44:]
+
+
+@pytest.mark.parametrize("output", ["-", "/dev/stdout", "/proc/self/fd/1"])
+def test_speech_goes_into_a_pipe_as_it_comes(triton: FakeTriton, output: str) -> None:
+    triton.script = lambda request, context: utterance(25)
+    command = [*COMMAND, "hello", "-o", output, "--url", triton.url]
+    piped = subprocess.run(command, capture_output=True, check=True, cwd="/")
+    assert heard(piped.stdout) == SAMPLES
+    assert b"real-time factor" in piped.stderr
+
+
+@pytest.mark.parametrize("output", ["-", "/dev/stdout"])
+def test_standard_output_may_be_a_file(triton: FakeTriton, output: str, tmp_path: Path) -> None:
+    triton.script = lambda request, context: utterance(25)
+    with (tmp_path / "speech.wav").open("wb") as file:
+        subprocess.run([*COMMAND, "hello", "-o", output, "--url", triton.url], stdout=file, check=True)
+    assert (tmp_path / "speech.wav").read_bytes()[44:] == SAMPLES
+
+
+def test_speech_goes_into_a_named_pipe(triton: FakeTriton, tmp_path: Path) -> None:
+    triton.script = lambda request, context: utterance(25)
+    os.mkfifo(tmp_path / "pipe")
+    process = subprocess.Popen([*COMMAND, "hello", "-o", str(tmp_path / "pipe"), "--url", triton.url])
+    assert heard((tmp_path / "pipe").read_bytes()) == SAMPLES
+    assert process.wait(10) == 0
+
+
+def test_the_first_chunk_is_heard_before_the_last_one_is_made(triton: FakeTriton) -> None:
+    triton.script = endless
+    command = [*COMMAND, "hello", "-o", "-", "--url", triton.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert len(process.stdout.read(44 + 2 * 1920)) == 44 + 2 * 1920
+        process.stdout.close()  # as a player that is ended
+        try:
+            assert process.wait(10) == 1
+            assert process.stderr is not None
+            assert b"Broken pipe" in process.stderr.read()
+        finally:
+            process.kill()
+    assert triton.cancelled.wait(5)
