@@ -21,6 +21,7 @@ from misotts_client.contract import FRAME_SAMPLES, SAMPLE_RATE
 from misotts_client.errors import MisoError, Unavailable, error_of
 from misotts_client.transport import infer_request
 from misotts_gateway.access_log import AccessLog
+from misotts_gateway.admission import Admission
 from misotts_gateway.callers import FORWARDED_FOR, REQUEST_ID, Caller
 from misotts_gateway.counts import Counts
 from misotts_gateway.errors import TooMany, UnknownKey, lost_call, public_error
@@ -55,11 +56,13 @@ class Core:
     Attributes:
         model: limits that depend on the model; whoever learns them sets them.
         draining: True once no more requests are accepted.
+        admission: what `generate` says of its slots; nothing, where the upstream is another gateway.
     """
 
     def __init__(self, upstream: Upstream, tickets: Tickets, seats: Seats, counts: Counts, access: AccessLog) -> None:
         self.model = ModelLimits()
         self.draining = False
+        self.admission = Admission()
         self.counts = counts
         self._upstream, self._tickets, self._seats, self._access = upstream, tickets, seats, access
         self._running: set[_Utterance] = set()
@@ -85,6 +88,7 @@ class Core:
             try:
                 if self.draining:
                     raise Unavailable("the server is shutting down")
+                self.admission.enter()
                 seat.enter_context(self._seats.hold(caller))
             except MisoError as error:
                 self.refused(error)
@@ -109,6 +113,8 @@ class Core:
         try:
             if self.draining and not admitted:
                 raise Unavailable("the server is shutting down")
+            if not admitted:
+                self.admission.enter()
             with nullcontext() if admitted else self._seats.hold(caller):
                 self._running.add(utterance)
                 utterance.ticket = self._tickets.new(caller.share)

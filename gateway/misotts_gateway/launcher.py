@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from misotts_gateway.admission import Admission
+
 SILENT_S = 25.0
 """A launcher that says nothing for this long is lost: it reports its state twice a second."""
 REPORT_S = 0.5
@@ -27,12 +29,12 @@ class LauncherLink:
         lost: set when the connection has ended or the launcher is silent.
     """
 
-    def __init__(self, malformed: Callable[[], None]) -> None:
-        """`malformed()` is called for every line that cannot be read."""
+    def __init__(self, malformed: Callable[[], None], admission: Admission) -> None:
+        """`malformed()` is called for every line that cannot be read, `admission` gets the figures of generate."""
         self.state: dict[str, Any] = {"ready": False, "phase": "starting"}
         self.draining = asyncio.Event()
         self.lost = asyncio.Event()
-        self._malformed = malformed
+        self._malformed, self._admission = malformed, admission
         self._writer: asyncio.StreamWriter | None = None
         self._heard_at = self._looked_at = time.monotonic()
         self._task: asyncio.Task[None] | None = None
@@ -82,6 +84,8 @@ class LauncherLink:
         try:
             message = json.loads(line)
             command = message["command"]
+            if command == "admission":
+                self._admission.hear(message["figures"])
         except (ValueError, KeyError, TypeError, RecursionError):
             self._malformed()
             return

@@ -80,7 +80,7 @@ class Gateway:
         self.protocol = TritonProtocol(self.core, self.callers, lambda: self.is_ready)
         self.service = make_service(options, self.core, self.callers)
         self.http = HttpServer(http_app(self.service, options.allowed_origins), _certificate(options))
-        self.link = LauncherLink(self.counts.malformed.inc)
+        self.link = LauncherLink(self.counts.malformed.inc, self.core.admission)
         self._upstream_ready = False
         self._stop = asyncio.Event()
 

@@ -163,7 +163,7 @@ class Core:
         self.admission.add_step(seconds, frames, now)
 
     def figures(self) -> dict[str, Any]:
-        """Return what a gateway needs to refuse without asking: see `docs/operations.md`, "Admission"."""
+        """Return what a gateway needs to refuse without asking: `misotts_gateway.admission` has their meanings."""
         scheduler, admission = self.scheduler, self.admission
         waiting = len(scheduler.ahead(batch=False))
         room = min(scheduler.free_slots, admission.most - len(scheduler.running))

@@ -130,6 +130,9 @@ class Control:
     def _receive(self, sender: str, message: dict[str, Any]) -> None:
         status = self._watched[sender]
         status.heard_at = monotonic()
+        if "admission" in message:
+            self.command(GATEWAY, "admission", figures=message["admission"])
+            return
         if "report" in message:
             report = message["report"]
             if "progress" not in report or report["progress"] != status.report.get("progress"):
@@ -153,6 +156,8 @@ def _makes_sense(message: dict[str, Any]) -> bool:
     """Return True if the fields that the launcher reads exist and have the right types."""
     if message.get("stage") not in (*STAGES, GATEWAY):
         return False
+    if "admission" in message:
+        return isinstance(message["admission"], dict)
     if "report" not in message:
         return message.get("state") in STATES and isinstance(message.get("detail"), str)
     report = message["report"]

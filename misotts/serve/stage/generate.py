@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from misotts.serve.stage.tickets import TicketReceiver
 from misotts.watermark.watermarker import delay_frames
 from misotts_client.errors import MisoError, finish_of
 
+PUBLISH_S = 0.1
+"""Time between two reports to the gateway, which refuses requests from them."""
+
 
 class GenerateStage(Stage):
     name = "generate"
@@ -37,6 +41,12 @@ class GenerateStage(Stage):
         self.receiver = AcknowledgementReceiver(settings.acknowledge_socket, self.generator.acknowledge)
         self.tickets = TicketReceiver(settings.run, "generate", lambda note: self.generator.take(*note))
         self.generator.start()
+        threading.Thread(target=self._publish, name="admission", daemon=True).start()
+
+    def _publish(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(PUBLISH_S):
+            self.link.publish(self.generator.figures())
 
     def take(self, request: Any, sender: Any) -> None:
         frames = array(request, "FRAMES")

@@ -55,6 +55,10 @@ class LauncherLink:
 
         threading.Thread(target=run, name="launcher-heartbeat", daemon=True).start()
 
+    def publish(self, admission: dict[str, Any]) -> None:
+        """Send what the gateway refuses requests from: see `misotts_gateway.admission`."""
+        self._send(admission=admission)
+
     def _send(self, **message: Any) -> None:
         # OSError: the launcher has ended, and `_listen` is about to end this process.
         with self._send_lock, contextlib.suppress(OSError):
