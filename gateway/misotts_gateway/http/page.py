@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parents[1] / "page"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _HEADERS = {
     "cache-control": "no-cache",
-    "content-security-policy": "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; "
+    "content-security-policy": "default-src 'self'; connect-src 'self' blob:; media-src 'self' blob:; "
     "style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",

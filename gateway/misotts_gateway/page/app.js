@@ -88,23 +88,22 @@ async function speak() {
       body: JSON.stringify(request),
       signal: control.signal,
     });
-    plots.start(player.analyser, player.rate);
+    plots.start(player);
     const pieces = await receive(response, request.response_format, player, started);
     by("used").textContent = response.headers.get("x-misotts-seed") ?? "–";
     offer(pieces, request.response_format, response.headers.get("content-type"));
     say("Playing …");
     await Promise.race([player.played(), new Promise((done) => control.signal.addEventListener("abort", done))]);
-    say(control.signal.aborted ? "Stopped." : "Done.");
+    if (running === control) say(control.signal.aborted ? "Stopped." : "Done.");
   } catch (error) {
-    if (error.name === "AbortError") say("Stopped.");
-    else say(error.message, true);
+    if (running === control) say(control.signal.aborted ? "Stopped." : error.message, !control.signal.aborted);
   } finally {
-    plots.stop();
-    await player.close();
     if (running === control) {
+      plots.stop();
       running = null;
       by("stop").disabled = true;
     }
+    await player.close();
   }
 }
 
@@ -166,7 +165,10 @@ by("speak").addEventListener("input", update);
 by("key").addEventListener("change", connect);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") running?.abort();
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) by("speak").requestSubmit();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault(); // in a field of one line, Enter alone submits too
+    by("speak").requestSubmit();
+  }
 });
 by("copy").addEventListener("click", async () => {
   try {

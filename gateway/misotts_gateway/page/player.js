@@ -7,13 +7,9 @@ export class Player {
   constructor(rate) {
     this.rate = rate;
     this.context = new AudioContext({ sampleRate: rate, latencyHint: "interactive" });
-    this.analyser = this.context.createAnalyser();
-    this.analyser.fftSize = 1024;
-    this.analyser.smoothingTimeConstant = 0.35;
-    this.analyser.connect(this.context.destination);
-    this.sources = new Set();
+    this.pieces = []; // { from: number of the first sample, at: its time in the context, samples, source }
+    this.samples = 0; // number of samples that have arrived
     this.next = 0; // time of the context at which the next samples play
-    this.samples = 0;
     this.gaps = 0;
     this.gapS = 0;
   }
@@ -32,10 +28,9 @@ export class Player {
     buffer.copyToChannel(samples, 0);
     const source = this.context.createBufferSource();
     source.buffer = buffer;
-    source.connect(this.analyser);
-    source.onended = () => this.sources.delete(source);
+    source.connect(this.context.destination);
     source.start(this.next);
-    this.sources.add(source);
+    this.pieces.push({ from: this.samples, at: this.next, samples, source });
     this.next += samples.length / this.rate;
     this.samples += samples.length;
   }
@@ -45,6 +40,24 @@ export class Player {
   // Share of the listening time in which there was audio to play.
   get continuity() { return this.samples ? this.seconds / (this.seconds + this.gapS) : 0; }
 
+  // Number of samples that have been heard by now.
+  get heard() {
+    const now = this.context.currentTime;
+    const piece = this.pieces.findLast(({ at }) => at <= now);
+    return piece ? piece.from + Math.min(piece.samples.length, Math.floor((now - piece.at) * this.rate)) : 0;
+  }
+
+  // Return `count` samples from number `from` on, with zeros where there are none.
+  slice(from, count) {
+    const found = new Float32Array(count);
+    for (const piece of this.pieces) {
+      const start = Math.max(from, piece.from);
+      const end = Math.min(from + count, piece.from + piece.samples.length);
+      if (start < end) found.set(piece.samples.subarray(start - piece.from, end - piece.from), start - from);
+    }
+    return found;
+  }
+
   // Wait until everything has been played.
   async played() {
     while (this.context.state !== "closed" && this.context.currentTime < this.next) {
@@ -53,7 +66,7 @@ export class Player {
   }
 
   async close() {
-    for (const source of this.sources) source.stop();
+    for (const { source } of this.pieces) source.stop();
     if (this.context.state !== "closed") await this.context.close();
   }
 }
