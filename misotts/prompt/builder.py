@@ -21,7 +21,7 @@ from misotts.prompt.max_audio import longest_audio_ms
 from misotts.prompt.tokenizer import Tokenizer
 from misotts.prompt.voices import Voices
 from misotts_client.contract import check_context_size, check_request, value
-from misotts_client.errors import DeadlineExceeded, InvalidArgument
+from misotts_client.errors import DeadlineExceeded, FieldError, InvalidArgument
 from misotts_client.request import SpeechRequest
 
 log = logging.getLogger(__name__)
@@ -76,14 +76,35 @@ class Prompter:
     """
 
     def __init__(
-        self, folder: Path, config: ModelConfig, encode: Encode, voices: Voices, max_audio_ms: int | None = None
+        self,
+        folder: Path,
+        config: ModelConfig,
+        encode: Encode,
+        voices: Voices,
+        max_audio_ms: int | None = None,
+        encode_voice: Encode | None = None,
     ) -> None:
-        """`max_audio_ms`: longest audio of a request without MAX_AUDIO_MS; None: `longest_audio_ms` of its text."""
+        """`max_audio_ms`: longest audio of a request without MAX_AUDIO_MS; None: `longest_audio_ms` of its text.
+        `encode_voice` encodes the clips of voices, if not `encode`."""
         self._max_audio_ms = max_audio_ms
         self._config, self._encode, self._voices = config, encode, voices
+        self._encode_voice = encode_voice or encode
         self._tokenizer = Tokenizer(folder, config)
         self._voice_rows: LRUCache[tuple[object, ...], Rows] = LRUCache(CACHED_VOICES)
         self._voice_lock = threading.Lock()
+
+    def load_voices(self, begins: Callable[[str], None]) -> None:
+        """Encode the registered voices, as many as are kept in memory. A voice that cannot be used is logged.
+
+        Args:
+            begins: called with the name of each voice before it is encoded.
+        """
+        for name in self._voices.names()[:CACHED_VOICES]:
+            begins(name)
+            try:
+                self._voice(SpeechRequest("", voice=name), lambda: None)
+            except FieldError as error:
+                log.warning("%s", error.message)
 
     def build(self, request: SpeechRequest) -> Order:
         """Check a request and the size of its context; return its order. It raises what `check` and `complete` do."""
@@ -183,13 +204,13 @@ class Prompter:
             if room < 0:  # found before the audio is encoded, which may take seconds
                 log.info("dropped %d context segments that do not fit", len(request.context) - len(fitting))
                 break
-            fitting.insert(0, np.concatenate([text, self._audio(segment.audio, pause)]))
+            fitting.insert(0, np.concatenate([text, self._audio(segment.audio, pause, self._encode)]))
         return fitting
 
-    def _audio(self, audio: Audio, pause: Pause) -> Rows:
+    def _audio(self, audio: Audio, pause: Pause, encode: Encode) -> Rows:
         pause()
         rows = np.zeros((_positions(audio), self._config.frame_columns), np.int32)
-        rows[:-1, :-1] = self._encode(audio, pause)
+        rows[:-1, :-1] = encode(audio, pause)
         rows[:, -1] = MASKED
         return rows
 
@@ -208,7 +229,7 @@ class Prompter:
             assert request.voice is not None
             segment = self._voices.segment(request.voice, value(request, "SPEAKER"))
             text = self._text(segment.text, segment.speaker)
-            rows = np.concatenate([text, self._audio(segment.audio, alive)])
+            rows = np.concatenate([text, self._audio(segment.audio, alive, self._encode_voice)])
             with self._voice_lock:
                 self._voice_rows[key] = rows
         return rows

@@ -22,6 +22,7 @@ from cachetools import LRUCache
 from misotts.mimi import encode, load_mimi
 from misotts.order import Order
 from misotts.prompt.builder import Checked, Prompter
+from misotts.prompt.kept_codes import KeptCodes, codec_name
 from misotts.prompt.voices import Voices
 from misotts.serve.stage.stage import Stage, log
 from misotts.serve.stage.tensors import array, send
@@ -46,9 +47,13 @@ class PromptStage(Stage):
         folder = self.settings.model
         self.link.loading("tokenizer, Mimi encoder")
         mimi = load_mimi(folder, self.config, self.device)
+        voices, encoder = self.settings.voices, partial(encode, mimi)
+        kept = KeptCodes(voices, codec_name(folder / "mimi.safetensors", str(self.device)), encoder)
         self.prompter = Prompter(
-            folder, self.config, partial(encode, mimi), Voices(self.settings.voices), self.settings.max_audio_ms
+            folder, self.config, encoder, Voices(voices), self.settings.max_audio_ms, encode_voice=kept.encode
         )
+        self.prompter.load_voices(lambda name: self.link.loading(f"voice {name}"))
+        kept.forget_others()
         self.start_workers()
         self.receiver = TicketReceiver(self.settings.run, "prompt", self.note)
 
