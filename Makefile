@@ -17,7 +17,7 @@ SERVE_OPTIONS ?= $(if $(filter $(DEMO) $(RANDOM),$(MODEL)),--allow-reference-key
 # Most utterances at once that the engines of `make build` take.
 STREAMS ?= 64
 
-.PHONY: help attack demo test quick voice-check messages docs lint format convert build serve soak gpu-suite \
+.PHONY: help attack page demo test quick voice-check messages docs lint format convert build serve soak gpu-suite \
     gpu-server gpu-suite-wheels gpu-server-files clean
 
 help: ## list the targets
@@ -66,6 +66,14 @@ serve: $(READY) $(MODEL) ## serve MODEL (default: the demo model)
 
 attack: $(READY) $(RANDOM) ## try on a running server what any client can try (5 minutes)
 	$(BIN)/python -m pytest -m slow tests/attack
+
+page: $(READY) tests/browser/node_modules ## use the playground in Chromium (1 minute; needs Node 20)
+	$(BIN)/python -m pytest -m browser tests/browser
+
+# One exact release of each; a lock file would name the registry.
+tests/browser/node_modules: tests/browser/package.json
+	npm install --prefix tests/browser --silent --no-package-lock --no-audit --no-fund
+	touch $@
 
 soak: $(READY) $(RANDOM) ## run thousands of callers of which many leave early
 	$(BIN)/python -m benchmarks.soak

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+import math
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -68,40 +69,43 @@ async def sounds(core: Core, turn: Turn, caller: Caller) -> AsyncGenerator[Sound
     Raises:
         MisoError: an utterance was refused, or ended early.
     """
+    most = math.inf if turn.max_audio_ms is None else turn.max_audio_ms * SAMPLE_RATE // 1000
     with core.admit(caller):
         async with aclosing(_spoken(core, turn, caller)) as pieces:
             async for piece in pieces:
+                if len(piece.audio) >= most:
+                    yield Sound(piece.audio[: int(most)], piece.seed)
+                    return
+                most -= len(piece.audio)
                 yield piece
 
 
 async def _spoken(core: Core, turn: Turn, caller: Caller) -> AsyncGenerator[Sound]:
-    left_ms = turn.max_audio_ms
-    seed, silence_ms = turn.request.seed, 0
-    spoken = 0
+    seed, left_ms = turn.request.seed, turn.max_audio_ms
+    spoken = silence_ms = 0
     for part in turn.parts:
         if isinstance(part, Silence):
             silence_ms += part.ms
+            left_ms = None if left_ms is None else left_ms - part.ms
             continue
-        if left_ms is not None and left_ms - silence_ms < FRAME_MS:
+        if left_ms is not None and left_ms < FRAME_MS:
             break
         request = replace(
             turn.request,
             text=part,
             seed=None if seed is None else _signed(seed + spoken),
-            max_audio_ms=_longest(left_ms, silence_ms),
+            # The server's own limit for the text is below this default, and fits beside any voice.
+            max_audio_ms=None if left_ms is None or left_ms >= LONGEST_DEFAULT_MS else left_ms,
         )
         async with aclosing(_utterance(core, request, caller)) as pieces:
             async for piece in pieces:
-                if silence_ms:
-                    for audio in _silence(silence_ms, left_ms):
-                        yield Sound(audio, piece.seed)
-                    left_ms = None if left_ms is None else left_ms - silence_ms
-                    silence_ms = 0
-                if left_ms is not None:
-                    left_ms -= len(piece.audio) * 1000 // SAMPLE_RATE
+                for audio in _silence(silence_ms):
+                    yield Sound(audio, piece.seed)
+                silence_ms = 0
+                left_ms = None if left_ms is None else left_ms - len(piece.audio) * 1000 // SAMPLE_RATE
                 yield piece
         spoken += 1
-    for audio in _silence(silence_ms, left_ms):
+    for audio in _silence(silence_ms):
         yield Sound(audio, seed or 0)
 
 
@@ -116,17 +120,10 @@ async def _utterance(core: Core, request: SpeechRequest, caller: Caller) -> Asyn
     reader.end()
 
 
-def _longest(left_ms: int | None, silence_ms: int) -> int | None:
-    """Return the longest audio of the next utterance; None: the contract's default, which fits beside any prompt."""
-    if left_ms is None or left_ms - silence_ms >= LONGEST_DEFAULT_MS:
-        return None
-    return left_ms - silence_ms
-
-
-def _silence(ms: int, left_ms: int | None) -> list[Audio]:
-    samples = min(ms, ms if left_ms is None else left_ms) * SAMPLE_RATE // 1000
-    slices = range(0, samples, _SLICE_S * SAMPLE_RATE)
-    return [np.zeros(min(_SLICE_S * SAMPLE_RATE, samples - start), np.float32) for start in slices]
+def _silence(ms: int) -> Iterator[Audio]:
+    samples = ms * SAMPLE_RATE // 1000
+    for start in range(0, samples, _SLICE_S * SAMPLE_RATE):
+        yield np.zeros(min(_SLICE_S * SAMPLE_RATE, samples - start), np.float32)
 
 
 def _signed(seed: int) -> int:
