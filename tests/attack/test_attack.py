@@ -39,6 +39,7 @@ LISTENERS = 8
 LISTEN_MS = 4_000
 HEAD_START_S = 0.25
 """A player that waits this long before its first sample, as most do, is continuous if it never runs out."""
+CUT_S = 1e6
 TURNS = 3
 MEMORY_MIB = 300
 PATH = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -50,7 +51,7 @@ Attack = Callable[[RunningServer], None]
 
 
 def hear(url: str) -> list[float]:
-    """Hear eight utterances at once; return for each the seconds of silence within it, 1000 if it was not whole."""
+    """Hear eight utterances at once; return for each the seconds of silence within it, `CUT_S` if it is not whole."""
 
     async def one(client: AsyncClient, seed: int) -> float:
         arrivals, samples = [], 0
@@ -59,8 +60,8 @@ def hear(url: str) -> list[float]:
                 arrivals.append(Arrival(time.monotonic(), len(chunk.audio)))
                 samples += len(chunk.audio)
         except MisoError:
-            return 1000.0
-        return play(arrivals).underrun_s if samples == LISTEN_MS * 24 else 1000.0
+            return CUT_S
+        return play(arrivals).underrun_s if samples == LISTEN_MS * 24 else CUT_S
 
     async def all_of_them() -> list[float]:
         async with AsyncClient(url) as client:
@@ -70,6 +71,8 @@ def hear(url: str) -> list[float]:
 
 
 def continuity(silences: list[float]) -> float:
+    """Return the share of utterances without a gap. Every one must be whole, however slow the machine is."""
+    assert max(silences) < CUT_S
     return sum(silence <= HEAD_START_S for silence in silences) / len(silences)
 
 
