@@ -22,7 +22,7 @@ class Snapshot:
     """The state of the server at one moment."""
 
     metrics: dict[str, float]
-    """Empty if the metrics port cannot be reached."""
+    """Empty if the metrics cannot be reached."""
     usage: list[Usage]
     """Empty for a server that was not started here, and for one that has ended."""
     machine_cpu_s: float

@@ -51,7 +51,7 @@ def _port(meaning: str) -> Any:
 
 
 def _gone(port: int | None) -> int | None:
-    """Refuse --metrics-port, which misotts 0.1 had."""
+    """Refuse --metrics-port, which earlier releases had."""
     if port is not None:
         raise typer.BadParameter("is gone: /metrics is on the --ready-port (8003) now, beside /ready")
     return port

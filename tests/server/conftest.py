@@ -89,5 +89,5 @@ def synthesizer(demo_folder: Path, voices: Path, key: bytes) -> Iterator[Synthes
 
 @pytest.fixture
 def busy_streams(server: RunningServer) -> Callable[[], int]:
-    """Return the number of unfinished requests and utterances, by the readiness port."""
+    """Return the number of unfinished requests and utterances, by `/ready`."""
     return lambda: int(server.readiness()[1]["streams"])

@@ -1,4 +1,4 @@
-"""The metrics of the four stages: a table, its publication on Triton's metrics port, and its page of the docs.
+"""The metrics of the four stages: a table, its publication by Triton, and its page of the docs.
 
 `python -m misotts.serve.stage.metrics` prints docs/metrics.md; `make docs` writes it.
 """
@@ -142,7 +142,7 @@ BUCKETS_S = [0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2,
 
 
 class StageMetrics:
-    """The metrics of one stage on Triton's metrics port."""
+    """The metrics of one stage as Triton publishes them."""
 
     def __init__(self, stage: str) -> None:
         import triton_python_backend_utils as pb_utils  # exists only in a process that Triton started
