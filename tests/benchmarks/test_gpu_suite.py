@@ -20,6 +20,7 @@ from benchmarks.costs.sizes import SMALL
 from benchmarks.gpu_suite.__main__ import SECONDS, START_S
 from benchmarks.gpu_suite.carried import ARCHIVE
 from benchmarks.gpu_suite.costs import cost_table
+from benchmarks.gpu_suite.kernels import CHOICES, predicted_ms
 from benchmarks.gpu_suite.suite import GRACE_S, Part, Suite, parts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,6 +116,21 @@ def test_every_dependency_is_on_the_gpu_machine_or_travels_there() -> None:
         assert listed
         needed |= {name.lower() for name in re.findall(r'^ +"([\w-]+)', listed[1], re.MULTILINE)}
     assert needed - THERE - set(carried) - set(NOT_NEEDED) == set()
+
+
+def test_the_documented_predictions_are_the_models() -> None:
+    text = (ROOT / "docs" / "graph-engine.md").read_text()
+    table = text.partition("| choice | full, batch 1 |")[2].partition("\n\n")[0].splitlines()[2:]
+    rates, checked = Rates(3.0e12, {"bfloat16": 8e14}), 0
+    for line in table:
+        name, *cells = (cell.strip().removesuffix(" ms") for cell in line.strip("|").split("|"))
+        for cell, weight_type, batch in zip(cells, ("full", "full", "int8", "int8"), (1, 64, 1, 64), strict=True):
+            if cell:
+                floors = Floors(MISOTTS_8B, "bfloat16", weight_bytes=1 if weight_type == "int8" else 2, kv_bytes=2)
+                found = predicted_ms(floors, rates, batch, 400, CHOICES[weight_type][name])
+                assert found == pytest.approx(float(cell), abs=0.06), (name, weight_type, batch)
+                checked += 1
+    assert checked == 2 * sum(map(len, CHOICES.values()))
 
 
 def test_the_cost_table_is_one_that_the_planner_reads(rehearsal: list[Path]) -> None:
