@@ -17,7 +17,8 @@ SERVE_OPTIONS ?= $(if $(filter $(DEMO) $(RANDOM),$(MODEL)),--allow-reference-key
 # Most utterances at once that the engines of `make build` take.
 STREAMS ?= 64
 
-.PHONY: help attack page demo test quick voice-check messages docs lint format convert build serve soak gpu-suite \
+.PHONY: help attack page demo test quick voice-check messages docs lint format convert build serve soak \
+    watermark-soak gpu-suite \
     gpu-server gpu-suite-wheels gpu-server-files clean
 
 help: ## list the targets
@@ -77,6 +78,9 @@ tests/browser/node_modules: tests/browser/package.json
 
 soak: $(READY) $(RANDOM) ## run thousands of callers of which many leave early
 	$(BIN)/python -m benchmarks.soak
+
+watermark-soak: $(READY) $(DEMO) ## look for the mark in 10,000 unmarked sounds (15 minutes)
+	$(BIN)/python -m benchmarks.watermark_soak
 
 # On a machine with a GPU, with what its Python has and the wheels beside it; elsewhere a rehearsal in .venv.
 gpu-suite gpu-server: SUITE_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))

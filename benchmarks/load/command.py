@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -73,7 +74,7 @@ def load(
     if voices and url:
         raise typer.BadParameter("--voices configures a server that is started; it cannot be given with --url")
     if watermark_key_file and not url:
-        raise typer.BadParameter("--watermark-key-file needs --url; a server that is started has the reference key")
+        raise typer.BadParameter("--watermark-key-file needs --url; a server that is started has a random key")
     planned = Load(
         streams=streams,
         rate=rate,
@@ -129,11 +130,14 @@ def target(
     from benchmarks.load.measure import Target
     from misotts.serve.local import running_server
     from misotts.watermark.detector import Detector
-    from misotts.watermark.key import read_key
+    from misotts.watermark.key import read_key, write_random_key
 
     if url:
         watermark = (Detector(model), read_key(key_file)) if key_file else ()
         yield Target(url, f"http://{url.rpartition(':')[0]}:{ready_port}/metrics", None, *watermark)
         return
-    with running_server(model, *([f"--voices={voices}"] if voices else [])) as server:
-        yield Target.of(server, Detector(model))
+    with TemporaryDirectory() as folder:
+        write_random_key(file := Path(folder) / "key")
+        options = ["--no-allow-reference-key", f"--watermark-key-file={file}"]
+        with running_server(model, *options, *([f"--voices={voices}"] if voices else [])) as server:
+            yield Target.of(server, Detector(model), read_key(file))

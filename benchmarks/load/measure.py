@@ -16,10 +16,10 @@ from benchmarks.load.server_share import Snapshot, processes, snapshot, stages
 from benchmarks.load.summary import summarise
 from misotts.config import SAMPLE_RATE
 from misotts.serve.local import RunningServer
-from misotts.watermark.detector import Detector
+from misotts.watermark.detector import Detector, Finding
 from misotts.watermark.key import REFERENCE_KEY
 
-WATERMARK_S = 1.5
+WATERMARK_S = 2.1
 """The watermark is looked for in audio of at least this length: shorter audio may hold too little of the message."""
 
 
@@ -37,8 +37,8 @@ class Target:
     key: bytes = REFERENCE_KEY
 
     @classmethod
-    def of(cls, server: RunningServer, detector: Detector | None = None) -> Target:
-        return cls(server.url, server.metrics_url, server, detector)
+    def of(cls, server: RunningServer, detector: Detector | None = None, key: bytes = REFERENCE_KEY) -> Target:
+        return cls(server.url, server.metrics_url, server, detector, key)
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,10 @@ def measure(load: Load, target: Target, show: Callable[[Run], None]) -> dict[str
 
 
 def check_watermarks(answers: Sequence[Answer], detector: Detector, key: bytes) -> int:
-    """Mark answers without the watermark of `key` as failed, `UNMARKED`; return the number of answers checked."""
+    """Mark answers without a watermark, or with another key's, as failed, `UNMARKED`; return the number checked."""
     judged = [each for each in answers if each.audio and each.audio_s >= WATERMARK_S and not each.error]
     for answer in judged:
-        if not detector.check(np.concatenate(answer.audio), SAMPLE_RATE, key).key_matches:
+        verdict = detector.check(np.concatenate(answer.audio), SAMPLE_RATE, key)
+        if not verdict.marked or verdict.finding is Finding.ANOTHER_KEY:
             answer.error = "UNMARKED"
     return len(judged)

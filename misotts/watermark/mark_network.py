@@ -16,13 +16,13 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from misotts.watermark.key import symbols_of
 from misotts.watermark.silentcipher import (
     SPEECH_POWER,
     GatedLayer,
     SilentCipherConfig,
     read_carrier_decoder,
     read_encoder,
-    symbols_of,
 )
 
 ATTENUATION = 10 ** (-36 / 20)

@@ -17,10 +17,7 @@ import torch.nn.functional as F
 import yaml
 
 from misotts.files import file_fault
-from misotts.watermark.key import KEY_BYTES
-
-SYMBOLS_PER_KEY = 4 * KEY_BYTES
-"""Number of symbols of a key: two bits each, high bits first. A start symbol follows them."""
+from misotts.watermark.key import SYMBOLS_PER_KEY
 
 SPEECH_POWER = 0.002837200844477648
 """Mean power to which SilentCipher scales the audio that it marks or reads (that of its training speech, VCTK)."""
@@ -210,9 +207,3 @@ def _read_state(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
         if not state[name].isfinite().all():
             raise SilentCipherError(f"{path}: {name} contains NaN or infinity")
     return {name: state[name] for name in shapes}
-
-
-def symbols_of(key: bytes) -> list[int]:
-    """Return the symbols that the columns of a stream repeat: the key's, 1 to 4, then the start symbol, 0."""
-    bits = "".join(f"{byte:08b}" for byte in key)
-    return [int(bits[i : i + 2], 2) + 1 for i in range(0, len(bits), 2)] + [0]

@@ -65,7 +65,7 @@ def test_the_command_has_only_options_of_misotts_serve(command: str) -> None:
         (line,) = instructions("CMD")[-1:]
         words = [word.strip('"') for word in line.strip("[]").split(", ")]
     assert words[:2] == ["misotts", "serve"]
-    run = CliRunner().invoke(app, [*words[1:], "--model=nowhere"], env={"MISOTTS_WATERMARK_KEY": "0102030405"})
+    run = CliRunner().invoke(app, [*words[1:], "--model=nowhere"], env={"MISOTTS_WATERMARK_KEY": "0102030fe7"})
     assert run.exit_code == 1, run.output  # 2 is the status for a wrong option
     assert "error: " in run.output
 

@@ -14,9 +14,10 @@ from scipy.signal import resample_poly
 from demo.silentcipher.networks import load_networks
 from misotts.config import FRAME_SAMPLES
 from misotts.slots import Piece
+from misotts.watermark.key import symbols_of
 from misotts.watermark.mark_network import MarkNetwork
 from misotts.watermark.resample import Resampler, ResampleStream
-from misotts.watermark.silentcipher import SilentCipherConfig, SilentCipherError, symbols_of
+from misotts.watermark.silentcipher import SilentCipherConfig, SilentCipherError
 from misotts.watermark.watermarker import Timing, Watermarker, delay_frames
 from tests.support.clips import speech_like
 from tests.support.silentcipher_peer import PublishedFolder, make_published_folder
