@@ -18,8 +18,7 @@ SERVE_OPTIONS ?= $(if $(filter $(DEMO) $(RANDOM),$(MODEL)),--allow-reference-key
 STREAMS ?= 64
 
 .PHONY: help attack page demo test quick voice-check messages docs lint format convert build serve soak \
-    watermark-soak gpu-suite \
-    gpu-server gpu-suite-wheels gpu-server-files clean
+    watermark-soak gpu-suite gpu-server gpu-suite-wheels gpu-server-files clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
