@@ -176,8 +176,8 @@ def page() -> str:
     lines = [
         "# Metrics",
         "",
-        "`GET :8003/metrics` publishes these beside Triton's own and the gateway's. They are renewed every half",
-        "second, and counters start at 0 with the server. `make docs` writes this page.",
+        "`GET :8003/metrics` publishes these beside Triton's own and those of the [gateway](gateway.md). They are",
+        "renewed every half second, and counters start at 0 with the server. `make docs` writes this page.",
     ]
     for stage, metrics in METRICS.items():
         lines += ["", f"## {stage}", "", "| metric | kind | meaning | alert when |", "|---|---|---|---|"]
