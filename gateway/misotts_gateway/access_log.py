@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,21 +17,22 @@ class AccessLog:
 
     def __init__(self, target: str | None) -> None:
         """Raises OSError if the file cannot be opened."""
-        self._target = target
-        self._file: TextIO | None = None
-        self.reopen()
+        self._path = None if target in (None, "-") else Path(str(target))
+        self._file: TextIO | None = sys.stdout if target == "-" else None
+        if self._path:
+            self._file = _open(self._path)
 
     def reopen(self) -> None:
-        """Open the file again, which may have been moved away (SIGHUP)."""
-        if self._target is None:
+        """Open the file anew if it has been moved away, as programs that rotate logs do. Called every few seconds."""
+        if self._path is None or self._file is None:
             return
-        if self._target == "-":
-            self._file = sys.stdout
-            return
-        file = Path(self._target).open("a", encoding="utf-8")  # noqa: SIM115 (it stays open)
-        if self._file:
-            self._file.close()
-        self._file = file
+        try:
+            if not (self._path.exists() and os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))):
+                file = _open(self._path)
+                self._file.close()
+                self._file = file
+        except OSError:  # the old file goes on
+            pass
 
     def write(
         self,
@@ -62,3 +64,7 @@ class AccessLog:
             self._file.flush()
         except (OSError, ValueError):  # a full disk or a reader that has ended stops no speech
             pass
+
+
+def _open(path: Path) -> TextIO:
+    return path.open("a", encoding="utf-8")

@@ -120,8 +120,8 @@ class Core:
                 utterance.ticket = self._tickets.new(caller.share)
                 message = fresh_message(asked, utterance.ticket if self._upstream.private else None)
                 async with self._upstream.call(message, self._metadata(caller)) as call:
-                    async for data in _responses(call):
-                        piece = self._piece(data)
+                    async for data in _responses(call, caller.request_id):
+                        piece = self._piece(data, caller.request_id)
                         utterance.give(piece)
                         yield piece
                         utterance.took(piece)
@@ -163,10 +163,10 @@ class Core:
         told = [(REQUEST_ID, caller.request_id), (FORWARDED_FOR, caller.address)]
         return tuple([*told, ("authorization", f"Bearer {caller.token}")] if caller.token else told)
 
-    def _piece(self, data: bytes) -> Piece:
+    def _piece(self, data: bytes, request_id: str) -> Piece:
         message = service_pb2.ModelStreamInferResponse.FromString(data)
         if message.error_message:
-            raise public_error(message.error_message)
+            raise public_error(message.error_message, request_id)
         response = message.infer_response
         raw = dict(zip((output.name for output in response.outputs), response.raw_output_contents, strict=False))
         samples = len(raw.get("AUDIO", b"")) // 4
@@ -235,12 +235,12 @@ def fresh_message(asked: Asked, ticket: int | None) -> bytes:
     return bytes(message.SerializeToString())
 
 
-async def _responses(call: Any) -> AsyncGenerator[bytes]:
+async def _responses(call: Any, request_id: str) -> AsyncGenerator[bytes]:
     try:
         async for data in call:
             yield data
     except grpc.aio.AioRpcError as error:
-        raise lost_call(error) from None
+        raise lost_call(error, request_id) from None
     except asyncio.CancelledError:
         # gRPC raises this also for a call that the other side has cancelled; then no task is being cancelled.
         with suppress(AttributeError):

@@ -48,7 +48,7 @@ def status_of(error: MisoError) -> grpc.StatusCode:
     return grpc.StatusCode.UNAUTHENTICATED if isinstance(error, UnknownKey) else STATUS[error.code]
 
 
-def public_error(text: str) -> MisoError:
+def public_error(text: str, request_id: str) -> MisoError:
     """Return the error that a response of the private side describes, for a caller.
 
     The stages' errors have a code, and their words are for callers. Triton's own have none and name its inner parts:
@@ -57,7 +57,7 @@ def public_error(text: str) -> MisoError:
     error = error_from_text(text)
     if text.rstrip().endswith(str(error)):
         return error
-    log.error("%s", text)
+    log.error("request %s: %s", request_id, text)
     if isinstance(error, Unavailable):
         return Unavailable("the server is stopping or has failed; try again in 5 s", 5.0)
     if isinstance(error, DeadlineExceeded):
@@ -65,11 +65,11 @@ def public_error(text: str) -> MisoError:
     return Internal("the server failed")
 
 
-def lost_call(error: Any) -> MisoError:
+def lost_call(error: Any, request_id: str) -> MisoError:
     """Return the error of a private call that ended with a status other than OK (a `grpc.RpcError`)."""
     details = error.details() or ""
     told = error_from_text(details)
     if details == str(told):  # the refusal of another gateway
         return told
-    log.error("%s: %s", error.code().name, details)
+    log.error("request %s: %s: %s", request_id, error.code().name, details)
     return Unavailable("the server does not answer; try again in 5 s", 5.0)

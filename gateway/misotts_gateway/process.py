@@ -136,6 +136,7 @@ class Gateway:
             _every(MEMORY_S, self._watch_memory),
             _every(CONNECTIONS_S, sweep),
             _every(FILES_S, self.keys.reread),
+            _every(FILES_S, self.access.reopen),
             _every(FILES_S, self.http.reread_certificate),
             _every(REPORT_S, self.http.close_silent),
             _every(REPORT_S, self._report),

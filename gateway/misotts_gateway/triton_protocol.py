@@ -224,7 +224,7 @@ class Call:
         except grpc.aio.InternalError:
             pass  # the caller has left in the middle of a write
         except Exception:
-            log.exception("a request failed")
+            log.exception("request %s failed", self._caller.request_id)
             await self._refuse(Internal("the gateway failed"), id)
 
     async def _write(self, data: bytes) -> None:
