@@ -15,6 +15,7 @@ from benchmarks.load.plan import Call, calls
 from benchmarks.load.summary import overall
 from benchmarks.sweep.knee import Objective, find_knee
 from misotts.engines.interface import Limits
+from misotts.generate.flow import DEFAULTS
 
 WARM_UP_S = 10.0
 """Calls that are due earlier meet a server that is not full yet: they are simulated and not counted."""
@@ -142,7 +143,7 @@ class Planner:
         """Simulate one server under `rate` calls per s, in a steady state."""
         seconds = WARM_UP_S + self._counted / rate
         load = self.traffic.load(rate, seconds, self._seed, option.chunk_frames)
-        run = simulate(load, option.costs, self.limits(option))
+        run = simulate(load, option.costs, self.limits(option), options=DEFAULTS)
         figures = overall([answer for answer in run.answers if answer.due_s >= WARM_UP_S], seconds)
         del figures["audio_s_per_s"]  # some of its calls were not counted
         busy = {stage: round(busy_s / run.seconds, 3) for stage, busy_s in run.busy.items()}
@@ -159,7 +160,7 @@ class Planner:
             return {"servers": 1, "broken_streams": broken, "all_is_lost": True}
         load = self.traffic.load(rate / servers, BEFORE_S + AFTER_S, self._seed, option.chunk_frames)
         planned = list(self._calls(option, rate / servers, rate / (servers - 1), broken / (servers - 1)))
-        run = simulate(load, option.costs, self.limits(option), planned)
+        run = simulate(load, option.costs, self.limits(option), planned, DEFAULTS)
 
         def between(begin: float, end: float) -> dict[str, Any]:
             found = overall([answer for answer in run.answers if begin <= answer.due_s < end], end - begin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from misotts_client.contract import FRAME_MS, LONGEST_DEFAULT_MS, SAMPLE_RATE, check_request
+from misotts_client.errors import Unavailable
 from misotts_client.request import SpeechRequest
 from misotts_client.transport import ChunkReader
 from misotts_gateway.audio.formats import Format, StreamEncoder
@@ -25,6 +27,8 @@ from misotts_gateway.text.ssml import Silence
 Audio = npt.NDArray[np.float32]
 
 _SEEDS = 2**64
+_PATIENCE_S = 10.0
+"""Time in which a later utterance of a turn may find a place: about what its caller has left to hear."""
 _SLICE_S = 1
 """Longest piece of silence that is made at once."""
 
@@ -97,7 +101,7 @@ async def _spoken(core: Core, turn: Turn, caller: Caller) -> AsyncGenerator[Soun
             # The server's own limit for the text is below this default, and fits beside any voice.
             max_audio_ms=None if left_ms is None or left_ms >= LONGEST_DEFAULT_MS else left_ms,
         )
-        async with aclosing(_utterance(core, request, caller)) as pieces:
+        async with aclosing(_utterance(core, request, caller, spoken == 0)) as pieces:
             async for piece in pieces:
                 for audio in _silence(silence_ms):
                     yield Sound(audio, piece.seed)
@@ -109,15 +113,27 @@ async def _spoken(core: Core, turn: Turn, caller: Caller) -> AsyncGenerator[Soun
         yield Sound(audio, seed or 0)
 
 
-async def _utterance(core: Core, request: SpeechRequest, caller: Caller) -> AsyncGenerator[Sound]:
-    reader = ChunkReader()
+async def _utterance(core: Core, request: SpeechRequest, caller: Caller, first: bool) -> AsyncGenerator[Sound]:
+    """Yield the audio of an utterance. One in the middle of a turn, which the caller still listens to, is sent again
+    when the server has no place for it."""
     check_request(request, core.model.audio_codes)
-    async with aclosing(core.speak(Asked(request), caller, admitted=True)) as pieces:
-        async for piece in pieces:
-            chunk = reader.read(piece.message)
-            if chunk is not None and len(chunk.audio):
-                yield Sound(chunk.audio, chunk.seed)
-    reader.end()
+    began, heard = time.monotonic(), False
+    while True:
+        reader = ChunkReader()
+        try:
+            async with aclosing(core.speak(Asked(request), caller, admitted=True)) as pieces:
+                async for piece in pieces:
+                    chunk = reader.read(piece.message)
+                    if chunk is not None and len(chunk.audio):
+                        heard = True
+                        yield Sound(chunk.audio, chunk.seed)
+            reader.end()
+            return
+        except Unavailable as error:
+            wait_s = error.retry_after_s
+            if first or heard or wait_s is None or time.monotonic() - began + wait_s > _PATIENCE_S:
+                raise
+            await asyncio.sleep(wait_s)
 
 
 def _silence(ms: int) -> Iterator[Audio]:

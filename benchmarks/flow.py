@@ -1,0 +1,221 @@
+"""Flow control on the real server: audio made and heard by kinds of callers, refusals of an overload, a drain.
+
+    python -m benchmarks.flow callers|overload|drain [--model models/random]
+
+Each part starts servers of its own and writes `benchmarks/results/flow-PART-DATE.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2_grpc
+
+from benchmarks.load.caller import Answer
+from benchmarks.load.drive import Run, drive
+from benchmarks.load.plan import Load
+from benchmarks.load.playback import Arrival, play
+from benchmarks.load.summary import percentiles
+from benchmarks.record import save
+from misotts.config import FRAME_MS, SAMPLE_RATE
+from misotts.serve.local import RunningServer, running_server
+from misotts_client import AsyncClient, SpeechRequest
+from misotts_client.errors import Unavailable
+from misotts_client.transport import infer_request
+
+TEXT = "A caller listens to this at the pace of playback."
+AUDIO_MS = 80_000
+LOOKS_S = (10.0, 20.0)
+STOPS_AFTER_S = 2.0
+UTTERANCE_CHARS = 43
+"""At the 70 ms a character of `Load`, 3 s of audio."""
+OVERLOAD_S = 20.0
+LATE_S = 0.02
+SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
+
+
+def made_s(server: RunningServer) -> float:
+    """Return the seconds of audio generated since the server's start."""
+    return server.metrics()["misotts_generate_frames_total"] * FRAME_MS / 1000
+
+
+async def listen(url: str, seconds: float, stops: bool, lead_ms: int | None, small_window: bool) -> list[Arrival]:
+    """Ask for `AUDIO_MS` of audio and take it for `seconds`; with `stops`, only for the first `STOPS_AFTER_S`."""
+    arrivals: list[Arrival] = []
+    request = SpeechRequest(TEXT, max_audio_ms=AUDIO_MS, lead_ms=lead_ms)
+    if small_window:
+        async with grpc.aio.insecure_channel(url, options=SMALL_WINDOW) as channel:
+            call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(iter([infer_request(request)]))
+            await call.read()
+            await asyncio.sleep(seconds)
+        return arrivals
+    began = time.monotonic()
+    async with AsyncClient(url) as client, client.stream(request) as stream:
+        while (left := began + (STOPS_AFTER_S if stops else seconds) - time.monotonic()) > 0:
+            try:
+                chunk = await asyncio.wait_for(anext(stream), left)
+            except (TimeoutError, StopAsyncIteration):
+                break
+            arrivals.append(Arrival(time.monotonic() - began, len(chunk.audio)))
+        await asyncio.sleep(max(began + seconds - time.monotonic(), 0))
+    return arrivals
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "listens": dict(stops=False, lead_ms=None, small_window=False),
+    "stops reading": dict(stops=True, lead_ms=None, small_window=False),
+    "stops reading, window of 64 KB": dict(stops=True, lead_ms=None, small_window=True),
+    "batch": dict(stops=False, lead_ms=0, small_window=False),
+    "batch, stops reading, window of 64 KB": dict(stops=True, lead_ms=0, small_window=True),
+}
+
+
+def callers(model: Path) -> dict[str, Any]:
+    """Return the audio made for and heard by each kind of caller, one caller at a time."""
+    found = {}
+    with running_server(model) as server:
+        asyncio.run(listen(server.url, 2.0, **KINDS["batch"]))
+        for name, kind in KINDS.items():
+            time.sleep(2)
+            found[name] = asyncio.run(_watch(server, kind))
+            print(name, found[name], flush=True)
+    return {"audio_s": AUDIO_MS / 1000, "stops_after_s": STOPS_AFTER_S, "kinds": found}
+
+
+async def _watch(server: RunningServer, kind: dict[str, Any]) -> dict[str, Any]:
+    before, began = made_s(server), time.monotonic()
+    caller = asyncio.create_task(listen(server.url, LOOKS_S[-1], **kind))
+    made = {}
+    for at in LOOKS_S:
+        await asyncio.sleep(began + at - 0.1 - time.monotonic())
+        made[f"made_after_{at:g}_s"] = round(await asyncio.to_thread(made_s, server) - before, 2)
+    arrivals = await caller
+    played = play(arrivals)
+    taken = sum(each.samples for each in arrivals) / SAMPLE_RATE
+    heard = min(LOOKS_S[-1] - arrivals[0].at_s, taken) if arrivals else 0.0
+    return {**made, "taken_s": round(taken, 2), "heard_s": round(heard, 2), "underrun_s": round(played.underrun_s, 3)}
+
+
+def overload(model: Path) -> dict[str, Any]:
+    """Return the refusals and the continuity of the accepted at 3 and 10 times what the machine carries."""
+    found: dict[str, Any] = {}
+    for rule in ("pace", "slots"):
+        with running_server(model, f"--admission={rule}", "--max-wait=2", "--max-streams=16") as server:
+            full = _run(server, Load(streams=16, seconds=12.0, chars=UTTERANCE_CHARS, lead_ms=None))
+            carried = sum(answer.audio_s for answer in full.answers) / full.seconds
+            found[rule] = {
+                "carried_streams": round(carried, 2),
+                "admissible": server.metrics()["misotts_generate_admissible"],
+            }
+            for times in (3, 10) if rule == "pace" else (3,):
+                load = Load(rate=times * carried / 3.0, seconds=OVERLOAD_S, chars=UTTERANCE_CHARS, lead_ms=None)
+                found[rule][f"{times} times"] = judge(_run(server, load).answers)
+                print(rule, times, found[rule], flush=True)
+            if rule == "pace":
+                found[rule]["burst"] = asyncio.run(_burst(server))
+                print(found[rule]["burst"], flush=True)
+    return found
+
+
+def _run(server: RunningServer, load: Load) -> Run:
+    return asyncio.run(drive(load, server.url, lambda: None, lambda _: None))
+
+
+def judge(answers: list[Answer]) -> dict[str, Any]:
+    """Return the figures of an overload."""
+    refused = [answer for answer in answers if answer.error == "UNAVAILABLE"]
+    served = [answer for answer in answers if answer.finish and not answer.error]
+    took_ms = [(answer.ended_s - answer.sent_s) * 1000 for answer in refused]
+    underruns = [play(answer.arrivals).underrun_s for answer in served]
+    ttfa = [answer.ttfa_s for answer in served if answer.ttfa_s is not None]
+    other = [f"{answer.error}: {answer.words}" for answer in answers if answer.error not in ("", "UNAVAILABLE")]
+    return {
+        "calls": len(answers),
+        "refused": len(refused),
+        "refusal_ms": _rounded(took_ms, 1),
+        "served": len(served),
+        "continuity": round(sum(each <= LATE_S for each in underruns) / max(len(served), 1), 3),
+        "underrun_s": _rounded(underruns, 3),
+        "ttfa_s": _rounded(ttfa, 3),
+        "other_errors": other[:5],
+    }
+
+
+def _rounded(values: list[float], digits: int) -> dict[str, float | None]:
+    found = percentiles(values)
+    return {name: None if found[name] is None else round(found[name] or 0.0, digits) for name in ("p50", "p95", "max")}
+
+
+async def _burst(server: RunningServer) -> dict[str, Any]:
+    """Send 60 calls at once, then none; return the delays told, and the time until a place was free."""
+    async with AsyncClient(server.url) as client:
+
+        async def call(audio_ms: int) -> float | None:
+            try:
+                async with client.stream(TEXT, max_audio_ms=audio_ms) as stream:
+                    async for _ in stream:
+                        if audio_ms < 3000:
+                            break
+            except Unavailable as error:
+                return error.retry_after_s or 0.0
+            return None
+
+        began = time.monotonic()
+        calls = [asyncio.create_task(call(3000)) for _ in range(60)]
+        await asyncio.sleep(0.3)
+        told = [delay for task in calls if task.done() and (delay := task.result()) is not None]
+        while await call(800) is not None:
+            await asyncio.sleep(0.05)
+        free_s = time.monotonic() - began
+        await asyncio.gather(*calls)
+    return {"told_s": round(statistics.median(told), 2) if told else None, "free_after_s": round(free_s, 2)}
+
+
+def drain(model: Path) -> dict[str, Any]:
+    """Stop the server while a listener plays; return how much it heard."""
+    with running_server(model, "--drain-seconds=120") as server:
+        return asyncio.run(_drained(server))
+
+
+async def _drained(server: RunningServer) -> dict[str, Any]:
+    arrivals: list[Arrival] = []
+    finish, began = "", time.monotonic()
+    async with AsyncClient(server.url) as client, client.stream(TEXT, max_audio_ms=AUDIO_MS) as stream:
+        async for chunk in stream:
+            arrivals.append(Arrival(time.monotonic() - began, len(chunk.audio)))
+            finish = chunk.finish
+            if server.process.returncode is None and len(arrivals) == 10:
+                server.process.send_signal(signal.SIGTERM)
+                await asyncio.sleep(1)
+                refused = ""
+                try:
+                    await client.speak(TEXT, max_audio_ms=800)
+                except Unavailable as error:
+                    refused = error.message
+            played_s = sum(each.samples for each in arrivals) / SAMPLE_RATE
+            await asyncio.sleep(max(arrivals[0].at_s + began + played_s - 1.0 - time.monotonic(), 0))
+    status = await asyncio.to_thread(server.process.wait, 30)
+    heard = sum(each.samples for each in arrivals) / SAMPLE_RATE
+    return {"heard_s": heard, "of_s": AUDIO_MS / 1000, "finish": finish, "refused": refused, "exit_status": status}
+
+
+PARTS = {"callers": callers, "overload": overload, "drain": drain}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--model", type=Path, default=Path("models/random"))
+    given = parser.parse_args()
+    print(save(f"flow-{given.part}", PARTS[given.part](given.model)))
+
+
+if __name__ == "__main__":
+    main()
