@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import statistics
 import time
@@ -214,7 +215,9 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--model", type=Path, default=Path("models/random"))
     given = parser.parse_args()
-    print(save(f"flow-{given.part}", PARTS[given.part](given.model)))
+    load_before = os.getloadavg()[0]
+    found = PARTS[given.part](given.model)
+    print(save(f"flow-{given.part}", {"load_average": [round(load_before, 1), round(os.getloadavg()[0], 1)], **found}))
 
 
 if __name__ == "__main__":

@@ -274,6 +274,22 @@ def test_a_long_text_is_one_stream_of_whole_sentences(port: int, triton: FakeTri
     assert len(given.body) == 44 + 2 * sum(samples_of(each["TEXT"]) for each in spoken)
 
 
+def test_a_later_utterance_of_a_turn_waits_for_its_place(port: int, triton: FakeTriton) -> None:
+    text = " ".join(f"This is sentence number {number} of a text that is split." for number in range(20))
+    spoken = speak_tone()
+
+    def script(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        first = len(triton.requests) == 2  # the first try of the second utterance
+        return iter([refusal("UNAVAILABLE: full; try again in 0.1 s")]) if first else spoken(request, context)
+
+    triton.script = script
+    given = speak(port, text, response_format="pcm")
+    texts = [inputs(each)["TEXT"] for each in triton.requests]
+    assert texts[1] == texts[2]
+    assert " ".join([texts[0], *texts[2:]]) == text
+    assert len(given.body) == 2 * sum(samples_of(each) for each in [texts[0], *texts[2:]])
+
+
 def test_the_longest_audio_counts_for_the_whole_text(port: int, triton: FakeTriton) -> None:
     text = " ".join(["This is a sentence of some length, and it ends."] * 20)
     given = speak(port, text, response_format="pcm", max_audio_ms=20_000)
