@@ -110,10 +110,9 @@ def places() -> Iterator[tuple[Place, Place]]:
         target = f"unix:{run}/grpc:1"
         ports = dict(zip(("grpc", "http", "ready"), free_ports(3), strict=True))
         flags = [f"--{name}-port={port}" for name, port in ports.items()]
-        gateway = [sys.executable, "-m", "misotts_gateway", f"--upstream={target}", "--host=127.0.0.1", *flags]
-        stand_in = [sys.executable, "-m", "benchmarks.gateway_cost", f"--stand-in={target}"]
-        processes = [subprocess.Popen([*command, *more]) for command, more in (
-            (stand_in, []), (gateway, ["--streams-per-address=1000"]))]  # fmt: skip
+        flags += [f"--upstream={target}", "--host=127.0.0.1", "--streams-per-address=1000"]
+        commands = [["benchmarks.gateway_cost", f"--stand-in={target}"], ["misotts_gateway", *flags]]
+        processes = [subprocess.Popen([sys.executable, "-m", *command]) for command in commands]
         try:
             found = [
                 Place(where, psutil.Process(process.pid))
