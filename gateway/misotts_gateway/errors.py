@@ -51,11 +51,11 @@ def status_of(error: MisoError) -> grpc.StatusCode:
 def public_error(text: str, request_id: str) -> MisoError:
     """Return the error that a response of the private side describes, for a caller.
 
-    The stages' errors have a code, and their words are for callers. Triton's own have none and name its inner parts:
-    they go to the log and become one of three sentences.
+    The stages' errors have a code, and their words are for callers. Triton's own have none and name its inner parts,
+    and so do failures of a stage: they go to the log and become one of three sentences.
     """
     error = error_from_text(text)
-    if text.rstrip().endswith(str(error)):
+    if text.rstrip().endswith(str(error)) and not isinstance(error, Internal):
         return error
     log.error("request %s: %s", request_id, text)
     if isinstance(error, Unavailable):

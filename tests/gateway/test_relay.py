@@ -98,11 +98,15 @@ def test_the_request_id_is_in_the_answer(gateway: RunningGateway, triton: FakeTr
         assert re.fullmatch(expected, dict(call.initial_metadata())["x-request-id"])
 
 
-INNER = ["Stub process 'decode_0_0' is not healthy.", "in ensemble 'misotts', unexpected input 'TICKET' for 'prompt'"]
+INNER = [
+    "in ensemble 'misotts', INTERNAL: the prompt stage failed",
+    "Stub process 'decode_0_0' is not healthy.",
+    "in ensemble 'misotts', unexpected input 'TICKET' for 'prompt'",
+]
 
 
 def test_an_inner_error_names_nothing_of_the_inside(client: Client, triton: FakeTriton) -> None:
-    for text, kind in zip(INNER, (Unavailable, Internal), strict=True):
+    for text, kind in zip(INNER, (Internal, Unavailable, Internal), strict=True):
         triton.script = lambda *_, text=text: iter([answer(), refusal(text)])
         with pytest.raises(kind, match="the server") as caught:
             client.speak("Hello.")
