@@ -22,6 +22,7 @@ from benchmarks.gpu_suite.carried import ARCHIVE
 from benchmarks.gpu_suite.costs import cost_table
 from benchmarks.gpu_suite.kernels import CHOICES, predicted_ms
 from benchmarks.gpu_suite.suite import GRACE_S, Part, Suite, parts
+from misotts.engines.table import WeightType
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
@@ -122,9 +123,10 @@ def test_the_documented_predictions_are_the_models() -> None:
     text = (ROOT / "docs" / "graph-engine.md").read_text()
     table = text.partition("| choice | full, batch 1 |")[2].partition("\n\n")[0].splitlines()[2:]
     rates, checked = Rates(3.0e12, {"bfloat16": 8e14}), 0
+    types: tuple[WeightType, ...] = ("full", "full", "int8", "int8")
     for line in table:
         name, *cells = (cell.strip().removesuffix(" ms") for cell in line.strip("|").split("|"))
-        for cell, weight_type, batch in zip(cells, ("full", "full", "int8", "int8"), (1, 64, 1, 64), strict=True):
+        for cell, weight_type, batch in zip(cells, types, (1, 64, 1, 64), strict=True):
             if cell:
                 floors = Floors(MISOTTS_8B, "bfloat16", weight_bytes=1 if weight_type == "int8" else 2, kv_bytes=2)
                 found = predicted_ms(floors, rates, batch, 400, CHOICES[weight_type][name])
