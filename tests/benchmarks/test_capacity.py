@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import simpy
@@ -24,12 +24,14 @@ from benchmarks.costs.gpus import GPUS, NoSuchPrecisionError, floor
 from benchmarks.costs.table import CostError, CostTable, Grid, Line, PromptCost
 from benchmarks.load.caller import Answer
 from benchmarks.load.plan import Call, Load, calls
+from benchmarks.load.playback import play
 from benchmarks.load.summary import overall
 from benchmarks.record import write
 from benchmarks.sweep.knee import Objective
 from misotts.cli.main import app
 from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
 from misotts.engines.interface import Limits
+from misotts.generate.flow import AdmissionRule, FlowOptions
 
 STEP, DECODE, WATERMARK, PROMPT, HOP, SEND, NETWORK = 20.0, 3.0, 4.0, 1.0, 2.0, 0.5, 10.0
 HOLD_BACK = 5
@@ -89,6 +91,29 @@ def test_a_lone_callers_last_audio_is_a_step_for_every_frame() -> None:
     assert answer.finish == "length"
     assert frames > HOLD_BACK
     assert answer.ended_s * 1000 == pytest.approx(LONE + (frames - HOLD_BACK - 1) * STEP)
+
+
+def test_the_simulated_server_has_the_rules_of_the_real_one() -> None:
+    """Steps of 20 ms and 10 ms a stream carry 5 or 6 streams at the pace of playback; five times as many come."""
+    slow = replace(TABLE, step=Grid([1, 64], [1, 4096], [[30, 30], [660, 660]]), decode=flat(0), watermark=flat(0))
+    load = plain(7.5, 30.0, chars=60, lead_ms=None)
+    shares = {}
+    for rule in get_args(AdmissionRule):
+        answers = simulate(load, slow, replace(LIMITS, max_streams=32), options=FlowOptions(admission=rule)).answers
+        served = [play(answer.arrivals).underrun_s for answer in answers if answer.finish and answer.due_s > 5]
+        assert len(served) > 15
+        shares[rule] = sum(underrun <= 0.02 for underrun in served) / len(served)
+        refused = [answer for answer in answers if answer.error]
+        assert {answer.error for answer in refused} == {"UNAVAILABLE"}
+        assert len(refused) > len(answers) / 2
+    assert shares["pace"] == 1
+    assert shares["slots"] < 0.5
+
+
+def test_a_listener_is_generated_no_further_ahead_than_its_lead() -> None:
+    (call,) = [replace(call, cancel_after_s=math.inf) for call in calls(plain(1, 0.001, chars=200, lead_ms=1000))]
+    (answer,) = simulate(plain(1, 1), TABLE, LIMITS, [call]).answers
+    assert answer.ended_s - answer.arrivals[0].at_s == pytest.approx(answer.audio_s - 1.0, abs=0.7)
 
 
 def test_a_prompt_costs_what_its_positions_cost_beyond_the_first() -> None:
