@@ -2,10 +2,11 @@
 
 A stream pauses
 
-- while its chunks are not acknowledged, or the gateway has not been able to write `UNTAKEN_S` of its audio;
-- while it is further ahead of playback than its lead allows, as long as nothing waits for a slot: a stream that pauses
-  keeps its slot, so those that wait are served sooner if it goes on;
-- for others: if a listener is about to run out of audio, batch streams pause, and so do listeners with much audio left.
+- while its chunks are not acknowledged, or the gateway has not been able to write 10 s of its audio;
+- if it is batch work and a listener is about to run out of audio;
+- if it is further ahead of playback than its lead allows, or has much audio left while a listener is about to run out,
+  as long as nothing waits for a slot: a stream that pauses keeps its slot, so those that wait are served sooner if it
+  goes on.
 
 A stream whose lead has no bound is batch work: its caller wants all of it, and no part of it at a certain time.
 """
@@ -58,7 +59,9 @@ def pausing(streams: Collection[Stream], waiting: bool, now: float) -> set[Utter
     return {
         stream.utterance
         for stream in streams
-        if stream.held or (urgent and _yields(stream, now)) or (not waiting and _leads(stream, tick))
+        if stream.held
+        or (urgent and stream.utterance.batch)
+        or (not waiting and (_leads(stream, tick) or (urgent and stream.pace.left_s(now) > SPARE_S)))
     }
 
 
@@ -69,10 +72,6 @@ def running_out(streams: Iterable[Stream], now: float, after_s: float = 0.0) -> 
             playing_s, left_s = stream.pace.playing_s(now), stream.pace.left_s(now)
             if playing_s is not None and playing_s >= after_s and left_s < LEAD_S:
                 yield stream
-
-
-def _yields(stream: Stream, now: float) -> bool:
-    return stream.utterance.batch or stream.pace.left_s(now) > SPARE_S
 
 
 def _leads(stream: Stream, now: float) -> bool:
