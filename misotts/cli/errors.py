@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,10 @@ def one_line_errors(*errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        typer.echo(f"error: {_words(error)}", err=True)
+        try:
+            typer.echo(f"error: {_words(error)}", err=True)
+        except OSError:  # nothing reads stderr; Python would write the line again at its end, and change the status
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         raise typer.Exit(1) from None
 
 

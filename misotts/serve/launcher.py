@@ -23,9 +23,11 @@ from typing import Any, Literal
 
 from misotts.config import ConfigError, ModelConfig, check_model_folder
 from misotts.engines.table import EngineError, check_engines
+from misotts.files import folder_fault
 from misotts.serve.child import Child
 from misotts.serve.control import SILENT_S, TRITON, Control, Event
-from misotts.serve.run_folder import close_shared_memory, run_folder
+from misotts.serve.report import report
+from misotts.serve.run_folder import RunFolderError, close_shared_memory, run_folder
 from misotts.serve.settings import GATEWAY, ServeOptions, StageSettings
 from misotts.serve.triton_log import TritonLog
 from misotts.serve.tritonserver import NoTritonError, TritonServer, tcp_listeners
@@ -65,9 +67,8 @@ def serve(options: ServeOptions) -> None:
             run = stack.enter_context(run_folder())
             settings = StageSettings(**vars(options), run=run)
             control = Control(settings.control_socket)
-        except OSError as error:  # no folder can be written, or its path is too long for a socket
-            where = f"{tempfile.gettempdir()} (set TMPDIR to use another)"
-            raise ServeError(f"cannot make a run folder in {where}: {error}") from None
+        except (RunFolderError, OSError) as error:
+            raise ServeError(str(error)) from None
         _Launcher(settings, model, control, signals).run()
 
 
@@ -92,8 +93,8 @@ def _check(options: ServeOptions) -> ModelConfig:
         check_engines(options.model, options.engines, options.max_streams)
     except (ConfigError, EngineError) as error:
         raise ServeError(str(error)) from None
-    if options.voices and not options.voices.is_dir():
-        raise ServeError(f"no voices at {options.voices}: not a folder")
+    if options.voices and (fault := folder_fault(options.voices)):
+        raise ServeError(f"no voices at {options.voices}: it {fault}")
     return model
 
 
@@ -225,7 +226,9 @@ class _Launcher:
             _report(f"{event.sender:<10} {event.detail}")
         elif event.state == "failed":
             failed = "failed to load" if self._phase == "starting" else "failed"
-            raise ServeError(f"{event.sender} {failed}: {event.detail}")
+            # The stage knows the folder by a link: see `StageSettings.save`.
+            detail = event.detail.replace(f"{self._settings.run}/model", str(self._settings.model))
+            raise ServeError(f"{event.sender} {failed}: {detail}")
         elif event.state == "dead" and event.sender != GATEWAY:  # `_watch` sees the end of the gateway's process
             raise ServeError(self._explain_triton(f"{event.sender} died: {event.detail}"))
 
@@ -304,5 +307,4 @@ class _Launcher:
 
 
 def _report(line: str) -> None:
-    with contextlib.suppress(OSError):  # what cannot be printed is dropped: nothing may end a drain
-        print(f"misotts: {line}", file=sys.stderr, flush=True)
+    report(f"misotts: {line}")

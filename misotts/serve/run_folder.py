@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from misotts.files import folder_fault
 from misotts.serve.settings import SETTINGS
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -20,14 +22,49 @@ LOCK = "lock"
 """A file that the launcher holds locked. The kernel unlocks it when the launcher ends, however it ends."""
 
 
+PLAIN_PATH = re.compile(r"[A-Za-z0-9_./+@,=-]+")
+"""Triton hands paths in the run folder to a shell, and gRPC takes that of its socket for a URI; neither quotes them."""
+LONGEST_PATH = 107 - len("/misotts-12345678/acknowledge")
+"""The kernel's limit for the path of a socket, less the longest one below `TMPDIR`."""
+FREE_BYTES = 64 * 2**20
+"""For Triton's log, which is bounded, and its Python backend."""
+
+
+class RunFolderError(RuntimeError):
+    """The folder of temporary files cannot be used; the message is one line."""
+
+
+def temporary_folder_fault(folder: Path) -> str | None:
+    """Return why run folders cannot be made in `folder`, in words that follow its name; None if they can."""
+    if not PLAIN_PATH.fullmatch(str(folder)):
+        return "may have only letters of ASCII, digits and _ . / + @ , = - in its path"
+    if len(str(folder)) > LONGEST_PATH:
+        return (
+            f"must be at most {LONGEST_PATH} characters long, as a socket's path is limited; it is {len(str(folder))}"
+        )
+    if fault := folder_fault(folder):
+        return fault
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"may not be written by this user (uid {os.geteuid()})"
+    if (free := shutil.disk_usage(folder).free) < FREE_BYTES:
+        return f"has {free // 2**20} MiB free; {FREE_BYTES // 2**20} MiB are needed"
+    if os.statvfs(folder).f_flag & os.ST_NOEXEC and not shutil.which("tritonserver"):
+        return "is mounted noexec, but Triton's Python backend must run from there"
+    return None
+
+
 @contextlib.contextmanager
 def run_folder() -> Iterator[Path]:
     """Make a locked folder in `TMPDIR` for as long as the block runs. Folders of dead launchers are removed first.
 
     Raises:
+        RunFolderError: `TMPDIR` cannot be used.
         OSError: the folder cannot be made.
     """
-    for left_behind in Path(tempfile.gettempdir()).glob("misotts-*"):
+    parent = Path(tempfile.gettempdir())
+    if fault := temporary_folder_fault(parent):
+        raise RunFolderError(f"cannot make a run folder in {parent}: it {fault} (set TMPDIR to use another)")
+    for left_behind in parent.glob("misotts-*"):
         with contextlib.suppress(OSError):  # another start removes it too, or it belongs to another user
             _remove_if_dead(left_behind)
     run = Path(tempfile.mkdtemp(prefix="misotts-"))

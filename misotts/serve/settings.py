@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from misotts.engines.table import EngineChoice
 from misotts.generate.flow import DEFAULTS, FlowOptions
@@ -80,9 +81,16 @@ class StageSettings(ServeOptions):
         return f"{self.run}/acknowledge"
 
     def save(self) -> None:
-        """Write the settings to the run folder, readable by this user only: they hold keys."""
+        """Write the settings to the run folder, readable by this user only: they hold keys.
+
+        The stages get the folders of the model and the voices as links in the run folder: the Python of Triton's stub
+        takes paths for ASCII, and so do libraries that open files themselves.
+        """
+        links: dict[str, Any] = {name: self.run / name for name in ("model", "voices") if getattr(self, name)}
+        for name, link in links.items():
+            link.symlink_to(getattr(self, name).absolute())
         with open(os.open(self.run / SETTINGS, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "wb") as file:
-            pickle.dump(self, file)
+            pickle.dump(replace(self, **links), file)
 
     @classmethod
     def load(cls) -> StageSettings:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
-import sys
 import time
 from collections.abc import Iterable
 from logging import LogRecord, makeLogRecord
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+
+from misotts.serve.report import report
 
 ROLL_BYTES = 8 * 2**20
 """At this size a new file begins, and one older file is kept. TMPDIR, where they lie, is often in memory."""
@@ -38,8 +38,7 @@ class TritonLog:
         for line in lines:
             self._writer.emit(makeLogRecord({"msg": line.rstrip("\n")}))
             if line.startswith(STAGE_LINE) and " INFO " not in line:
-                with contextlib.suppress(OSError):
-                    sys.stderr.write(line)
+                report(line.rstrip("\n"))
             if (error := _ERROR.match(line)) and not _NO_GPU.search(line):
                 self._error, self._error_at = error[1], time.monotonic()
 

@@ -80,9 +80,12 @@ class TritonServer:
     def command(self, settings: StageSettings, exit_timeout_s: int) -> list[str]:
         """Return the command line: tritonserver listens on sockets in the run folder and on no port."""
         backends = [f"--backend-directory={self.backends}"] if self.backends else []
+        # A link, because Triton hands the path to a shell without quotes.
+        repository = settings.run / "model_repository"
+        repository.symlink_to(_repository())
         return [
             str(self.binary),
-            f"--model-repository={_repository()}",
+            f"--model-repository={repository}",
             *backends,
             "--allow-http=false",
             # gRPC listens on the address and the port with a colon between them, metrics on the address alone.

@@ -1,9 +1,12 @@
 """Options that `misotts serve` refuses before it starts anything."""
 
+import os
 import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -36,6 +39,44 @@ def test_a_start_that_cannot_succeed_is_refused_in_one_line(
         assert text.startswith("error: ")
         assert "\n" not in text
         pinned_text(text.replace(str(tmp_path), "FOLDER"), label)
+
+
+def full(_: object) -> object:
+    return SimpleNamespace(free=2**20, f_flag=0)
+
+
+def noexec(_: object) -> object:
+    return SimpleNamespace(free=2**40, f_flag=os.ST_NOEXEC)
+
+
+TMPDIRS: dict[str, tuple[str, Callable[[object], object] | None, str]] = {
+    "a space": ("a b", None, "may have only letters of ASCII"),
+    "a quote": ("a'b", None, "may have only letters of ASCII"),
+    "a shell's words": ("$;(`", None, "may have only letters of ASCII"),
+    "a letter beyond ASCII": ("ü", None, "may have only letters of ASCII"),
+    "too long for a socket": ("long" * 30, None, "characters long, as a socket's path is limited"),
+    "full": ("full", full, "has 1 MiB free; 64 MiB are needed"),
+    "noexec": ("noexec", noexec, "is mounted noexec"),
+}
+
+
+@pytest.mark.parametrize("case", TMPDIRS)
+def test_a_tmpdir_that_cannot_be_used_is_refused_at_once(
+    case: str, demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, system, words = TMPDIRS[case]
+    with TemporaryDirectory() as above:  # a short path
+        folder = Path(above, name)
+        folder.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        if system is not None:
+            monkeypatch.setattr("misotts.serve.run_folder.shutil.disk_usage", system)
+            monkeypatch.setattr("misotts.serve.run_folder.shutil.which", lambda _: None)
+            monkeypatch.setattr("misotts.serve.run_folder.os.statvfs", system)
+        error = error_of(demo_folder, "--allow-reference-key")
+    assert error.startswith(f"error: cannot make a run folder in {folder}: it ")
+    assert words in error
+    assert "\n" not in error
 
 
 def test_what_the_gateway_refuses_ends_the_start_before_triton(

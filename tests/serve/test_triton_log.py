@@ -13,16 +13,16 @@ BUSY_PORT = "E1123 01:49:15.408497 23559 main.cc:288] failed to start HTTP servi
 NO_GPU = "E1123 01:49:14.1 23559 server.cc:241] CudaDriverHelper has not been initialized.\n"
 
 
-def test_the_log_has_all_lines_and_stderr_the_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_has_all_lines_and_stderr_the_errors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log = TritonLog(tmp_path / "log")
     log.copy(LINES)
     assert log.save(tmp_path / "saved")
     assert (tmp_path / "saved").read_text() == "".join(LINES)
-    assert capsys.readouterr().err == LINES[2]
+    assert capfd.readouterr().err == LINES[2]
 
 
 @pytest.mark.parametrize("file", ["/dev/full", "/proc/none/log"], ids=["full disk", "no such folder"])
-def test_lines_are_read_even_if_they_cannot_be_written(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_are_read_even_if_they_cannot_be_written(file: str, capfd: pytest.CaptureFixture[str]) -> None:
     read: list[str] = []
 
     def output() -> Iterator[str]:
@@ -32,7 +32,7 @@ def test_lines_are_read_even_if_they_cannot_be_written(file: str, capsys: pytest
 
     TritonLog(Path(file)).copy(output())
     assert read == LINES
-    assert capsys.readouterr().err == LINES[2]
+    assert capfd.readouterr().err == LINES[2]
 
 
 def test_the_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
