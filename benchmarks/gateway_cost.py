@@ -47,10 +47,11 @@ FLOOD = 1
 
 @dataclass(frozen=True)
 class Place:
-    """A process that answers ModelStreamInfer at `target`."""
+    """A process that answers ModelStreamInfer at `target`, and a gateway HTTP on a port."""
 
     target: str
     process: psutil.Process
+    http_port: int = 0
 
     def cpu_s(self) -> float:
         times = self.process.cpu_times()
@@ -115,7 +116,7 @@ def places() -> Iterator[tuple[Place, Place]]:
         processes = [subprocess.Popen([sys.executable, "-m", *command]) for command in commands]
         try:
             found = [
-                Place(where, psutil.Process(process.pid))
+                Place(where, psutil.Process(process.pid), ports["http"])
                 for where, process in zip((target, f"127.0.0.1:{ports['grpc']}"), processes, strict=True)
             ]
             for place in found:

@@ -157,16 +157,22 @@ class Encoding:
     """
 
     def __init__(self, format: Format, rate: int, threads: Executor) -> None:
-        self._encoder = StreamEncoder(format, rate)
+        self._make: Callable[[], StreamEncoder] = lambda: StreamEncoder(format, rate)
+        self._made: StreamEncoder | None = None
         self._threads = None if format.cheap else threads
 
     async def encode(self, audio: Audio) -> bytes:
         """See `StreamEncoder.encode`."""
-        return await in_thread(self._threads, lambda: self._encoder.encode(audio))
+        return await in_thread(self._threads, lambda: self._encoder().encode(audio))
 
     async def finish(self) -> bytes:
         """See `StreamEncoder.finish`."""
-        return await in_thread(self._threads, self._encoder.finish)
+        return await in_thread(self._threads, lambda: self._encoder().finish())
+
+    def _encoder(self) -> StreamEncoder:
+        """Return the encoder, which is made where it works: a codec's first one loads its library."""
+        self._made = self._made or self._make()
+        return self._made
 
 
 async def in_thread(threads: Executor | None, action: Callable[[], Result]) -> Result:

@@ -5,71 +5,16 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
-from concurrent.futures import Executor, Future
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from misotts_client.contract import FRAME_SAMPLES
-from misotts_gateway.callers import Caller, Callers
-from misotts_gateway.core import Piece
-from misotts_gateway.counts import Counts
 from misotts_gateway.http.app import http_app
-from misotts_gateway.http.service import Service
-from misotts_gateway.keys import Keys
-from misotts_gateway.request import Asked, ModelLimits
-from misotts_gateway.text.plan import TextSettings
-from misotts_gateway.voices.names import VoiceNames
-from tests.support.fake_triton import answer
+from tests.support.http_app import AtOnce, OneChunk, call, service_before
 
 COUNT = 20_000
 STATUSES = {200, 400, 403, 404, 405, 409, 413, 415}
-PIECE = answer(finish="eos")
-
-
-class OneFrame:
-    """A core that answers every request with one frame."""
-
-    draining = False
-    model = ModelLimits()
-
-    def __init__(self) -> None:
-        self.counts = Counts()
-
-    @contextmanager
-    def admit(self, caller: Caller) -> Iterator[None]:
-        yield
-
-    async def speak(self, asked: Asked, caller: Caller, admitted: bool) -> AsyncGenerator[Piece]:
-        yield Piece(b"", PIECE, FRAME_SAMPLES, 1, "eos")
-
-
-class AtOnce(Executor):
-    """Runs what it gets where it gets it: a thread's turn takes 1 ms on a busy machine."""
-
-    def submit(self, action: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        try:
-            done.set_result(action(*args, **kwargs))
-        except Exception as error:
-            done.set_exception(error)
-        return done
-
-
-class Uploads:
-    """A library that keeps nothing."""
-
-    async def add(self, name: str, tenant: str, clip: bytes, words: str, consent: str) -> Any:
-        class Record:
-            created_at = 1
-
-        return Record()
-
-    async def remove(self, name: str, tenant: str) -> None:
-        pass
 
 
 VALUES: list[Any] = [
@@ -187,41 +132,12 @@ def mutation(chance: random.Random) -> tuple[str, str, bytes, bytes]:
     return method, chance.choice(PATHS), chance.choice(TYPES).encode("latin-1"), raw
 
 
-async def call(app: Any, method: str, path: str, content_type: bytes, raw: bytes) -> tuple[int, bytes]:
-    """Send a request to the application; return the status and the body of its answer."""
-    incoming = [{"type": "http.request", "body": raw, "more_body": False}]
-    status, body = 0, b""
-    waiting = asyncio.Event()
-
-    async def receive() -> Any:
-        if not incoming:
-            await waiting.wait()
-        return incoming.pop()
-
-    async def send(message: Any) -> None:
-        nonlocal status, body
-        status = message.get("status", status)
-        body += message.get("body", b"")
-
-    headers = [(b"content-type", content_type)] if content_type else []
-    scope = {
-        **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http"},
-        **{"path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "headers": headers},
-        **{"client": ("127.0.0.1", 5), "server": ("127.0.0.1", 80), "state": {}},
-    }
-    await app(scope, receive, send)
-    return status, body
-
-
 def test_mutations(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     chance = random.Random(20)
     seen: Counter[int] = Counter()
 
     async def run() -> None:
-        core: Any = OneFrame()
-        uploads: Any = Uploads()
-        callers, text = Callers((), Keys(None)), TextSettings(max_input=2_000)
-        service = Service(core, callers, text, VoiceNames(tmp_path), uploads, AtOnce(), anyone_uploads=True)
+        service = service_before(OneChunk(), tmp_path, AtOnce(), max_input=2_000)
         app = http_app(service)
         for _ in range(COUNT):
             sent = mutation(chance)

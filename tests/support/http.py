@@ -48,9 +48,10 @@ def request(
         return Answer(response.status, named, response.read())
 
 
-def speak(port: int, text: Any = "Hello there.", headers: Mapping[str, str] | Any = JSON, **fields: Any) -> Answer:
+def speak(port: int, text: Any = "Hello there.", headers: Any = JSON, timeout: Any = 20, **fields: Any) -> Answer:
     """Ask for speech."""
-    return request(port, "POST", SPEECH, {"model": "tts-1", "input": text, "voice": "alloy", **fields}, headers)
+    body = {"model": "tts-1", "input": text, "voice": "alloy", **fields}
+    return request(port, "POST", SPEECH, body, headers, timeout)
 
 
 def events(body: bytes) -> list[dict[str, Any]]:

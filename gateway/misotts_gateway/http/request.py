@@ -54,9 +54,10 @@ async def _body(request: Request, limit: int) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and len(announced) < 20 and int(announced) > limit:
         raise TooLarge(f"the body must be at most {limit} bytes, got {announced}")
-    body = bytearray()
+    pieces, size = [], 0
     async for piece in request.stream():
-        body += piece
-        if len(body) > limit:
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
             raise TooLarge(f"the body must be at most {limit} bytes, got more")
-    return bytes(body)
+    return b"".join(pieces)

@@ -23,8 +23,8 @@ MAX_CLIP = 10 * 2**20
 MAX_FORM = MAX_CLIP + 2**16
 MAX_CONSENT = 200
 """Code points."""
-_SLICE = 2**18
-"""Bytes of a form that are parsed at once, in about 1 ms."""
+_SLICE = 2**16
+"""Bytes of a form that are parsed at once, in at most 5 ms."""
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it would log each form that it refuses
 

@@ -1,0 +1,68 @@
+"""No callback of the event loop uses more than 20 ms of its thread's CPU time."""
+
+import asyncio
+import json
+import time
+from asyncio import events
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from misotts_gateway.audio.formats import FORMATS
+from misotts_gateway.http.app import http_app
+from tests.support.http_app import OneChunk, call, service_before
+
+LONGEST_S = 0.020
+WORK: dict[str, tuple[str, bytes, bytes]] = {
+    **{
+        name: ("/v1/audio/speech", b"application/json", json.dumps({"input": "Hi.", "response_format": name}).encode())
+        for name in FORMATS
+    },
+    "events": (
+        "/v1/audio/speech",
+        b"application/json",
+        b'{"input":"Hi.","response_format":"wav","stream_format":"sse"}',
+    ),
+    "a long text": (
+        "/v1/audio/speech",
+        b"application/json",
+        json.dumps(
+            {"input": "This is a sentence. " * 1_000 + "お元気ですか。" * 2_000, "response_format": "mulaw"}
+        ).encode(),
+    ),
+    "escapes": ("/v1/audio/speech", b"application/json", b'{"input":"' + b"\\ud83d\\ude42" * 90_000 + b'"}'),
+    "many fields": ("/v1/audio/speech", b"application/json", b"{" + b'"a":[[]],' * 130_000 + b'"input":""}'),
+    "an upload": (
+        "/v1/audio/voices",
+        b"multipart/form-data; boundary=b",
+        b'--b\r\ncontent-disposition: form-data; name="audio_sample"; filename="a"\r\n\r\n'
+        + b"\r\n-" * 3_000_000
+        + b"\r\n--b--",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_the_loop_stays_free(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = 0.0
+    run_handle = events.Handle._run
+
+    def timed(handle: Any) -> None:
+        nonlocal longest
+        began = time.thread_time()
+        run_handle(handle)
+        longest = max(longest, time.thread_time() - began)
+
+    async def run() -> None:
+        with ThreadPoolExecutor(2) as threads:
+            app = http_app(service_before(OneChunk(frames=25), tmp_path, threads, max_input=100_000))
+            path, kind, raw = WORK[name]
+            await call(app, "POST", "/v1/audio/speech", b"application/json", b'{"input":"a"}')  # what is loaded once
+            monkeypatch.setattr(events.Handle, "_run", timed)
+            status, _ = await call(app, "POST", path, kind, raw)
+            assert status in (200, 400), status
+
+    asyncio.run(run())
+    assert 0 < longest < LONGEST_S
