@@ -35,6 +35,12 @@ quick: $(READY) $(RANDOM) ## run the tests that start no server (3 minutes on 2 
 voice-check: $(READY) $(DEMO) ## judge the demo's voice on all held-out sentences (10 minutes)
 	$(BIN)/python -m demo.voice.evaluate $(DEMO)
 
+floors: $(READY) $(RANDOM) ## run quick tests with the lowest releases that pyproject.toml states (10 minutes)
+	$(BIN)/python -m tests.support.floors
+
+newest: $(READY) $(RANDOM) ## the same with the newest releases
+	$(BIN)/python -m tests.support.floors newest
+
 messages: $(READY) $(RANDOM) ## run all tests and renew tests/messages.json
 	$(BIN)/python -m pytest --renew-messages
 

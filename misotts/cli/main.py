@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from misotts.cli import bench, voices, watermark
+from misotts.cli.doctor import doctor
 from misotts.cli.frames import frames
 from misotts.cli.info import info
 from misotts.cli.prepare import prepare
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # reflows the paragraphs of help texts
 )
-for command in (serve, gateway, say, frames, info, prepare):
+for command in (serve, gateway, doctor, say, frames, info, prepare):
     app.command()(command)
 app.add_typer(voices.app, name="voices")
 app.add_typer(watermark.app, name="watermark")
