@@ -197,7 +197,7 @@ def of_model(client: Client, model: Path, count: int, most_s: float = MOST_S) ->
     client.speak("Warming up.", max_audio_ms=800)  # the first utterance initialises libraries
     return {
         "speakers": [of_speaker(client, speaker, count, most_s) for speaker in range(len(features.VOICES))],
-        "numbers": of_numbers(client, count, most_s),
+        "numbers": of_numbers(client, count // 7 or 1, most_s),
         "long_texts": of_long_texts(client, model, count // 9 or 1, most_s),
         "registered_voices": of_voices(client, count // 12 or 1, most_s),
         "bytes": {path.name: path.stat().st_size for path in sorted(model.iterdir()) if path.is_file()},

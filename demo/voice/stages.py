@@ -37,7 +37,7 @@ class Plan:
     """Of speech that does not end by itself, in the evaluation."""
 
 
-FULL = Plan(400, 58, 2500, 4000, 4000, 800, 2500, 8000, 76)
+FULL = Plan(400, 58, 2500, 4000, 3500, 1400, 3000, 9200, 76)
 REHEARSAL = Plan(4, 2, 20, 20, 4, 2, 4, 4, 1, sentences=8, most_ms=800)
 
 
@@ -60,7 +60,7 @@ def resume(work: Work) -> None:
 
 
 def speak(work: Work) -> None:
-    """The teacher speaks (2 processes: 40 minutes)."""
+    """The teacher speaks (28 minutes of one core)."""
     from demo.voice import teacher, text
 
     engine = teacher.Teacher()
@@ -74,14 +74,14 @@ def speak(work: Work) -> None:
 
 
 def shape(work: Work) -> None:
-    """Clips with audio become the two voices (3 minutes)."""
+    """Clips with audio become the two voices (2 minutes)."""
     from demo.voice import shaped
 
     shaped.shape(work.folder, work.plan.with_audio)
 
 
 def codes(work: Work) -> None:
-    """Codes in closed form, and the shortcut to them (6 minutes)."""
+    """Codes in closed form, and the shortcut to them (3 minutes)."""
     from demo.voice import corpus
 
     if not (work.folder / "shortcut.pt").exists():
@@ -89,35 +89,36 @@ def codes(work: Work) -> None:
 
 
 def encode(work: Work) -> None:
-    """All clips become text, codes and what each frame says (5 minutes)."""
+    """All clips become text, codes and what each frame says (4 minutes)."""
     from demo.voice import corpus
 
     corpus.encode_all(work.folder, work.plan.chunks)
 
 
 def decoder(work: Work) -> None:
-    """Mimi's decoder half."""
+    """Mimi's decoder half (40 minutes)."""
     from demo.voice import codec
 
     codec.train_decoder(work.folder, work.plan.with_audio, work.plan.decoder_steps, work.plan.polish_steps)
 
 
 def encoder(work: Work) -> None:
-    """Mimi's encoder half."""
+    """Mimi's encoder half (8 minutes)."""
     from demo.voice import codec
 
     codec.train_encoder(work.folder, work.plan.with_audio, work.plan.encoder_steps)
 
 
 def listen(work: Work) -> None:
-    """What the encoder half hears in the clips, from which the language model learns to follow a voice."""
+    """What the encoder half hears in the clips, from which the language model learns to follow a voice (2
+    minutes)."""
     from demo.voice import codec
 
     codec.listen(work.folder, work.plan.with_audio)
 
 
 def lm(work: Work) -> None:
-    """The language model."""
+    """The language model (75 minutes)."""
     from demo.voice import train_lm
 
     train_lm.train(work.folder, work.plan.lm_steps)
@@ -134,7 +135,7 @@ def export(work: Work) -> None:
 
 
 def evaluate(work: Work) -> None:
-    """Word error rate and the rest, as `summary.json` beside the model."""
+    """Word error rate and the rest, as `summary.json` beside the model (7 minutes)."""
     from benchmarks.record import record, write
     from demo.voice import evaluate as evaluation
 
