@@ -66,8 +66,8 @@ LIMITS: Mapping[str, tuple[float, float]] = {
 }
 """Least and most of a figure, by its name."""
 PITCH_RANGE = 1.25
-"""The median pitch lies within this factor of the teacher's, both for a SPEAKER and after a registered voice. Between the
-two voices lies a factor of 1.6."""
+"""The median pitch lies within this factor of the teacher's, for a SPEAKER and after a registered voice. The two voices
+differ by a factor of 1.6."""
 
 
 @dataclass
