@@ -45,7 +45,7 @@ or far from this one."""
 CLEAR, FAR = 0.5, 5
 """Probability of a likeliest key that is clear; the number of symbols in which one that is far differs at least."""
 
-REPEATING = 0.25
+REPEATING = 0.35
 """`Columns.repetition` above this is that of sound that itself repeats after a message's length."""
 
 ENOUGH_MESSAGES = 5

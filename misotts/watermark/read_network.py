@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from misotts.watermark.silentcipher import SPEECH_POWER, GatedLayer, SilentCipherConfig, read_message_decoder
+
+BANDS = (0, 1 / 8, 1 / 4, 1 / 2, 1)
+"""Edges of the bands in which sound may repeat, as shares of the message's band."""
 
 PIECE_COLUMNS = 512
 """Number of columns over which the network runs at a time, which bounds its memory."""
@@ -23,8 +27,9 @@ class Columns:
     symbols: npt.NDArray[np.float32]
     """Log probabilities [columns, message_dim]."""
     repetition: float
-    """Correlation, -1 to 1, of the columns' log magnitudes with those a message or several later: at most 0.2 for
-    speech with a mark or without one, up to 1 for sound that itself repeats after that time."""
+    """Correlation, 0 to 1, of the columns' log magnitudes with those a message or several later, in that of the `BANDS`
+    where it is greatest: at most 0.33 for speech, marked or not, up to 1 for sound that itself repeats after that
+    time."""
 
 
 class ReadNetwork:
@@ -73,10 +78,16 @@ def _scale_folded(layer: GatedLayer) -> tuple[torch.Tensor, torch.Tensor, torch.
 
 
 def _repetition(magnitudes: torch.Tensor, message: int) -> float:
-    """Correlate the logarithms of magnitudes [columns, bins] with themselves one, two, ... messages later."""
+    """Correlate the logarithms of magnitudes [columns, bins] with themselves one, two, ... messages later; return the
+    greatest correlation in a band."""
     power = magnitudes.square()
     levels = (power + 1e-6 * power.mean() + 1e-12).log()
     levels -= levels.mean(dim=0)
-    lags = range(message, len(levels) - message // 2, message)
-    products = [float((levels[:-lag] * levels[lag:]).sum()) for lag in lags]
-    return max(products, default=0.0) / max(float(levels.square().sum()), 1e-12)
+    edges = [round(share * levels.shape[1]) for share in BANDS]
+    greatest = 0.0
+    for lag in range(message, len(levels) - message // 2, message):
+        for low, high in pairwise(edges):
+            band = levels[:, low:high]
+            product = float((band[:-lag] * band[lag:]).sum())
+            greatest = max(greatest, product / max(float(band.square().sum()), 1e-12))
+    return greatest
