@@ -1,8 +1,8 @@
 """Flow control on the real server: audio made and heard by kinds of callers, refusals of an overload, a drain.
 
-    python -m benchmarks.flow callers|overload|drain [--model models/random]
+    python -m benchmarks.flow callers|overload|drain|simulated [--model models/random]
 
-Each part starts servers of its own and writes `benchmarks/results/flow-PART-DATE.json`.
+Each part but the last starts servers of its own. It writes `benchmarks/results/flow-PART-DATE.json`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import signal
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
+from benchmarks.capacity.simulate import simulate
+from benchmarks.costs.gpus import GPUS, floor
 from benchmarks.load.caller import Answer
 from benchmarks.load.drive import Run, drive
 from benchmarks.load.plan import Load
@@ -26,6 +28,8 @@ from benchmarks.load.playback import Arrival, play
 from benchmarks.load.summary import percentiles
 from benchmarks.record import save
 from misotts.config import FRAME_MS, SAMPLE_RATE
+from misotts.engines.interface import Limits
+from misotts.generate.flow import AdmissionRule, FlowOptions
 from misotts.serve.local import RunningServer, running_server
 from misotts_client import AsyncClient, SpeechRequest
 from misotts_client.errors import Unavailable
@@ -207,7 +211,26 @@ async def _drained(server: RunningServer) -> dict[str, Any]:
     return {"heard_s": heard, "of_s": AUDIO_MS / 1000, "finish": finish, "refused": refused, "exit_status": status}
 
 
-PARTS = {"callers": callers, "overload": overload, "drain": drain}
+def simulated(_: Path) -> dict[str, Any]:
+    """Return the same figures as `overload`, of an H100 that exists only as a cost table (the floor model, never measured).
+
+    There generation is the bottleneck and nothing else uses the machine.
+    """
+    costs, limits = floor(GPUS["h100"], fp8=False).slower_device(1.5), Limits(max_streams=256, max_waiting=64)
+    found: dict[str, Any] = {"costs": costs.label}
+    for rule in get_args(AdmissionRule):
+        full = simulate(Load(streams=256, seconds=12.0, chars=UTTERANCE_CHARS, lead_ms=None), costs, limits)
+        carried = sum(answer.audio_s for answer in full.answers) / full.seconds
+        found[rule] = {"carried_streams": round(carried, 1)}
+        for times in (3, 10):
+            load = Load(rate=times * carried / 3.0, seconds=10.0, chars=UTTERANCE_CHARS, lead_ms=None)
+            run = simulate(load, costs, limits, options=FlowOptions(admission=rule))
+            found[rule][f"{times} times"] = judge(run.answers)
+            print(rule, times, found[rule][f"{times} times"], flush=True)
+    return found
+
+
+PARTS = {"callers": callers, "overload": overload, "drain": drain, "simulated": simulated}
 
 
 def main() -> None:
