@@ -43,6 +43,8 @@ PATIENCE = 2.0
 """An utterance is refused after all when it has waited for its slot this many times as long as it may."""
 PROVEN_AFTER_S = 1.0
 """A listener that is about to run out after this time shows that too many run."""
+DELAY_SHARE = 1 / 16
+"""Weight of the newest chunks' time where chunks have become faster."""
 REMEMBERED_GONE = 4096
 """Tickets of callers that left before their utterance came."""
 
@@ -77,6 +79,11 @@ class Core:
         self._refreshed = -REFRESH_EVERY_S
         self._tickets: dict[int, Stream] = {}
         self._gone: OrderedDict[int, None] = OrderedDict()
+        self._acknowledged: list[float] = []
+        """Times at which the chunks were sent that have been acknowledged since the last plan."""
+        self._delay_s = 0.0
+        """Time that the later stages lately took for a chunk, from its sending to its acknowledgement. It rises at once
+        and falls slowly: a chunk that is too small makes its caller run out of audio."""
         self._closed: str | None = None
         self.paused = 0
         """Utterances that the last plan left out: see `misotts.generate.flow`."""
@@ -139,7 +146,7 @@ class Core:
         left. `failed`: it, or a stage before it, has ended the stream with an error. A stream that is gone is no
         error."""
         if known := self.streams.get(stream):
-            known.acknowledge(index, cancelled, failed)
+            self._acknowledged += known.acknowledge(index, cancelled, failed)
 
     def abandon(self, stream: int) -> None:
         """Record that the caller of `stream` has left and will acknowledge nothing more."""
@@ -187,6 +194,10 @@ class Core:
             self._retired = now
             for stream in list(self.streams.values()):
                 self._retire(stream, now)
+        if self._acknowledged:
+            mean_s = sum(now - sent for sent in self._acknowledged) / len(self._acknowledged)
+            self._delay_s = max(mean_s, self._delay_s + DELAY_SHARE * (mean_s - self._delay_s))
+            self._acknowledged.clear()
         if now - self._refreshed >= REFRESH_EVERY_S:
             self._refreshed = now
             self.admission.refresh(now)
@@ -235,7 +246,7 @@ class Core:
             elif len(utterance.frames) == utterance.order.max_frames:
                 self._finish(stream, LENGTH, now, codes)
             else:
-                stream.add(codes, running, now)
+                stream.add(codes, running, self._delay_s, now)
 
     def close(self, error: MisoError, now: float) -> None:
         """End every stream with `error`, and refuse all that come from now on for the same reason."""

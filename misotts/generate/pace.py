@@ -39,17 +39,22 @@ class Pace:
         self._played_out = now
         """Time at which the caller will have played everything, if it plays without pause from the first chunk on."""
 
-    def full(self, frames: int, running: int, now: float) -> bool:
-        """True if `frames` frames, the last of which is new, should be sent now. `running`: number of running
-        streams."""
+    def full(self, frames: int, running: int, delay_s: float, now: float) -> bool:
+        """True if `frames` frames, the last of which is new, should be sent now.
+
+        Args:
+            running: number of running streams.
+            delay_s: time that the later stages have lately taken for a chunk. They do one chunk of a stream after the
+                other, so a chunk must play for about as long as the next one takes.
+        """
         step_s, self._last_frame = now - self._last_frame, now
-        scale = 1 + running // MANY_STREAMS
+        scale = max(1 + running // MANY_STREAMS, round(delay_s / FRAME_S))
         if self._chunk_frames:
             due = frames >= self._chunk_frames
         elif self._began is None:
-            due = frames >= self._first_frames - 1 + scale
+            due = frames >= self._first_frames - 1 + min(scale, MAX_CHUNK_FRAMES)
         elif now + step_s + LEAD_S < self._played_out:
-            due = frames >= min(FULL_FRAMES * scale, MAX_CHUNK_FRAMES)
+            due = frames >= min(max(FULL_FRAMES * (1 + running // MANY_STREAMS), scale), MAX_CHUNK_FRAMES)
         else:
             due = frames >= min(scale, MAX_CHUNK_FRAMES)
         if due:

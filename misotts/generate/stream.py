@@ -112,10 +112,10 @@ class Stream:
         oldest = next(iter(self._unacknowledged.values()), now)
         return now - oldest >= SILENT_AFTER_S
 
-    def add(self, codes: npt.NDArray[np.int32], running: int, now: float) -> None:
+    def add(self, codes: npt.NDArray[np.int32], running: int, delay_s: float, now: float) -> None:
         """Add a frame's codes int32 [codebooks]; send a chunk when it is time: see `Pace.full`."""
         self._pending.append(codes)
-        if self.pace.full(len(self._pending), running, now):
+        if self.pace.full(len(self._pending), running, delay_s, now):
             self._flush(now)
 
     def end(self, finish: str, now: float, last: npt.NDArray[np.int32] | None = None) -> None:
@@ -133,12 +133,12 @@ class Stream:
             self._flush(now)
             self._pending = pending
 
-    def acknowledge(self, index: int, cancelled: bool, failed: bool) -> None:
-        """Record that chunk `index`, and with it every earlier one, has left the last stage."""
-        for earlier in [chunk for chunk in self._unacknowledged if chunk <= index]:
-            del self._unacknowledged[earlier]
+    def acknowledge(self, index: int, cancelled: bool, failed: bool) -> list[float]:
+        """Record that chunk `index`, and with it every earlier one, has left the last stage; return the times at which
+        they were sent."""
         self.cancelled |= cancelled
         self.failed |= failed
+        return [self._unacknowledged.pop(chunk) for chunk in list(self._unacknowledged) if chunk <= index]
 
     def take(self, frames: int) -> None:
         """Record that the gateway has written `frames` frames to the caller, in all."""

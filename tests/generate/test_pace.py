@@ -12,13 +12,15 @@ SURE = 1e-9
 """Seconds by which sums in another order may differ."""
 
 
-def send(steps: list[float], first_frames: int = 1, running: int = 1, chunk_frames: int = 0) -> list[tuple[float, int]]:
+def send(
+    steps: list[float], first_frames: int = 1, running: int = 1, chunk_frames: int = 0, delay_s: float = 0.0
+) -> list[tuple[float, int]]:
     """Add frames after `steps` seconds each; return the chunks' times and sizes. The last is sent with the end."""
     pace, now, pending, chunks = Pace(chunk_frames, first_frames, 0.0), 0.0, 0, []
     for step in steps:
         now += step
         pending += 1
-        if pace.full(pending, running, now):
+        if pace.full(pending, running, delay_s, now):
             chunks.append((now, pending))
             pending = 0
     return [*chunks, (now, pending)] if pending else chunks
@@ -86,6 +88,14 @@ def test_after_a_stall_chunks_become_full_again() -> None:
 
 def test_the_first_chunk_has_the_frames_that_the_later_stages_hold_back() -> None:
     assert [frames for _, frames in send([0.01] * 8, first_frames=6)] == [6, 1, 1]
+
+
+@pytest.mark.parametrize(("delay_s", "least"), [(0.0, 1), (0.1, 1), (0.3, 4), (9.0, MAX_CHUNK_FRAMES)])
+def test_a_chunk_plays_for_as_long_as_the_next_one_takes(delay_s: float, least: int) -> None:
+    sizes = [frames for _, frames in send([0.02] * 200, delay_s=delay_s)]
+    assert sizes[0] == least
+    assert min(sizes[:-1]) >= least
+    assert max(sizes) <= max(FULL_FRAMES, least)
 
 
 def test_many_running_streams_make_every_chunk_longer() -> None:
