@@ -42,7 +42,7 @@ Samples = npt.NDArray[np.float32]
 CLIP_S = 5
 CHUNKS = (1, 1, 2, 4, 8)
 """Frames of a stream's chunks; the last size repeats."""
-WRONG_KEYS = [bytes(row) for row in np.random.default_rng(5).integers(0, 256, (10, 5), np.uint8)]
+WRONG_KEYS = [bytes(row) for row in np.random.default_rng(2**32).integers(0, 256, (10, 5), np.uint8)]
 NEAR = 10
 """Number of keys within one symbol, and within two, that a marked clip is judged with."""
 DELAYS = (0, 1)

@@ -28,8 +28,8 @@ a message's length (`Columns.repetition`):
 * `message_bound`: the message is estimated from all columns but one and compared with that one, for each column in
   turn. The largest agreement of ten wrong lengths is taken as chance, and Chernoff's bound on the binomial tail is the
   result. The start symbol must stand where it would: at one place alone.
-* `start_bound`: columns that resemble the start symbol more than the ten columns to each side. Without a mark they
-  fall on each of the 21 places alike.
+* `start_bound`: columns that read as the start symbol and resemble it more than the ten columns to each side. Without a
+  mark they fall on each of the 21 places alike.
 
 **Is it this key and not another?** (`Doubt.of`) Given that a reading is right, its table gives the probability of each
 symbol at each place. Their product over the key's symbols is the key's probability among all 4^20.
@@ -155,14 +155,14 @@ def message_bound(columns: Floats) -> float:
 
 
 def start_bound(columns: Floats) -> float:
-    """Return the logarithm of the probability that as many columns that stand out as start symbols fall on one place of
-    the message by chance."""
+    """Return the logarithm of the probability that as many columns that stand out as start symbols, and read as such,
+    fall on one place of the message by chance."""
     half = MESSAGE // 2
     if len(columns) < MESSAGE:
         return 0.0
     odds = columns[:, 0] - np.logaddexp.reduce(columns[:, 1:], axis=1)
     around = np.lib.stride_tricks.sliding_window_view(odds, MESSAGE)
-    places = (np.flatnonzero(around.argmax(axis=1) == half) + half) % MESSAGE
+    places = (np.flatnonzero((around.argmax(axis=1) == half) & (around[:, half] > 0)) + half) % MESSAGE
     if not len(places):
         return 0.0
     most = int(np.bincount(places).max())
