@@ -1,6 +1,6 @@
 """Flow control on the real server: audio made and heard by kinds of callers, refusals of an overload, a drain.
 
-    python -m benchmarks.flow callers|overload|drain|simulated [--model models/random]
+    python -m benchmarks.flow callers|overload|simulated [--model models/random]
 
 Each part but the last starts servers of its own. It writes `benchmarks/results/flow-PART-DATE.json`.
 """
@@ -63,12 +63,10 @@ async def listen(url: str, seconds: float, stops: bool, lead_ms: int | None, sma
         return arrivals
     began = time.monotonic()
     async with AsyncClient(url) as client, client.stream(request) as stream:
-        while (left := began + (STOPS_AFTER_S if stops else seconds) - time.monotonic()) > 0:
-            try:
-                chunk = await asyncio.wait_for(anext(stream), left)
-            except (TimeoutError, StopAsyncIteration):
-                break
+        async for chunk in stream:  # a read that is given up would cancel the stream
             arrivals.append(Arrival(time.monotonic() - began, len(chunk.audio)))
+            if arrivals[-1].at_s > (STOPS_AFTER_S if stops else seconds):
+                break
         await asyncio.sleep(max(began + seconds - time.monotonic(), 0))
     return arrivals
 
@@ -83,15 +81,16 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def callers(model: Path) -> dict[str, Any]:
-    """Return the audio made for and heard by each kind of caller, one caller at a time."""
+    """Return the audio made for and heard by each kind of caller, one caller at a time, the last during a drain."""
     found = {}
-    with running_server(model) as server:
+    with running_server(model, "--drain-seconds=120") as server:
         asyncio.run(listen(server.url, 2.0, **KINDS["batch"]))
         for name, kind in KINDS.items():
             time.sleep(2)
             found[name] = asyncio.run(_watch(server, kind))
             print(name, found[name], flush=True)
-    return {"audio_s": AUDIO_MS / 1000, "stops_after_s": STOPS_AFTER_S, "kinds": found}
+        drained = asyncio.run(_drained(server))
+    return {"audio_s": AUDIO_MS / 1000, "stops_after_s": STOPS_AFTER_S, "kinds": found, "drain": drained}
 
 
 async def _watch(server: RunningServer, kind: dict[str, Any]) -> dict[str, Any]:
@@ -183,13 +182,8 @@ async def _burst(server: RunningServer) -> dict[str, Any]:
     return {"told_s": round(statistics.median(told), 2) if told else None, "free_after_s": round(free_s, 2)}
 
 
-def drain(model: Path) -> dict[str, Any]:
-    """Stop the server while a listener plays; return how much it heard."""
-    with running_server(model, "--drain-seconds=120") as server:
-        return asyncio.run(_drained(server))
-
-
 async def _drained(server: RunningServer) -> dict[str, Any]:
+    """Stop the server while a listener plays; return how much it heard."""
     arrivals: list[Arrival] = []
     finish, began = "", time.monotonic()
     async with AsyncClient(server.url) as client, client.stream(TEXT, max_audio_ms=AUDIO_MS) as stream:
@@ -229,7 +223,7 @@ def simulated(_: Path) -> dict[str, Any]:
     return found
 
 
-PARTS = {"callers": callers, "overload": overload, "drain": drain, "simulated": simulated}
+PARTS = {"callers": callers, "overload": overload, "simulated": simulated}
 
 
 def main() -> None:
