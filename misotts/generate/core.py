@@ -106,6 +106,8 @@ class Core:
         except MisoError:
             self.statistics.rejected += 1
             raise
+        if not self.streams:
+            self._delay_s = 0.0  # what an overload has taught says nothing of an idle server
         stream = Stream(utterance, receiver, self._send, self._first_chunk_frames, now)
         self.streams[utterance.stream] = stream
         if utterance.order.ticket:

@@ -21,6 +21,9 @@ in three stages."""
 LEAD_S = 0.16
 """Audio that a caller should still have when a chunk is sent, two frames, in case the next one is late."""
 
+BATCH_SHARE = 0.5
+"""Share of a chunk's time in the later stages that the batch with the next one takes."""
+
 FRAME_S = FRAME_MS / 1000
 
 
@@ -48,7 +51,7 @@ class Pace:
                 other, so a chunk must play for about as long as the next one takes.
         """
         step_s, self._last_frame = now - self._last_frame, now
-        scale = max(1 + running // MANY_STREAMS, round(delay_s / FRAME_S))
+        scale = max(1 + running // MANY_STREAMS, round(BATCH_SHARE * delay_s / FRAME_S))
         if self._chunk_frames:
             due = frames >= self._chunk_frames
         elif self._began is None:
