@@ -21,8 +21,8 @@ import grpc
 from benchmarks.gateway_cost import METHOD, OPTIONS, Place, in_process, listen, places, request
 from benchmarks.record import save
 
-STREAMS = 16
-SECONDS = 5.0
+STREAMS = 12
+SECONDS = 3.0
 TURNS = 3
 CALLS = 300
 RELAY = "gRPC relay"
