@@ -1,9 +1,9 @@
 """The longest audio of a text: no speech that people would speak is cut."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from misotts.config import ModelConfig
@@ -11,6 +11,7 @@ from misotts.prompt.builder import Prompter
 from misotts.prompt.max_audio import longest_audio_ms
 from misotts.prompt.voices import Voices
 from misotts_client.request import SpeechRequest
+from tests.support.models import config_with
 
 SPOKEN_S = {
     "Yes.": 1,
@@ -38,12 +39,14 @@ def test_the_length_follows_the_words_within_its_limits() -> None:
     assert longest_audio_ms("word " * 500) == 90_000
 
 
+def canned_codes(clip: object, pause: object) -> npt.NDArray[np.int32]:
+    return np.zeros((1, 32), np.int32)
+
+
 def test_requests_and_the_operator_come_before_the_text(demo_folder: Path, config: ModelConfig) -> None:
     def build(request: SpeechRequest, max_audio_ms: int | None) -> tuple[int, bool]:
-        folder = replace(config, max_seq_len=400)
-        order = Prompter(
-            demo_folder, folder, lambda clip, pause: np.zeros((1, 32), np.int32), Voices(None), max_audio_ms
-        ).build(request)
+        small = config_with(config, max_seq_len=400)
+        order = Prompter(demo_folder, small, canned_codes, Voices(None), max_audio_ms).build(request)
         return order.max_frames, order.guarded
 
     text = "one two three four five"
