@@ -63,7 +63,20 @@ VALUES: list[Any] = [
     ),
 ]
 FIELDS = ["model", "input", "voice", "response_format", "speed", "stream_format", "seed", "temperature", "top_k"]
-FIELDS += ["sample_rate", "max_audio_ms", "lead_ms", "session", "input_type", "apply_text_normalization", "zz", "", "é"]
+FIELDS += [
+    "sample_rate",
+    "max_audio_ms",
+    "lead_ms",
+    "session",
+    "input_type",
+    "apply_text_normalization",
+    "zz",
+    "",
+    "é",
+    "🙂",
+    "a\r\nb: c",
+    "\x00",
+]
 TYPES = [
     "application/json",
     "application/json; charset=utf-8",

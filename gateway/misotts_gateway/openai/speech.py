@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncGenerator, Mapping
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
 from starlette.requests import Request
@@ -26,8 +27,13 @@ from misotts_gateway.voices.names import Chosen
 EVENT_BYTES = 36_000
 """Bytes of audio of an event, 48,000 in base64: clients read lines of up to 64 KiB. What is larger is divided."""
 
+MAX_LISTED = 32
+"""Names of ignored fields in the header: any client's own fields, and far from the limits of headers."""
+
 SHORT_BODY = 4096
 """Bytes up to which a body is read, and its text split, where the request came in: a thread would cost more."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Speech:
@@ -96,7 +102,7 @@ class _Answer:
             "x-misotts-seed": str(self._seed),
         }
         if self._body.ignored:
-            headers["x-misotts-ignored"] = ", ".join(self._body.ignored)
+            headers["x-misotts-ignored"] = _listed(self._body.ignored)
         return headers
 
     async def audio(self, pieces: AsyncGenerator[Sound], encoding: Encoding) -> AsyncGenerator[bytes]:
@@ -133,6 +139,12 @@ class _Answer:
         """Return what the answer has cost: code points of the input, and frames of 80 ms."""
         text, frames = len(self._body.text), -(-self._samples // FRAME_SAMPLES)
         return {"input_tokens": text, "output_tokens": frames, "total_tokens": text + frames}
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names of fields for a header; those that are not plain words as JSON has them in ASCII."""
+    shown = [name if _PLAIN.fullmatch(name) else json.dumps(name[:32]) for name in names[:MAX_LISTED]]
+    return ", ".join(shown + ([f"and {len(names) - MAX_LISTED} more"] if len(names) > MAX_LISTED else []))
 
 
 def _event(content: Mapping[str, object]) -> bytes:
