@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import tomllib
@@ -20,7 +21,7 @@ OWN = {"misotts-client", "misotts-gateway"}
 NOT_TRIED = {"torch"}
 PIP = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
 PYTEST = ["-m", "pytest", "-q", "-m", "not server and not slow", "-p", "no:cacheprovider"]
-TOOLS = ["pytest", "pytest-timeout", "hypothesis"]
+TOOLS = ["pytest", "pytest-timeout", "hypothesis", "msgspec", "psutil"]
 
 CLIENT = [
     "tests/client/test_client_say.py",
@@ -39,9 +40,11 @@ LIBRARY = [
 
 
 def stated(distribution: str) -> list[tuple[str, str]]:
-    """Return the name and the lowest release of every direct dependency."""
+    """Return the name and the lowest release of every direct dependency; of client and gateway also those of extras."""
     project = tomllib.loads((ROOT / distribution / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    found = [re.match(r"([\w.-]+(?:\[.*\])?)>=([\w.]+)", words) for words in project["dependencies"]]
+    extras = project.get("optional-dependencies", {}) if distribution != "." else {}
+    words = [*project["dependencies"], *chain(*extras.values())]
+    found = [re.match(r"([\w.-]+(?:\[.*\])?)>=([\w.]+)", each) for each in words]
     return [(match[1], match[2]) for match in found if match and match[1] not in OWN | NOT_TRIED]
 
 
