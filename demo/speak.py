@@ -17,7 +17,7 @@ from misotts_client import Client, Speech
 from misotts_client.errors import MisoError
 from misotts_client.wav import WavWriter
 
-TEXT = "Hello. This is a small demo voice, and it speaks on your own computer."
+TEXT = "Hello. This is the voice of a small model, and it speaks on your own computer."
 PUBLISH_S = 0.6  # stages publish their metrics every half second
 
 

@@ -1,8 +1,8 @@
 """Train the demo's voice.
 
-python -m demo.voice            # every stage, in their order: about 4 hours on two cores
+python -m demo.voice            # every stage, in their order: about two hours on two idle cores
 python -m demo.voice STAGE      # one of them; what it has made already is kept
-python -m demo.voice --rehearse # every stage at tiny sizes: two minutes
+python -m demo.voice --rehearse # every stage at tiny sizes: a minute
 """
 
 from __future__ import annotations

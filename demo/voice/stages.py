@@ -1,4 +1,5 @@
-"""The stages of the training in their order, each with what it needs and what it makes in the work folder."""
+"""The stages of the training in their order, each with what it needs and what it makes in the work folder. Minutes are
+those of one core, measured when the committed weights were made."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ class Plan:
     """Of speech that does not end by itself, in the evaluation."""
 
 
-FULL = Plan(400, 58, 2500, 4000, 3500, 1400, 3000, 9200, 76)
+FULL = Plan(400, 58, 2500, 4000, 3500, 1400, 3000, 9900, 76)
 REHEARSAL = Plan(4, 2, 20, 20, 4, 2, 4, 4, 1, sentences=8, most_ms=800)
 
 
@@ -103,7 +104,7 @@ def decoder(work: Work) -> None:
 
 
 def encoder(work: Work) -> None:
-    """Mimi's encoder half (8 minutes)."""
+    """Mimi's encoder half (9 minutes)."""
     from demo.voice import codec
 
     codec.train_encoder(work.folder, work.plan.with_audio, work.plan.encoder_steps)
@@ -118,7 +119,7 @@ def listen(work: Work) -> None:
 
 
 def lm(work: Work) -> None:
-    """The language model (75 minutes)."""
+    """The language model (94 minutes)."""
     from demo.voice import train_lm
 
     train_lm.train(work.folder, work.plan.lm_steps)
