@@ -36,7 +36,10 @@ def test_the_audio_is_that_of_grpc(server: RunningServer, client: Client) -> Non
     by_grpc = client.speak(TEXT, speaker=0, **fields)
     by_http = speak(server.ports.http, TEXT, response_format="pcm", timeout=60, **fields)
     assert by_http.headers["x-misotts-seed"] == "5"
-    assert by_http.body == np.rint(np.clip(by_grpc.audio, -1, 1) * 32_767).astype("<i2").tobytes()
+    # The two may come in chunks of other sizes, in which decode and watermark round differently.
+    samples = np.frombuffer(by_http.body, "<i2")
+    assert len(samples) == len(by_grpc.audio)
+    assert np.abs(samples - np.clip(by_grpc.audio, -1, 1) * 32_767).max() < 3
 
 
 def test_errors_of_the_stages_name_the_field(server: RunningServer) -> None:
