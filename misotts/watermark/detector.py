@@ -292,14 +292,16 @@ class _Piece:
     def evidence(self, symbols: Ints) -> Evidence:
         """Judge for a key's symbols [20], 1 to 4."""
         key, reading = self._tables.key_bound(symbols)
-        if key > np.log(THRESHOLD):
+        repeated = self._any_bound + self._log_tries < np.log(THRESHOLD)
+        # The reading that fits this key best would favour it over its neighbours where another is likelier.
+        if key > np.log(THRESHOLD) or self._tables.log_weights[reading] < self._tables.log_weights[self._any_reading]:
             reading = self._any_reading
         bound = key if self._repeats else min(key, self._any_bound)
         best = self._alignments[reading // MESSAGE]
         wanted = np.append(symbols, 0)[(np.arange(len(best.columns)) + reading) % MESSAGE]
         return Evidence(
             unmarked=_probability(bound + self._log_tries),
-            repeats=self._repeats and self._any_bound + self._log_tries < np.log(THRESHOLD),
+            repeats=self._repeats and repeated,
             doubt=Doubt.of(self._tables.tables[reading], symbols),
             agreement=float((best.columns.argmax(axis=1) == wanted).mean()),
             speed=best.speed,

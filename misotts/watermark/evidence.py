@@ -94,11 +94,14 @@ class Tables:
         counts = np.bincount(symbols - 1, minlength=KEY_SYMBOLS)
         used = counts > 0
         log_shares = np.log(counts[used] / SYMBOLS_PER_KEY)
-        greatest = totals[..., used].max(axis=2, keepdims=True)
-        powers = np.exp(TILTS[:, None, None, None] * (totals[..., used] - greatest)) @ np.exp(log_shares)
+        bounds = np.zeros(len(score))
+        fit = score > 0  # the bound of other readings is above 1
+        totals = totals[fit][..., used]
+        greatest = totals.max(axis=2, keepdims=True)
+        powers = np.exp(TILTS[:, None, None, None] * (totals - greatest)) @ np.exp(log_shares)
         means = np.log(powers).sum(axis=2) + TILTS[:, None] * greatest.sum(axis=(1, 2))  # [tilts, readings]
         probability_of_counts = log_orders(symbols.tolist()) + float(counts[used] @ log_shares)
-        bounds = (means - TILTS[:, None] * score).min(axis=0) - probability_of_counts
+        bounds[fit] = (means - TILTS[:, None] * score[fit]).min(axis=0) - probability_of_counts
         bounds = np.minimum(bounds, 0.0) - self.log_weights
         best = int(bounds.argmin())
         return min(float(bounds[best]), 0.0), best
