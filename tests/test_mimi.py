@@ -110,5 +110,5 @@ def test_another_codec_is_refused_with_every_difference(config: ModelConfig, pee
             read_mimi(tmp_path / f"{name}.safetensors", config)
         for fault in ("layers.0.norm1.weight", "extra.weight", "upsample.convtr.convtr.convtr.weight"):
             assert fault in str(caught.value)
-    with pytest.raises(CheckpointError, match="no weights"):
+    with pytest.raises(CheckpointError, match="no codec"):
         read_mimi(tmp_path / "not_there.safetensors", config)

@@ -24,9 +24,9 @@ def _option(name: str) -> Any:
 
 def say(
     text: Annotated[str, typer.Argument(help="Text to speak.")],
-    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="WAV file or pipe to write; - is standard output.")] = Path(
-        "speech.wav"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", dir_okay=False, help="WAV file or pipe to write; - is standard output.")
+    ] = Path("speech.wav"),
     url: Annotated[
         str, typer.Option(help="Host and gRPC port of the server, behind https:// for TLS.")
     ] = "localhost:8001",

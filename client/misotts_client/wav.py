@@ -55,9 +55,8 @@ class WavWriter:
     def _open(self) -> None:
         # The descriptor, because Python would write to `sys.stdout` again at its end, and fail again.
         here = self._path == STANDARD_OUTPUT
-        self._file = self._files.enter_context(
-            open(sys.stdout.fileno() if here else self._path, "wb", closefd=not here)
-        )
+        target = sys.stdout.fileno() if here else self._path
+        self._file = self._files.enter_context(open(target, "wb", closefd=not here))  # noqa: SIM115
         # Standard output may be a file that had other content before.
         self._states_length = not here and self._file.seekable()
         self._file.write(_header(0 if self._states_length else None))

@@ -149,7 +149,7 @@ def test_a_changed_file_is_a_new_version(folder: Path, name: str) -> None:
 def test_an_added_voice_has_the_given_clip_and_words(folder: Path, clip: Path) -> None:
     add_voice(folder, "new", clip, f" {WORDS} Café.\n")
     segment = Voices(folder).segment("new", 0)
-    assert segment.text == f"{WORDS} Café."
+    assert segment.text == f" {WORDS} Café."  # the tokenizer treats white space at the beginning as TEXT's
     np.testing.assert_allclose(segment.audio, read_clip(clip), rtol=0, atol=2**-23)
     stored = soundfile.info(folder / "new.flac")
     assert (stored.format, stored.samplerate, stored.channels) == ("FLAC", 24_000, 1)

@@ -1,6 +1,7 @@
 """Options that `misotts serve` refuses before it starts anything."""
 
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Callable
@@ -33,7 +34,9 @@ def test_a_start_that_cannot_succeed_is_refused_in_one_line(
         "no model": error_of(tmp_path / "nowhere", reference),
         "no key": error_of(demo_folder),
         "no voices": error_of(demo_folder, f"--voices={tmp_path}/nowhere", reference),
-        "no run folder": error_of(demo_folder, reference).replace(str(folder), "TMPDIR"),
+        "no run folder": re.sub(
+            "it is [0-9]+", "it is LENGTH", error_of(demo_folder, reference).replace(str(folder), "TMPDIR")
+        ),
     }
     for label, text in refused.items():
         assert text.startswith("error: ")

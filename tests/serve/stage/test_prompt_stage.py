@@ -161,8 +161,9 @@ def test_the_queue_of_the_encoder_is_in_order_and_bounded(stage: Any, codec: Cod
 
 def test_nothing_is_encoded_for_a_caller_that_has_left(stage: Any, codec: Codec) -> None:
     first, second, third = (with_context(TICKET=np.int64(ticket)) for ticket in (1, 2, 3))
-    stage.execute([first, second, third])
-    wait_until(lambda: codec.clips)
+    stage.execute([first])
+    wait_until(lambda: codec.clips)  # it has left the queue, which holds two
+    stage.execute([second, third])
     for ticket in (1, 2):
         stage.note(Note(ticket, 0, gone=True))
     stage.note(Note(3, 5, gone=False))
