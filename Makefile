@@ -27,10 +27,10 @@ demo: $(READY) $(DEMO) ## start the whole server, speak a sentence, write out/de
 	$(BIN)/python -m demo.speak --model $(DEMO)
 
 test: quick ## run all tests (15 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "server and not slow"
+	$(BIN)/python -m pytest -m "(server or long) and not slow"
 
-quick: $(READY) $(RANDOM) ## run the tests that start no server (3 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not server and not slow" --numprocesses 2 --dist loadfile
+quick: $(READY) $(RANDOM) ## run the quick tests, which start no server (3 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not server and not long and not slow" --numprocesses 2 --dist loadfile
 
 voice-check: $(READY) $(DEMO) ## judge the demo's voice on all held-out sentences (10 minutes)
 	$(BIN)/python -m demo.voice.evaluate $(DEMO)

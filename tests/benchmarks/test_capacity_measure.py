@@ -10,6 +10,8 @@ from benchmarks.capacity import measure
 from benchmarks.costs.table import from_json
 from misotts.watermark.watermarker import delay_frames
 
+pytestmark = pytest.mark.long
+
 
 def test_the_stages_alone(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = replace(measure.SIZES, batches=(1, 4), contexts=(16, 64), prefill_chunks=(1, 256), repeats=3)

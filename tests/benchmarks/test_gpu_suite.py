@@ -65,6 +65,7 @@ def read(folder: Path) -> tuple[dict[str, Any], str]:
     return result["sections"], path.with_suffix(".md").read_text()
 
 
+@pytest.mark.long
 def test_every_section_ends(rehearsal: list[Path]) -> None:
     sections, page = read(rehearsal[1])
     states = {name: section["state"] for name, section in sections.items()}
@@ -135,6 +136,7 @@ def test_the_documented_predictions_are_the_models() -> None:
     assert checked == 2 * sum(map(len, CHOICES.values()))
 
 
+@pytest.mark.long
 def test_the_cost_table_is_one_that_the_planner_reads(rehearsal: list[Path]) -> None:
     cost = pytest.importorskip("benchmarks.costs.table")
     (path,) = rehearsal[1].glob("costs-*.json")

@@ -102,6 +102,7 @@ def model(demo_folder: Path, tmp_path: Path) -> Path:
     return copy_of(demo_folder, tmp_path / "model")
 
 
+@pytest.mark.long
 def test_every_key_of_our_form(model: Path, demo_folder: Path) -> None:
     raw = full(ModelConfig.load(demo_folder))
     (model / "config.json").unlink()
@@ -116,6 +117,7 @@ def test_every_key_of_our_form(model: Path, demo_folder: Path) -> None:
     assert tried > 150
 
 
+@pytest.mark.long
 def test_every_key_of_transformers_form(model: Path, demo_folder: Path, tmp_path: Path) -> None:
     raw = csm(ModelConfig.load(demo_folder))
     tried = 0

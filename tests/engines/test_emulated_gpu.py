@@ -301,6 +301,7 @@ SECTIONS = [frames, rates, *(partial(generate, engine=name) for name in ENGINES)
 SECTIONS += [partial(frame, engine="graph"), partial(kernels, pdl=True)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", SECTIONS)
 def test_the_gpu_suite_runs_on_it(emulated_gpu: EmulatedGpu, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the parts of the suite that need a GPU: bfloat16, memory, graphs; each once, because times mean nothing

@@ -28,6 +28,7 @@ def build(folder: Path, max_streams: int = 4, gpu: str | None = ADA) -> Path:
     return build_depth(folder, torch.bfloat16, max_streams, gpu, ignore)
 
 
+@pytest.mark.long
 def test_the_demo_models_graph_compiles(demo_folder: Path, tmp_path: Path) -> None:
     """32 codebooks in bfloat16 for SM89, with a profile up to 16 streams and every TOP_K."""
     folder = copy_of(demo_folder, tmp_path / "demo")

@@ -13,6 +13,7 @@ import pytest
 from misotts_gateway.http.app import http_app
 from tests.support.http_app import AtOnce, OneChunk, call, service_before
 
+pytestmark = pytest.mark.long
 COUNT = 20_000
 STATUSES = {200, 400, 403, 404, 405, 409, 413, 415}
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 OWN = {"misotts-client", "misotts-gateway"}
 NOT_TRIED = {"torch"}
 PIP = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
-PYTEST = ["-m", "pytest", "-q", "-m", "not server and not slow", "-p", "no:cacheprovider"]
+PYTEST = ["-m", "pytest", "-q", "-m", "not server and not long and not slow", "-p", "no:cacheprovider"]
 TOOLS = ["pytest", "pytest-timeout", "hypothesis", "msgspec", "psutil"]
 
 CLIENT = [
