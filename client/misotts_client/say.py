@@ -1,16 +1,18 @@
 """The command `say`: writes a text as speech to a WAV file, over the network, while the speech is generated."""
 
+import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from misotts_client.client import Client
+from misotts_client.client import Client, Stream
 from misotts_client.contract import INPUTS, SAMPLE_RATE
-from misotts_client.errors import InvalidArgument, MisoError
+from misotts_client.errors import Cancelled, InvalidArgument, MisoError
 from misotts_client.request import SpeechRequest
 from misotts_client.speech import Chunk, Recording, Speech
 from misotts_client.wav import STANDARD_OUTPUT, WavWriter
@@ -59,15 +61,30 @@ def say(
     with Client(url, api_key) as client:
         recording = Recording()
         try:
-            with client.stream(request) as stream, WavWriter(output) as wav:
+            with client.stream(request) as stream, WavWriter(output) as wav, _interrupt_cancels(stream):
                 _record(stream, recording, wav)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Cancelled):
             _report(output, recording.speech())
             raise typer.Exit(130) from None
         except (MisoError, OSError) as error:
             typer.echo("error: " + " ".join(str(error).split()), err=True)
             raise typer.Exit(2 if isinstance(error, InvalidArgument) else 1) from None
     _report(output, recording.speech())
+
+
+@contextmanager
+def _interrupt_cancels(stream: Stream) -> Iterator[None]:
+    """Cancel the stream at the first Ctrl-C. A KeyboardInterrupt could be lost, or stop gRPC's code in the middle."""
+
+    def cancel(*_: object) -> None:
+        signal.signal(signal.SIGINT, previous)
+        stream.cancel()
+
+    previous = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _record(stream: Iterable[Chunk], recording: Recording, wav: WavWriter) -> None:
