@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -17,9 +18,23 @@ STALE_S = 2.0
 ON_ITS_WAY_S = 0.05
 """Time in which a request reaches `generate`: those let in shortly before the figures were made are not in them."""
 RETRY_S = (0.1, 60.0)
-FIGURES = ("free", "places", "wait_s", "each_s", "max_wait_s")
-"""Utterances that get a slot at once; those that the queue still takes; the wait of the next one, and by how much each
-one lengthens it; the longest wait."""
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """What `generate` publishes.
+
+    Attributes:
+        places: utterances that find a slot or a place in the queue.
+        waits_s: the expected waits of the next ones, up to the first that is too long; those behind wait as long.
+        slot_s: time until a slot is free again once all are taken.
+        max_wait_s: the longest wait.
+    """
+
+    places: int
+    waits_s: list[float]
+    slot_s: float
+    max_wait_s: float
 
 
 class Admission:
@@ -27,7 +42,7 @@ class Admission:
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
-        self._figures: dict[str, float] = {}
+        self._figures = _Figures(0, [0.0], 0.0, 0.0)
         self._heard_at = -STALE_S
         self._let_in: deque[float] = deque()
 
@@ -37,7 +52,11 @@ class Admission:
         Raises:
             ValueError, KeyError, TypeError: they make no sense.
         """
-        self._figures = {name: float(figures[name]) for name in FIGURES}
+        waits_s = [float(wait_s) for wait_s in figures["waits_s"]]
+        if not waits_s:
+            raise ValueError("no waits")
+        slot_s, max_wait_s = float(figures["slot_s"]), float(figures["max_wait_s"])
+        self._figures = _Figures(int(figures["places"]), waits_s, slot_s, max_wait_s)
         self._heard_at = self._clock()
         while self._let_in and self._let_in[0] < self._heard_at - ON_ITS_WAY_S:
             self._let_in.popleft()
@@ -53,12 +72,12 @@ class Admission:
             self._let_in.clear()
             return
         figures, before = self._figures, len(self._let_in)
-        wait_s = figures["wait_s"] + max(before - figures["free"], 0) * figures["each_s"]
-        if before >= figures["places"]:
-            raise _refusal("all places are taken", figures["each_s"])
-        if wait_s > figures["max_wait_s"]:
-            allowed = f"the wait for a slot would be {wait_s:.1f} s, at most {figures['max_wait_s']:g} s are allowed"
-            raise _refusal(allowed, wait_s - figures["max_wait_s"])
+        if before >= figures.places:
+            raise _refusal("all places are taken", figures.slot_s)
+        wait_s = figures.waits_s[min(before, len(figures.waits_s) - 1)]
+        if wait_s > figures.max_wait_s:
+            allowed = f"the wait for a slot would be {wait_s:.1f} s, at most {figures.max_wait_s:g} s are allowed"
+            raise _refusal(allowed, wait_s - figures.max_wait_s)
         self._let_in.append(now)
 
 

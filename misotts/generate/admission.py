@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable
+from itertools import cycle, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -90,27 +91,27 @@ class Admission:
 
     def left_s(self, frames: int, most: int) -> float:
         """Return the expected time until an utterance of at most `most` frames ends, which has `frames` frames."""
-        ended, longest = (sum(each) for each in zip(*self._lengths, strict=True)) if self._lengths else (1, 1)
-        share = ended / longest
+        shares = [ended / longest for ended, longest in self._lengths] or [1.0]
+        longer = [share for share in shares if share * most > frames]
         # One that is longer than the others may end at any time.
-        return max(share * most - frames, share * (most - frames) / 2) * self._full_step_s
+        expected = sum(longer) / len(longer) * most if longer else (frames + most) / 2
+        return (expected - frames) * self._full_step_s
 
-    def each_s(self) -> float:
-        """Return the time by which an utterance in the queue delays those behind it."""
-        ended = [frames for frames, _ in self._lengths] or [1]
-        return sum(ended) / len(ended) * self._full_step_s / self.most
-
-    def wait_s(self, running: Iterable[tuple[int, int]], waiting: Iterable[int]) -> float:
-        """Return the expected wait of one more utterance for its slot, after those that are `waiting`; 0 before steps
-        are measured.
+    def waits(self, running: Iterable[tuple[int, int]], waiting: Iterable[int], count: int) -> list[float]:
+        """Return the expected waits of the next `count` utterances for their slots, behind those that are `waiting`; 0
+        before steps are measured. Each is taken to be as long as one of the last that ended.
 
         Args:
             running: frames so far and most frames of each utterance that has a slot.
-            waiting: most frames of each utterance before it in the queue.
+            waiting: most frames of each utterance before them in the queue.
         """
         ends = sorted(self.left_s(*each) for each in running)[-self.most :]
         ends += [0.0] * (self.most - len(ends))
         heapq.heapify(ends)
         for most in waiting:
             heapq.heapreplace(ends, ends[0] + self.left_s(0, most))
-        return ends[0]
+        waits = []
+        for frames in islice(cycle([frames for frames, _ in self._lengths] or [1]), count):
+            waits.append(ends[0])
+            heapq.heapreplace(ends, ends[0] + frames * self._full_step_s)
+        return waits

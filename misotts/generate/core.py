@@ -38,6 +38,8 @@ from misotts_client.errors import EOS, LENGTH, Cancelled, DeadlineExceeded, Inte
 
 RETIRE_EVERY_S = 0.01
 REFRESH_EVERY_S = 0.1
+MOST_WAITS = 512
+"""Waits that are published: so many requests do not come between two reports."""
 RETRY_LIMITS_S = (0.1, 60.0)
 PATIENCE = 2.0
 """An utterance is refused after all when it has waited for its slot this many times as long as it may."""
@@ -123,19 +125,32 @@ class Core:
         try:
             self.scheduler.add(utterance)
         except QueueFullError as error:
-            raise self._unavailable(f"{error}, all places are taken", self.admission.each_s()) from None
+            raise self._unavailable(f"{error}, all places are taken", self._slot_s()) from None
         except TooLongError as error:
             raise Unavailable(f"{error}; ask for a smaller MAX_AUDIO_MS or give the server more KV memory") from None
 
     def wait_s(self, batch: bool = False) -> float:
         """Return the expected wait for a slot of an utterance that comes now, which is or is not batch work."""
-        scheduler = self.scheduler
-        ahead = scheduler.ahead(batch)
-        if len(ahead) < min(scheduler.free_slots, self.admission.most - len(scheduler.running)):
-            return 0.0
-        held = [u for u in (stream.utterance for stream in self.streams.values()) if u.slot != NO_SLOT]
-        running = [(len(u.frames), u.order.max_frames) for u in held]
-        return self.admission.wait_s(running, [u.order.max_frames for u in ahead if u.slot == NO_SLOT])
+        ahead = self.scheduler.ahead(batch)
+        return 0.0 if len(ahead) < self._room else self._waits(ahead, 1)[0]
+
+    @property
+    def _room(self) -> int:
+        """Utterances that may get a slot at once."""
+        return min(self.scheduler.free_slots, self.admission.most - len(self.scheduler.running))
+
+    def _waits(self, ahead: list[Utterance], count: int) -> list[float]:
+        """Return the expected waits of the next `count` utterances behind those `ahead` of them in the queue."""
+        held = [stream for stream in self.streams.values() if stream.utterance.slot != NO_SLOT]
+        lengths = [(len(stream.utterance.frames), stream.utterance.order.max_frames, stream.finish) for stream in held]
+        # One that has ended has its slot until the later stages are done with it.
+        running = [(frames, frames if finish else most) for frames, most, finish in lengths]
+        return self.admission.waits(running, [u.order.max_frames for u in ahead if u.slot == NO_SLOT], count)
+
+    def _slot_s(self) -> float:
+        """Return the expected time until an utterance ends once every slot is taken: then the queue has a place."""
+        room, ahead = max(self._room, 0), list(self.scheduler.waiting)[: max(self._room, 0)]
+        return self._waits(ahead, room - len(ahead) + 1)[-1]
 
     @staticmethod
     def _unavailable(why: str, retry_s: float) -> Unavailable:
@@ -174,19 +189,22 @@ class Core:
     def figures(self) -> dict[str, Any]:
         """Return what a gateway needs to refuse without asking: `misotts_gateway.admission` has their meanings."""
         scheduler, admission = self.scheduler, self.admission
-        waiting = len(scheduler.ahead(batch=False))
-        room = min(scheduler.free_slots, admission.most - len(scheduler.running))
+        ahead = scheduler.ahead(batch=False)
+        places = max(scheduler.limits.max_waiting + scheduler.free_slots - len(ahead), 0)
+        free, most_s = max(self._room - len(ahead), 0), admission.options.max_wait_s
+        behind = self._waits(ahead, max(min(places, MOST_WAITS), free + 1))[free:]
+        waits_s = [0.0] * free + [round(wait_s, 3) for wait_s in behind]
+        allowed = sum(wait_s <= most_s for wait_s in waits_s)
         return {
             "slots": scheduler.limits.max_streams,
             "most": admission.most,
             "running": len(scheduler.running),
             "waiting": len(scheduler.waiting),
             "step_ms": round(admission.step_s * 1000, 2),
-            "free": max(room - waiting, 0),
-            "places": max(scheduler.limits.max_waiting + scheduler.free_slots - waiting, 0),
-            "wait_s": round(self.wait_s(), 3),
-            "each_s": round(admission.each_s(), 3),
-            "max_wait_s": admission.options.max_wait_s,
+            "places": places,
+            "waits_s": waits_s[: allowed + 1],
+            "slot_s": round(self._slot_s(), 3),
+            "max_wait_s": most_s,
         }
 
     def plan(self, now: float) -> Step | None:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from misotts_client.errors import Unavailable
 from misotts_gateway.admission import ON_ITS_WAY_S, STALE_S, Admission
 
-FREE = {"free": 2, "places": 66, "wait_s": 0.0, "each_s": 0.5, "max_wait_s": 2.0}
+FREE = {"places": 66, "waits_s": [0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5], "slot_s": 0.5, "max_wait_s": 2.0}
+FULL = {**FREE, "waits_s": [9.0]}
 
 
 class Clock:
@@ -32,7 +33,7 @@ def test_a_burst_between_two_reports_gets_what_is_free_and_what_may_wait() -> No
     admission = Admission(Clock())
     admission.hear(FREE)
     entered, told = let_in(admission, 80)
-    assert entered == 2 + 2.0 / 0.5 + 1
+    assert entered == 2 + 4
     assert set(told) == {0.5}
 
 
@@ -42,10 +43,10 @@ def test_requests_of_the_last_moment_are_counted_beside_the_figures() -> None:
     admission.hear(FREE)
     assert let_in(admission, 3)[0] == 3
     clock.now += ON_ITS_WAY_S / 2
-    admission.hear({**FREE, "free": 0, "wait_s": 0.4})
-    assert let_in(admission, 10)[0] == 1, "3 x 0.5 s and 0.4 s before it"
+    admission.hear({**FREE, "waits_s": [0.4, 0.9, 1.4, 1.9, 2.4]})
+    assert let_in(admission, 10)[0] == 1, "three are before it"
     clock.now += 2 * ON_ITS_WAY_S
-    admission.hear({**FREE, "free": 0, "wait_s": 2.1})
+    admission.hear({**FREE, "waits_s": [2.1]})
     entered, told = let_in(admission, 1)
     assert not entered
     assert told == pytest.approx([0.1])
@@ -55,21 +56,25 @@ def test_without_figures_everything_enters() -> None:
     clock = Clock()
     admission = Admission(clock)
     assert let_in(admission, 500)[0] == 500
-    admission.hear({**FREE, "free": 0, "wait_s": 9.0})
+    admission.hear(FULL)
     assert let_in(admission, 5)[0] == 0
     clock.now += STALE_S + 0.1
     assert let_in(admission, 500)[0] == 500
 
 
 @settings(max_examples=50, deadline=None)
-@given(places=st.integers(0, 100), free=st.integers(0, 20), requests=st.integers(0, 150))
-def test_the_queue_is_never_overfilled(places: int, free: int, requests: int) -> None:
+@given(places=st.integers(0, 100), requests=st.integers(0, 150))
+def test_the_queue_is_never_overfilled(places: int, requests: int) -> None:
     admission = Admission(Clock())
-    admission.hear({**FREE, "free": free, "places": places, "each_s": 0.0})
-    assert let_in(admission, requests)[0] == min(places, requests)
+    admission.hear({**FREE, "places": places, "waits_s": [0.0]})
+    entered, told = let_in(admission, requests)
+    assert entered == min(places, requests)
+    assert set(told) <= {FREE["slot_s"]}
 
 
-@pytest.mark.parametrize("figures", [{}, {**FREE, "free": "many"}, {**FREE, "wait_s": None}])
+@pytest.mark.parametrize(
+    "figures", [{}, {**FREE, "places": "many"}, {**FREE, "waits_s": None}, {**FREE, "waits_s": []}]
+)
 def test_figures_without_sense_change_nothing(figures: dict[str, object]) -> None:
     admission = Admission(Clock())
     with pytest.raises((KeyError, ValueError, TypeError)):
