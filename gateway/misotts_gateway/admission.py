@@ -15,8 +15,8 @@ from misotts_client.errors import Unavailable
 
 STALE_S = 2.0
 """Figures that are older say nothing."""
-ON_ITS_WAY_S = 0.05
-"""Time in which a request reaches `generate`: those let in shortly before the figures were made are not in them."""
+ON_ITS_WAY_S = 0.25
+"""Time after which a request that has not come to `generate` no longer counts: an earlier stage has refused it."""
 RETRY_S = (0.1, 60.0)
 
 
@@ -25,12 +25,14 @@ class _Figures:
     """What `generate` publishes.
 
     Attributes:
+        submitted: utterances that have come to it since its start, refused or not.
         places: utterances that find a slot or a place in the queue.
         waits_s: the expected waits of the next ones, up to the first that is too long; those behind wait as long.
         slot_s: time until a slot is free again once all are taken.
         max_wait_s: the longest wait.
     """
 
+    submitted: int
     places: int
     waits_s: list[float]
     slot_s: float
@@ -38,11 +40,11 @@ class _Figures:
 
 
 class Admission:
-    """The figures, and the requests let in since they were made."""
+    """The figures, and the requests let in that they do not count."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
-        self._figures = _Figures(0, [0.0], 0.0, 0.0)
+        self._figures = _Figures(0, 0, [0.0], 0.0, 0.0)
         self._heard_at = -STALE_S
         self._let_in: deque[float] = deque()
 
@@ -56,10 +58,13 @@ class Admission:
         if not waits_s:
             raise ValueError("no waits")
         slot_s, max_wait_s = float(figures["slot_s"]), float(figures["max_wait_s"])
-        self._figures = _Figures(int(figures["places"]), waits_s, slot_s, max_wait_s)
+        come = int(figures["submitted"]) - self._figures.submitted
+        self._figures = _Figures(int(figures["submitted"]), int(figures["places"]), waits_s, slot_s, max_wait_s)
         self._heard_at = self._clock()
-        while self._let_in and self._let_in[0] < self._heard_at - ON_ITS_WAY_S:
+        # They come about in the order in which they were let in; the figures count those that have come.
+        while self._let_in and (come > 0 or self._let_in[0] < self._heard_at - ON_ITS_WAY_S):
             self._let_in.popleft()
+            come -= 1
 
     def enter(self) -> None:
         """Let a request in.

@@ -88,6 +88,7 @@ class Core:
             try:
                 if self.draining:
                     raise Unavailable("the server is shutting down")
+                self._seats.check(caller)  # first: one that is let in counts until it comes to `generate`
                 self.admission.enter()
                 seat.enter_context(self._seats.hold(caller))
             except MisoError as error:
@@ -114,6 +115,7 @@ class Core:
             if self.draining and not admitted:
                 raise Unavailable("the server is shutting down")
             if not admitted:
+                self._seats.check(caller)
                 self.admission.enter()
             with nullcontext() if admitted else self._seats.hold(caller):
                 self._running.add(utterance)

@@ -67,7 +67,7 @@ class Seats:
         Raises:
             TooMany: a limit is reached; nothing is counted then.
         """
-        self._check(caller)
+        self.check(caller)
         name = caller.key.name if caller.key else ""
         self._by_address[caller.address] += 1
         self._by_key[name] += 1
@@ -81,7 +81,8 @@ class Seats:
                 if not counter[index]:
                     del counter[index]
 
-    def _check(self, caller: Caller) -> None:
+    def check(self, caller: Caller) -> None:
+        """Raises TooMany if `hold` would."""
         if self._by_address[caller.address] >= self._per_address:
             message = f"{caller.address} has {self._per_address} streams, the most of an address"
             raise TooMany("streams_per_address", message, 1.0)

@@ -200,6 +200,7 @@ class Core:
             "most": admission.most,
             "running": len(scheduler.running),
             "waiting": len(scheduler.waiting),
+            "submitted": self.statistics.submitted,
             "step_ms": round(admission.step_s * 1000, 2),
             "places": places,
             "waits_s": waits_s[: allowed + 1],

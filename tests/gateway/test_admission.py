@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from misotts_client.errors import Unavailable
 from misotts_gateway.admission import ON_ITS_WAY_S, STALE_S, Admission
 
-FREE = {"places": 66, "waits_s": [0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5], "slot_s": 0.5, "max_wait_s": 2.0}
+WAITS_S = [0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+FREE = {"submitted": 40, "places": 66, "waits_s": WAITS_S, "slot_s": 0.5, "max_wait_s": 2.0}
 FULL = {**FREE, "waits_s": [9.0]}
 
 
@@ -37,16 +38,18 @@ def test_a_burst_between_two_reports_gets_what_is_free_and_what_may_wait() -> No
     assert set(told) == {0.5}
 
 
-def test_requests_of_the_last_moment_are_counted_beside_the_figures() -> None:
+def test_requests_on_their_way_are_counted_beside_the_figures() -> None:
     clock = Clock()
     admission = Admission(clock)
     admission.hear(FREE)
     assert let_in(admission, 3)[0] == 3
     clock.now += ON_ITS_WAY_S / 2
-    admission.hear({**FREE, "waits_s": [0.4, 0.9, 1.4, 1.9, 2.4]})
-    assert let_in(admission, 10)[0] == 1, "three are before it"
+    admission.hear({**FREE, "submitted": 41, "waits_s": [0.4, 0.9, 1.4, 1.9, 2.4]})
+    assert let_in(admission, 10)[0] == 2, "one of three has come"
     clock.now += 2 * ON_ITS_WAY_S
-    admission.hear({**FREE, "waits_s": [2.1]})
+    admission.hear({**FREE, "submitted": 41, "waits_s": [1.9, 2.4]})
+    assert let_in(admission, 10)[0] == 1, "the others never will"
+    admission.hear({**FREE, "submitted": 42, "waits_s": [2.1]})
     entered, told = let_in(admission, 1)
     assert not entered
     assert told == pytest.approx([0.1])

@@ -1,6 +1,8 @@
 """Admission: as many utterances as the step time allows, true waits, and refusals that say when to come again."""
 
+import heapq
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 from random import Random
@@ -237,6 +239,36 @@ def test_the_gateway_tells_each_refused_request_of_a_burst_when_a_place_is_free(
         for told, free_s in bursts
     ]
     assert sum(near) >= true * len(near)
+
+
+@pytest.mark.parametrize("times", [3, 10])
+def test_the_gateway_spares_generate_nearly_all_that_it_would_refuse(times: float) -> None:
+    """An overload of requests that take 50 to 150 ms from the gateway to `generate`, as on a busy host."""
+    machine, rng, began_s, end_s = Machine(FlowOptions(), 16, 0.02, 0.002), Random(1), 5.0, 20.0
+    gateway = GatewayAdmission(lambda: machine.now)
+    per_s = times * 16 / (37 * (0.02 + 0.002 * 16))
+    events = [(n / 10, "report") for n in range(round(end_s * 10))]
+    while events[-1][0] < end_s or events[-1][1] == "report":
+        at = events[-1][0] if events[-1][1] == "call" else 0.0
+        events.append((at + rng.expovariate(per_s), "call"))
+    heapq.heapify(events)
+    counts: Counter[str] = Counter()
+    while events:
+        at, what = heapq.heappop(events)
+        machine.run_until(at)
+        if what == "report":
+            gateway.hear(machine.core.figures())
+        elif what == "submit":
+            length = rng.randrange(25, 50)
+            counts["refused" if machine.ask(length, 3 * length).error else "accepted"] += at > began_s
+        else:
+            try:
+                gateway.enter()
+                heapq.heappush(events, (at + rng.uniform(0.05, 0.15), "submit"))
+            except Unavailable:
+                counts["spared"] += at > began_s
+    assert counts["refused"] <= 0.02 * counts["spared"]
+    assert counts["accepted"] * times >= 0.9 * (counts["accepted"] + counts["spared"])
 
 
 def test_an_utterance_that_was_accepted_in_error_is_refused_after_all() -> None:
