@@ -51,6 +51,7 @@ class Scheduler:
         self.preempted = 0
         """Number of preemptions since start."""
         self._slots = list(range(limits.max_streams))  # a heap: low slots first keep the later stages' batches small
+        self._admissions = 0
 
     @property
     def free_slots(self) -> int:
@@ -142,6 +143,8 @@ class Scheduler:
             self.waiting.remove(utterance)
             if utterance.slot == NO_SLOT:
                 utterance.slot = heapq.heappop(self._slots)
+                self._admissions += 1
+                utterance.admission = self._admissions
             self.pool.shared += len(shared)
             utterance.blocks = shared + self.pool.allocate(need)
             utterance.cached = len(shared) * self.pool.block_size

@@ -37,6 +37,8 @@ class Chunk:
     stream: int
     slot: int
     """`NO_SLOT` in a probe of a stream that waits."""
+    admission: int
+    """See `Utterance.admission`."""
     index: int
     frames: list[npt.NDArray[np.int32]]
     """int32 [codebooks] each. Empty in a probe, and in the last chunk of a stream that was broken off. At the end of
@@ -150,6 +152,5 @@ class Stream:
         self._pending = []
         self._unacknowledged[index] = self._last_sent = now
         self._chunks += 1
-        self._send(
-            self.receiver, Chunk(utterance.stream, utterance.slot, index, frames, codebooks, order.seed, self.finish)
-        )
+        place = (utterance.stream, utterance.slot, utterance.admission, index)
+        self._send(self.receiver, Chunk(*place, frames, codebooks, order.seed, self.finish))

@@ -24,6 +24,9 @@ class Utterance:
     slot: int = NO_SLOT
     """Place in the batch, and slot of the later stages' state; held from admission until the last chunk is
     acknowledged."""
+    admission: int = 0
+    """Number of the admission that gave it its slot. These numbers grow; those of streams do not, since a listener is
+    admitted before batch work that came first."""
     lead_s: float | None = None
     """Bound of its lead over playback; None: it has none, see `batch`."""
     prefix_keys: list[bytes] = field(default_factory=list)

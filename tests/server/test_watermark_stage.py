@@ -19,7 +19,7 @@ from tests.support.processes import run_folder
 from tests.support.raw import infer, text
 
 CHUNKS = (1, 1, 2, 4, 8, 8, 8)
-STREAM, SLOT = 1_000_000, 8
+STREAM, SLOT, ADMISSION = 1_000_000, 8, 1_000_000
 """A slot of `onnx_server` that `generate` does not use."""
 
 
@@ -40,7 +40,7 @@ def test_the_detector_finds_the_key_in_speech_from_the_stage(
         response = infer(
             f"unix:{run_folder(onnx_server)}/grpc:1",
             "watermark",
-            HEADER=np.array([STREAM, SLOT, index, 7], np.int64),
+            HEADER=np.array([STREAM, SLOT, index, 7, ADMISSION], np.int64),
             AUDIO=piece,
             FINISH=text(b"eos" if index == len(pieces) - 1 else b""),
         )

@@ -28,7 +28,7 @@ class Chunk:
 
     sender: Any
     header: npt.NDArray[np.int64]
-    """int64 [4]: the stream's number, its slot, the chunk's index, the seed."""
+    """int64 [5]: the stream's number, its slot, the chunk's index, the seed, `Utterance.admission`."""
     data: npt.NDArray[Any]
     finish: str
 
@@ -49,7 +49,7 @@ class ChunkStage(Stage):
     def start_worker(self, process: Process) -> None:
         """Begin to accept chunks, at the end of `load`."""
         self._process = process
-        self._stream_of = [0] * self.settings.max_streams
+        self._admission_to = [0] * self.settings.max_streams
         self._chunks = 0
         limit = 2 * MAX_UNACKNOWLEDGED * self.settings.max_streams + 1024
         self._worker = Worker(self._work, lambda chunk: int(chunk.header[0]), limit, self.idle)
@@ -94,11 +94,11 @@ class ChunkStage(Stage):
     def _piece(self, chunk: Chunk) -> Piece[Any] | None:
         """Return the chunk's piece of its slot's stream, or None: a probe's stream has no slot yet, and a late chunk's
         stream has lost its slot to a newer one."""
-        stream, slot, _, _ = chunk.header.tolist()
-        if slot == NO_SLOT or stream < self._stream_of[slot]:
+        _, slot, _, _, admission = chunk.header.tolist()
+        if slot == NO_SLOT or admission < self._admission_to[slot]:
             return None
-        first = self._stream_of[slot] != stream
-        self._stream_of[slot] = stream
+        first = admission > self._admission_to[slot]
+        self._admission_to[slot] = admission
         return Piece(slot, first, chunk.data, last=bool(chunk.finish))
 
     def _answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:

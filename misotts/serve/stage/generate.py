@@ -106,7 +106,7 @@ class NextStage:
 
     def chunk(self, chunk: Chunk) -> None:
         outputs = {
-            "HEADER": np.array([chunk.stream, chunk.slot, chunk.index, chunk.seed], np.int64),
+            "HEADER": np.array([chunk.stream, chunk.slot, chunk.index, chunk.seed, chunk.admission], np.int64),
             "CODES": chunk.codes,
             "FINISH": chunk.finish,
         }
@@ -117,4 +117,4 @@ class NextStage:
         request: an overloaded server would grow, and its stop would last the whole exit timeout."""
         stream, order = self.utterance.stream, self.utterance.order
         codebooks = order.frames.shape[1] - 1
-        self.chunk(Chunk(stream, NO_SLOT, 0, [], codebooks, order.seed, finish_of(error)))
+        self.chunk(Chunk(stream, NO_SLOT, 0, 0, [], codebooks, order.seed, finish_of(error)))

@@ -60,7 +60,7 @@ class WatermarkStage(ChunkStage):
 
     def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
         """Send the response, if there is one, and acknowledge the chunk in any case."""
-        stream, _, index, seed = chunk.header.tolist()
+        stream, _, index, seed, _ = chunk.header.tolist()
         cancelled = chunk.sender.is_cancelled()
         delivery = self.deliveries.add(piece, len(audio), finish)
         try:

@@ -49,8 +49,12 @@ def stage() -> Any:
     return Doubler()
 
 
-def send(stage: Any, stream: int, slot: int, index: int, *data: float, finish: str = "") -> None:
-    header, codes = np.array([stream, slot, index, 0], np.int64), np.array(data, np.float32)
+def send(
+    stage: Any, stream: int, slot: int, index: int, *data: float, finish: str = "", admission: int | None = None
+) -> None:
+    """Send a chunk; `admission` is the stream's number, unless it is given."""
+    header = np.array([stream, slot, index, 0, stream if admission is None else admission], np.int64)
+    codes = np.array(data, np.float32)
     values = {"HEADER": header, "CODES": codes, "FINISH": np.array([finish.encode()], np.object_)}
     request = {name: SimpleNamespace(as_numpy=lambda value=value: value) for name, value in values.items()}
     stage.take(request, sender=None)
@@ -108,3 +112,14 @@ def test_a_late_chunk_does_not_disturb_the_slots_new_stream(stage: Any) -> None:
     assert (4, 7, [], "length") in stage.answers
     assert (5, 1, [4.0], "") in stage.answers
     assert stage.firsts == [(0, True), (0, False)]
+
+
+def test_a_stream_that_waited_longer_than_its_slots_last_one_is_heard(stage: Any) -> None:
+    """Batch work is admitted after listeners that came later."""
+    stage.gate.set()
+    send(stage, 5, 0, 0, 1, finish="eos", admission=1)
+    wait_for(stage, 1)
+    send(stage, 4, 0, 0, 3, finish="length", admission=2)
+    wait_for(stage, 2)
+    assert stage.answers[1] == (4, 0, [6.0], "length")
+    assert stage.firsts == [(0, True), (0, True)]
