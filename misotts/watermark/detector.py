@@ -169,7 +169,7 @@ class Detector:
             length = round(PIECE_S * config.SR * speed)
             for number, at in enumerate(range(0, len(resampled), length)):
                 piece = resampled[at : at + length]
-                if len(piece) >= (MESSAGE + 1) * config.HOP_LENGTH and piece.any():
+                if len(piece) >= (MESSAGE + 2) * config.HOP_LENGTH and piece.any():
                     starts = (n * config.HOP_LENGTH // PHASES for n in range(PHASES))
                     phases = [self._network.read(piece[start:]) for start in starts]
                     pieces.setdefault(number, []).append(Reading(speed, phases))

@@ -22,7 +22,11 @@ PIECE_COLUMNS = 512
 
 @dataclass(frozen=True)
 class Columns:
-    """Consecutive STFT columns of a clip as the network reads them."""
+    """The STFT columns of a clip, as the network reads them, that have their whole window in the clip.
+
+    A column across an end of the clip is half of zeros. The network often reads a start symbol there, and the levels of
+    such columns differ so much from those of others that they would hide the repetition of a steady sound.
+    """
 
     symbols: npt.NDArray[np.float32]
     """Log probabilities [columns, message_dim]."""
@@ -45,7 +49,7 @@ class ReadNetwork:
 
     @torch.inference_mode()
     def read(self, audio: npt.NDArray[np.float32]) -> Columns:
-        """Read float32 [samples] of any loudness. Column n is centred on sample n * HOP_LENGTH."""
+        """Read float32 [samples] of any loudness. The window of column n begins at sample n * HOP_LENGTH."""
         config = self.config
         loudness = np.sqrt(np.mean(np.square(audio, dtype=np.float64)))
         samples = torch.from_numpy(audio * np.float32(SPEECH_POWER**0.5 / max(loudness, 1e-12)))
@@ -59,8 +63,9 @@ class ReadNetwork:
             begin, end = max(start - reach, 0), min(start + PIECE_COLUMNS + reach, columns)
             piece = self._run_layers(magnitudes[:, :, begin:end])
             logits.append(piece[start - begin : start - begin + PIECE_COLUMNS])
-        repetition = _repetition(magnitudes[0, 0], config.message_len)
-        return Columns(torch.cat(logits).log_softmax(dim=1).numpy(), repetition)
+        inside = slice(1, -1)  # a window is two hops long
+        repetition = _repetition(magnitudes[0, 0, inside], config.message_len)
+        return Columns(torch.cat(logits)[inside].log_softmax(dim=1).numpy(), repetition)
 
     def _run_layers(self, x: torch.Tensor) -> torch.Tensor:
         for weight, bias, shift in self._layers:
