@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
@@ -46,7 +45,9 @@ class Admission:
         self._clock = clock
         self._figures = _Figures(0, 0, [0.0], 0.0, 0.0)
         self._heard_at = -STALE_S
-        self._let_in: deque[float] = deque()
+        self._let_in: dict[int, float] = {}
+        """Times by number, the oldest first."""
+        self._number = 0
 
     def hear(self, figures: Mapping[str, Any]) -> None:
         """Take new figures.
@@ -62,12 +63,19 @@ class Admission:
         self._figures = _Figures(int(figures["submitted"]), int(figures["places"]), waits_s, slot_s, max_wait_s)
         self._heard_at = self._clock()
         # They come about in the order in which they were let in; the figures count those that have come.
-        while self._let_in and (come > 0 or self._let_in[0] < self._heard_at - ON_ITS_WAY_S):
-            self._let_in.popleft()
+        for number, at in list(self._let_in.items()):
+            if come <= 0 and at >= self._heard_at - ON_ITS_WAY_S:
+                break
+            del self._let_in[number]
             come -= 1
 
-    def enter(self) -> None:
-        """Let a request in.
+    def leave(self, number: int) -> None:
+        """Take note that the request that `enter` has let in as `number` has ended: an earlier stage may have refused
+        it."""
+        self._let_in.pop(number, None)
+
+    def enter(self) -> int:
+        """Let a request in; return its number, for `leave`.
 
         Raises:
             Unavailable: it would wait too long, or finds no place in the queue.
@@ -75,7 +83,7 @@ class Admission:
         now = self._clock()
         if now - self._heard_at >= STALE_S:
             self._let_in.clear()
-            return
+            return 0
         figures, before = self._figures, len(self._let_in)
         if before >= figures.places:
             raise _refusal("all places are taken", figures.slot_s)
@@ -83,7 +91,9 @@ class Admission:
         if wait_s > figures.max_wait_s:
             allowed = f"the wait for a slot would be {wait_s:.1f} s, at most {figures.max_wait_s:g} s are allowed"
             raise _refusal(allowed, wait_s - figures.max_wait_s)
-        self._let_in.append(now)
+        self._number += 1
+        self._let_in[self._number] = now
+        return self._number
 
 
 def _refusal(why: str, retry_s: float) -> Unavailable:

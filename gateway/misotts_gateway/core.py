@@ -89,7 +89,7 @@ class Core:
                 if self.draining:
                     raise Unavailable("the server is shutting down")
                 self._seats.check(caller)  # first: one that is let in counts until it comes to `generate`
-                self.admission.enter()
+                seat.callback(self.admission.leave, self.admission.enter())
                 seat.enter_context(self._seats.hold(caller))
             except MisoError as error:
                 self.refused(error)
@@ -110,13 +110,13 @@ class Core:
             MisoError: the request is refused, or speech ended early. The error is in words for callers. An utterance
                 that fails behind its prompt says so in the last piece's `finish`.
         """
-        utterance = _Utterance(asked, caller)
+        utterance, number = _Utterance(asked, caller), 0
         try:
             if self.draining and not admitted:
                 raise Unavailable("the server is shutting down")
             if not admitted:
                 self._seats.check(caller)
-                self.admission.enter()
+                number = self.admission.enter()
             with nullcontext() if admitted else self._seats.hold(caller):
                 self._running.add(utterance)
                 utterance.ticket = self._tickets.new(caller.share)
@@ -136,6 +136,7 @@ class Core:
                 self.refused(error)
             raise
         finally:
+            self.admission.leave(number)
             self._running.discard(utterance)
             if utterance.ticket and not utterance.finish:
                 self._tickets.gone(utterance.ticket, utterance.frames)

@@ -38,6 +38,14 @@ def test_a_burst_between_two_reports_gets_what_is_free_and_what_may_wait() -> No
     assert set(told) == {0.5}
 
 
+def test_a_request_that_has_ended_makes_room_at_once() -> None:
+    admission = Admission(Clock())
+    admission.hear(FREE)
+    for _ in range(200):  # of a caller that an earlier stage refuses
+        admission.leave(admission.enter())
+    assert let_in(admission, 10)[0] == 6
+
+
 def test_requests_on_their_way_are_counted_beside_the_figures() -> None:
     clock = Clock()
     admission = Admission(clock)
