@@ -25,7 +25,7 @@ from misotts_gateway.admission import Admission
 from misotts_gateway.callers import FORWARDED_FOR, REQUEST_ID, Caller
 from misotts_gateway.counts import Counts
 from misotts_gateway.errors import TooMany, UnknownKey, lost_call, public_error
-from misotts_gateway.limits import STALLED_S, Seats
+from misotts_gateway.limits import STALLED_S, CallerLimits
 from misotts_gateway.request import EMPTY_FINAL, Asked, ModelLimits
 from misotts_gateway.tickets import INPUT, Tickets
 from misotts_gateway.upstream import Upstream
@@ -54,17 +54,19 @@ class Core:
     """Serves checked requests, within the limits of their callers.
 
     Attributes:
-        model: limits that depend on the model; whoever learns them sets them.
+        model: limits that depend on the model; the process sets them once it has learned them.
         draining: True once no more requests are accepted.
         admission: what `generate` says of its slots; nothing, where the upstream is another gateway.
     """
 
-    def __init__(self, upstream: Upstream, tickets: Tickets, seats: Seats, counts: Counts, access: AccessLog) -> None:
+    def __init__(
+        self, upstream: Upstream, tickets: Tickets, limits: CallerLimits, counts: Counts, access: AccessLog
+    ) -> None:
         self.model = ModelLimits()
         self.draining = False
         self.admission = Admission()
         self.counts = counts
-        self._upstream, self._tickets, self._seats, self._access = upstream, tickets, seats, access
+        self._upstream, self._tickets, self._limits, self._access = upstream, tickets, limits, access
         self._running: set[_Utterance] = set()
 
     @property
@@ -79,18 +81,19 @@ class Core:
 
     @contextmanager
     def admit(self, caller: Caller) -> Iterator[None]:
-        """Admit a turn of several utterances: it counts as one request and one stream, and a drain waits for all of it.
+        """Admit a turn of one or several utterances: it counts as one request and one stream, and a drain that begins
+        meanwhile refuses none of them.
 
         Raises:
             MisoError: the server drains, or the caller is over a limit of its own.
         """
-        with ExitStack() as seat:
+        with ExitStack() as held:
             try:
                 if self.draining:
                     raise Unavailable("the server is shutting down")
-                self._seats.check(caller)  # first: one that is let in counts until it comes to `generate`
-                seat.callback(self.admission.leave, self.admission.enter())
-                seat.enter_context(self._seats.hold(caller))
+                self._limits.check(caller)  # first: one that is let in counts until it comes to `generate`
+                held.callback(self.admission.leave, self.admission.enter())
+                held.enter_context(self._limits.hold(caller))
             except MisoError as error:
                 self.refused(error)
                 raise
@@ -104,20 +107,15 @@ class Core:
         utterance. A caller who takes nothing for `STALLED_S` has the iterating task cancelled.
 
         Args:
-            admitted: True inside of `admit`.
+            admitted: True inside of `admit`, which this method calls otherwise.
 
         Raises:
             MisoError: the request is refused, or speech ended early. The error is in words for callers. An utterance
                 that fails behind its prompt says so in the last piece's `finish`.
         """
-        utterance, number = _Utterance(asked, caller), 0
+        utterance = _Utterance(asked, caller)
         try:
-            if self.draining and not admitted:
-                raise Unavailable("the server is shutting down")
-            if not admitted:
-                self._seats.check(caller)
-                number = self.admission.enter()
-            with nullcontext() if admitted else self._seats.hold(caller):
+            with nullcontext() if admitted else self.admit(caller):
                 self._running.add(utterance)
                 utterance.ticket = self._tickets.new(caller.share)
                 message = fresh_message(asked, utterance.ticket if self._upstream.private else None)
@@ -132,11 +130,8 @@ class Core:
                     raise Unavailable("the server ended the stream before the end of speech")
         except MisoError as error:
             utterance.outcome = error.code
-            if not utterance.ticket:
-                self.refused(error)
             raise
         finally:
-            self.admission.leave(number)
             self._running.discard(utterance)
             if utterance.ticket and not utterance.finish:
                 self._tickets.gone(utterance.ticket, utterance.frames)

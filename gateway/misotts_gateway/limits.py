@@ -46,7 +46,7 @@ HALF_CLOSE_S = 0.2
 MINUTE_S = 60.0
 
 
-class Seats:
+class CallerLimits:
     """Counts the utterances of addresses and keys, and the requests of keys within a minute."""
 
     def __init__(self, per_address: int) -> None:

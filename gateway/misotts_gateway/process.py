@@ -26,7 +26,7 @@ from misotts_gateway.http.server import HttpServer
 from misotts_gateway.http.service import OptionError, make_service
 from misotts_gateway.keys import KeyFileError, Keys
 from misotts_gateway.launcher import REPORT_S, LauncherLink
-from misotts_gateway.limits import Seats
+from misotts_gateway.limits import CallerLimits
 from misotts_gateway.listeners import ListenError, grpc_server
 from misotts_gateway.options import GatewayOptions
 from misotts_gateway.probes import Probes, SmallServer
@@ -76,7 +76,8 @@ class Gateway:
         self.callers = Callers(options.trusted_proxies, self.keys)
         self.upstream = Upstream(options.upstream)
         self.tickets = Tickets(_run_folder(options.upstream))
-        self.core = Core(self.upstream, self.tickets, Seats(options.streams_per_address), self.counts, self.access)
+        limits = CallerLimits(options.streams_per_address)
+        self.core = Core(self.upstream, self.tickets, limits, self.counts, self.access)
         self.protocol = TritonProtocol(self.core, self.callers, lambda: self.is_ready)
         self.service = make_service(options, self.core, self.callers)
         self.http = HttpServer(http_app(self.service, options.allowed_origins), _certificate(options))

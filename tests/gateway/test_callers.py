@@ -1,4 +1,4 @@
-"""Who a caller is: its address behind proxies, its key; and what it may do at once."""
+"""A caller's address behind proxies, its key, and its limits."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from misotts_gateway.callers import Caller, Callers
 from misotts_gateway.errors import TooMany, UnknownKey
 from misotts_gateway.keys import Key, KeyFileError, Keys, digest, read_keys
-from misotts_gateway.limits import Seats
+from misotts_gateway.limits import CallerLimits
 
 NETWORKS = [ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")]
 
@@ -113,28 +113,28 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, words: s
         read_keys(tmp_path / "none")
 
 
-def test_a_seat_comes_back_and_a_refusal_uses_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_utterance_counts_until_its_end_and_a_refusal_uses_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("misotts_gateway.limits.time.monotonic", lambda: now)
     key = Caller("1.1.1.1", "id", Key("ann", "ann", streams=1, requests_per_minute=2))
-    seats = Seats(per_address=3)
-    with seats.hold(key), pytest.raises(TooMany, match="has 1 streams") as caught, seats.hold(key):
+    limits = CallerLimits(per_address=3)
+    with limits.hold(key), pytest.raises(TooMany, match="has 1 streams") as caught, limits.hold(key):
         pass
     assert caught.value.reason == "streams_per_key"
-    with seats.hold(key):
+    with limits.hold(key):
         now += 20
-    with pytest.raises(TooMany, match=r"2 requests within a minute.*try again in 40 s") as caught, seats.hold(key):
+    with pytest.raises(TooMany, match=r"2 requests within a minute.*try again in 40 s") as caught, limits.hold(key):
         pass
     assert caught.value.retry_after_s == 40
     now += 40
-    with seats.hold(key):
-        assert seats.taken == 1
-    assert seats.taken == 0
+    with limits.hold(key):
+        assert limits.taken == 1
+    assert limits.taken == 0
 
 
 def test_an_address_has_a_limit_of_its_own() -> None:
-    seats = Seats(per_address=1)
-    with seats.hold(Caller("1.1.1.1", "a")), seats.hold(Caller("2.2.2.2", "b")):
-        with pytest.raises(TooMany, match=r"1\.1\.1\.1 has 1"), seats.hold(Caller("1.1.1.1", "c")):
+    limits = CallerLimits(per_address=1)
+    with limits.hold(Caller("1.1.1.1", "a")), limits.hold(Caller("2.2.2.2", "b")):
+        with pytest.raises(TooMany, match=r"1\.1\.1\.1 has 1"), limits.hold(Caller("1.1.1.1", "c")):
             pass
-        assert seats.taken == 2
+        assert limits.taken == 2

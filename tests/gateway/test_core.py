@@ -16,7 +16,7 @@ from misotts_gateway.access_log import AccessLog
 from misotts_gateway.callers import Caller
 from misotts_gateway.core import Core
 from misotts_gateway.counts import Counts
-from misotts_gateway.limits import Seats
+from misotts_gateway.limits import CallerLimits
 from misotts_gateway.request import Asked
 from misotts_gateway.tickets import READERS, Note, Tickets, share_of, socket_path, unpack
 from tests.support.fake_triton import answer, utterance
@@ -74,7 +74,8 @@ def readers(tmp_path: Path) -> Iterator[Readers]:
 @pytest.fixture
 def core_before(tmp_path: Path) -> Callable[..., Core]:
     def make(*responses: Any) -> Core:
-        return Core(Upstream(*responses), Tickets(tmp_path), Seats(4), Counts(), AccessLog(None))  # type: ignore[arg-type]
+        upstream: Any = Upstream(*responses)
+        return Core(upstream, Tickets(tmp_path), CallerLimits(4), Counts(), AccessLog(None))
 
     return make
 
