@@ -1,4 +1,4 @@
-"""The public gRPC listener and its certificates."""
+"""The public gRPC listener, and the certificate of both public ports."""
 
 from __future__ import annotations
 
@@ -29,15 +29,26 @@ def grpc_server(options: GatewayOptions, handler: grpc.GenericRpcHandler) -> grp
     server = grpc.aio.server(handlers=(handler,), options=_server_options(options.max_message))
     where = f"{grpc_host(options.host)}:{options.grpc_port}"
     try:
-        if options.tls_cert or options.tls_key:
-            if not (options.tls_cert and options.tls_key):
-                raise ListenError("--tls-cert and --tls-key come together")
-            server.add_secure_port(where, Certificates(options.tls_cert, options.tls_key).credentials())
+        if files := tls_files(options):
+            server.add_secure_port(where, Certificates(*files).credentials())
         else:
             server.add_insecure_port(where)
     except RuntimeError:
         raise ListenError(f"cannot listen on the gRPC port {options.grpc_port} of {options.host}") from None
     return server
+
+
+def tls_files(options: GatewayOptions) -> tuple[Path, Path] | None:
+    """Return the files of the certificate chain and its key; None without TLS.
+
+    Raises:
+        ListenError: only one of the two is given.
+    """
+    if options.tls_cert and options.tls_key:
+        return options.tls_cert, options.tls_key
+    if options.tls_cert or options.tls_key:
+        raise ListenError("--tls-cert and --tls-key come together")
+    return None
 
 
 def grpc_host(host: str) -> str:
@@ -81,13 +92,10 @@ class Certificates:
     """A certificate chain and its key, read again when the files change."""
 
     def __init__(self, chain: Path, key: Path) -> None:
-        """Raises ListenError if they cannot be read or do not fit."""
+        """Raises OSError if they cannot be read."""
         self._files = (chain, key)
         self._version = self._current()
-        try:
-            self._pair = self._read()
-        except OSError as error:
-            raise ListenError(f"cannot read {error.filename}: {error.strerror}") from None
+        self._pair = self._read()
 
     def credentials(self) -> Any:
         return grpc.dynamic_ssl_server_credentials(self._configuration(), self._changed)

@@ -27,7 +27,7 @@ from misotts_gateway.http.service import OptionError, make_service
 from misotts_gateway.keys import KeyFileError, Keys
 from misotts_gateway.launcher import REPORT_S, LauncherLink
 from misotts_gateway.limits import CallerLimits
-from misotts_gateway.listeners import ListenError, grpc_server
+from misotts_gateway.listeners import ListenError, grpc_server, tls_files
 from misotts_gateway.options import GatewayOptions
 from misotts_gateway.probes import Probes, SmallServer
 from misotts_gateway.request import model_limits
@@ -68,7 +68,7 @@ class Gateway:
     """One gateway: its parts, put together."""
 
     def __init__(self, options: GatewayOptions) -> None:
-        """Raises KeyFileError or OSError if a file that the options name cannot be used."""
+        """Raises KeyFileError, OptionError, ListenError or OSError if the options cannot be used."""
         self.options = options
         self.counts = Counts()
         self.access = AccessLog(options.access_log)
@@ -80,7 +80,7 @@ class Gateway:
         self.core = Core(self.upstream, self.tickets, limits, self.counts, self.access)
         self.protocol = TritonProtocol(self.core, self.callers, lambda: self.is_ready)
         self.service = make_service(options, self.core, self.callers)
-        self.http = HttpServer(http_app(self.service, options.allowed_origins), _certificate(options))
+        self.http = HttpServer(http_app(self.service, options.allowed_origins), tls_files(options))
         self.link = LauncherLink(self.counts.malformed.inc, self.core.admission)
         self._upstream_ready = False
         self._stop = asyncio.Event()
@@ -219,10 +219,6 @@ async def _every(seconds: float, action: Callable[[], Awaitable[None] | None]) -
         except Exception:
             log.exception("a watch failed")
         await asyncio.sleep(seconds)
-
-
-def _certificate(options: GatewayOptions) -> tuple[Path, Path] | None:
-    return (options.tls_cert, options.tls_key) if options.tls_cert and options.tls_key else None
 
 
 def _run_folder(upstream: str) -> Path | None:

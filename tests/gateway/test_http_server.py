@@ -49,8 +49,9 @@ def test_a_port_that_is_taken_and_a_host_without_an_address() -> None:
     async def run() -> None:
         first, second = HttpServer(hello), HttpServer(hello)
         await first.start("127.0.0.1", port)
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(OSError, match="in use") as caught:
             await second.start("127.0.0.1", port)
+        assert caught.value.filename == f"the HTTP port {port} of 127.0.0.1"
         await first.stop(0)
 
     asyncio.run(run())

@@ -230,6 +230,12 @@ def test_sigterm_drains(fake: FakeTriton) -> None:
         (["--host="], "--host must not be empty"),
         (["--api-keys=/nonexistent"], "cannot read /nonexistent: No such file"),
         (["--tls-cert=/nonexistent"], "--tls-cert and --tls-key come together"),
+        (["--tls-key=/nonexistent"], "--tls-cert and --tls-key come together"),
+        (
+            ["--tls-cert=/none", "--tls-key=/no.key"],
+            "certificate /none with the key /no.key: No such file",
+        ),
+        ([f"--tls-cert={__file__}", f"--tls-key={__file__}"], f"certificate {__file__} with the key {__file__}: [SSL]"),
         (["--access-log=/nonexistent/log"], "/nonexistent/log: No such file"),
         (["--trusted-proxies=10.0.0.1/8"], "10.0.0.1/8"),
     ],

@@ -15,6 +15,8 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from misotts_gateway.listeners import ListenError
+
 log = logging.getLogger(__name__)
 
 IDLE_S = 75.0
@@ -37,6 +39,7 @@ class HttpServer:
     """
 
     def __init__(self, app: ASGIApp, tls: tuple[Path, Path] | None = None) -> None:
+        """Raises ListenError if the certificate and the key cannot be used."""
         chain, key = tls or (None, None)
         config = uvicorn.Config(
             app,
@@ -53,7 +56,11 @@ class HttpServer:
             ssl_certfile=chain,
             ssl_keyfile=key,
         )
-        config.load()
+        try:
+            config.load()
+        except OSError as error:  # TLS's own errors are OSErrors too, and neither kind names the file
+            words = f"cannot use the certificate {chain} with the key {key}: {error.strerror}"
+            raise ListenError(words) from None
         self._server = _Server(config)
         self._tls = (chain, key)
         self._version: list[tuple[int, int]] = []
@@ -61,7 +68,7 @@ class HttpServer:
         self._silent_since: dict[Any, float] = {}
 
     async def start(self, host: str, port: int) -> None:
-        """Listen; `OSError` if the port cannot be had."""
+        """Listen; raises OSError, whose file name names the port, if the port cannot be had."""
         sockets = _listen(host, port)
         self._running = asyncio.create_task(self._server.serve(sockets))
         while not self._server.started and not self._running.done():
@@ -120,7 +127,10 @@ def _listen(host: str, port: int) -> list[socket.socket]:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            each.bind(address)
+            try:
+                each.bind(address)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, f"the HTTP port {port} of {host}") from None
             each.setblocking(False)
             sockets.append(each)
         opened.pop_all()
