@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from misotts_gateway.errors import UnknownKey
+from misotts_gateway.files import file_version
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Key:
 
     Attributes:
         name: names the key in logs; unique.
-        tenant: whose key it is, a label of metrics and a field of the access log.
+        tenant: the customer to which the key belongs, a label of metrics and a field of the access log.
         streams: utterances at once; None: no limit of its own.
         requests_per_minute: requests within 60 s; None: no limit.
         voices: True if the key may upload and delete voices.
@@ -54,7 +55,7 @@ class Keys:
         self._version: object = None
         self._keys: dict[str, Key] = {}
         if path:
-            self._version, self._keys = _version(path), read_keys(path)
+            self._version, self._keys = file_version(path), read_keys(path)
 
     @property
     def required(self) -> bool:
@@ -65,7 +66,7 @@ class Keys:
         """Read the file again if it has changed. A file that cannot be used changes nothing but the log."""
         if self._path is None:
             return
-        version = _version(self._path)
+        version = file_version(self._path)
         if version == self._version:
             return
         self._version = version
@@ -145,11 +146,3 @@ def _entry(entry: Any) -> tuple[str, Key]:
     if not isinstance(given.get("voices", False), bool):
         raise KeyFileError(f"key {name!r}: voices must be true or false")
     return hash, Key(**given)
-
-
-def _version(path: Path) -> object:
-    try:
-        status = path.stat()
-    except OSError as error:
-        return error.errno
-    return status.st_mtime_ns, status.st_size, status.st_ino

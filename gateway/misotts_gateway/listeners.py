@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from misotts_gateway import limits
+from misotts_gateway.files import file_version
 from misotts_gateway.options import GatewayOptions
 
 log = logging.getLogger(__name__)
@@ -122,11 +123,4 @@ class Certificates:
         return chain, key
 
     def _current(self) -> list[object]:
-        found: list[object] = []
-        for path in self._files:
-            try:
-                status = path.stat()
-                found.append((status.st_mtime_ns, status.st_size, status.st_ino))
-            except OSError as error:
-                found.append(error.errno)
-        return found
+        return [file_version(path) for path in self._files]

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from misotts_gateway.files import file_version
 from misotts_gateway.listeners import ListenError
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class HttpServer:
             ssl_certfile=chain,
             ssl_keyfile=key,
         )
+        self._version = [file_version(path) for path in tls or ()]
         try:
             config.load()
         except OSError as error:  # TLS's own errors are OSErrors too, and neither kind names the file
@@ -63,7 +64,6 @@ class HttpServer:
             raise ListenError(words) from None
         self._server = _Server(config)
         self._tls = (chain, key)
-        self._version: list[tuple[int, int]] = []
         self._running: asyncio.Task[None] | None = None
         self._silent_since: dict[Any, float] = {}
 
@@ -91,12 +91,13 @@ class HttpServer:
         chain, key = self._tls
         if chain is None or key is None or self._server.config.ssl is None:
             return
+        version = [file_version(path) for path in (chain, key)]
+        if version == self._version:
+            return
+        self._version = version
         try:
-            version = [(path.stat().st_mtime_ns, path.stat().st_ino) for path in (chain, key)]
-            if version != self._version:
-                self._version = version
-                self._server.config.ssl.load_cert_chain(chain, key)
-        except (OSError, ssl.SSLError) as error:
+            self._server.config.ssl.load_cert_chain(chain, key)
+        except OSError as error:
             log.error("HTTP's certificate stays as it was: %s", error)
 
     async def stop(self, timeout_s: float) -> None:
