@@ -1,4 +1,4 @@
-"""Who calls: the address, the key and the request id of a caller, for every protocol."""
+"""The address, the key and the request id of a caller, for every protocol."""
 
 from __future__ import annotations
 

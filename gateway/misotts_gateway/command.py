@@ -31,10 +31,10 @@ def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
 def gateway(
     upstream: Annotated[str, typer.Option(help="Host and gRPC port of a misotts server to pass requests on to.")],
     launcher: Annotated[Path | None, typer.Option(hidden=True)] = None,
-    host: Annotated[str, typer.Option(help="Address or host name to listen on.")] = "0.0.0.0",
-    grpc_port: Annotated[int, _port("Port of gRPC.")] = 8001,
-    http_port: Annotated[int, _port("Port of HTTP and WebSockets.")] = 8080,
-    ready_port: Annotated[int, _port("Port of /ready, /live and /metrics.")] = 8003,
+    host: Annotated[str, typer.Option(help="Address or host name to listen on.")] = GatewayOptions.host,
+    grpc_port: Annotated[int, _port("Port of gRPC.")] = GatewayOptions.grpc_port,
+    http_port: Annotated[int, _port("Port of HTTP and WebSockets.")] = GatewayOptions.http_port,
+    ready_port: Annotated[int, _port("Port of /ready, /live and /metrics.")] = GatewayOptions.ready_port,
     api_keys: Annotated[Path | None, typer.Option(help="File of API keys. Without it any caller is served.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM); it is read again by itself.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Private key (PEM) of --tls-cert.")] = None,
@@ -54,7 +54,9 @@ def gateway(
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Origin whose pages may call the HTTP port; may be repeated.")
     ] = None,
-    max_input: Annotated[int, typer.Option(min=1, max=1_000_000, help="Code points of HTTP's longest text.")] = 100_000,
+    max_input: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Code points of HTTP's longest text.")
+    ] = GatewayOptions.max_input,
     normalize: Annotated[
         str | None, typer.Option(help="Write numbers as words by default, in this language (en).")
     ] = None,
@@ -63,11 +65,13 @@ def gateway(
     ] = None,
     streams_per_address: Annotated[
         int, typer.Option(min=1, help="Largest number of utterances at once of a caller's address.")
-    ] = 256,
-    max_message_mib: Annotated[int, typer.Option(min=1, max=256, help="Size of the largest request in MiB.")] = 16,
+    ] = GatewayOptions.streams_per_address,
+    max_message_mib: Annotated[
+        int, typer.Option(min=1, max=256, help="Size of the largest request in MiB.")
+    ] = GatewayOptions.max_message // MIB,
     memory_limit_mib: Annotated[
         int, typer.Option(min=128, help="Resident memory in MiB above which incomplete requests are ended.")
-    ] = 1024,
+    ] = GatewayOptions.memory_limit // MIB,
 ) -> None:
     """Run a gateway until SIGINT or SIGTERM: the public side of a misotts server, on this or another machine."""
     from misotts_gateway.process import GatewayError, run

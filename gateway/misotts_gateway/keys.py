@@ -33,7 +33,7 @@ class Key:
 
     Attributes:
         name: names the key in logs; unique.
-        tenant: the customer to which the key belongs, a label of metrics and a field of the access log.
+        tenant: owner of the key, a label of metrics and a field of the access log.
         streams: utterances at once; None: no limit of its own.
         requests_per_minute: requests within 60 s; None: no limit.
         voices: True if the key may upload and delete voices.

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 MAX_CONNECTIONS = 64
@@ -16,8 +17,6 @@ MAX_REQUEST = 8 * 2**10
 
 Answer = tuple[int, str, bytes]
 """Status, type and body."""
-
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
 
 class Probes:
@@ -80,7 +79,7 @@ class SmallServer:
         status, kind, body = await self._checked(words)
         head_only = words[0] == "HEAD"
         writer.write(
-            f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
             f"Cache-Control: no-store\r\nConnection: close\r\n\r\n".encode()
         )
         writer.write(b"" if head_only else body)

@@ -9,22 +9,21 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from misotts_client.contract import FRAME_MS, LONGEST_DEFAULT_MS, SAMPLE_RATE, check_request
 from misotts_client.errors import Unavailable
 from misotts_client.request import SpeechRequest
 from misotts_client.transport import ChunkReader
 from misotts_gateway.audio.formats import Format, StreamEncoder
+from misotts_gateway.audio.pcm import Audio
 from misotts_gateway.callers import Caller
 from misotts_gateway.core import Core
 from misotts_gateway.request import Asked
 from misotts_gateway.text.ssml import Silence
-
-Audio = npt.NDArray[np.float32]
 
 _SEEDS = 2**64
 _PATIENCE_S = 10.0
@@ -157,22 +156,21 @@ class Encoding:
     """
 
     def __init__(self, format: Format, rate: int, threads: Executor) -> None:
-        self._make: Callable[[], StreamEncoder] = lambda: StreamEncoder(format, rate)
-        self._made: StreamEncoder | None = None
+        self._format, self._rate = format, rate
         self._threads = None if format.cheap else threads
 
     async def encode(self, audio: Audio) -> bytes:
         """See `StreamEncoder.encode`."""
-        return await in_thread(self._threads, lambda: self._encoder().encode(audio))
+        return await in_thread(self._threads, lambda: self._encoder.encode(audio))
 
     async def finish(self) -> bytes:
         """See `StreamEncoder.finish`."""
-        return await in_thread(self._threads, lambda: self._encoder().finish())
+        return await in_thread(self._threads, lambda: self._encoder.finish())
 
+    @cached_property
     def _encoder(self) -> StreamEncoder:
-        """Return the encoder, which is made where it works: a codec's first one loads its library."""
-        self._made = self._made or self._make()
-        return self._made
+        """The encoder, which is made where it works: a codec's first one loads its library."""
+        return StreamEncoder(self._format, self._rate)
 
 
 async def in_thread(threads: Executor | None, action: Callable[[], Result]) -> Result:

@@ -63,7 +63,7 @@ class HttpServer:
             words = f"cannot use the certificate {chain} with the key {key}: {error.strerror}"
             raise ListenError(words) from None
         self._server = _Server(config)
-        self._tls = (chain, key)
+        self._tls = tls
         self._running: asyncio.Task[None] | None = None
         self._silent_since: dict[Any, float] = {}
 
@@ -88,15 +88,14 @@ class HttpServer:
 
     def reread_certificate(self) -> None:
         """Use the certificate's files as they are now, for connections that come."""
-        chain, key = self._tls
-        if chain is None or key is None or self._server.config.ssl is None:
+        if self._tls is None or self._server.config.ssl is None:
             return
-        version = [file_version(path) for path in (chain, key)]
+        version = [file_version(path) for path in self._tls]
         if version == self._version:
             return
         self._version = version
         try:
-            self._server.config.ssl.load_cert_chain(chain, key)
+            self._server.config.ssl.load_cert_chain(*self._tls)
         except OSError as error:
             log.error("HTTP's certificate stays as it was: %s", error)
 

@@ -26,7 +26,7 @@ MAX_RECORD = 4096
 _CLIPS = (".wav", ".flac", ".mp3")
 _SPEAKER = re.compile(r"speaker:(\d{1,2})")
 _UPLOADED = re.compile(r"u-[0-9a-f]{40}")
-"""Names of uploaded voices in the folder. Nobody can ask for them by these names."""
+"""Names of uploaded voices in the folder. No caller can ask for them by these names."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Uploaded:
 
     Attributes:
         name: as its tenant names it.
-        tenant: whose it is; empty where the server asks for no keys.
+        tenant: its owner; empty where the server asks for no keys.
         consent: what the caller sent as the consent of the person.
         created_at: seconds since 1970.
     """
@@ -76,9 +76,9 @@ class VoiceNames:
         if name is None:
             return Chosen()
         check_voice_name(name)
-        if self._exists(uploaded_name(tenant, name)):
+        if self.has_uploaded(name, tenant):
             return Chosen(uploaded_name(tenant, name))
-        if self._exists(name) and not _UPLOADED.fullmatch(name):
+        if self.has_registered(name):
             return Chosen(name)
         target = self._aliases.get(name)
         if target is not None:
