@@ -154,7 +154,7 @@ def requests_that_killed_triton(server: RunningServer) -> None:
     for shape in ([-1], [2**62], [0], [], [1] * 60, [2**31, 2**33]):
         assert raw_call(server, message(TEXT=("BYTES", shape, HELLO[2])))[0] is BAD
     with grpc.insecure_channel(server.url) as channel:
-        request = infer_request(SpeechRequest("Hello.", voice="nobody")).SerializeToString()
+        request = infer_request(SpeechRequest("Hello.", voice="unknown")).SerializeToString()
         for _ in range(100):
             call = channel.unary_stream(PATH)(request, metadata=(("triton_grpc_error", "true"),))
             call.cancel()
@@ -194,7 +194,7 @@ def millions_of_texts(server: RunningServer) -> None:
 
 
 def callers_who_do_not_read(server: RunningServer) -> None:
-    """V: what they do not take holds nobody up. They wait for a slot beside the listeners."""
+    """V: what they do not take delays no other caller. They wait for a slot beside the listeners."""
     channels = [grpc.insecure_channel(server.url, OPTIONS) for _ in range(20)]
     request = infer_request(SpeechRequest("Hello.", max_audio_ms=60_000)).SerializeToString()
     calls = [channel.unary_stream(PATH)(request) for channel in channels]

@@ -38,7 +38,7 @@ def test_a_burst_between_two_reports_gets_what_is_free_and_what_may_wait() -> No
     assert set(told) == {0.5}
 
 
-def test_a_request_that_has_ended_makes_room_at_once() -> None:
+def test_a_request_that_has_ended_no_longer_counts() -> None:
     admission = Admission(Clock())
     admission.hear(FREE)
     for _ in range(200):  # of a caller that an earlier stage refuses

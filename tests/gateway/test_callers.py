@@ -9,8 +9,9 @@ import pytest
 
 from misotts_gateway.callers import Caller, Callers
 from misotts_gateway.errors import TooMany, UnknownKey
-from misotts_gateway.keys import Key, KeyFileError, Keys, digest, read_keys
+from misotts_gateway.keys import Key, KeyFileError, Keys, read_keys
 from misotts_gateway.limits import CallerLimits
+from tests.support.gateway import write_keys
 
 NETWORKS = [ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")]
 
@@ -36,14 +37,11 @@ def test_the_address_is_the_rightmost_one_that_no_trusted_proxy_has(
     assert Callers(NETWORKS, Keys(None)).address(peer, forwarded) == address
 
 
-def key_file(path: Path, **keys: dict[str, object]) -> Path:
-    entries = [{"name": name, "sha256": digest(f"key of {name}"), **more} for name, more in keys.items()]
-    path.write_text(json.dumps({"keys": entries}))
-    return path
+ANN = {"key of ann": {"name": "ann"}}
 
 
 def test_a_key_is_found_however_it_is_shown(tmp_path: Path) -> None:
-    keys = Keys(key_file(tmp_path / "keys", ann=dict(tenant="acme", streams=2)))
+    keys = Keys(write_keys(tmp_path / "keys", {"key of ann": {"name": "ann", "tenant": "acme", "streams": 2}}))
     expected = (Key("ann", "acme", streams=2), "key of ann")
     for name, value in (
         ("authorization", "Bearer key of ann"),
@@ -69,15 +67,15 @@ def test_a_key_is_found_however_it_is_shown(tmp_path: Path) -> None:
     ],
 )
 def test_any_other_key_is_refused(tmp_path: Path, headers: dict[str, list[str]], words: str) -> None:
-    keys = Keys(key_file(tmp_path / "keys", ann={}))
+    keys = Keys(write_keys(tmp_path / "keys", ANN))
     with pytest.raises(UnknownKey, match=words):
         keys.find(headers)
 
 
 def test_the_file_is_read_again_when_it_changes_and_only_if_it_is_right(tmp_path: Path) -> None:
-    file = key_file(tmp_path / "keys", ann={})
+    file = write_keys(tmp_path / "keys", ANN)
     keys = Keys(file)
-    key_file(file, bob={})
+    write_keys(file, {"key of bob": {"name": "bob"}})
     os.utime(file, ns=(1, 1))
     keys.reread()
     assert keys.find({"x-api-key": ["key of bob"]})[0] == Key("bob", "bob")

@@ -1,4 +1,4 @@
-"""The core without a network: what it tells the stages of a caller, and whom it ends."""
+"""The core without a network: what it tells the stages of a caller, and which utterances it ends."""
 
 import asyncio
 import socket

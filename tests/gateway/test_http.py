@@ -1,6 +1,5 @@
 """What all HTTP protocols share: keys, limits of a key, other origins, metrics, addresses, the end of the process."""
 
-import hashlib
 import json
 import re
 import signal
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.fake_triton import FakeTriton, endless, refusal, running, silent
-from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.gateway import RunningGateway, running_gateway, write_keys
 from tests.support.http import JSON, SPEECH, arrivals, audio_of, dechunked, events, opened, read_until, request, speak
 from tests.support.tone import samples_of, speak_tone
 from tests.support.waiting import wait_until
@@ -40,9 +39,7 @@ def guarded_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeTri
 @pytest.fixture(scope="module")
 def guarded(guarded_triton: FakeTriton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """A gateway with keys, and one allowed origin."""
-    keys = tmp_path_factory.mktemp("keys") / "keys.json"
-    entries = [{"sha256": hashlib.sha256(token.encode()).hexdigest(), **key} for token, key in KEYS.items()]
-    keys.write_text(json.dumps({"keys": entries}))
+    keys = write_keys(tmp_path_factory.mktemp("keys") / "keys.json", KEYS)
     with running_gateway(guarded_triton.url, f"--api-keys={keys}", f"--allow-origin={ORIGIN}") as running_one:
         yield running_one
 
@@ -136,7 +133,7 @@ def test_the_only_stream_of_a_key_comes_back(port: int, guarded_triton: FakeTrit
         guarded_triton.script = speak_tone()
         served_within(port, "k-one", 1)
     for _ in range(5):  # refused
-        assert speak(port, headers=bearer("k-one"), voice="nobody").status == 404
+        assert speak(port, headers=bearer("k-one"), voice="unknown").status == 404
     served_within(port, "k-one", 1)
     guarded_triton.script = silent  # never answered
     guarded_triton.requests.clear()

@@ -25,16 +25,9 @@ from typer.testing import CliRunner
 from misotts.cli.main import app
 from misotts_client import Client, InvalidArgument, SpeechRequest, Unavailable
 from misotts_client.transport import infer_request
-from misotts_gateway.keys import digest
 from tests.support.fake_triton import FakeTriton, answer, endless, utterance
-from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.gateway import RunningGateway, running_gateway, write_keys
 from tests.support.waiting import wait_until
-
-
-def write_keys(path: Path, **keys: dict[str, Any]) -> Path:
-    entries = [{"name": name, "sha256": digest(f"key of {name}"), **more} for name, more in keys.items()]
-    path.write_text(json.dumps({"keys": entries}))
-    return path
 
 
 @pytest.fixture
@@ -44,7 +37,8 @@ def fake(shared_triton: FakeTriton) -> FakeTriton:
 
 
 def test_keys_tenants_and_the_access_log(fake: FakeTriton, tmp_path: Path) -> None:
-    keys, log = write_keys(tmp_path / "keys", ann=dict(tenant="acme", streams=1)), tmp_path / "access"
+    ann = {"name": "ann", "tenant": "acme", "streams": 1}
+    keys, log = write_keys(tmp_path / "keys", {"key of ann": ann}), tmp_path / "access"
     options = [f"--api-keys={keys}", f"--access-log={log}", "--trusted-proxies=127.0.0.0/8"]
     with running_gateway(fake.url, *options) as gateway:
         for key in (None, "wrong"):
@@ -59,7 +53,7 @@ def test_keys_tenants_and_the_access_log(fake: FakeTriton, tmp_path: Path) -> No
                     client.speak("Hello.")
             log.rename(tmp_path / "rotated")
             fake.script = lambda *_: utterance(1)
-            write_keys(keys, bob={})
+            write_keys(keys, {"key of bob": {"name": "bob"}})
             with Client(gateway.url, "key of bob") as other:
                 wait_until(lambda: accepted(other), 10)
             with pytest.raises(InvalidArgument, match="not known"):

@@ -129,7 +129,7 @@ def test_an_unknown_format_is_told_all_formats(port: int) -> None:
 
 
 def test_an_unknown_voice(port: int) -> None:
-    given = speak(port, voice="nobody")
+    given = speak(port, voice="unknown")
     assert (given.status, given.error["param"], given.error["code"]) == (404, "voice", "voice_not_found")
     assert speak(port, voice={"id": "alloy"}).status == 200
 

@@ -1,8 +1,6 @@
 """`/v1/audio/voices`: the list, uploads and deletions, aliases, and what must not be reached by a name."""
 
-import hashlib
 import io
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +14,7 @@ import soundfile
 from misotts.prompt.voices import Voices, add_voice
 from misotts_gateway.voices.names import DEFAULT_ALIASES, OPENAI_VOICES, read_aliases, uploaded_name
 from tests.support.fake_triton import FakeTriton, running
-from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.gateway import RunningGateway, running_gateway, write_keys
 from tests.support.http import Answer, request, speak
 from tests.support.tone import inputs, speak_tone
 
@@ -61,9 +59,7 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeTriton]:
 
 @pytest.fixture(scope="module")
 def gateway(triton: FakeTriton, folder: Path) -> Iterator[RunningGateway]:
-    keys = folder.parent / "keys.json"
-    entries = [{"sha256": hashlib.sha256(token.encode()).hexdigest(), **key} for token, key in KEYS.items()]
-    keys.write_text(json.dumps({"keys": entries}))
+    keys = write_keys(folder.parent / "keys.json", KEYS)
     aliases = [f"--voice-alias={entry}" for entry in ("nova=operator", "echo=speaker:7", "onyx=")]
     with running_gateway(triton.url, f"--api-keys={keys}", f"--voices={folder}", *aliases) as running_one:
         yield running_one
