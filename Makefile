@@ -17,7 +17,7 @@ SERVE_OPTIONS ?= $(if $(filter $(DEMO) $(RANDOM),$(MODEL)),--allow-reference-key
 # Most utterances at once that the engines of `make build` take.
 STREAMS ?= 64
 
-.PHONY: help attack page demo test quick voice-check messages docs lint format convert build serve soak \
+.PHONY: help attack page demo test quick voice-check floors newest messages docs lint format convert build serve soak \
     watermark-soak gpu-suite gpu-server gpu-suite-wheels gpu-server-files clean
 
 help: ## list the targets
@@ -106,7 +106,7 @@ out/gpu-suite-site: $(wildcard $(GPU_WHEELS)/*.whl)
 # working tree. tests/benchmarks/test_gpu_suite.py lists what that machine has.
 GPU_PACKAGES := cachetools cffi lameenc msgspec pycparser python-multipart python-rapidjson sentencex soundfile soxr \
     starlette tritonclient uvicorn websockets
-gpu-suite-wheels: ## download what the GPU machine lacks (4 MB)
+gpu-suite-wheels: ## download what the GPU machine lacks (6 MB)
 	rm -rf $(GPU_WHEELS)
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --dest $(GPU_WHEELS) --constraint constraints.txt \
 	    --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \

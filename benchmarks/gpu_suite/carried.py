@@ -1,7 +1,7 @@
 """What the real server needs on a machine that has neither Triton nor a network: packed into one archive here, unpacked
 there.
 
-    python -m benchmarks.gpu_suite.carried    # writes .server/parts.tar.xz, 34 MB
+    python -m benchmarks.gpu_suite.carried    # writes .server/parts.tar.xz, 35 MB
 
 It has tritonserver, the Python backend, the stub for Python 3.12 and the libraries of the nvidia-pytriton wheel, but
 not the libpython that only the stub for 3.13 needs; and numpy 1.26 (see constraints.txt) without its tests.
