@@ -158,7 +158,7 @@ def _rounded(values: list[float], digits: int) -> dict[str, float | None]:
 
 
 async def _burst(server: RunningServer) -> dict[str, Any]:
-    """Send 60 calls at once, then none; return the delays told, and the time until a place was free."""
+    """Send 60 calls at once, then none; return the delays told, and the time until a call was accepted."""
     async with AsyncClient(server.url) as client:
 
         async def call(audio_ms: int) -> float | None:
@@ -210,10 +210,10 @@ def simulated(_: Path) -> dict[str, Any]:
     measured), on which nothing else runs. Calls of the first 4 s, when the server learns its step times, do not count.
     """
     costs, limits = floor(GPUS["h100"], fp8=False).slower_device(1.5), Limits(max_streams=256, max_waiting=64)
+    full = simulate(Load(streams=256, seconds=12.0, chars=UTTERANCE_CHARS, lead_ms=None), costs, limits)
+    carried = sum(answer.audio_s for answer in full.answers) / full.seconds
     found: dict[str, Any] = {"costs": costs.label}
     for rule in get_args(AdmissionRule):
-        full = simulate(Load(streams=256, seconds=12.0, chars=UTTERANCE_CHARS, lead_ms=None), costs, limits)
-        carried = sum(answer.audio_s for answer in full.answers) / full.seconds
         found[rule] = {"carried_streams": round(carried, 1)}
         for times in (3, 10):
             load = Load(rate=times * carried / 3.0, seconds=9.0, chars=UTTERANCE_CHARS, lead_ms=None)

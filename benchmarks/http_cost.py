@@ -3,7 +3,7 @@
     python -m benchmarks.http_cost
 
 A stand-in for Triton sends chunks of 80 ms at the pace of playback. Formats take turns with a bare relay over gRPC, and
-so do the calls whose first audio is timed.
+so do gRPC and HTTP where the first audio is timed.
 """
 
 from __future__ import annotations

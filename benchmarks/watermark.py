@@ -27,6 +27,7 @@ import yaml
 from rich.progress import track
 
 from benchmarks.record import save
+from demo import dnsmos
 from demo.silentcipher.distortions import DISTORTIONS, RATE
 from demo.silentcipher.networks import load_networks
 from demo.silentcipher.speech import demo_speech, speech
@@ -135,7 +136,8 @@ def try_clip(model: Path, extent: Extent, number: int, clip: Samples) -> dict[st
     if extent.delayed:
         result["ways"]["whole clip, none"] = detector.check(whole, RATE, key)
     if extent.scored:
-        result["dnsmos"] = {"clean": score(clip), "streamed": score(marked[0]), "whole clip": score(whole)}
+        heard = {"clean": clip, "streamed": marked[0], "whole clip": whole}
+        result["dnsmos"] = {name: dnsmos.score(audio) for name, audio in heard.items()}
     return result
 
 
@@ -145,14 +147,6 @@ def try_clean(model: Path, clip: Samples) -> dict[str, Any]:
 
 def ratio_db(clip: Samples, marked: Samples) -> float:
     return float(10 * np.log10(np.mean(clip**2) / np.mean((marked - clip) ** 2)))
-
-
-def score(audio: Samples) -> float:
-    """Return DNSMOS's overall score, 1 to 5."""
-    import soxr
-    from speechmos import dnsmos
-
-    return float(dnsmos.run(np.clip(soxr.resample(audio, RATE, 16_000), -1, 1), sr=16_000)["ovrl_mos"])
 
 
 def run(tasks: Sequence[Callable[[], Any]], processes: int, title: str) -> list[Any]:

@@ -59,7 +59,7 @@ def read(number: int, kinds: dict[str, Sound], detector: Detector, folder: Path)
 
 
 UNIFORM = [bytes([byte] * 5) for byte in (0x00, 0x55, 0xAA, 0xFF)]
-"""Keys whose symbols are all equal; the first is MisoTTS's published one."""
+"""Keys of equal symbols; the first is MisoTTS's published one."""
 WRITTEN = [bytes.fromhex(key) for key in ("0001020304", "0102030405", "0123456789", "fedcba9876", "1b1b1b1b1b")]
 WORDS = [b"hello", b"miso!", b"12345"]
 

@@ -13,11 +13,11 @@ from pocketsphinx import Decoder
 from misotts.config import SAMPLE_RATE
 
 RATE = 16_000
-"""Of the recogniser."""
+"""Sample rate of the recogniser."""
 FRAMES_PER_S = 100
-"""Of the recogniser's times."""
+"""Unit of the recogniser's times."""
 WINDOW, HOP = 1024, 240
-"""Of the spectrogram, in samples."""
+"""Window and hop of the spectrogram, in samples."""
 FLOOR_DB = -105
 
 

@@ -1,4 +1,4 @@
-"""What the real server needs on a machine that has neither Triton nor a network: packed into one archive here, unpacked
+"""The parts that the real server needs on a machine without Triton and network: packed into one archive here, unpacked
 there.
 
     python -m benchmarks.gpu_suite.carried    # writes .server/parts.tar.xz, 35 MB
@@ -21,7 +21,7 @@ ARCHIVE = Path(".server/parts.tar.xz")
 PYTHON = "3.12"
 NUMPY = "1.26.4"
 LEFT_OUT = ("__pycache__", "tests", "libpython", ".pyi", "distutils", "f2py", "include")
-"""Files and folders whose names begin or end with one of these are not packed."""
+"""Files and folders with names that begin or end with one of these are not packed."""
 
 
 def pack(archive: Path) -> None:

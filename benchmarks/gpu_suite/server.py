@@ -98,7 +98,7 @@ def make_model(section: Section, folder: Path) -> Path:
 
 
 def _python_with_triton(folder: Path) -> Path:
-    """Return a Python whose packages include Triton: this one, or that of an environment in `folder`, with what the
+    """Return a Python with packages that include Triton: this one, or that of an environment in `folder`, with what the
     archive has and, behind it, all that this one imports. (Triton's stub ignores PYTHONPATH.)"""
     if shutil.which("tritonserver") or find_spec("pytriton"):
         return Path(sys.executable)

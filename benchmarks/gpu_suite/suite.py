@@ -95,10 +95,12 @@ def preload() -> None:
 
 @dataclass
 class Suite:
+    """Runs the sections and keeps their results."""
+
     device: str
     sizes: Sizes
     seconds: float
-    """Runs the sections and keeps their results."""
+    """Limit of all sections together."""
     sections: dict[str, Result] = field(default_factory=dict)
     """Results by section: `state`, `date`, `seconds`, `checks`, `tables`, `values`, `clocks`."""
 

@@ -1,4 +1,4 @@
-"""Which letters a frame of speech says: phonemes in time (from the teacher), letters beside phonemes (learnt here)."""
+"""The letters in each frame of speech: phonemes in time (from the teacher), letters beside phonemes (learnt here)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from demo.voice.teacher import TEACHER_HOP, TEACHER_RATE, Spoken
 from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
 
 QUARTERS = PITCHES
-"""Moments of a frame whose phonemes are told."""
+"""Number of moments of a frame at which the phoneme is told."""
 SILENCE = 0
 """The class of pauses, spaces and marks."""
 CLASSES = 64
@@ -100,8 +100,8 @@ def _best_path(score: np.ndarray) -> np.ndarray:
 
 
 def learn(clips: list[Spoken]) -> np.ndarray:
-    """How well sounds go with letters, log probabilities float [LETTERS, CLASSES]: expectation and maximisation, from
-    the diagonal."""
+    """Return the log probabilities of sounds for letters, float [LETTERS, CLASSES], by expectation and maximisation
+    from the diagonal."""
     pairs = [(letters(clip.written), units(clip)[0]) for clip in clips]
     table = np.zeros((LETTERS, CLASSES))
     for number in range(ROUNDS):
@@ -119,7 +119,7 @@ def learn(clips: list[Spoken]) -> np.ndarray:
 
 @dataclass
 class Heard:
-    """What a clip's frames say."""
+    """Sounds and letters of a clip's frames."""
 
     sounds: np.ndarray
     """uint8 [frames, QUARTERS]: classes."""

@@ -17,7 +17,7 @@ from demo.voice.sizes import CODEBOOKS
 
 BOS, EOS = 256, 257
 POSITIONS = 2400
-"""Of a batch, padding included."""
+"""Most positions of a batch, padding included."""
 POOL = 700
 """Rows that are made at once, to sort them by length."""
 MOST_FRAMES, MOST_CONTEXT_FRAMES = 190, 140
@@ -35,9 +35,9 @@ class Segment:
     voice: int
     examples: list[Example]
     judged: bool
-    """Whether its frames are to be learnt, or only listened to."""
+    """True if its frames are to be learnt, False if they are only listened to."""
     heard: bool = False
-    """Whether its codes are those that Mimi's encoder hears."""
+    """True if its codes are those that Mimi's encoder hears."""
 
     @property
     def text(self) -> str:
@@ -73,12 +73,12 @@ class Batch:
     """Numbers of the predictions that are not the end."""
     latents: Tensor
     sounds: Tensor
-    """Of the predictions that are not the end."""
+    """For the predictions that are not the end."""
     look: Tensor
     """int64 [3, predictions, 2]: first and last column to look at, -1 where it does not matter."""
     depth_short: Tensor
     depth_long: Tensor
-    """Numbers of the predictions whose further codebooks are learnt."""
+    """Numbers of the predictions of which further codebooks are learnt."""
 
 
 def sentences(rng: random.Random, examples: list[Example], most_frames: int, most: int) -> list[Example]:

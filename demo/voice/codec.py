@@ -27,7 +27,7 @@ UNJUDGED = 2
 BATCH = 8
 SAVE_EVERY = 100
 AVERAGE = 0.998
-"""Of the running average of the weights, which is what is kept."""
+"""Share of the running average of the weights that each step keeps; the average is what is exported."""
 
 
 def mimi_with(codes: Codes) -> Any:
@@ -59,7 +59,7 @@ class Pieces:
 
 def load_pieces(work: Path, with_audio: int, codes: Codes) -> Pieces:
     clips, shortcut = shaped.load(work, with_audio), latents.load(work / "shortcut.pt")
-    spoken = [clip for n in range(with_audio) for clip in teacher.load(work / "clips" / f"{n:04d}.npz", False)]
+    spoken = teacher.load_chunks(work, with_audio)
     pieces = Pieces([], [], [])
     for audio, numbers, voice, clip in zip(clips.audio, clips.numbers, clips.voices, spoken, strict=True):
         own = codes.latents(torch.from_numpy(numbers))

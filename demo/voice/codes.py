@@ -18,7 +18,7 @@ from demo.voice.files import log, write_whole
 from demo.voice.sizes import BINS, CODEBOOKS, LATENT, SEMANTIC
 
 FAR = 8.0
-"""Where code 0 of codebook 0 lies: nothing is near it, so that 0 there means the end of speech."""
+"""All coordinates of code 0 of codebook 0: nothing is near it, so that 0 there means the end of speech."""
 
 
 class Semantic(nn.Module):

@@ -26,7 +26,7 @@ def frames_of(clip: teacher.Spoken) -> int:
 
 def fit_codes(work: Path, with_audio: int, semantic_steps: int, shortcut_steps: int) -> None:
     """Make `codes.pt`, `letters.npy` and `shortcut.pt` from the clips that have audio."""
-    spoken = [clip for n in range(with_audio) for clip in teacher.load(work / "clips" / f"{n:04d}.npz", False)]
+    spoken = teacher.load_chunks(work, with_audio)
     letters = align.learn(spoken[:LEARN_LETTERS])
     with write_whole(work / "letters.npy") as draft:
         np.save(draft, letters)

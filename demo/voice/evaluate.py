@@ -1,4 +1,4 @@
-"""How well a model folder speaks sentences that training never saw, through the running server.
+"""Judges the speech of a model folder through the running server, with sentences that training never saw.
 
     python -m demo.voice.evaluate models/demo [--count 76]
 
@@ -22,6 +22,7 @@ import numpy as np
 import soundfile
 
 from benchmarks.record import save
+from demo import dnsmos
 from demo.model import REGISTERED
 from demo.voice import features, judge, text
 from demo.voice.files import log
@@ -174,7 +175,7 @@ def of_long_texts(client: Client, model: Path, count: int, most_s: float = MOST_
         "mean_seconds": round(float(np.mean([one.speech.audio_s for one in said])), 1),
         "longest_seconds": round(max(one.speech.audio_s for one in said), 1),
         "mark_found": round(float(np.mean(found)), 3),
-        "dnsmos": round(float(np.mean([judge.opinion(one.audio) for one in said])), 2),
+        "dnsmos": round(float(np.mean([dnsmos.score(one.audio) for one in said])), 2),
     }
 
 

@@ -26,14 +26,14 @@ from misotts.model.weight_files import save_weights
 from misotts.prompt.voices import add_voice
 
 SAMPLING = {"temperature": 0.5, "top_k": 20}
-"""What a small model wants; the contract's defaults (0.9, 50) are those of a large one."""
+"""Sampling of a small model; the contract's defaults (0.9, 50) are those of a large one."""
 
 
 VOICE_TEXT = (
     "Hello, I am a voice that comes with the demo. A request can name me, and then its sentence is spoken as I speak. "
     "There is fresh bread on the shelf, and the kettle is on."
 )
-"""What the registered voices say."""
+"""The words of the registered voices."""
 
 
 def export(work: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a frame of speech is, in numbers: eight log-mel spectra, four pitches and four voicings.
+"""A frame of speech in numbers: eight log-mel spectra, four pitches and four voicings.
 
 They describe the audio LATE samples before the frame's end, so that no window reaches past the end of its frame and a
 causal encoder can find the same numbers. The decoder's audio is late by as much.
@@ -19,12 +19,12 @@ LEAD, TAIL = 960, 1440
 LOUDNESS = 0.09
 """Root of the mean square of a clip's samples above 0.01."""
 VOICES = ((1.12, 110.0), (1.2, 175.0))
-"""Of SPEAKER 0 and 1: by how much the teacher's formants are raised, and the median pitch in Hz.
+"""SPEAKER 0 and 1: the factor by which the teacher's formants are raised, and the median pitch in Hz.
 
 The recogniser understands both better than the teacher as it is (a pitch of 90 Hz): word error rates of 0.05 and 0.04
 against 0.09."""
 NAMES = ("low", "high")
-"""Of these voices where they are registered ones."""
+"""Names of these voices as registered ones."""
 BANDS, WINDOW, HOP = 80, 1024, 240
 SPECTRA = FRAME_SAMPLES // HOP
 PITCH_HOP = 480

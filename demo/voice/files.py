@@ -1,4 +1,4 @@
-"""Where the stages keep what they make, and how a file appears whole or not at all."""
+"""Files that appear whole or not at all, the CPU clock of a training, and lines of progress."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What speech is judged by: a recogniser that knows nothing of the model, pitch, loudness, seams, DNSMOS. Every clip is
-float32 [samples] at 24 kHz."""
+"""Judges of speech: a recogniser that is independent of the model, pitch, loudness and seams. Every clip is float32
+[samples] at 24 kHz."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import jiwer
 import numpy as np
 import soxr
 from pocketsphinx import Decoder
-from speechmos import dnsmos
 
 from demo.voice import features
 from demo.voice.text import words
@@ -76,10 +75,3 @@ def spectrum(audio: np.ndarray) -> np.ndarray:
 def spectral_distance(audio: np.ndarray, other: np.ndarray) -> float:
     """Return the root of the mean square of the difference between two clips' spectra, in dB."""
     return float(np.sqrt(np.mean((spectrum(audio) - spectrum(other)) ** 2)))
-
-
-def opinion(audio: np.ndarray) -> float:
-    """Return DNSMOS's overall score, 1 to 5, as the `speechmos` package computes it."""
-    return float(
-        dnsmos.run(soxr.resample(audio.astype(np.float32), SAMPLE_RATE, RATE).clip(-1, 1), sr=RATE)["ovrl_mos"]
-    )

@@ -16,15 +16,15 @@ from misotts.engines.transformer import rope_table, rotate
 
 CONFIG = model_config()
 GUIDED = (1, 2, 3)
-"""Layers whose first head learns to look at the letters of the frame before, of the frame to come, and ahead of it."""
+"""Layers with a first head that learns to look at the letters of the frame before, of the frame to come, and ahead."""
 SOUNDS_FROM = 2
-"""The layer from whose output sounds are told early."""
+"""The layer with the output from which sounds are told early."""
 DROP = (0.0, *[0.1] * 3, *[0.3] * 4, *[0.6] * (CONFIG.audio_num_codebooks - 8))
-"""How often a code's embedding is left out in training, by codebook. Without, the model learns clips by heart: the sum
-of 32 fine codes is a fingerprint."""
+"""Share of the codes without their embedding in training, by codebook. Otherwise the model learns clips by heart: the
+sum of 32 fine codes is a fingerprint."""
 DROP_FRAME = 0.05
 WEIGHTS = (*[1.0] * 8, *[0.6] * 8, *[0.35] * (CONFIG.audio_num_codebooks - 17))
-"""Of the losses of codebooks 1 and on."""
+"""Weights of the losses of codebooks 1 and on."""
 SHORT_DEPTH = 12
 """Most frames of which the depth decoder learns are only learnt to this codebook."""
 

@@ -1,4 +1,4 @@
-"""How far a piece of audio is from another: spectra at several sizes, and networks that tell them apart."""
+"""The distance of two pieces of audio: spectra at several sizes, and networks that tell them apart."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Critic(nn.Module):
         self.last = nn.Conv2d(width, 1, (3, 3), padding=1)
 
     def forward(self, audio: Tensor) -> list[Tensor]:
-        """What each layer makes of audio [rows, samples]; the last is the verdict."""
+        """Return the output of each layer for audio [rows, samples]; the last is the verdict."""
         spectra = spectrum(audio, self.size) * (1024 / self.size) ** 0.5
         length = spectra.abs().clamp(min=1e-3)
         spectra = spectra / length * length.sqrt()
@@ -93,7 +93,7 @@ class Critics(nn.Module):
         return F.relu(1 - critic(truth)[-1]).mean() + F.relu(1 + critic(guess.detach())[-1]).mean()
 
     def judge(self, guess: Tensor, truth: Tensor, which: int) -> Tensor:
-        """What the decoder is to lower: the verdict, and the differences of what the layers see."""
+        """Return the loss of the decoder: the verdict, and the differences of the layers' outputs."""
         critic = self.critics[which % len(self.critics)]
         made = critic(guess)
         with torch.no_grad():

@@ -19,12 +19,12 @@ CHUNK = 100
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything."""
+    """Sizes of the training."""
 
     chunks: int
     """Files of clips, CHUNK sentences each."""
     with_audio: int
-    """Of which the first so many are spoken aloud: the codec is made from these."""
+    """Number of the first files that are spoken aloud: the codec is made from these."""
     semantic_steps: int
     shortcut_steps: int
     decoder_steps: int
@@ -35,7 +35,7 @@ class Plan:
     """Held-out sentences that the evaluation speaks with each voice."""
     sentences: int = CHUNK
     most_ms: int = 30_000
-    """Of speech that does not end by itself, in the evaluation."""
+    """Longest speech of the evaluation, for an utterance that does not end by itself."""
 
 
 FULL = Plan(400, 58, 2500, 4000, 3500, 1400, 3000, 9900, 76)
@@ -44,7 +44,7 @@ REHEARSAL = Plan(4, 2, 20, 20, 4, 2, 4, 4, 1, sentences=8, most_ms=800)
 
 @dataclass
 class Work:
-    """What a stage is given."""
+    """The input of a stage."""
 
     folder: Path
     model: Path
@@ -111,7 +111,7 @@ def encoder(work: Work) -> None:
 
 
 def listen(work: Work) -> None:
-    """What the encoder half hears in the clips, from which the language model learns to follow a voice (2
+    """The codes that the encoder half hears in the clips, from which the language model learns to follow a voice (2
     minutes)."""
     from demo.voice import codec
 

@@ -32,7 +32,7 @@ LATENT, DURATIONS = "/Mul_7_output_0", "/Ceil_output_0"
 
 @dataclass
 class Spoken:
-    """What the teacher made of one sentence."""
+    """A sentence as the teacher speaks it."""
 
     written: str
     spoken: str
@@ -86,6 +86,11 @@ def save(path: Path, clips: Iterable[Spoken]) -> None:
         arrays[f"{name}_len"] = np.array([len(piece) for piece in pieces], np.int64)
     with write_whole(path) as draft:
         np.savez(draft, **arrays)
+
+
+def load_chunks(work: Path, chunks: int) -> list[Spoken]:
+    """Return the clips of the first chunks without their audio."""
+    return [clip for number in range(chunks) for clip in load(work / "clips" / f"{number:04d}.npz", with_audio=False)]
 
 
 def load(path: Path, with_audio: bool = True) -> list[Spoken]:

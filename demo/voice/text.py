@@ -1,4 +1,4 @@
-"""What is said in training: WordNet's example sentences and definitions, everyday sentences from a grammar, numbers.
+"""Sentences of the training: WordNet's example sentences and definitions, everyday sentences from a grammar, numbers.
 
 WordNet comes as the Debian package `wordnet-base`; its licence asks for the notice in LICENSES.md.
 """

@@ -17,7 +17,7 @@ from demo.voice.lm import LanguageModel
 from demo.voice.optimizer import Optimizer
 
 SHARES = {"book 0": 1.0, "depth": 3.0, "latents": 0.5, "sounds": 0.2, "early sounds": 0.2, "guidance": 1.0}
-"""What each loss counts; the depth decoder's is a mean over codebooks."""
+"""Weight of each loss; the depth decoder's is a mean over codebooks."""
 WARM_UP = 200
 COOL_DOWN = 0.4
 """Share of the steps, the last, in which the learning rate falls to nothing."""

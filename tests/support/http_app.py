@@ -65,7 +65,7 @@ class Uploads:
 
 
 def service_before(core: Any, voices: Path, threads: Executor, max_input: int) -> Service:
-    """Return a service whose callers need no key and may do everything."""
+    """Return a service for callers that need no key and may do everything."""
     uploads: Any = Uploads()
     text = TextSettings(max_input=max_input)
     return Service(core, Callers((), Keys(None)), text, VoiceNames(voices), uploads, threads, anyone_uploads=True)

@@ -36,7 +36,7 @@ class Machine:
         self.release = "1.2.1"
         self.built: list[int] = []
         self.config: dict[str, object] = {}
-        """What the builder changes of the settings in its `config.json`."""
+        """The settings that the builder changes in its `config.json`."""
         for place in (backbone, tensorrt_llm_backbone):
             monkeypatch.setattr(place, "gpu_here", lambda: self.gpu)
             monkeypatch.setattr(place, "tensorrt_llm_release", lambda: {"tensorrt_llm": self.release})
