@@ -1,7 +1,6 @@
 """The demo model is small, is loaded like any other, and speaks until its sentence ends."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,7 @@ from demo.voice import export, resume
 from misotts.config import SAMPLE_RATE, ModelConfig
 from misotts.synthesizer import Synthesizer
 
-ROOT = Path(__file__).resolve().parents[1]
 MODEL_BYTES = 16_500_000
-REPOSITORY_BYTES = 20 * 2**20
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +62,3 @@ def test_a_picture_shows_the_words_where_they_are_spoken(tmp_path: Path) -> None
     assert edges == sorted(edges)
     assert edges[-1] < len(said) / SAMPLE_RATE
     assert words_in_time(said, "Qwxyz is no word.") == []
-
-
-def test_the_tracked_files_stay_small() -> None:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    files = [ROOT / name for name in listed.stdout.split("\0") if name]
-    assert sum(file.stat().st_size for file in files if file.exists()) < REPOSITORY_BYTES
