@@ -89,9 +89,9 @@ class Admission:
             self.proven = max(self.proven, carried, min(enough + 1, self.most))
             self.most = max(self.most, self.proven)
 
-    def left_s(self, frames: int, most: int) -> float:
-        """Return the expected time until an utterance of at most `most` frames ends, which has `frames` frames."""
-        shares = [ended / longest for ended, longest in self._lengths] or [1.0]
+    def _left_s(self, frames: int, most: int, shares: list[float]) -> float:
+        """Return the expected time until an utterance of at most `most` frames ends, which has `frames` frames.
+        `shares`: lengths of the last that ended, each as a share of the most that it might have had."""
         longer = [share for share in shares if share * most > frames]
         # One that is longer than the others may end at any time.
         expected = sum(longer) / len(longer) * most if longer else (frames + most) / 2
@@ -105,11 +105,12 @@ class Admission:
             running: frames so far and most frames of each utterance that has a slot.
             waiting: most frames of each utterance before them in the queue.
         """
-        ends = sorted(self.left_s(*each) for each in running)[-self.most :]
+        shares = [ended / longest for ended, longest in self._lengths] or [1.0]
+        ends = sorted(self._left_s(frames, most, shares) for frames, most in running)[-self.most :]
         ends += [0.0] * (self.most - len(ends))
         heapq.heapify(ends)
         for most in waiting:
-            heapq.heapreplace(ends, ends[0] + self.left_s(0, most))
+            heapq.heapreplace(ends, ends[0] + self._left_s(0, most, shares))
         waits = []
         for frames in islice(cycle([frames for frames, _ in self._lengths] or [1]), count):
             waits.append(ends[0])
