@@ -18,17 +18,19 @@ leaves through `_end` or `_fail`: its blocks are free at once; its slot, when th
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from cachetools import LRUCache
 
 from misotts.config import NO_SLOT
 from misotts.engines.interface import Limits, Step
 from misotts.generate.admission import Admission
 from misotts.generate.blocks import BlockPool
-from misotts.generate.flow import DEFAULTS, FlowOptions, pausing, running_out
+from misotts.generate.flow import DEFAULTS, FlowOptions, listener_runs_out, pausing
 from misotts.generate.scheduler import QueueFullError, Scheduler, TooLongError
 from misotts.generate.slot_table import SlotTable
 from misotts.generate.statistics import Statistics
@@ -80,7 +82,7 @@ class Core:
         self._retire_every_s, self._retired = retire_every_s, -retire_every_s
         self._refreshed = -REFRESH_EVERY_S
         self._tickets: dict[int, Stream] = {}
-        self._gone: OrderedDict[int, None] = OrderedDict()
+        self._gone: LRUCache[int, None] = LRUCache(REMEMBERED_GONE)
         self._acknowledged: list[float] = []
         """Times at which the chunks were sent that have been acknowledged since the last plan."""
         self._delay_s = 0.0
@@ -132,25 +134,27 @@ class Core:
     def wait_s(self, batch: bool = False) -> float:
         """Return the expected wait for a slot of an utterance that comes now, which is or is not batch work."""
         ahead = self.scheduler.ahead(batch)
-        return 0.0 if len(ahead) < self._room else self._waits(ahead, 1)[0]
+        return 0.0 if len(ahead) < self._free_slots else self._waits(ahead, 1)[0]
 
     @property
-    def _room(self) -> int:
-        """Utterances that may get a slot at once."""
-        return min(self.scheduler.free_slots, self.admission.most - len(self.scheduler.running))
+    def _free_slots(self) -> int:
+        """Number of slots that utterances may get at once."""
+        return max(min(self.scheduler.free_slots, self.admission.most - len(self.scheduler.running)), 0)
 
     def _waits(self, ahead: list[Utterance], count: int) -> list[float]:
         """Return the expected waits of the next `count` utterances behind those `ahead` of them in the queue."""
-        held = [stream for stream in self.streams.values() if stream.utterance.slot != NO_SLOT]
-        lengths = [(len(stream.utterance.frames), stream.utterance.order.max_frames, stream.finish) for stream in held]
+        held = [(stream.utterance, stream.finish) for stream in self.streams.values()]
         # One that has ended has its slot until the later stages are done with it.
-        running = [(frames, frames if finish else most) for frames, most, finish in lengths]
+        running = [
+            (len(u.frames), len(u.frames) if finish else u.order.max_frames) for u, finish in held if u.slot != NO_SLOT
+        ]
         return self.admission.waits(running, [u.order.max_frames for u in ahead if u.slot == NO_SLOT], count)
 
     def _slot_s(self) -> float:
         """Return the expected time until an utterance ends once every slot is taken: then the queue has a place."""
-        room, ahead = max(self._room, 0), list(self.scheduler.waiting)[: max(self._room, 0)]
-        return self._waits(ahead, room - len(ahead) + 1)[-1]
+        free = self._free_slots
+        ahead = list(islice(self.scheduler.waiting, free))
+        return self._waits(ahead, free - len(ahead) + 1)[-1]
 
     @staticmethod
     def _unavailable(why: str, retry_s: float) -> Unavailable:
@@ -178,8 +182,6 @@ class Core:
             stream.cancelled |= gone
         elif gone:
             self._gone[ticket] = None
-            while len(self._gone) > REMEMBERED_GONE:
-                self._gone.popitem(last=False)
 
     def spend(self, seconds: float, frames: int, now: float) -> None:
         """Record that a pass of the loop took `seconds` and its step sampled `frames` frames."""
@@ -190,8 +192,8 @@ class Core:
         """Return what a gateway needs to refuse without asking: `misotts_gateway.admission` has their meanings."""
         scheduler, admission = self.scheduler, self.admission
         ahead = scheduler.ahead(batch=False)
-        places = max(scheduler.limits.max_waiting + scheduler.free_slots - len(ahead), 0)
-        free, most_s = max(self._room - len(ahead), 0), admission.options.max_wait_s
+        places, most_s = scheduler.places(batch=False), admission.options.max_wait_s
+        free = max(self._free_slots - len(ahead), 0)
         behind = self._waits(ahead, max(min(places, MOST_WAITS), free + 1))[free:]
         waits_s = [0.0] * free + [round(wait_s, 3) for wait_s in behind]
         allowed = sum(wait_s <= most_s for wait_s in waits_s)
@@ -239,9 +241,8 @@ class Core:
     def _most(self, now: float) -> int:
         """Return the number of utterances that may run, new ones included."""
         admission = self.admission
-        if admission.options.admission == "pace" and any(
-            True for _ in running_out(self.streams.values(), now, PROVEN_AFTER_S)
-        ):
+        paced = admission.options.admission == "pace"
+        if paced and listener_runs_out(self.streams.values(), now, PROVEN_AFTER_S):
             return 0  # whatever the steps say
         return admission.proven
 

@@ -8,7 +8,7 @@ A stream pauses
   as long as nothing waits for a slot: a stream that pauses keeps its slot, so those that wait are served sooner if it
   goes on.
 
-A stream whose lead has no bound is batch work: its caller wants all of it, and no part of it at a certain time.
+A stream without a bound on its lead is batch work: the caller wants all of it, and no part of it at a certain time.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class FlowOptions:
     """An utterance that would wait longer for its slot is refused."""
 
     def lead_of(self, order: Order, now: float) -> float | None:
-        """Return the bound of an order's lead in s; None: batch work. It is infinite for a listener whose TIMEOUT_MS is
-        shorter than its longest audio: it would pass before the end at the pace of playback."""
+        """Return the bound of an order's lead in s; None: batch work. It is infinite for a listener with a TIMEOUT_MS
+        that is shorter than its longest audio: it would pass before the end at the pace of playback."""
         lead_s = self.lead_s if order.lead_ms is None else order.lead_ms / 1000
         hurries = order.deadline is not None and now + order.max_frames * FRAME_S > order.deadline
         return math.inf if lead_s and hurries else lead_s or None
@@ -53,7 +53,7 @@ DEFAULTS = FlowOptions()
 
 def pausing(streams: Collection[Stream], waiting: bool, now: float) -> set[Utterance]:
     """Return the utterances that pause in the next step. `waiting`: an utterance waits for a slot."""
-    urgent = any(True for _ in running_out(streams, now))
+    urgent = listener_runs_out(streams, now)
     # Streams at their leads go on together, once a frame's time: one large step instead of many small ones.
     tick = now // FRAME_S * FRAME_S
     return {
@@ -65,13 +65,14 @@ def pausing(streams: Collection[Stream], waiting: bool, now: float) -> set[Utter
     }
 
 
-def running_out(streams: Iterable[Stream], now: float, after_s: float = 0.0) -> Iterable[Stream]:
-    """Yield the listeners that play, have done so for `after_s`, and have less audio left than a late chunk takes."""
+def listener_runs_out(streams: Iterable[Stream], now: float, after_s: float = 0.0) -> bool:
+    """True if a listener plays, has done so for `after_s`, and has less audio left than a late chunk takes."""
     for stream in streams:
         if not (stream.utterance.batch or stream.finish or stream.held):
-            playing_s, left_s = stream.pace.playing_s(now), stream.pace.left_s(now)
-            if playing_s is not None and playing_s >= after_s and left_s < LEAD_S:
-                yield stream
+            playing_s = stream.pace.playing_s(now)
+            if playing_s is not None and playing_s >= after_s and stream.pace.left_s(now) < LEAD_S:
+                return True
+    return False
 
 
 def _leads(stream: Stream, now: float) -> bool:

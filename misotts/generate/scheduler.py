@@ -67,9 +67,7 @@ class Scheduler:
         need = self.pool.blocks_for(utterance.most_positions)
         if need > self.pool.capacity:
             raise TooLongError(f"the utterance may need {need} KV blocks, the server has {self.pool.capacity}")
-        # Utterances that get a slot at the next step do not count: a burst may fill an idle server's slots and queue.
-        # Neither does batch work before a listener.
-        if len(self.ahead(utterance.batch)) >= self.limits.max_waiting + self.free_slots:
+        if not self.places(utterance.batch):
             raise QueueFullError(f"{self.limits.max_streams} utterances may run and {self.limits.max_waiting} wait")
         utterance.prefix_keys = block_keys(utterance.order.frames, self.pool.block_size)
         self._queue(utterance)
@@ -77,6 +75,12 @@ class Scheduler:
     def ahead(self, batch: bool) -> list[Utterance]:
         """Return the waiting utterances that are served before a new one, which is or is not batch work."""
         return list(self.waiting) if batch else [utterance for utterance in self.waiting if not utterance.batch]
+
+    def places(self, batch: bool) -> int:
+        """Return how many utterances, of batch work or not, the queue would take now."""
+        # Utterances that get a slot at the next step do not count: a burst may fill an idle server's slots and queue.
+        # Neither does batch work before a listener.
+        return max(self.limits.max_waiting + self.free_slots - len(self.ahead(batch)), 0)
 
     def schedule(self, paused: Collection[Utterance] = (), most: int | None = None) -> list[Part]:
         """Plan one step: the next position of each generating utterance (but the `paused`), then prefill chunks, first
