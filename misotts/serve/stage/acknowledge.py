@@ -6,12 +6,8 @@ later steps are. An acknowledgement covers all earlier chunks of the stream, so 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
 import struct
-import threading
-from collections.abc import Callable
 
 _FORMAT = struct.Struct("<qi??")  # stream, chunk index, cancelled, failed
 
@@ -38,23 +34,9 @@ class AcknowledgementSender:
             del self._unsent[stream]
 
 
-class AcknowledgementReceiver:
-    """Calls `received(stream, index, cancelled, failed)` for every acknowledgement, from a thread of its own."""
-
-    def __init__(self, path: str, received: Callable[[int, int, bool, bool], None]) -> None:
-        self.malformed = 0
-        """Number of datagrams dropped because they have another size than an acknowledgement."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(path)
-        self._received = received
-        threading.Thread(target=self._run, name="acknowledgements", daemon=True).start()
-
-    def _run(self) -> None:
-        while True:
-            datagram = self._socket.recv(_FORMAT.size + 1)
-            if len(datagram) == _FORMAT.size:
-                self._received(*_FORMAT.unpack(datagram))
-            else:
-                self.malformed += 1
+def unpack(datagram: bytes) -> tuple[int, int, bool, bool] | None:
+    """Return stream, chunk index, cancelled and failed of an acknowledgement; None if it is malformed."""
+    if len(datagram) != _FORMAT.size:
+        return None
+    stream, index, cancelled, failed = _FORMAT.unpack(datagram)
+    return stream, index, cancelled, failed

@@ -15,12 +15,13 @@ from misotts.generate.statistics import REASONS
 from misotts.generate.stream import Chunk
 from misotts.generate.utterance import Utterance
 from misotts.order import Order
-from misotts.serve.stage.acknowledge import AcknowledgementReceiver
+from misotts.serve.stage import acknowledge
+from misotts.serve.stage.datagrams import DatagramReceiver
 from misotts.serve.stage.stage import Stage
 from misotts.serve.stage.tensors import array, send, text
-from misotts.serve.stage.tickets import TicketReceiver
 from misotts.watermark.watermarker import delay_frames
 from misotts_client.errors import MisoError, finish_of
+from misotts_gateway import tickets
 
 PUBLISH_S = 0.1
 """Time between two reports to the gateway, which refuses requests from them."""
@@ -38,8 +39,14 @@ class GenerateStage(Stage):
         limits = Limits(max_streams=settings.max_streams)
         engine = load_engine(settings.model, self.config, limits, settings.engines, settings.kv_memory, self.device)
         self.generator = Generator(self.config, engine, limits, delay_frames(settings.model) + 1, settings.flow)
-        self.receiver = AcknowledgementReceiver(settings.acknowledge_socket, self.generator.acknowledge)
-        self.tickets = TicketReceiver(settings.run, "generate", lambda note: self.generator.take(*note))
+        self.acknowledgements = DatagramReceiver(
+            settings.acknowledge_socket,
+            acknowledge.unpack,
+            lambda message: self.generator.acknowledge(*message),
+            "acknowledgements",
+        )
+        path = tickets.socket_path(settings.run, "generate")
+        self.tickets = DatagramReceiver(path, tickets.unpack, lambda note: self.generator.take(*note), "tickets")
         self.generator.start()
         threading.Thread(target=self._publish, name="admission", daemon=True).start()
 
@@ -70,7 +77,7 @@ class GenerateStage(Stage):
         return self.generator.last_pass
 
     def malformed(self) -> int:
-        return super().malformed() + self.receiver.malformed + self.tickets.malformed
+        return super().malformed() + self.acknowledgements.malformed + self.tickets.malformed
 
     def metrics(self) -> dict[str, Any]:
         core = self.generator.core

@@ -24,14 +24,14 @@ from misotts.order import Order
 from misotts.prompt.builder import Checked, Prompter
 from misotts.prompt.kept_codes import KeptCodes, codec_name
 from misotts.prompt.voices import Voices
+from misotts.serve.stage.datagrams import DatagramReceiver
 from misotts.serve.stage.stage import Stage, log
 from misotts.serve.stage.tensors import array, send
-from misotts.serve.stage.tickets import TicketReceiver
 from misotts.serve.stage.worker import FairWorker, Item, Worker
 from misotts_client.errors import Cancelled, Internal, MisoError, Unavailable
 from misotts_client.request import SpeechRequest
 from misotts_client.tensors import read_request
-from misotts_gateway.tickets import INPUT, Note, share_of
+from misotts_gateway.tickets import INPUT, Note, share_of, socket_path, unpack
 
 MAX_QUEUED = 256
 MAX_ENCODING = 64
@@ -55,7 +55,7 @@ class PromptStage(Stage):
         self.prompter.load_voices(lambda name: self.link.loading(f"voice {name}"))
         kept.forget_others()
         self.start_workers()
-        self.receiver = TicketReceiver(self.settings.run, "prompt", self.note)
+        self.tickets = DatagramReceiver(socket_path(self.settings.run, "prompt"), unpack, self.note, "tickets")
 
     def start_workers(self) -> None:
         """Begin to accept requests, at the end of `load`."""
@@ -101,8 +101,10 @@ class PromptStage(Stage):
             self.gone[note.ticket] = None
 
     def check_caller(self, ticket: int) -> None:
-        """Raises:
-        Cancelled: the caller has left, so nothing is encoded for it.
+        """Check that the caller has not left.
+
+        Raises:
+            Cancelled: it has, so nothing is encoded for it.
         """
         if ticket in self.gone:
             raise Cancelled("the caller has left")
@@ -137,7 +139,7 @@ class PromptStage(Stage):
             self.counts.update(more)
 
     def malformed(self) -> int:
-        return super().malformed() + self.receiver.malformed
+        return super().malformed() + self.tickets.malformed
 
     def progress(self) -> float:
         return min(self.checker.last_progress, self.encoder.last_progress)  # stands still as soon as one of them hangs
