@@ -279,16 +279,13 @@ class _Launcher:
 
     def _tell_gateway(self) -> None:
         """Send the gateway the server's state, which /ready and /live answer with."""
-        stages = {stage: status.state for stage, status in self._control.stages.items()}
-        ready = self._phase == "serving" and self._control.ready
-        streams, reason = self._control.streams, self._reason
         state = {
             "model": self._model,
-            "ready": ready,
+            "ready": self._phase == "serving" and self._control.ready,
             "phase": self._phase,
-            "stages": stages,
-            "streams": streams,
-            "reason": reason,
+            "stages": {stage: status.state for stage, status in self._control.stages.items()},
+            "streams": self._control.streams,
+            "reason": self._reason,
         }
         if state != self._told or time.monotonic() > self._told_at + TELL_S:
             self._told, self._told_at = state, time.monotonic()

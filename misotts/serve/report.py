@@ -1,4 +1,4 @@
-"""Lines for the operator, on stderr. Who reads them, or whether anyone does, never changes what the server does."""
+"""Lines for the operator, on stderr. Whether they are read never changes what the server does."""
 
 from __future__ import annotations
 

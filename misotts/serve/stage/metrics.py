@@ -78,7 +78,7 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "paused",
             "Number of utterances that pause because they are far enough ahead of playback, because their audio is not "
-            "taken, or for a listener who is about to run out of audio.",
+            "taken, or for a listener that is about to run out of audio.",
         ),
         Metric(
             "admissible",
