@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from misotts.cli.options import DEFAULT_MODEL, KeyFile, Model, Voices
+from misotts.cli.options import DEFAULT_MODEL, KeyFile, Model, Voices, port_option
 from misotts.files import folder_fault
 
 SHARED_MEMORY_BYTES = 128 * 2**20
@@ -122,12 +122,13 @@ def voices(machine: Machine) -> str:
     if fault := folder_fault(machine.voices):
         raise FaultError(f"{machine.voices} {fault}", "give --voices a folder that this user may read")
     registered = Voices(machine.voices)
-    for name in registered.names():
+    names = registered.names()
+    for name in names:
         try:
             registered.segment(name, speaker=0)
         except FieldError as error:
             raise FaultError(error.message, "`misotts voices list` shows all; add it again with --replace") from None
-    return f"{len(registered.names())} in {machine.voices}"
+    return f"{len(names)} in {machine.voices}"
 
 
 def watermark_key(machine: Machine) -> str:
@@ -189,17 +190,13 @@ def _lines(machine: Machine) -> Iterator[tuple[bool, str]]:
             yield False, f"FAIL  {name:14} {wrong}; mend: {mend}"
 
 
-def _port(meaning: str) -> Any:
-    return typer.Option(min=1, max=65535, help=meaning)
-
-
 def doctor(
     model: Model = DEFAULT_MODEL,
     voices: Voices = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
-    grpc_port: Annotated[int, _port("Port of gRPC.")] = 8001,
-    http_port: Annotated[int, _port("Port of the HTTP API.")] = 8080,
-    ready_port: Annotated[int, _port("Port of the probes.")] = 8003,
+    grpc_port: Annotated[int, port_option("Port of gRPC.")] = 8001,
+    http_port: Annotated[int, port_option("Port of the HTTP API.")] = 8080,
+    ready_port: Annotated[int, port_option("Port of the probes.")] = 8003,
     watermark_key_file: KeyFile = None,
     allow_reference_key: Annotated[bool, typer.Option(help="As for `serve`.")] = False,
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,12 @@ Model = Annotated[Path, typer.Option(envvar="MISOTTS_MODEL", help="Model folder.
 VOICES_ENV = "MISOTTS_VOICES"
 VOICES_HELP = "Folder of voices."
 Voices = Annotated[Path | None, typer.Option(envvar=VOICES_ENV, help=VOICES_HELP)]
+
+
+def port_option(meaning: str) -> Any:
+    """Return the option of a TCP port."""
+    return typer.Option(min=1, max=65535, help=meaning)
+
 
 KeyFile = Annotated[
     Path | None,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from misotts.cli.errors import one_line_errors
 from misotts.cli.gateway_options import with_gateway_options
-from misotts.cli.options import DEFAULT_MODEL, KeyFile, Model, Voices
+from misotts.cli.options import DEFAULT_MODEL, KeyFile, Model, Voices, port_option
 from misotts.engines.table import BackboneLibrary, DepthLibrary, EngineChoice, KvType, WeightType
 from misotts.generate.flow import AdmissionRule, FlowOptions
 from misotts_client.contract import INPUTS
@@ -46,10 +46,6 @@ def parse_max_audio(text: str) -> int | None:
     return int(text)
 
 
-def _port(meaning: str) -> Any:
-    return typer.Option(min=1, max=65535, help=meaning)
-
-
 def _gone(port: int | None) -> int | None:
     """Refuse --metrics-port, which earlier releases had."""
     if port is not None:
@@ -62,9 +58,9 @@ def serve(
     model: Model = DEFAULT_MODEL,
     voices: Voices = None,
     host: Annotated[str, typer.Option(help="Address or host name to listen on.")] = "0.0.0.0",
-    grpc_port: Annotated[int, _port("Port of gRPC.")] = 8001,
-    http_port: Annotated[int, _port("Port of HTTP and WebSockets.")] = 8080,
-    ready_port: Annotated[int, _port("Port of /ready, /live and /metrics.")] = 8003,
+    grpc_port: Annotated[int, port_option("Port of gRPC.")] = 8001,
+    http_port: Annotated[int, port_option("Port of HTTP and WebSockets.")] = 8080,
+    ready_port: Annotated[int, port_option("Port of /ready, /live and /metrics.")] = 8003,
     metrics_port: Annotated[int | None, typer.Option(hidden=True, callback=_gone)] = None,
     max_streams: Annotated[int, typer.Option(min=1, help="Largest number of utterances generated at once.")] = 16,
     kv_memory: Annotated[
