@@ -1,6 +1,6 @@
 """Measure this machine's GPU, or rehearse the same code small on its CPU.
 
-python -m benchmarks.gpu_suite [--small] [--seconds 420] [--out DIR] [--resume] [--only SECTION ...]
+python -m benchmarks.gpu_suite [--small] [--seconds 420] [--out DIR] [--last FILE] [--resume] [--only SECTION ...]
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SECONDS = 420
 START_S = 10
 """Seconds for the imports and the end."""
 LAST = Path("out/gpu-suite.json")
-"""The last result, which `--resume` goes on from."""
+"""The default of `--last`."""
 PACKAGES = ("torch", "transformers", "triton", "moshi", "numpy")
 
 
@@ -42,7 +42,8 @@ def main() -> int:
     found = in_another_process(gpu)
     small = arguments.small or found is None
     sizes, device = (SMALL if small else FULL), ("cuda" if found else "cpu")
-    suite = Suite(device, sizes, arguments.seconds - START_S, _sections(found, sizes.model) if arguments.resume else {})
+    earlier = _sections(arguments.last, found, sizes.model) if arguments.resume else {}
+    suite = Suite(device, sizes, arguments.seconds - START_S, earlier)
     out = arguments.out or Path(os.environ.get("OUT") or ("out" if small else RESULTS))
     name = f"{_slug(found['gpu'] if found else 'cpu')}{'-small' if small else ''}-{time.strftime('%Y-%m-%d-%H%M')}"
     chosen = [part for part in parts() if (part.name in arguments.only if arguments.only else not part.alone)]
@@ -50,7 +51,7 @@ def main() -> int:
 
     def store() -> dict[str, Any]:
         result = _result(suite, found)
-        for file in (LAST, path):
+        for file in (arguments.last, path):
             write(file, result)
         path.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
         return result
@@ -73,15 +74,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="toy shapes; the default without a GPU")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time limit of the whole suite")
     parser.add_argument("--out", type=Path, help="default: $OUT, or benchmarks/results; small: out")
-    parser.add_argument("--resume", action="store_true", help=f"keep the sections that {LAST} has as done")
+    parser.add_argument("--last", type=Path, default=LAST, help=f"last result, which --resume goes on from: {LAST}")
+    parser.add_argument("--resume", action="store_true", help="keep the sections that the last result has as done")
     parser.add_argument("--only", nargs="+", choices=[part.name for part in parts()], metavar="SECTION")
     return parser.parse_args()
 
 
-def _sections(found: dict[str, Any] | None, model: str) -> dict[str, Any]:
+def _sections(file: Path, found: dict[str, Any] | None, model: str) -> dict[str, Any]:
     """Return the sections of the last result, if it is of this GPU and this model."""
     with suppress(FileNotFoundError):
-        last = json.loads(LAST.read_text(encoding="utf-8"))
+        last = json.loads(file.read_text(encoding="utf-8"))
         if last["machine"].get("gpu") == (found or {}).get("gpu") and last["model"] == model:
             return dict(last["sections"])
     return {}

@@ -47,10 +47,11 @@ NOT_NEEDED = {
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Run the suite in two commands, of which the second goes on where the first one stopped; return their folders."""
-    folders = []
+    folders, last = [], tmp_path_factory.mktemp("suite") / "last.json"
     for options in (["--only", "rates"], ["--resume"]):
         folders.append(tmp_path_factory.mktemp("suite"))
-        command = [sys.executable, "-m", "benchmarks.gpu_suite", "--small", "--out", str(folders[-1]), *options]
+        files = [f"--out={folders[-1]}", f"--last={last}"]
+        command = [sys.executable, "-m", "benchmarks.gpu_suite", "--small", *files, *options]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
