@@ -28,10 +28,25 @@ LINE = 128
 
 
 @triton.jit
-def send_for_weights(weight, column, outputs, inputs, LINES: tl.constexpr, LINE: tl.constexpr):
-    """Prefetch the first `LINES` lines, of `LINE` weights each, of some outputs."""
-    first = tl.minimum(tl.arange(0, LINES) * LINE, inputs - 1)
-    prefetch(weight + tl.minimum(column, outputs - 1)[:, None] * inputs + first[None, :])
+def prefetch_and_wait(
+    weight,
+    column,
+    outputs,
+    inputs,
+    SWIGLU: tl.constexpr,
+    LINES: tl.constexpr,
+    LINE: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """With programmatic dependent launch, prefetch the first `LINES` lines, of `LINE` weights each, of some outputs,
+    and wait for the kernel before."""
+    if PDL:
+        first = tl.minimum(tl.arange(0, LINES) * LINE, inputs - 1)
+        places = weight + tl.minimum(column, outputs - 1)[:, None] * inputs + first[None, :]
+        prefetch(places)
+        if SWIGLU:
+            prefetch(places + outputs * inputs)
+    wait_for_previous(PDL)
 
 
 @triton.jit
@@ -100,11 +115,7 @@ def linear_kernel(
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     is_row, is_column = row < rows, column < outputs
-    if PDL:
-        send_for_weights(weight, column, outputs, inputs, LINES, LINE)
-        if SWIGLU:
-            send_for_weights(weight + outputs * inputs, column, outputs, inputs, LINES, LINE)
-    wait_for_previous(PDL)
+    prefetch_and_wait(weight, column, outputs, inputs, SWIGLU, LINES, LINE, PDL)
     product = tl.zeros((OUTPUTS, ROWS) if WEIGHTS_LEFT else (ROWS, OUTPUTS), tl.float32)
     up = tl.zeros((OUTPUTS, ROWS) if WEIGHTS_LEFT else (ROWS, OUTPUTS), tl.float32)
     squares = tl.zeros((ROWS,), tl.float32)
@@ -154,11 +165,7 @@ def gemv_kernel(
     """One row; each warp computes an output."""
     column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     is_column = column < outputs
-    if PDL:
-        send_for_weights(weight, column, outputs, inputs, LINES, LINE)
-        if SWIGLU:
-            send_for_weights(weight + outputs * inputs, column, outputs, inputs, LINES, LINE)
-    wait_for_previous(PDL)
+    prefetch_and_wait(weight, column, outputs, inputs, SWIGLU, LINES, LINE, PDL)
     product = tl.zeros((OUTPUTS, INPUTS), tl.float32)
     up = tl.zeros((OUTPUTS, INPUTS), tl.float32)
     squares = tl.zeros((INPUTS,), tl.float32)

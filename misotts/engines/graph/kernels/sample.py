@@ -33,10 +33,13 @@ def likeliest_first(value, code, codes):
 
 
 @triton.jit
-def copy_row(table, code, out, row, width, WIDTH: tl.constexpr):
-    column = tl.arange(0, WIDTH)
-    inside = column < width
-    tl.store(out + row * width + column, tl.load(table + code * width + column, mask=inside), mask=inside)
+def store_code(code, table, sampled, out, row, width, WITH_TABLE: tl.constexpr, WIDTH: tl.constexpr):
+    """Store the code of a row of logits, and the code's row of the table."""
+    tl.store(sampled + row, code)
+    if WITH_TABLE:
+        column = tl.arange(0, WIDTH)
+        inside = column < width
+        tl.store(out + row * width + column, tl.load(table + code * width + column, mask=inside), mask=inside)
 
 
 @triton.jit
@@ -92,9 +95,7 @@ def select_kernel(
     part = tl.arange(0, PARTS)
     winner = tl.max(tl.load(best + row * parts + part, mask=part < parts, other=-(1 << 63)))
     code = codes - (winner & 0x7FFFFFFF)
-    tl.store(sampled + row, code)
-    if WITH_TABLE:
-        copy_row(table, code, out, row, width, WIDTH)
+    store_code(code, table, sampled, out, row, width, WITH_TABLE, WIDTH)
 
 
 @triton.jit
@@ -130,9 +131,7 @@ def one_pass_kernel(
     score += tl.load(noise + row * noise_row + rank, mask=is_candidate, other=0.0)
     winner = tl.argmax(tl.where(is_candidate, score, float("-inf")), axis=0)
     best = codes - tl.sum(tl.where(rank == winner, (key & 0x7FFFFFFF).to(tl.int32), 0))
-    tl.store(sampled + row, best)
-    if WITH_TABLE:
-        copy_row(table, best, out, row, width, WIDTH)
+    store_code(best, table, sampled, out, row, width, WITH_TABLE, WIDTH)
 
 
 def sample(
