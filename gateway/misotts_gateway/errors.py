@@ -11,15 +11,6 @@ from misotts_client.errors import DeadlineExceeded, Internal, InvalidArgument, M
 
 log = logging.getLogger(__name__)
 
-STATUS: dict[str, grpc.StatusCode] = {
-    "INVALID_ARGUMENT": grpc.StatusCode.INVALID_ARGUMENT,
-    "NOT_FOUND": grpc.StatusCode.NOT_FOUND,
-    "UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
-    "DEADLINE_EXCEEDED": grpc.StatusCode.DEADLINE_EXCEEDED,
-    "CANCELLED": grpc.StatusCode.CANCELLED,
-    "INTERNAL": grpc.StatusCode.INTERNAL,
-}
-
 
 class TooMany(Unavailable):
     """The caller is over a limit of its own (its address's or its key's): HTTP says 429, gRPC RESOURCE_EXHAUSTED.
@@ -45,7 +36,9 @@ def status_of(error: MisoError) -> grpc.StatusCode:
     """Return the gRPC status with which a call ends for `error`."""
     if isinstance(error, TooMany):
         return grpc.StatusCode.RESOURCE_EXHAUSTED
-    return grpc.StatusCode.UNAUTHENTICATED if isinstance(error, UnknownKey) else STATUS[error.code]
+    if isinstance(error, UnknownKey):
+        return grpc.StatusCode.UNAUTHENTICATED
+    return grpc.StatusCode[error.code]  # the contract's codes have gRPC's names
 
 
 def public_error(text: str, request_id: str) -> MisoError:

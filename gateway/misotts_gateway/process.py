@@ -41,7 +41,7 @@ DRAIN_S = 60.0
 """Time that callers get to take their chunks when a gateway without a launcher is told to stop."""
 FLUSH_S = 5.0
 """Time in which the kernel may send what callers have not received when the last stream has ended."""
-MEMORY_S, CONNECTIONS_S, FILES_S, UPSTREAM_S = 0.1, 0.25, 2.0, 1.0
+TICKETS_S, MEMORY_S, CONNECTIONS_S, FILES_S, UPSTREAM_S = 0.1, 0.1, 0.25, 2.0, 1.0
 
 
 class GatewayError(RuntimeError):
@@ -75,7 +75,7 @@ class Gateway:
         self.keys = Keys(options.api_keys)
         self.callers = Callers(options.trusted_proxies, self.keys)
         self.upstream = Upstream(options.upstream)
-        self.tickets = Tickets(_run_folder(options.upstream))
+        self.tickets = Tickets(self.upstream.run)
         limits = CallerLimits(options.streams_per_address)
         self.core = Core(self.upstream, self.tickets, limits, self.counts, self.access)
         self.protocol = TritonProtocol(self.core, self.callers, lambda: self.is_ready)
@@ -135,6 +135,7 @@ class Gateway:
 
         watches = [
             _every(MEMORY_S, self._watch_memory),
+            _every(TICKETS_S, self.tickets.flush),
             _every(CONNECTIONS_S, sweep),
             _every(FILES_S, self.keys.reread),
             _every(FILES_S, self.access.reopen),
@@ -179,7 +180,7 @@ class Gateway:
         return self.is_ready, {"phase": phase, "streams": self.core.streams}
 
     async def _metrics(self) -> bytes:
-        run = _run_folder(self.options.upstream)
+        run = self.upstream.run
         triton = await asyncio.to_thread(_fetch_metrics, run / "metrics") if run else b""
         return triton + self.counts.text()
 
@@ -187,7 +188,6 @@ class Gateway:
         held = memory.resident_bytes()
         self.counts.memory.set(held)
         self.counts.streams.set(self.core.streams)
-        self.tickets.flush()
         if held > self.options.memory_limit:
             if ended := memory.end_incomplete(self.protocol.calls):
                 self.counts.refused.labels("memory").inc(ended)
@@ -219,11 +219,6 @@ async def _every(seconds: float, action: Callable[[], Awaitable[None] | None]) -
         except Exception:
             log.exception("a watch failed")
         await asyncio.sleep(seconds)
-
-
-def _run_folder(upstream: str) -> Path | None:
-    """Return the folder of a private Triton's sockets; None if the upstream is another gateway."""
-    return Path(upstream.removeprefix("unix:")).parent if upstream.startswith("unix:") else None
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.message import Message
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from misotts_client.contract import INPUTS, MODEL_NAME, OUTPUTS
+from misotts_client.contract import INPUTS, MODEL_NAME, OUTPUTS, Field
 from misotts_client.errors import Internal, MisoError, Unavailable
 from misotts_gateway import request as requests
 from misotts_gateway.callers import REQUEST_ID, Caller, Callers
@@ -106,7 +106,7 @@ class TritonProtocol(grpc.GenericRpcHandler):  # type: ignore[misc]
         metadata = service_pb2.ModelMetadataResponse(name=MODEL_NAME, versions=[VERSION], platform="ensemble")
         for listed, table in ((metadata.inputs, INPUTS), (metadata.outputs, OUTPUTS)):
             for name, field in table.items():
-                listed.add(name=name, datatype=field.datatype, shape=[1 if field.size == "1" else -1])
+                listed.add(name=name, datatype=field.datatype, shape=_dims(field))
         return _bytes(metadata)
 
     async def _model_config(self, data: bytes, context: Any) -> bytes:
@@ -115,10 +115,10 @@ class TritonProtocol(grpc.GenericRpcHandler):  # type: ignore[misc]
         config.model_transaction_policy.decoupled = True
         types = {name: f"TYPE_{'STRING' if name == 'BYTES' else name}" for name in ("BYTES", "INT32", "INT64", "FP32")}
         for name, field in INPUTS.items():
-            dims = [1 if field.size == "1" else -1]
-            config.input.add(name=name, data_type=types[field.datatype], dims=dims, optional=name != "TEXT")
+            data_type = types[field.datatype]
+            config.input.add(name=name, data_type=data_type, dims=_dims(field), optional=name != "TEXT")
         for name, field in OUTPUTS.items():
-            config.output.add(name=name, data_type=types[field.datatype], dims=[1 if field.size == "1" else -1])
+            config.output.add(name=name, data_type=types[field.datatype], dims=_dims(field))
         for name, number in vars(self._core.model).items():
             config.parameters[name].string_value = str(number)
         return _bytes(service_pb2.ModelConfigResponse(config=config))
@@ -286,6 +286,11 @@ async def _check_model(data: bytes, context: Any) -> None:
     if name != MODEL_NAME or version not in requests.VERSIONS:
         text = f"NOT_FOUND: the model is {MODEL_NAME!r}, version '1', got {name[:80]!r}, version {version[:8]!r}"
         await context.abort(grpc.StatusCode.NOT_FOUND, text)
+
+
+def _dims(field: Field) -> list[int]:
+    """Return a tensor's shape as Triton writes it: -1 is any number of elements."""
+    return [1 if field.size == "1" else -1]
 
 
 def _bytes(message: Message) -> bytes:

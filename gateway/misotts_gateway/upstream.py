@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -36,12 +37,18 @@ _KEEPALIVE = (
 
 
 class Upstream:
-    """Connections to one server; another one is opened when those that exist are full."""
+    """Connections to one server; another one is opened when those that exist are full.
+
+    Attributes:
+        private: True for a private Triton of this machine, False for another gateway.
+        run: the run folder, which holds the private Triton's sockets; None if the server is another gateway.
+    """
 
     def __init__(self, target: str) -> None:
         """`target`: `unix:PATH` or HOST:PORT."""
         self._target = target
         self.private = target.startswith("unix:")
+        self.run = Path(target.removeprefix("unix:")).parent if self.private else None
         self._options = _OPTIONS if self.private else _OPTIONS + _KEEPALIVE
         self._channels: list[grpc.aio.Channel] = []
         self._calls: dict[grpc.aio.Channel, int] = {}

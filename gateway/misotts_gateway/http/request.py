@@ -20,6 +20,17 @@ class TooLarge(Exception):  # noqa: N818 (named after HTTP's status)
     """The body is larger than its limit; the message names both."""
 
 
+class WrongType(Exception):  # noqa: N818 (named like HTTP's status)
+    """The body is of another type; the message names the one that is needed."""
+
+
+def check_content_type(request: Request, needed: str) -> None:
+    """Raises WrongType if the body is of another type than `needed`, such as `application/json`."""
+    given = request.headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() != needed:
+        raise WrongType(f"the content type must be {needed}, got {given[:80] or 'none'}")
+
+
 def identify(callers: Callers, connection: HTTPConnection) -> Caller:
     """Return the caller of a request or a WebSocket.
 

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from misotts_client import errors
 from misotts_gateway.errors import TooMany, UnknownKey
-from misotts_gateway.http.request import TooLarge
+from misotts_gateway.http.request import TooLarge, WrongType
 
 _PARAMS = {"TEXT": "input", "CONTEXT_TEXT": "input"}
 """Names of fields that differ from the contract's."""
@@ -56,6 +56,8 @@ def refusal(error: Exception) -> Response | None:
             return http_error(error).response()
         case TooLarge():
             return HttpError(413, str(error), code="request_too_large").response()
+        case WrongType():
+            return HttpError(415, str(error), code="unsupported_media_type").response()
         case ClientDisconnect():
             return HttpError(400, "the caller has left").response()
         case _:

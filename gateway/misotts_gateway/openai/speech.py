@@ -15,9 +15,9 @@ from misotts_client.contract import FRAME_SAMPLES
 from misotts_client.errors import InvalidArgument, MisoError
 from misotts_client.request import SpeechRequest
 from misotts_gateway.http.answer import StreamingAnswer
-from misotts_gateway.http.request import read_body
+from misotts_gateway.http.request import check_content_type, read_body
 from misotts_gateway.http.service import Service
-from misotts_gateway.openai.errors import HttpError, http_error, refusal
+from misotts_gateway.openai.errors import http_error, refusal
 from misotts_gateway.openai.schema import SpeechBody, read_body_fields, read_json
 from misotts_gateway.text.plan import plan
 from misotts_gateway.text.ssml import SsmlError
@@ -46,10 +46,11 @@ class Speech:
         """Check the request; what it returns speaks.
 
         Raises:
-            HttpError, MisoError: the request is refused.
+            WrongType, TooLarge, MisoError: the request is refused.
         """
         service = self._service
-        _check_content_type(request.headers.get("content-type", ""))
+        # Other types are those that a page of any web site may send without being asked for permission first.
+        check_content_type(request, "application/json")
         raw = await read_body(request, service.max_body)
         threads = service.threads if len(raw) > SHORT_BODY else None
         body = await in_thread(threads, lambda: read_body_fields(read_json(raw), service.text))
@@ -65,13 +66,6 @@ class Speech:
             return answer.events(pieces, encoding) if body.events else answer.audio(pieces, encoding)
 
         return StreamingAnswer(make, answer.headers, refusal)
-
-
-def _check_content_type(content_type: str) -> None:
-    """Refuse other types, which a page of any web site may send without being asked for permission first."""
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        shown = content_type[:80] or "none"
-        raise HttpError(415, f"the content type must be application/json, got {shown}", code="unsupported_media_type")
 
 
 def _turn(body: SpeechBody, voice: Chosen, service: Service) -> Turn:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from misotts_client.contract import VOICE_NAME
 from misotts_client.errors import InvalidArgument, NotFound
-from misotts_gateway.http.request import read_body
+from misotts_gateway.http.request import check_content_type, read_body
 from misotts_gateway.http.service import Service
 from misotts_gateway.openai.errors import HttpError
 from misotts_gateway.voices.library import VoiceExists
@@ -43,13 +43,12 @@ class VoicesApi:
         """Add the voice in a form with `name`, `audio_sample`, `ref_text` and `consent`.
 
         Raises:
-            HttpError, MisoError: the request is refused.
+            HttpError, WrongType, TooLarge, MisoError: the request is refused.
         """
         library = self._service.library
         if library is None or not self._service.may_upload(request.state.caller):
             raise _forbidden()
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
-            raise HttpError(415, "the content type must be multipart/form-data", code="unsupported_media_type")
+        check_content_type(request, "multipart/form-data")
         form = await _form(request)
         try:
             name = _field(form, "name")
