@@ -23,7 +23,6 @@ import h2.connection
 import h2.events
 import h2.exceptions
 import numpy as np
-import psutil
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -32,6 +31,7 @@ from misotts.serve.local import RunningServer, running_server
 from misotts_client import AsyncClient, Client, Segment, SpeechRequest, Unavailable
 from misotts_client.errors import MisoError
 from misotts_client.transport import infer_request
+from tests.support.processes import gateway_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -238,11 +238,7 @@ def silent_connections(server: RunningServer) -> None:
 
 def half_requests(server: RunningServer) -> None:
     """The memory guard: 60 requests of 10 MB whose last byte never comes."""
-    gateway = next(
-        process
-        for process in psutil.Process(server.process.pid).children()
-        if "misotts_gateway" in " ".join(process.cmdline())
-    )
+    gateway = gateway_of(server)
     most = 0
     for _ in range(2):
         with contextlib.suppress(h2.exceptions.ProtocolError, OSError):

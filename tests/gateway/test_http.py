@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -210,16 +209,11 @@ def test_a_method_or_path_that_is_not_there(port: int) -> None:
     assert request(port, "GET", "/v2/models").error["type"] == "invalid_request_error"
 
 
-def metrics(gateway: RunningGateway) -> str:
-    with urllib.request.urlopen(f"{gateway.operator_url}/metrics", timeout=5) as response:
-        return str(response.read().decode())
-
-
 def test_the_number_of_series_does_not_grow(port: int, guarded: RunningGateway) -> None:
     request(port, "FOO", "/a")
     request(port, "GET", "/a")
     request(port, "DELETE", "/v1/audio/voices/a", headers=bearer("k-plain"))
-    before = metrics(guarded)
+    before = guarded.metrics()
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         for index in range(2_000):
             method = ("GET", "FOO", "PROPFIND")[index % 3]
@@ -228,14 +222,14 @@ def test_the_number_of_series_does_not_grow(port: int, guarded: RunningGateway) 
     for index in range(20):
         request(port, "DELETE", f"/v1/audio/voices/v{index}", headers=bearer("k-plain"))
     started = time.perf_counter()
-    after = metrics(guarded)
+    after = guarded.metrics()
     assert time.perf_counter() - started < 0.5
     assert after.count("\n") == before.count("\n")
 
 
 def test_gauges_come_back_without_traffic(port: int, guarded: RunningGateway, guarded_triton: FakeTriton) -> None:
     def speaking() -> float:
-        return float(re.findall(r"^misotts_gateway_streams (\S+)$", metrics(guarded), re.MULTILINE)[0])
+        return float(re.findall(r"^misotts_gateway_streams (\S+)$", guarded.metrics(), re.MULTILINE)[0])
 
     guarded_triton.script = endless
     connections = []
@@ -312,4 +306,4 @@ def test_a_refusal_by_the_private_side_is_counted_by_its_route(
 ) -> None:
     guarded_triton.script = lambda request, context: iter([refusal("UNAVAILABLE: full")])
     speak(port, headers=bearer("k-plain"))
-    assert 'misotts_gateway_http_requests_total{route="/v1/audio/speech",status="503"}' in metrics(guarded)
+    assert 'misotts_gateway_http_requests_total{route="/v1/audio/speech",status="503"}' in guarded.metrics()

@@ -2,8 +2,6 @@
 
 import queue
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +16,7 @@ from misotts_client.request import SpeechRequest
 from misotts_client.transport import infer_request
 from tests.support.fake_triton import FakeTriton, answer, endless, refusal, utterance
 from tests.support.gateway import RunningGateway
+from tests.support.http import request
 from tests.support.waiting import wait_until
 
 PATH = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -145,17 +144,7 @@ def test_an_address_has_a_largest_number_of_streams(
 
 
 def metric(gateway: RunningGateway, name: str) -> float:
-    text = get(f"{gateway.operator_url}/metrics")[1]
-    return float(text.split(f"\n{name} ")[1].split()[0])
-
-
-def get(url: str, method: str = "GET") -> tuple[int, str]:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(urllib.request.Request(url, method=method), timeout=5) as response:
-            return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+    return float(gateway.metrics().split(f"\n{name} ")[1].split()[0])
 
 
 def test_tritons_own_clients_work(gateway: RunningGateway, triton: FakeTriton) -> None:
@@ -204,10 +193,10 @@ def test_a_compressed_or_oversized_request_is_refused_unread(gateway: RunningGat
 def test_the_operators_port(gateway: RunningGateway) -> None:
     for path, status in (("/live", 200), ("/live/?x=1", 200), ("/ready?a=b", 503), ("/metrics", 200), ("/x", 404)):
         for method in ("GET", "HEAD"):
-            found, body = get(gateway.operator_url + path, method)
-            assert found == status, path
-            assert bool(body) == (method == "GET")
-    assert get(gateway.operator_url + "/live", "POST")[0] == 405
+            given = request(gateway.ready_port, method, path)
+            assert given.status == status, path
+            assert bool(given.body) == (method == "GET")
+    assert request(gateway.ready_port, "POST", "/live").status == 405
 
 
 def test_a_request_that_is_wrong_is_the_callers(client: Client) -> None:

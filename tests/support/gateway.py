@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from misotts.serve.local import free_ports
+from tests.support.http import request
 from tests.support.waiting import wait_until
 
 
@@ -28,9 +29,8 @@ class RunningGateway:
     def url(self) -> str:
         return f"127.0.0.1:{self.grpc_port}"
 
-    @property
-    def operator_url(self) -> str:
-        return f"http://127.0.0.1:{self.ready_port}"
+    def metrics(self) -> str:
+        return request(self.ready_port, "GET", "/metrics").body.decode()
 
 
 @contextlib.contextmanager
