@@ -30,7 +30,7 @@ def raise_descriptor_limit() -> int:
 
 
 def bound_send_buffers(port: int) -> None:
-    """Bound what the kernel keeps for a caller who does not read. Accepted connections inherit it from the listener."""
+    """Bound what the kernel keeps for a caller that does not read. Accepted connections inherit it from the port."""
     for _, each in _sockets():
         with contextlib.suppress(OSError):
             if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and each.getsockname()[1] == port:

@@ -104,7 +104,7 @@ class Core:
 
         The iterator counts a piece as taken by the caller when it is asked for the next one, so ask only when the last
         one has been written. Closing it (`contextlib.aclosing`), or cancelling the task that iterates, cancels the
-        utterance. A caller who takes nothing for `STALLED_S` has the iterating task cancelled.
+        utterance. A caller that takes nothing for `STALLED_S` has the iterating task cancelled.
 
         Args:
             admitted: True inside of `admit`, which this method calls otherwise.

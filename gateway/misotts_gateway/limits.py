@@ -37,9 +37,9 @@ KEEPALIVE_MS = 5_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 """A caller that has vanished is noticed within these two times together."""
 SEND_BUFFER = 128 * 2**10
-"""Bytes that the kernel keeps for a caller who does not read: 0.7 s of audio."""
+"""Bytes that the kernel keeps for a caller that does not read: 0.7 s of audio."""
 STALLED_S = 60.0
-"""A caller who takes nothing for this long while audio waits is ended."""
+"""A caller that takes nothing for this long while audio waits is ended."""
 HALF_CLOSE_S = 0.2
 """Time in which a caller's end of its side is awaited before a refusal: it follows the request at once."""
 

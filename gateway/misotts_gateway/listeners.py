@@ -84,7 +84,7 @@ def _server_options(max_message: int) -> Sequence[tuple[str, Any]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", limits.PING_INTERVAL_MS),
-        ("grpc.http2.bdp_probe", 0),  # it grows windows: 100 callers who do not read would hold 570 MB
+        ("grpc.http2.bdp_probe", 0),  # it grows windows: 100 callers that do not read would hold 570 MB
         ("grpc.so_reuseport", 0),  # a second server on the port fails instead of taking half of the callers
     ]
 

@@ -23,7 +23,7 @@ CALLS_PER_CHANNEL = 100
 
 _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
-    ("grpc.http2.bdp_probe", 0),  # its larger windows would hold seconds of audio for every caller who does not read
+    ("grpc.http2.bdp_probe", 0),  # its larger windows would hold seconds of audio for every caller that does not read
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),  # else channels of the same address share a connection

@@ -1,4 +1,4 @@
-"""What any client of the public ports can try, each beside eight listeners who must not notice.
+"""What any client of the public ports can try, each beside eight listeners that must not notice.
 
 `make attack` runs it. Every case takes turns with the same run of the listeners without it; the listeners are in a
 process of their own. A case whose listeners did worse is run again: an attack that works does so every time.
@@ -193,7 +193,7 @@ def millions_of_texts(server: RunningServer) -> None:
     assert raw_call(server, b"\x2a\x00" * 5_000_000)[0] is BAD
 
 
-def callers_who_do_not_read(server: RunningServer) -> None:
+def callers_that_do_not_read(server: RunningServer) -> None:
     """V: what they do not take delays no other caller. They wait for a slot beside the listeners."""
     channels = [grpc.insecure_channel(server.url, OPTIONS) for _ in range(20)]
     request = infer_request(SpeechRequest("Hello.", max_audio_ms=60_000)).SerializeToString()
@@ -205,7 +205,7 @@ def callers_who_do_not_read(server: RunningServer) -> None:
         channel.close()
 
 
-def contexts_of_callers_who_leave(server: RunningServer) -> None:
+def contexts_of_callers_that_leave(server: RunningServer) -> None:
     """W: nothing is encoded for those who have left: the next context is served soon."""
     noise = np.random.default_rng(1).normal(0, 0.1, 24_000 * 40).astype(np.float32)
     with Client(server.url) as client:
@@ -330,8 +330,8 @@ ATTACKS: dict[str, Attack] = {
     "R": requests_that_killed_triton,
     "S": compressed_bombs,
     "T": millions_of_texts,
-    "V": callers_who_do_not_read,
-    "W": contexts_of_callers_who_leave,
+    "V": callers_that_do_not_read,
+    "W": contexts_of_callers_that_leave,
     "Y": silent_connections,
     "Z": more_callers_than_places,
     "half requests": half_requests,

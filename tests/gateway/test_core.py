@@ -80,7 +80,9 @@ def core_before(tmp_path: Path) -> Callable[..., Core]:
     return make
 
 
-def test_the_stages_learn_what_was_taken_and_who_has_left(core_before: Callable[..., Core], readers: Readers) -> None:
+def test_the_stages_learn_what_was_taken_and_of_callers_that_left(
+    core_before: Callable[..., Core], readers: Readers
+) -> None:
     core = core_before(*utterance(3))
 
     async def run() -> None:
@@ -117,7 +119,7 @@ def test_a_note_that_no_socket_takes_is_sent_later(tmp_path: Path, readers: Read
     assert found == [Note(ticket, 7, gone=True) for ticket in sent]
 
 
-def test_a_caller_who_takes_nothing_is_ended(
+def test_a_caller_that_takes_nothing_is_ended(
     core_before: Callable[..., Core], readers: Readers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("misotts_gateway.core.STALLED_S", 0.05)

@@ -255,7 +255,7 @@ def test_a_failure_after_the_beginning_cuts_raw_audio_and_ends_events_with_an_er
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_caller_who_leaves_is_gone_at_once(port: int, triton: FakeTriton, begun: bool) -> None:
+def test_a_caller_that_leaves_is_gone_at_once(port: int, triton: FakeTriton, begun: bool) -> None:
     triton.script = endless if begun else silent
     with opened(port, {"input": TEXT}) as connection:
         wait_until(lambda: bool(triton.requests), 5)

@@ -125,7 +125,7 @@ def test_a_voice_comes_and_goes(port: int, triton: FakeTriton, folder: Path) -> 
     assert not list(folder.glob(f"{inner}*"))
 
 
-def test_the_operators_voices_are_everybodys_and_read_only(port: int, triton: FakeTriton, folder: Path) -> None:
+def test_the_operators_voices_are_for_every_tenant_and_read_only(port: int, triton: FakeTriton, folder: Path) -> None:
     assert voice_of(port, triton, BERT, "operator") == (200, "operator", None)
     assert voice_of(port, triton, BERT, {"id": "operator"}) == (200, "operator", None)
     assert upload(port, ANNA, name="operator").status == 409
