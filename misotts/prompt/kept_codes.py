@@ -48,14 +48,15 @@ class KeptCodes:
         return codes
 
     def forget_others(self) -> None:
-        """Delete the files of which no clip has been asked for: those of removed voices and of other codecs."""
-        for file in self._folder.glob("*.npy") if self._folder else ():
+        """Delete the files of which no clip has been asked for: those of removed voices and of other codecs, and those
+        that were not written to their ends."""
+        for file in self._folder.glob("*.npy*") if self._folder else ():
             if file.name not in self._used:
                 file.unlink(missing_ok=True)
 
 
 def codec_name(weights: Path, device: str) -> str:
-    """Return the name of a codec: its weights' file as it is now, and the device, whose rounding codes may show."""
+    """Return the name of a codec: its weights' file as it is now, and the device, which rounds in its own way."""
     status = weights.stat()
     return f"{status.st_size} {status.st_mtime_ns} {device}"
 

@@ -72,6 +72,7 @@ def test_files_without_a_voice_are_deleted(tmp_path: Path) -> None:
     old.encode(clip(1), nothing)
     kept = KeptCodes(tmp_path, "new", Codec().encode)
     kept.encode(clip(1), nothing)
+    (tmp_path / FOLDER / "broken-off.npy.123").write_bytes(b"\x93NUMPY")
     kept.forget_others()
     codec = Codec()
     KeptCodes(tmp_path, "new", codec.encode).encode(clip(1), nothing)
