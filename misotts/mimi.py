@@ -107,7 +107,7 @@ class _MimiEncoder(StreamingContainer):
 
 
 def enlarge_rings(states: Iterable[Any], steps: int) -> None:
-    """Make room for `steps` more than the attention's context in the new states of a streaming network.
+    """Let the new states of a streaming network hold `steps` more than the attention's context.
 
     moshi's ring holds exactly the context, so a call of several steps overwrites the oldest keys before its first steps
     have read them. After 10 s of audio the result would depend on how the stream is cut, and the write of a masked row

@@ -106,7 +106,7 @@ INPUTS: Mapping[str, Field] = {
     "MAX_AUDIO_MS": Field(
         "INT32",
         "longest audio in ms, rounded down to frames of 80 ms; if left out, the server's `--max-audio`: 3 s and 1.2 s "
-        f"for each word of TEXT, from 6 s to {LONGEST_DEFAULT_MS // 1000} s, less if the prompt leaves less room",
+        f"for each word of TEXT, from 6 s to {LONGEST_DEFAULT_MS // 1000} s, less if the prompt leaves fewer positions",
         low=FRAME_MS,
         high=160_000,
     ),

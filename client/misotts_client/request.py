@@ -46,7 +46,7 @@ class SpeechRequest:
 
 
 def hurried(request: SpeechRequest) -> SpeechRequest:
-    """Return a request of a caller who wants the whole utterance as soon as possible: its LEAD_MS is 0 unless it has
+    """Return a request of a caller that wants the whole utterance as soon as possible: its LEAD_MS is 0 unless it has
     one."""
     return replace(request, lead_ms=0) if request.lead_ms is None else request
 

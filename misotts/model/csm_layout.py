@@ -106,7 +106,7 @@ class CsmTransformer(Struct, frozen=True, kw_only=True):
     mlp_bias: bool = False
 
     def sizes(self) -> TransformerConfig:
-        """Raises ConfigError if this is not the model's architecture."""
+        """Return the sizes. Raises ConfigError if this is not the model's architecture."""
         rope = self.rope_parameters or self.rope_scaling
         if rope is None:
             raise ConfigError("rope_parameters or rope_scaling must be Llama 3's RoPE, got null")

@@ -180,28 +180,28 @@ class Prompter:
     def _max_frames(self, request: SpeechRequest, positions: int) -> int:
         """Return the most frames to generate beside a voice and text of `positions`."""
         limit = self._config.max_seq_len
-        room = limit - positions
-        if room < 1:
+        free = limit - positions
+        if free < 1:
             raise InvalidArgument("TEXT", f"with its voice must be below {limit} positions, got {positions}")
         max_audio_ms = request.max_audio_ms
         if max_audio_ms is None:
             longest_ms = longest_audio_ms(request.text) if self._max_audio_ms is None else self._max_audio_ms
-            return min(longest_ms // FRAME_MS, room)
-        if max_audio_ms // FRAME_MS > room:
+            return min(longest_ms // FRAME_MS, free)
+        if max_audio_ms // FRAME_MS > free:
             raise InvalidArgument(
                 "MAX_AUDIO_MS",
-                f"must be at most {room * FRAME_MS} beside a text and voice of {positions} positions (of {limit}), "
+                f"must be at most {free * FRAME_MS} beside a text and voice of {positions} positions (of {limit}), "
                 f"got {max_audio_ms}",
             )
         return max_audio_ms // FRAME_MS
 
-    def _context(self, request: SpeechRequest, room: int, pause: Pause) -> list[Rows]:
-        """Return the rows of the newest context segments that fit in `room` positions."""
+    def _context(self, request: SpeechRequest, free: int, pause: Pause) -> list[Rows]:
+        """Return the rows of the newest context segments that fit in `free` positions."""
         fitting: list[Rows] = []
         for segment in reversed(request.context):
             text = self._text(segment.text, segment.speaker)
-            room -= len(text) + _positions(segment.audio)
-            if room < 0:  # found before the audio is encoded, which may take seconds
+            free -= len(text) + _positions(segment.audio)
+            if free < 0:  # found before the audio is encoded, which may take seconds
                 log.info("dropped %d context segments that do not fit", len(request.context) - len(fitting))
                 break
             fitting.insert(0, np.concatenate([text, self._audio(segment.audio, pause, self._encode)]))

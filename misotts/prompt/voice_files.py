@@ -22,7 +22,7 @@ CLIP_LOUDNESS = (-60.0, 0.0)
 """dBFS, RMS. Audio of -1..1 cannot exceed 0, but floats written in the scale of integers do."""
 MAX_CHANNELS = 2
 MAX_TEXT_BYTES = 2**16
-"""Size of the largest text file: 4 bytes for each code point, and room for spaces around them."""
+"""Size of the largest text file: 4 bytes for each code point, and the rest for white space around them."""
 
 Audio = npt.NDArray[np.float32]
 

@@ -77,7 +77,7 @@ class Control:
     @property
     def streams(self) -> int:
         """Number of streams by the last heartbeats: requests without a built prompt and utterances in generate, or, if
-        there are more, streams whose caller has not taken the last chunk from the gateway."""
+        there are more, streams with a caller that has not taken the last chunk from the gateway."""
         inside = self.stages["prompt"].report.get("waiting", 0) + self.stages["generate"].report.get("streams", 0)
         return int(max(inside, self.gateway.report.get("streams", 0)))
 

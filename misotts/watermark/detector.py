@@ -159,7 +159,8 @@ class Detector:
     def read(self, audio: Floats, rate: int, search: bool = False) -> Readings:
         """Do the part of `check` that takes long and needs no key.
 
-        `search` also reads speeds from -5 % to +5 %, and those of audio whose rate was mistaken for another usual one.
+        `search` also reads speeds from -5 % to +5 %, and those that result if another usual rate was
+        taken for the audio's.
         """
         config = self._network.config
         speeds = _search_speeds() if search else [1.0]

@@ -15,8 +15,7 @@ with the key's own shares q_v gives every order the same probability, so, for ev
 where the last factor is the multinomial probability that 20 such draws have k's counts. T is centred for each symbol
 first, which changes S equally for all orders. A sound that favours a symbol throughout therefore counts for nothing,
 however many of the key's symbols are that one. The bound assumes nothing about the audio or the network, only that the
-order of the key's symbols has nothing to do with the audio. A key whose symbols are all equal has one order, and its
-bound is 1.
+order of the key's symbols has nothing to do with the audio. A key of equal symbols has one order, and its bound is 1.
 
 The readings are tried together (weighted Bonferroni): a reading's bound is divided by its weight, and the weights add
 up to 1. Half of the weight is the probability of the reading, given the start symbol and any key; the other half is

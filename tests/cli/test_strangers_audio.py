@@ -20,7 +20,7 @@ def encoded(format: str, seconds: float = 3.0, rate: int = 24_000) -> bytes:
 
 
 def mp3(*, stated_frames: int | None = None) -> bytes:
-    """An MP3 whose Xing header states a number of frames, or one without that header."""
+    """An MP3 with a Xing header that states a number of frames, or one without that header."""
     whole = encoded("MP3")
     if stated_frames is None:
         return whole[whole.index(whole[:2], 4) :]

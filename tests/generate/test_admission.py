@@ -44,7 +44,7 @@ def feed(admission: Admission, fixed_s: float, each_s: float, slots: int, second
 @settings(max_examples=25, deadline=None)
 @given(fixed_s=st.floats(0, 0.06), each_s=st.floats(0.0001, 0.06), slots=st.integers(1, 256))
 def test_as_many_run_as_the_step_time_allows(fixed_s: float, each_s: float, slots: int) -> None:
-    """On a machine whose steps take a + b n, at most one too many is tried, once in `RECOVER_S`."""
+    """If a step takes a + b n, at most one too many is tried, once in `RECOVER_S`."""
     carried = int((FRAME_S - fixed_s) / each_s + 1e-9)
     told = feed(Admission(PACE, slots), fixed_s, each_s, slots, 25.0)
     assert max(told) <= max(min(carried + 1, slots), 1)
@@ -110,7 +110,7 @@ class Listener:
 
 
 class Machine:
-    """A core on an engine whose steps take `fixed_s` + `each_s` for each frame."""
+    """A core on an engine that takes `fixed_s` + `each_s` for each frame of a step."""
 
     def __init__(self, options: FlowOptions, slots: int, fixed_s: float, each_s: float, max_waiting: int = 64) -> None:
         self.core = Core(BlockPool(4000, 16), Limits(slots, max_waiting, 512), 2048, deliver, options=options)
@@ -152,7 +152,7 @@ class Machine:
 
 
 def overload(machine: Machine, per_s: float, seconds: float, seed: int) -> list[Listener]:
-    """Ask for utterances of 1 to 5 s, whose texts would allow three times as much, at random times."""
+    """Ask for utterances of 1 to 5 s, with texts that would allow three times as much, at random times."""
     rng, due = Random(seed), 0.0
     while due < seconds:
         machine.run_until(due)
@@ -183,7 +183,7 @@ def test_the_accepted_of_an_overloaded_server_never_run_out(times: float, fixed_
 
 
 def test_a_refusal_says_when_a_place_is_free() -> None:
-    """A burst of ten times the slots: who comes again after the time it was told, is served."""
+    """A burst of ten times the slots: a request that comes again after the time it was told is served."""
     machine = Machine(FlowOptions(max_wait_s=2.0), 8, 0.03, 0.001)
     overload(machine, 2.0, 10.0, seed=2)
     machine.listeners.clear()
@@ -229,8 +229,8 @@ def told_by_the_gateway(rng: Random, spread: float) -> tuple[list[float], float]
 
 @pytest.mark.parametrize(("spread", "true"), [(0.0, 0.95), (0.3, 0.8)])
 def test_the_gateway_tells_each_refused_request_of_a_burst_when_a_place_is_free(spread: float, true: float) -> None:
-    """Within a factor of two or 0.1 s, the time between two reports. A wait close to the limit for utterances whose
-    lengths differ or are not known yet may miss it: the delay is the small difference of two times."""
+    """Within a factor of two or 0.1 s, the time between two reports. A wait close to the limit for utterances of
+    different or unknown lengths may miss it: the delay is the small difference of two times."""
     rng = Random(3)
     bursts = [told_by_the_gateway(rng, spread) for _ in range(25)]
     assert all(told for told, _ in bursts)

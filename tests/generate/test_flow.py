@@ -1,4 +1,4 @@
-"""Flow control: leads over playback, audio that was not taken, and who pauses for whom."""
+"""Flow control: leads over playback, audio that was not taken, and which streams pause for others."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""Paths that are not plain, and a stderr that nobody reads: neither changes what the server does."""
+"""Paths that are not plain, and a stderr that is not read: neither changes what the server does."""
 
 from __future__ import annotations
 

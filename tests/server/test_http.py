@@ -1,4 +1,4 @@
-"""HTTP in front of the whole server: README's curl line, audio as over gRPC, a caller who leaves, the drain."""
+"""HTTP in front of the whole server: README's curl line, audio as over gRPC, a caller that leaves, the drain."""
 
 import re
 import shlex
@@ -55,7 +55,7 @@ def test_a_registered_voice_is_listed_and_speaks(server: RunningServer) -> None:
     assert speak(server.ports.http, TEXT, voice="ann", max_audio_ms=400, timeout=60).status == 200
 
 
-def test_a_caller_who_leaves_frees_the_slot(server: RunningServer, busy_streams: Callable[[], int]) -> None:
+def test_a_caller_that_leaves_frees_the_slot(server: RunningServer, busy_streams: Callable[[], int]) -> None:
     with opened(server.ports.http, {"input": TEXT, "max_audio_ms": 80_000, "response_format": "pcm"}) as connection:
         read_until(connection, b"audio/pcm")
         assert busy_streams() == 1

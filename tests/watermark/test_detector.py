@@ -91,7 +91,7 @@ def with_other_symbols(key: bytes, count: int, rng: np.random.Generator) -> byte
 
 
 UNIFORM_KEYS = [bytes([byte] * 5) for byte in (0x00, 0x55, 0xAA, 0xFF)]
-"""Keys whose symbols are all equal; the first is the published one."""
+"""Keys of equal symbols; the first is the published one."""
 
 
 def test_a_key_of_equal_symbols_is_found_in_its_own_mark(
