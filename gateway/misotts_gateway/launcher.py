@@ -24,7 +24,7 @@ class LauncherLink:
     """The gateway's end of the connection.
 
     Attributes:
-        state: the launcher's last report: `ready`, `phase`, `stages`, `streams`.
+        state: the launcher's last report: `ready`, `phase`, `stages`, `streams`, `model`.
         draining: set by the command `drain`.
         lost: set when the connection has ended or the launcher is silent.
     """

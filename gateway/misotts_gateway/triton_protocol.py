@@ -22,11 +22,11 @@ from misotts_gateway.callers import REQUEST_ID, Caller, Callers
 from misotts_gateway.core import Core
 from misotts_gateway.errors import UnknownKey, status_of
 from misotts_gateway.limits import FIRST_REQUEST_S, HALF_CLOSE_S, IDLE_CALL_S, UTTERANCES_PER_CALL
+from misotts_gateway.upstream import METHOD, MODEL_CONFIG, READY, SERVICE
 from misotts_gateway.wire import MalformedError, fields
 
 log = logging.getLogger(__name__)
 
-SERVICE = "/inference.GRPCInferenceService/"
 HEALTH = "/grpc.health.v1.Health/Check"
 WANTS_STATUS = "triton_grpc_error"
 PUSHBACK = "grpc-retry-pushback-ms"
@@ -48,16 +48,16 @@ class TritonProtocol(grpc.GenericRpcHandler):  # type: ignore[misc]
         """Streaming calls."""
         unary: dict[str, Handler] = {
             SERVICE + "ServerLive": self._live,
-            SERVICE + "ServerReady": self._is_ready,
+            READY: self._is_ready,
             SERVICE + "ModelReady": self._model_is_ready,
             SERVICE + "ServerMetadata": self._server_metadata,
             SERVICE + "ModelMetadata": self._model_metadata,
-            SERVICE + "ModelConfig": self._model_config,
+            MODEL_CONFIG: self._model_config,
             SERVICE + "ModelInfer": self._infer,
             HEALTH: self._health,
         }
         self._methods = {name: grpc.unary_unary_rpc_method_handler(handler) for name, handler in unary.items()}
-        self._methods[SERVICE + "ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
+        self._methods[METHOD] = grpc.stream_stream_rpc_method_handler(self._stream)
 
     @property
     def busy(self) -> bool:

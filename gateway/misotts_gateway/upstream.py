@@ -14,9 +14,11 @@ from tritonclient.grpc import service_pb2
 from misotts_client.contract import MODEL_NAME
 from misotts_gateway.request import ModelLimits, model_limits
 
-METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
-MODEL_CONFIG = "/inference.GRPCInferenceService/ModelConfig"
-READY = "/inference.GRPCInferenceService/ServerReady"
+SERVICE = "/inference.GRPCInferenceService/"
+"""Triton's service: what stands before the names of its methods."""
+METHOD = SERVICE + "ModelStreamInfer"
+MODEL_CONFIG = SERVICE + "ModelConfig"
+READY = SERVICE + "ServerReady"
 
 CALLS_PER_CHANNEL = 100
 """Calls of one connection: another gateway takes `STREAMS_PER_CONNECTION`, and more would wait without a word."""

@@ -17,86 +17,22 @@ pytestmark = pytest.mark.long
 COUNT = 20_000
 STATUSES = {200, 400, 403, 404, 405, 409, 413, 415}
 
-
 VALUES: list[Any] = [
     *(None, True, False, 0, -1, 1, 7, 0.5, 1.0, -0.0, 1e308, 2**31, 2**63, -(2**63), 10**400, "", " ", "a", "7", "1.0"),
-    *(
-        "mp3",
-        "pcm",
-        "wav",
-        "flac",
-        "mulaw",
-        "opus",
-        "sse",
-        "audio",
-        "ssml",
-        "on",
-        "auto",
-        "alloy",
-        "anna",
-        "../x",
-        "\x00",
-    ),
-    *(
-        "\ud800",
-        "\u200b",
-        "🙂",
-        "。",
-        "é" * 500,
-        "a. " * 400,
-        "<speak>a</speak>",
-        "<speak>",
-        "<!DOCTYPE a>",
-        [],
-        ["a"],
-        {},
-    ),
-    *(
-        {"id": "alloy"},
-        {"id": 5},
-        [[[]]],
-        24_000,
-        8_000,
-        44_100,
-        11_025,
-        "24000",
-        '<speak>a<break time="9s"/>b</speak>',
-    ),
+    *("mp3", "pcm", "wav", "flac", "mulaw", "opus", "sse", "audio", "ssml", "on", "auto", "alloy", "anna", "../x"),
+    *("\x00", "\ud800", "\u200b", "🙂", "。", "é" * 500, "a. " * 400, "<speak>a</speak>", "<speak>", "<!DOCTYPE a>"),
+    *([], ["a"], {}, {"id": "alloy"}, {"id": 5}, [[[]]], 24_000, 8_000, 44_100, 11_025, "24000"),
+    '<speak>a<break time="9s"/>b</speak>',
 ]
 FIELDS = ["model", "input", "voice", "response_format", "speed", "stream_format", "seed", "temperature", "top_k"]
-FIELDS += [
-    "sample_rate",
-    "max_audio_ms",
-    "lead_ms",
-    "session",
-    "input_type",
-    "apply_text_normalization",
-    "zz",
-    "",
-    "é",
-    "🙂",
-    "a\r\nb: c",
-    "\x00",
-]
-TYPES = [
-    "application/json",
-    "application/json; charset=utf-8",
-    "text/plain",
-    "",
-    "application/json;",
-    "\xff",
-    "multipart/form-data",
-]
+FIELDS += ["sample_rate", "max_audio_ms", "lead_ms", "session", "input_type", "apply_text_normalization"]
+FIELDS += ["zz", "", "é", "🙂", "a\r\nb: c", "\x00"]
+TYPES = ["application/json", "application/json; charset=utf-8", "text/plain", "", "application/json;", "\xff"]
+TYPES += ["multipart/form-data"]
 FORM = "multipart/form-data; boundary=b"
-PATHS = [
-    "/v1/audio/speech",
-    "/v1/audio/voices",
-    "/v1/audio/voices/a",
-    "/v1/audio/voices/..",
-    "/v1/models",
-    "/v1/models/x",
-]
-PATHS += ["/", "/page/app.js", "/page/../x", "/v1/audio/speech/", "//", "/\u00e9", "/v1/audio/voices/\x00"]
+PATHS = ["/v1/audio/speech", "/v1/audio/voices", "/v1/audio/voices/a", "/v1/audio/voices/..", "/v1/models"]
+PATHS += ["/v1/models/x", "/", "/page/app.js", "/page/../x", "/v1/audio/speech/", "//", "/\u00e9"]
+PATHS += ["/v1/audio/voices/\x00"]
 
 
 def form(chance: random.Random) -> bytes:

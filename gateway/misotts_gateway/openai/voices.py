@@ -65,7 +65,7 @@ class VoicesApi:
         except VoiceExists as error:
             raise HttpError(409, str(error), param="name", code="voice_exists") from None
         answer = {"id": name, "name": name, "object": "audio.voice", "type": "audio_sample"}
-        return JSONResponse({**answer, "created_at": record.created_at}, 200)
+        return JSONResponse({**answer, "created_at": record.created_at})
 
     async def remove(self, request: Request) -> Response:
         """Remove a voice of the caller's.

@@ -126,7 +126,8 @@ async def _run(command: list[str], text: str) -> tuple[int, str]:
     """Run a command of `misotts` with a text as its input; return its status and the last line of what it printed as an
     error."""
     process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "misotts.cli", *command],
+        sys.executable,
+        *("-m", "misotts.cli", *command),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
