@@ -1,18 +1,16 @@
 """The JSON body of `POST /v1/audio/speech`, checked."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from misotts_client.errors import InvalidArgument
 from misotts_client.request import SpeechRequest
 from misotts_gateway.audio.formats import FORMATS, Format
+from misotts_gateway.json_fields import Fields, Read, read_number, read_text, shown, whole
 from misotts_gateway.text.plan import TextSettings
 from misotts_gateway.text.sentences import is_speakable
 
-_LARGEST = 1e300
-"""JSON has numbers that no float can hold; those beyond this are refused before anything counts with them."""
 _SERVED_FIELDS = {each.name for each in fields(SpeechRequest)} - {"text", "context"}
 
 
@@ -44,37 +42,15 @@ class SpeechBody:
     ignored: tuple[str, ...] = field(default=())
 
 
-def read_json(raw: bytes) -> dict[str, Any]:
-    """Return the object in a JSON text.
-
-    Raises:
-        InvalidArgument: it is not an object in JSON and UTF-8, or it nests too deep.
-    """
-    try:
-        content = json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise InvalidArgument(None, f"the body must be UTF-8, byte {error.start} is not") from None
-    except json.JSONDecodeError as error:
-        raise InvalidArgument(
-            None, f"the body must be JSON: {error.msg} in line {error.lineno}, column {error.colno}"
-        ) from None
-    except (RecursionError, ValueError) as error:  # brackets 1,000 deep; a number of 4,300 digits
-        raise InvalidArgument(None, f"the body must be JSON that can be read: {error}") from None
-    if not isinstance(content, dict):
-        raise InvalidArgument(None, f"the body must be a JSON object, it is {_kind(content)}")
-    return content
-
-
 def read_body_fields(content: Mapping[str, Any], settings: TextSettings) -> SpeechBody:
     """Return the body in the fields of a JSON object. A field that is null counts as left out.
 
     Raises:
         InvalidArgument: names the field as the caller wrote it, the limit and what came.
     """
-    given = {name: value for name, value in content.items() if value is not None}
-    read = _Fields(given)
-    read.take("model", "tts-1", _text)
-    text = read.required("input", _text)
+    read = Fields(content)
+    read.take("model", "tts-1", read_text)
+    text = read.required("input", read_text)
     _check_text(text, settings.max_input)
     format_name = read.one_of("response_format", "mp3", FORMATS)
     format = FORMATS[format_name]
@@ -82,9 +58,9 @@ def read_body_fields(content: Mapping[str, Any], settings: TextSettings) -> Spee
         raise InvalidArgument(
             "response_format", f"{format_name} needs misotts-gateway[{format.extra}], which is not installed here"
         )
-    speed = read.take("speed", 1, _number)
+    speed = read.take("speed", 1, read_number)
     if speed != 1:
-        raise InvalidArgument("speed", f"must be 1, the model has no other; got {_shown(speed)}")
+        raise InvalidArgument("speed", f"must be 1, the model has no other; got {shown(speed)}")
     normalize = read.one_of("apply_text_normalization", "on" if settings.normalize else "off", ("on", "off", "auto"))
     if normalize == "on" and settings.normalizer is None:
         raise InvalidArgument("apply_text_normalization", "must be off, this server has no normaliser")
@@ -97,102 +73,33 @@ def read_body_fields(content: Mapping[str, Any], settings: TextSettings) -> Spee
         rate=read.one_of("sample_rate", format.default_rate, format.rates),
         events=read.one_of("stream_format", "audio", ("audio", "sse")) == "sse",
         normalize=normalize == "on" or (normalize == "auto" and settings.normalizer is not None),
-        max_audio_ms=read.take("max_audio_ms", None, lambda name, value: _whole(name, value, 80, 2**31 - 1)),
+        max_audio_ms=read.take("max_audio_ms", None, whole(80, 2**31 - 1)),
         sampling={
             name: read.required(name, kind)
             for name, kind in _SAMPLING.items()
-            if name in given and name in _SERVED_FIELDS
+            if name in read.given and name in _SERVED_FIELDS
         },
-        ignored=tuple(sorted(given.keys() - read.taken)),
+        ignored=tuple(sorted(read.given.keys() - read.taken)),
     )
-
-
-class _Fields:
-    """Reads fields and notes which of them were read."""
-
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self._given = given
-        self.taken: set[str] = set()
-
-    def take(self, name: str, default: Any, kind: Callable[[str, Any], Any]) -> Any:
-        self.taken.add(name)
-        return kind(name, self._given[name]) if name in self._given else default
-
-    def required(self, name: str, kind: Callable[[str, Any], Any]) -> Any:
-        if name not in self._given:
-            raise InvalidArgument(name, "is required, it was left out")
-        return self.take(name, None, kind)
-
-    def one_of(self, name: str, default: Any, choices: Any) -> Any:
-        value = self.take(name, default, lambda _, value: value)
-        if isinstance(value, bool | list | dict) or value not in choices:
-            raise InvalidArgument(name, f"must be one of {', '.join(map(str, choices))}, got {_shown(value)}")
-        return value
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise InvalidArgument(name, f"must be text, got {_kind(value)}")
-    return value
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidArgument(name, f"must be a number, got {_kind(value)}")
-    if not -_LARGEST < value < _LARGEST:
-        raise InvalidArgument(name, f"must be between {-_LARGEST:g} and {_LARGEST:g}, got {_shown(value)}")
-    return value
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> int:
-    number = _number(name, value)
-    if number != number // 1 or not low <= number <= high:
-        raise InvalidArgument(name, f"must be a whole number of {low} to {high}, got {_shown(value)}")
-    return int(number)
 
 
 def _voice(name: str, value: Any) -> str:
     """Return the name of a voice, given as text or as `{"id": name}`."""
-    return _text(name, value.get("id") if isinstance(value, dict) else value)
+    return read_text(name, value.get("id") if isinstance(value, dict) else value)
 
 
 def _check_text(text: str, max_input: int) -> None:
     if len(text) > max_input:
         raise InvalidArgument("input", f"must be at most {max_input} code points, got {len(text)}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidArgument("input", f"cannot be UTF-8: {error.reason} at code point {error.start}") from None
     if not is_speakable(text):
         raise InvalidArgument("input", "must have a letter or a digit, " + ("it has none" if text else "it is empty"))
 
 
-def _int64(name: str, value: Any) -> int:
-    return _whole(name, value, -(2**63), 2**63 - 1)
-
-
-def _int32(name: str, value: Any) -> int:
-    return _whole(name, value, 0, 2**31 - 1)
-
-
-_SAMPLING: Mapping[str, Callable[[str, Any], Any]] = {
-    "seed": _int64,
-    "temperature": _number,
-    "top_k": _int32,
-    "lead_ms": _int32,
-    "session": _text,
+_SAMPLING: Mapping[str, Read] = {
+    "seed": whole(-(2**63), 2**63 - 1),
+    "temperature": read_number,
+    "top_k": whole(0, 2**31 - 1),
+    "lead_ms": whole(0, 2**31 - 1),
+    "session": read_text,
 }
 """Fields that go to the model as they are; the contract has their limits."""
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number of JSON")
-
-
-def _kind(value: Any) -> str:
-    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    return names.get(type(value), "null")
-
-
-def _shown(value: Any) -> str:
-    return repr(value)[:80] if isinstance(value, str | int | float) else _kind(value)

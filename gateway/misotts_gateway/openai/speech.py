@@ -17,8 +17,9 @@ from misotts_client.request import SpeechRequest
 from misotts_gateway.http.answer import StreamingAnswer
 from misotts_gateway.http.request import check_content_type, read_body
 from misotts_gateway.http.service import Service
+from misotts_gateway.json_fields import read_json
 from misotts_gateway.openai.errors import http_error, refusal
-from misotts_gateway.openai.schema import SpeechBody, read_body_fields, read_json
+from misotts_gateway.openai.schema import SpeechBody, read_body_fields
 from misotts_gateway.text.plan import plan
 from misotts_gateway.text.ssml import SsmlError
 from misotts_gateway.turn import Encoding, Sound, Turn, in_thread, sounds
