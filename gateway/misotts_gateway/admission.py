@@ -20,10 +20,13 @@ RETRY_S = (0.1, 60.0)
 
 
 @dataclass(frozen=True)
-class _Figures:
+class Figures:
     """What `generate` publishes.
 
     Attributes:
+        slots: slots in all.
+        free_slots: slots without an utterance; one is free again when the last chunk has been acknowledged.
+        waiting: utterances in the queue.
         submitted: utterances that have come to it since its start, refused or not.
         places: utterances that find a slot or a place in the queue.
         waits_s: the expected waits of the next ones, up to the first that is too long; those behind wait as long.
@@ -31,6 +34,9 @@ class _Figures:
         max_wait_s: the longest wait.
     """
 
+    slots: int
+    free_slots: int
+    waiting: int
     submitted: int
     places: int
     waits_s: list[float]
@@ -43,7 +49,7 @@ class Admission:
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
-        self._figures = _Figures(0, 0, [0.0], 0.0, 0.0)
+        self._figures = Figures(0, 0, 0, 0, 0, [0.0], 0.0, 0.0)
         self._heard_at = -STALE_S
         self._let_in: dict[int, float] = {}
         """Times by number, the oldest first."""
@@ -60,7 +66,8 @@ class Admission:
             raise ValueError("no waits")
         slot_s, max_wait_s = float(figures["slot_s"]), float(figures["max_wait_s"])
         come = int(figures["submitted"]) - self._figures.submitted
-        self._figures = _Figures(int(figures["submitted"]), int(figures["places"]), waits_s, slot_s, max_wait_s)
+        counts = {name: int(figures[name]) for name in ("slots", "free_slots", "waiting", "submitted", "places")}
+        self._figures = Figures(**counts, waits_s=waits_s, slot_s=slot_s, max_wait_s=max_wait_s)
         self._heard_at = self._clock()
         # They come about in the order in which they were let in; the figures count those that have come.
         for number, at in list(self._let_in.items()):
@@ -68,6 +75,11 @@ class Admission:
                 break
             del self._let_in[number]
             come -= 1
+
+    @property
+    def figures(self) -> Figures:
+        """The last figures that came; zeros if none ever did."""
+        return self._figures
 
     def leave(self, number: int) -> None:
         """Take note that the request that `enter` has let in as `number` has ended: an earlier stage may have refused

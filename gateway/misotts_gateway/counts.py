@@ -23,6 +23,9 @@ class Counts:
         self.malformed = self._counter("malformed", "Number of lines from the launcher that could not be read.")
         self.streams = self._gauge("streams", "Number of utterances that callers have not taken to their end.")
         self.connections = self._gauge("connections", "Number of connections to the gRPC and HTTP ports.")
+        self.slots = self._gauge("slots", "Number of slots of generate; 0 before another gateway.")
+        self.free_slots = self._gauge("free_slots", "Number of slots of generate that no utterance holds.")
+        self.waiting = self._gauge("waiting", "Number of utterances in the queue of generate.")
         self.memory = self._gauge("resident_bytes", "Resident memory of the gateway's process.")
         self.first_audio = Histogram(
             f"{PREFIX}_first_audio_seconds",

@@ -83,6 +83,9 @@ class Gateway:
         self.http = HttpServer(http_app(self.service, options.allowed_origins), tls_files(options))
         self.link = LauncherLink(self.counts.malformed.inc, self.core.admission)
         self._upstream_ready = False
+        self.counts.slots.set_function(lambda: self.core.admission.figures.slots)
+        self.counts.free_slots.set_function(lambda: self.core.admission.figures.free_slots)
+        self.counts.waiting.set_function(lambda: self.core.admission.figures.waiting)
         self._stop = asyncio.Event()
 
     @property

@@ -189,7 +189,7 @@ class Core:
         self.admission.add_step(seconds, frames, now)
 
     def figures(self) -> dict[str, Any]:
-        """Return what a gateway needs to refuse without asking: `misotts_gateway.admission` has their meanings."""
+        """Return what a gateway publishes and refuses by: `misotts_gateway.admission` has the meanings."""
         scheduler, admission = self.scheduler, self.admission
         ahead = scheduler.ahead(batch=False)
         places, most_s = scheduler.places(batch=False), admission.options.max_wait_s
@@ -199,11 +199,9 @@ class Core:
         allowed = sum(wait_s <= most_s for wait_s in waits_s)
         return {
             "slots": scheduler.limits.max_streams,
-            "most": admission.most,
-            "running": len(scheduler.running),
+            "free_slots": scheduler.free_slots,
             "waiting": len(scheduler.waiting),
             "submitted": self.statistics.submitted,
-            "step_ms": round(admission.step_s * 1000, 2),
             "places": places,
             "waits_s": waits_s[: allowed + 1],
             "slot_s": round(self._slot_s(), 3),

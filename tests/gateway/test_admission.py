@@ -8,7 +8,10 @@ from misotts_client.errors import Unavailable
 from misotts_gateway.admission import ON_ITS_WAY_S, STALE_S, Admission
 
 WAITS_S = [0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
-FREE = {"submitted": 40, "places": 66, "waits_s": WAITS_S, "slot_s": 0.5, "max_wait_s": 2.0}
+FREE = {
+    **{"slots": 4, "free_slots": 2, "waiting": 0},
+    **{"submitted": 40, "places": 66, "waits_s": WAITS_S, "slot_s": 0.5, "max_wait_s": 2.0},
+}
 FULL = {**FREE, "waits_s": [9.0]}
 
 

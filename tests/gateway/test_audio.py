@@ -2,9 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
-import av
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -13,13 +11,9 @@ import soundfile
 from misotts_client.contract import SAMPLE_RATE
 from misotts_gateway.audio.formats import FORMATS, StreamEncoder
 from misotts_gateway.audio.pcm import ALAW, MULAW, wav_header
+from tests.support.decoded import PADDING, RAW, assert_one_file, decode, resampled
 
 PAIRS = [(name, rate) for name, format in FORMATS.items() for rate in format.rates]
-RAW = {"pcm": "pcm_s16le", "mulaw": "pcm_mulaw", "alaw": "pcm_alaw"}
-"""FFmpeg's decoders."""
-# Longest time in s by which the decoded stream may be longer than the audio: what the codec adds and a player hears as
-# silence. MP3 and AAC are two frames and the last one's padding.
-PADDING = {"mp3": 3 * 1152, "aac": 3 * 1024}
 
 
 def speech_like(seconds: float) -> npt.NDArray[np.float32]:
@@ -39,31 +33,6 @@ def encode(name: str, rate: int, audio: npt.NDArray[np.float32], cuts: Sequence[
     return [*(encoder.encode(piece) for piece in pieces), encoder.finish()]
 
 
-def decode(name: str, rate: int, raw: bytes) -> tuple[npt.NDArray[np.float32], int]:
-    """Return the samples of a stream and their rate."""
-    if name in RAW:
-        context: Any = av.CodecContext.create(RAW[name], "r")
-        context.sample_rate, context.layout = rate, "mono"
-        frames = context.decode(av.Packet(raw))
-    else:
-        with av.open(io.BytesIO(raw), "r") as container:
-            frames = list(container.decode(audio=0))
-    planes = [frame.to_ndarray().reshape(-1) for frame in frames]
-    samples = np.concatenate(planes)
-    scale = 32_768 if samples.dtype == np.int16 else 1
-    return (samples / scale).astype(np.float32), frames[0].sample_rate
-
-
-def resampled(audio: npt.NDArray[np.float32], rate: int) -> npt.NDArray[np.float64]:
-    """Return the audio at `rate` by Fourier's sum, which has no filter of its own."""
-    count = round(len(audio) * rate / SAMPLE_RATE)
-    spectrum = np.fft.rfft(audio)
-    kept = np.zeros(count // 2 + 1, complex)
-    both = min(len(kept), len(spectrum))
-    kept[:both] = spectrum[:both]
-    return np.fft.irfft(kept, count) * count / len(audio)
-
-
 @pytest.mark.parametrize(("name", "rate"), PAIRS)
 def test_the_whole_audio_is_in_the_stream(name: str, rate: int) -> None:
     audio = speech_like(1.2)
@@ -81,17 +50,7 @@ def test_the_whole_audio_is_in_the_stream(name: str, rate: int) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_stream_is_one_file(name: str) -> None:
-    raw = b"".join(encode(name, FORMATS[name].default_rate, speech_like(3)))
-    begins = {"mp3": b"\xff\xf3", "opus": b"OggS", "aac": b"\xff\xf1", "flac": b"fLaC", "wav": b"RIFF"}
-    if name in begins:
-        assert raw.startswith(begins[name])
-    for mark, count in ((b"RIFF", name == "wav"), (b"fLaC", name == "flac"), (b"Xing", 0), (b"Info", 0), (b"ID3", 0)):
-        assert raw.count(mark) == count
-    if name == "opus":
-        pages = [raw[index + 5] for index in range(len(raw)) if raw.startswith(b"OggS", index)]
-        assert [bool(flags & 2) for flags in pages] == [True] + [False] * (len(pages) - 1)
-        assert [bool(flags & 4) for flags in pages] == [False] * (len(pages) - 1) + [True]
-        assert len(pages) > 3 / 0.1
+    assert_one_file(name, b"".join(encode(name, FORMATS[name].default_rate, speech_like(3))), seconds=3)
 
 
 @pytest.mark.parametrize("name", ["flac", "wav"])

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,9 @@ import grpc
 import numpy as np
 import pytest
 
-from misotts_client.contract import FRAME_SAMPLES, SAMPLE_RATE
+from misotts_client.contract import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts_gateway.audio.formats import FORMATS
+from tests.support.decoded import PADDING, assert_one_file, decode, resampled
 from tests.support.fake_triton import FakeTriton, answer, endless, refusal, silent
 from tests.support.gateway import RunningGateway
 from tests.support.http import JSON, SPEECH, arrivals, audio_of, dechunked, events, opened, read_until, request, speak
@@ -169,20 +171,48 @@ def test_the_default_format_is_mp3(port: int) -> None:
         assert given.body[:2] == b"\xff\xf3"
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_events_and_raw_audio_are_the_same_stream(port: int, name: str) -> None:
-    raw = speak(port, TEXT, response_format=name, seed=7)
-    told = speak(port, TEXT, response_format=name, seed=7, stream_format="sse")
-    assert raw.headers["content-type"] == FORMATS[name].content_type
-    assert told.headers["content-type"] == "text/event-stream"
-    *deltas, done = events(told.body)
-    if name == "opus":  # the serial number of an Ogg stream is random
-        assert len(audio_of(deltas)) == len(raw.body)
-    else:
-        assert audio_of(deltas) == raw.body
-    frames = samples_of(TEXT) // FRAME_SAMPLES
-    usage = {"input_tokens": len(TEXT), "output_tokens": frames, "total_tokens": len(TEXT) + frames}
-    assert done == {"type": "speech.audio.done", "usage": usage}
+def speak_noise(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+    """Speak noise of its own for each text, a frame for 40 characters: no part of it is like another."""
+    text = inputs(request)["TEXT"].encode()
+    frames = len(text) // 40 + 1
+    noise = np.random.default_rng(zlib.crc32(text)).standard_normal(frames * FRAME_SAMPLES)
+    smooth = np.convolve(noise, np.hanning(16) / 40, "same").astype(np.float32)
+    for index, audio in enumerate(np.split(smooth, frames)):
+        yield answer(frame=index, audio=audio, finish="eos" if index == frames - 1 else "")
+
+
+SENTENCES = " ".join(
+    f"This is sentence number {number} of a text that the gateway must divide." for number in range(60)
+)
+
+
+@pytest.mark.parametrize("text", ["Hello there.", SENTENCES], ids=["two words", "60 sentences"])
+def test_every_format_has_the_whole_text_raw_and_in_events(port: int, triton: FakeTriton, text: str) -> None:
+    triton.script = speak_noise
+    spoken = np.frombuffer(speak(port, text, response_format="pcm").body, "<i2").astype(np.float32) / 32_767
+    frames = sum(len(inputs(each)["TEXT"]) // 40 + 1 for each in triton.requests)
+    assert len(spoken) == frames * FRAME_SAMPLES
+    usage = {"input_tokens": len(text), "output_tokens": frames, "total_tokens": len(text) + frames}
+    for name, format in FORMATS.items():
+        raw = speak(port, text, response_format=name)
+        told = speak(port, text, response_format=name, stream_format="sse")
+        assert raw.headers["content-type"] == format.content_type
+        assert told.headers["content-type"] == "text/event-stream"
+        *deltas, done = events(told.body)
+        assert done == {"type": "speech.audio.done", "usage": usage}
+        streams = [raw.body, audio_of(deltas)]
+        if name != "opus":  # the serial number of an Ogg stream is random
+            assert streams[0] == streams.pop()
+        for stream in streams:
+            assert_one_file(name, stream, frames * FRAME_MS / 1000)
+            decoded, rate = decode(name, format.default_rate, stream)
+            wanted = resampled(spoken, rate)
+            extra = len(decoded) - len(wanted)
+            assert 0 <= extra <= PADDING.get(name, 0), name
+            tail = wanted[-rate // 5 :]
+            last = decoded[len(wanted) - len(tail) :]
+            at = int(np.argmax(np.correlate(last, tail, "valid")))
+            assert np.corrcoef(last[at : at + len(tail)], tail)[0, 1] > 0.9, name
 
 
 def test_no_buffer_no_compression_short_lines_and_each_event_at_once(port: int, triton: FakeTriton) -> None:

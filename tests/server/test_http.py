@@ -1,15 +1,17 @@
 """HTTP in front of the whole server: README's curl line, audio as over gRPC, a caller that leaves, the drain."""
 
 import re
+import select
 import shlex
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 
 from misotts.serve.local import RunningServer, running_server
 from misotts_client import Client
@@ -55,11 +57,29 @@ def test_a_registered_voice_is_listed_and_speaks(server: RunningServer) -> None:
     assert speak(server.ports.http, TEXT, voice="ann", max_audio_ms=400, timeout=60).status == 200
 
 
-def test_a_caller_that_leaves_frees_the_slot(server: RunningServer, busy_streams: Callable[[], int]) -> None:
-    with opened(server.ports.http, {"input": TEXT, "max_audio_ms": 80_000, "response_format": "pcm"}) as connection:
-        read_until(connection, b"audio/pcm")
-        wait_until(lambda: busy_streams() == 1, 5)  # the stages report twice a second
-    wait_until(lambda: busy_streams() == 0, 2)
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_caller_that_leaves_frees_the_slot_within_300_ms(server: RunningServer, begun: bool) -> None:
+    def held() -> float:
+        """Return the number of slots that are held; `generate` publishes it ten times a second."""
+        now = server.metrics()
+        return now["misotts_gateway_slots"] - now["misotts_gateway_free_slots"] + now["misotts_gateway_waiting"]
+
+    wait_until(lambda: not held(), 10)
+    fields = {"input": TEXT * 8, "max_audio_ms": 80_000, "response_format": "pcm"}
+    freed_s = 5.0
+    for _ in range(20):  # a machine busy with other work may delay one
+        with opened(server.ports.http, fields) as connection:
+            if begun:
+                read_until(connection, b"audio/pcm")
+            wait_until(held, 5)
+            if not begun and select.select([connection], [], [], 0)[0]:
+                continue  # the first audio was sooner than the report: once more
+        left = time.perf_counter()
+        wait_until(lambda: not held(), 5)
+        freed_s = min(freed_s, time.perf_counter() - left)
+        if freed_s <= 0.3:
+            break
+    assert freed_s <= 0.3
 
 
 def test_a_drain_completes_the_answers_that_have_begun(demo_folder: Path) -> None:
