@@ -70,6 +70,12 @@ class Unavailable(MisoError):
         self.retry_after_s = retry_after_s
 
 
+def try_again(why: str, wait_s: float) -> Unavailable:
+    """Return a refusal that asks to be tried again in `wait_s`, at least 0.1 s and at most a minute."""
+    wait_s = min(max(wait_s, 0.1), 60.0)
+    return Unavailable(f"{why}; try again in {wait_s:.1f} s", wait_s)
+
+
 class DeadlineExceeded(MisoError):
     """The request's own time limit passed before the end of speech."""
 

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from misotts_client.errors import Unavailable
+from misotts_client.errors import try_again
 
 STALE_S = 2.0
 """Figures that are older say nothing."""
 ON_ITS_WAY_S = 0.25
 """Time after which a request that has not come to `generate` no longer counts: an earlier stage has refused it."""
-RETRY_S = (0.1, 60.0)
 
 
 @dataclass(frozen=True)
@@ -98,16 +97,11 @@ class Admission:
             return 0
         figures, before = self._figures, len(self._let_in)
         if before >= figures.places:
-            raise _refusal("all places are taken", figures.slot_s)
+            raise try_again("all places are taken", figures.slot_s)
         wait_s = figures.waits_s[min(before, len(figures.waits_s) - 1)]
         if wait_s > figures.max_wait_s:
             allowed = f"the wait for a slot would be {wait_s:.1f} s, at most {figures.max_wait_s:g} s are allowed"
-            raise _refusal(allowed, wait_s - figures.max_wait_s)
+            raise try_again(allowed, wait_s - figures.max_wait_s)
         self._number += 1
         self._let_in[self._number] = now
         return self._number
-
-
-def _refusal(why: str, retry_s: float) -> Unavailable:
-    retry_s = min(max(retry_s, RETRY_S[0]), RETRY_S[1])
-    return Unavailable(f"{why}; try again in {retry_s:.1f} s", retry_s)

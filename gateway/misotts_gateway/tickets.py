@@ -18,13 +18,15 @@ READERS = ("prompt", "generate")
 MESSAGE = struct.Struct("<QIB")
 SERIAL_BITS = 32
 MAX_SHARES = 65_536
+KEPT_GONE = 4_096
+"""Tickets of callers that have left which a stage remembers: a note may come before its request."""
 
 
 class Note(NamedTuple):
     """What a datagram says of one ticket.
 
     Attributes:
-        ticket: the ticket.
+        ticket: the ticket, which is not 0: that is what a request without one has.
         frames: number of frames that the caller has taken so far.
         gone: True if the caller has left, or has got its error.
     """
@@ -48,7 +50,7 @@ def unpack(datagram: bytes) -> Note | None:
     if len(datagram) != MESSAGE.size:
         return None
     ticket, frames, gone = MESSAGE.unpack(datagram)
-    return Note(ticket, frames, bool(gone)) if gone <= 1 else None
+    return Note(ticket, frames, bool(gone)) if ticket and gone <= 1 else None
 
 
 def share_of(ticket: int) -> int:

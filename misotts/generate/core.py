@@ -36,21 +36,29 @@ from misotts.generate.slot_table import SlotTable
 from misotts.generate.statistics import Statistics
 from misotts.generate.stream import Receiver, Send, Stream
 from misotts.generate.utterance import Utterance
-from misotts_client.errors import EOS, LENGTH, Cancelled, DeadlineExceeded, Internal, MisoError, Unavailable, finish_of
+from misotts_client.errors import (
+    EOS,
+    LENGTH,
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    MisoError,
+    Unavailable,
+    finish_of,
+    try_again,
+)
+from misotts_gateway.tickets import KEPT_GONE
 
 RETIRE_EVERY_S = 0.01
 REFRESH_EVERY_S = 0.1
 MOST_WAITS = 512
 """Waits that are published: so many requests do not come between two reports."""
-RETRY_LIMITS_S = (0.1, 60.0)
 PATIENCE = 2.0
 """An utterance is refused after all when it has waited for its slot this many times as long as it may."""
 PROVEN_AFTER_S = 1.0
 """A listener that is about to run out after this time shows that too many run."""
 DELAY_SHARE = 1 / 16
 """Weight of the newest chunks' time where chunks have become faster."""
-REMEMBERED_GONE = 4096
-"""Tickets of callers that left before their utterance came."""
 
 
 class Core:
@@ -82,7 +90,7 @@ class Core:
         self._retire_every_s, self._retired = retire_every_s, -retire_every_s
         self._refreshed = -REFRESH_EVERY_S
         self._tickets: dict[int, Stream] = {}
-        self._gone: LRUCache[int, None] = LRUCache(REMEMBERED_GONE)
+        self._gone: LRUCache[int, None] = LRUCache(KEPT_GONE)
         self._acknowledged: list[float] = []
         """Times at which the chunks were sent that have been acknowledged since the last plan."""
         self._delay_s = 0.0
@@ -123,11 +131,11 @@ class Core:
         wait_s = self.wait_s(utterance.batch)
         if wait_s > options.max_wait_s:
             over_s = f"the wait for a slot would be {wait_s:.1f} s, at most {options.max_wait_s:g} s are allowed"
-            raise self._unavailable(over_s, wait_s - options.max_wait_s)
+            raise try_again(over_s, wait_s - options.max_wait_s)
         try:
             self.scheduler.add(utterance)
         except QueueFullError as error:
-            raise self._unavailable(f"{error}, all places are taken", self._slot_s()) from None
+            raise try_again(f"{error}, all places are taken", self._slot_s()) from None
         except TooLongError as error:
             raise Unavailable(f"{error}; ask for a smaller MAX_AUDIO_MS or give the server more KV memory") from None
 
@@ -155,12 +163,6 @@ class Core:
         free = self._free_slots
         ahead = list(islice(self.scheduler.waiting, free))
         return self._waits(ahead, free - len(ahead) + 1)[-1]
-
-    @staticmethod
-    def _unavailable(why: str, retry_s: float) -> Unavailable:
-        low, high = RETRY_LIMITS_S
-        retry_s = min(max(retry_s, low), high)
-        return Unavailable(f"{why}; try again in {retry_s:.1f} s", retry_after_s=retry_s)
 
     def acknowledge(self, stream: int, index: int, cancelled: bool = False, failed: bool = False) -> None:
         """Record that the last stage is done with chunk `index` of `stream`. `cancelled`: it saw that the caller has
@@ -289,7 +291,7 @@ class Core:
             waited = (
                 f"no slot was free for {now - stream.submitted:.1f} s, at most {options.max_wait_s:g} s are allowed"
             )
-            self._fail(stream, self._unavailable(waited, self.wait_s() - options.max_wait_s), now)
+            self._fail(stream, try_again(waited, self.wait_s() - options.max_wait_s), now)
         elif deadline is not None and now >= deadline:
             self._fail(stream, DeadlineExceeded("TIMEOUT_MS has passed"), now)
         elif stream.silent(now):

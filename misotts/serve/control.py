@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 from misotts.serve.messages import Messages, encode
+from misotts.serve.report import report
 from misotts.serve.settings import GATEWAY, STAGES
 
 SILENT_S = 20.0
@@ -54,8 +55,6 @@ class Control:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.stages = {stage: Status() for stage in STAGES}
         self.gateway = Status()
-        self.malformed = 0
-        """Number of messages that were dropped because they made no sense."""
         self._watched = {**self.stages, GATEWAY: self.gateway, TRITON: Status()}
         self._connections: dict[str, socket.socket] = {}
         self._lock = threading.Lock()
@@ -122,8 +121,8 @@ class Control:
                 with self._lock:
                     self._connections[sender] = connection
                 self._receive(sender, message)
-        with self._lock:
-            self.malformed += messages.malformed
+        if messages.malformed:
+            report(f"misotts: {sender or 'a stranger'}: dropped {messages.malformed} messages that made no sense")
         if sender:
             self._change(sender, "dead", "its process ended")
 

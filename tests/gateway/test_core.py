@@ -18,7 +18,7 @@ from misotts_gateway.core import Core
 from misotts_gateway.counts import Counts
 from misotts_gateway.limits import CallerLimits
 from misotts_gateway.request import Asked
-from misotts_gateway.tickets import READERS, Note, Tickets, share_of, socket_path, unpack
+from misotts_gateway.tickets import READERS, Note, Tickets, pack, share_of, socket_path, unpack
 from tests.support.fake_triton import answer, utterance
 
 ASKED = Asked(SpeechRequest("Hello."))
@@ -117,6 +117,7 @@ def test_a_note_that_no_socket_takes_is_sent_later(tmp_path: Path, readers: Read
         readers.notes("generate")
         tickets.flush()
     assert found == [Note(ticket, 7, gone=True) for ticket in sent]
+    assert unpack(pack(Note(0, 7, gone=True))) is None  # it would speak of all requests without a ticket
 
 
 def test_a_caller_that_takes_nothing_is_ended(

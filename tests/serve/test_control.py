@@ -182,14 +182,22 @@ MALFORMED = {
 }
 
 
-def test_messages_without_sense_are_dropped_and_counted(path: str) -> None:
+def test_messages_without_sense_are_dropped_and_counted(path: str, capfd: pytest.CaptureFixture[str]) -> None:
     control = Control(path)
     stranger = Sender(path, "prompt")
     for line in MALFORMED.values():
         stranger.socket.sendall(line)
     stranger.socket.sendall(b"x" * (MAX_LINE + 5) + b"\n")  # read in two parts
     stranger.socket.close()
-    wait_until(lambda: control.malformed == len(MALFORMED) + 2)
+    dropped = f"a stranger: dropped {len(MALFORMED) + 2} messages that made no sense"
+    errors = ""
+
+    def reported() -> bool:
+        nonlocal errors
+        errors += capfd.readouterr().err
+        return dropped in errors
+
+    wait_until(reported)
     assert control.events.empty()
     assert {status.state for status in control.stages.values()} == {"starting"}
     ready(path, control, "prompt")

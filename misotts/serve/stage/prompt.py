@@ -31,13 +31,11 @@ from misotts.serve.stage.worker import FairWorker, Item, Worker
 from misotts_client.errors import Cancelled, Internal, MisoError, Unavailable
 from misotts_client.request import SpeechRequest
 from misotts_client.tensors import read_request
-from misotts_gateway.tickets import INPUT, Note, share_of, socket_path, unpack
+from misotts_gateway.tickets import INPUT, KEPT_GONE, Note, share_of, socket_path, unpack
 
 MAX_QUEUED = 256
 MAX_ENCODING = 64
 """Each may hold minutes of audio and take seconds."""
-MAX_GONE = 4_096
-"""Tickets of callers that have left: a note may come before its request."""
 
 
 class PromptStage(Stage):
@@ -62,7 +60,7 @@ class PromptStage(Stage):
         self.counts: Counter[str] = Counter()
         self.counts_lock = threading.Lock()
         # One request per batch: each one is progress, so a long queue does not look like a worker that hangs.
-        self.gone: LRUCache[int, None] = LRUCache(MAX_GONE)
+        self.gone: LRUCache[int, None] = LRUCache(KEPT_GONE)
         self.checker: Worker[tuple[SpeechRequest, float, int, Any]] = Worker(self.check, lambda _: None, MAX_QUEUED)
         self.encoder: FairWorker[tuple[Checked, int, Any]] = FairWorker(
             self.encode, lambda item: share_of(item[1]), MAX_ENCODING, self.displace
