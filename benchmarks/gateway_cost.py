@@ -70,6 +70,7 @@ def chunk(finish: bytes) -> bytes:
         ("AUDIO", "FP32", FRAME_SAMPLES, bytes(4 * FRAME_SAMPLES)),
         ("FRAME", "INT32", 1, bytes(4)),
         ("SEED_USED", "INT64", 1, bytes(8)),
+        ("SESSION_TURNS", "INT32", 1, bytes(4)),
         ("FINISH", "BYTES", 1, struct.pack("<I", len(finish)) + finish),
     ):
         response.infer_response.outputs.add(name=name, datatype=datatype, shape=[shape])

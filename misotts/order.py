@@ -27,6 +27,10 @@ class Order:
         chunk_frames: frames of every chunk; 0 leaves the size to the server.
         lead_ms: how far generation may be ahead of playback; 0: as far as free capacity allows; None: the server's.
         guarded: True if `max_frames` follows the text because the request sets no MAX_AUDIO_MS.
+        session: owner and name of the conversation that the utterance continues; None: none.
+        heard_ms: how much of the conversation's last utterance was heard; None: all that was delivered.
+        session_end: 1: the conversation is forgotten when the utterance ends, or at once if `frames` is empty.
+        voice: positions of the voice, the first of `frames`.
         ticket: number of the private call, by which the gateway tells how much of it has been written; 0: none.
         deadline: `time.monotonic()` seconds at which the utterance is ended; None: no limit.
     """
@@ -39,6 +43,10 @@ class Order:
     chunk_frames: int = 0
     lead_ms: int | None = None
     guarded: bool = False
+    session: str | None = None
+    heard_ms: int | None = None
+    session_end: int = 0
+    voice: int = 0
     ticket: int = 0
     deadline: float | None = None
 

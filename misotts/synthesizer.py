@@ -87,7 +87,7 @@ class Synthesizer:
             (audio,) = self._decoder.decode([Piece(0, first, chunk.codes)])
             (marked,) = self._watermarker.mark([Piece(0, first, audio, last)])
             if len(marked) or last:
-                yield Chunk(marked, frame, chunk.seed, chunk.finish)
+                yield Chunk(marked, frame, chunk.seed, chunk.finish, chunk.session_turns)
             frame += len(marked) // FRAME_SAMPLES
 
     def frames(self, request: SpeechRequest | str, **fields: Any) -> npt.NDArray[np.int32]:

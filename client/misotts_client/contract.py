@@ -29,6 +29,7 @@ LONGEST_DEFAULT_MS = 90_000
 MAX_TEXT = 4_000
 """Code points of the longest text."""
 VOICE_NAME = re.compile(r"[a-z0-9_-]{1,64}")
+SESSION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,11 @@ class Field:
 
 
 INPUTS: Mapping[str, Field] = {
-    "TEXT": Field("BYTES", "text to speak, in UTF-8; required", f"1 to {MAX_TEXT} code points, not only spaces"),
+    "TEXT": Field(
+        "BYTES",
+        "text to speak, in UTF-8; required",
+        f"1 to {MAX_TEXT} code points, not only spaces; may be empty with SESSION_END",
+    ),
     "SPEAKER": Field("INT32", "number of the speaker", low=0, high=99, default=0),
     "VOICE": Field("BYTES", "name of a registered voice; none if left out", f"`{VOICE_NAME.pattern}`"),
     "CONTEXT_TEXT": Field(
@@ -132,6 +137,25 @@ INPUTS: Mapping[str, Field] = {
         high=2**31 - 1,
         default=0,
     ),
+    "SESSION": Field(
+        "BYTES",
+        "name of the conversation that this utterance continues or begins; none if left out",
+        f"`{SESSION_NAME.pattern}`",
+    ),
+    "SESSION_HEARD_MS": Field(
+        "INT32",
+        "how much of the conversation's last utterance the listener has heard, in ms, rounded down to frames of 80 ms; "
+        "the rest is forgotten; if left out, all that was delivered",
+        low=0,
+        high=160_000,
+    ),
+    "SESSION_END": Field(
+        "INT32",
+        "1: the conversation is forgotten when this utterance ends, or at once if TEXT is empty",
+        low=0,
+        high=1,
+        default=0,
+    ),
 }
 """A new parameter is one row here and one attribute of `SpeechRequest`: docs/architecture.md lists the other places."""
 
@@ -143,6 +167,11 @@ OUTPUTS: Mapping[str, Field] = {
     ),
     "FRAME": Field("INT32", "the first sample of the chunk is number FRAME x 1920 of the utterance"),
     "SEED_USED": Field("INT64", "the seed in use; sent as SEED, it makes the same utterance again"),
+    "SESSION_TURNS": Field(
+        "INT32",
+        "turns of the conversation that the prompt of this utterance contains; 0 without SESSION and where the server "
+        "knows none",
+    ),
     "FINISH": Field("BYTES", "empty; in the last response `eos`, `length` or `error: CODE: message`"),
 }
 
@@ -169,9 +198,11 @@ def check_request(request: SpeechRequest, audio_codes: int) -> None:
     Raises:
         InvalidArgument: names the field, the limit and the value.
     """
-    _check_text("TEXT", request.text)
+    if request.text or not request.session_end:
+        _check_text("TEXT", request.text)
     if request.voice is not None:
         check_voice_name(request.voice)
+    _check_session(request)
     for name in SCALARS:
         given = getattr(request, name.lower())
         if given is not None and INPUTS[name].datatype != "BYTES":
@@ -212,6 +243,15 @@ def check_voice_name(name: str) -> None:
     """
     if not VOICE_NAME.fullmatch(name):
         raise InvalidArgument("VOICE", f"must match {VOICE_NAME.pattern}, got {name[:80]!r}")
+
+
+def _check_session(request: SpeechRequest) -> None:
+    if request.session is not None:
+        if not SESSION_NAME.fullmatch(request.session):
+            raise InvalidArgument("SESSION", f"must match {SESSION_NAME.pattern}, got {request.session[:80]!r}")
+    elif request.session_heard_ms is not None or request.session_end:
+        field = "SESSION_END" if request.session_end else "SESSION_HEARD_MS"
+        raise InvalidArgument(field, "must come with SESSION, which was left out")
 
 
 def _check_text(name: str, text: str) -> None:

@@ -43,6 +43,9 @@ class SpeechRequest:
     chunk_frames: int | None = None
     lead_ms: int | None = None
     timeout_ms: int | None = None
+    session: str | None = None
+    session_heard_ms: int | None = None
+    session_end: int | None = None
 
 
 def hurried(request: SpeechRequest) -> SpeechRequest:

@@ -43,6 +43,8 @@ def say(
     max_audio_ms: Annotated[int | None, _option("MAX_AUDIO_MS")] = None,
     chunk_frames: Annotated[int | None, _option("CHUNK_FRAMES")] = None,
     timeout_ms: Annotated[int | None, _option("TIMEOUT_MS")] = None,
+    session: Annotated[str | None, _option("SESSION")] = None,
+    session_heard_ms: Annotated[int | None, _option("SESSION_HEARD_MS")] = None,
 ) -> None:
     """Write TEXT as speech to a WAV file, and a report to stderr. Ctrl-C also stops the utterance at the server; the
     audio so far is kept."""
@@ -57,6 +59,8 @@ def say(
         chunk_frames=chunk_frames,
         lead_ms=0,  # a file has no listener
         timeout_ms=timeout_ms,
+        session=session,
+        session_heard_ms=session_heard_ms,
     )
     with Client(url, api_key) as client:
         recording = Recording()
@@ -64,12 +68,12 @@ def say(
             with client.stream(request) as stream, WavWriter(output) as wav, _interrupt_cancels(stream):
                 _record(stream, recording, wav)
         except (KeyboardInterrupt, Cancelled):
-            _report(output, recording.speech())
+            _report(output, recording.speech(), session)
             raise typer.Exit(130) from None
         except (MisoError, OSError) as error:
             typer.echo("error: " + " ".join(str(error).split()), err=True)
             raise typer.Exit(2 if isinstance(error, InvalidArgument) else 1) from None
-    _report(output, recording.speech())
+    _report(output, recording.speech(), session)
 
 
 @contextmanager
@@ -99,7 +103,7 @@ def _record(stream: Iterable[Chunk], recording: Recording, wav: WavWriter) -> No
             status.update(f"{samples / SAMPLE_RATE:.1f} s of audio")
 
 
-def _report(output: Path, speech: Speech) -> None:
+def _report(output: Path, speech: Speech, session: str | None) -> None:
     first = "no audio" if speech.ttfa_s is None else f"{speech.ttfa_s * 1000:.0f} ms"
     name = "standard output" if output == STANDARD_OUTPUT else str(output)
     typer.echo(name if len(speech.audio) else f"{name}: not written, no audio arrived", err=True)
@@ -108,6 +112,8 @@ def _report(output: Path, speech: Speech) -> None:
     typer.echo(f"  audio                {speech.audio_s:.2f} s", err=True)
     typer.echo(f"  seed                 {'unknown' if speech.seed is None else speech.seed}", err=True)
     typer.echo(f"  finish               {speech.finish or 'cancelled'}", err=True)
+    if session is not None:
+        typer.echo(f"  turns before         {speech.session_turns}", err=True)
 
 
 def main() -> None:

@@ -19,12 +19,15 @@ class Chunk:
         frame: the first sample is number frame x 1920 of the utterance.
         seed: the seed in use, which makes the utterance again.
         finish: empty; in the last chunk why speech ended: `eos` (by itself) or `length` (it was cut).
+        session_turns: turns of the conversation that the prompt contains: see SESSION_TURNS of the contract; None from
+            a server that knows no conversations.
     """
 
     audio: npt.NDArray[np.float32]
     frame: int
     seed: int
     finish: str
+    session_turns: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,7 @@ class Speech:
         audio: [samples] float32, 24 kHz mono, -1..1.
         seed: the seed in use; None if no chunk arrived.
         finish: `eos`, `length`, or empty if the end of speech did not arrive.
+        session_turns: see `Chunk`; None if no chunk arrived.
         ttfa_s: time to first audio in s: from just before the request is sent to the arrival of the first chunk that
             has samples; None if there was none.
         total_s: from just before the request is sent to the arrival of the last chunk, in s.
@@ -45,6 +49,7 @@ class Speech:
     finish: str
     ttfa_s: float | None
     total_s: float
+    session_turns: int | None = None
 
     @property
     def audio_s(self) -> float:
@@ -81,4 +86,5 @@ class Recording:
             finish=self._chunks[-1].finish if self._chunks else "",
             ttfa_s=self._ttfa_s,
             total_s=self._total_s,
+            session_turns=self._chunks[-1].session_turns if self._chunks else None,
         )

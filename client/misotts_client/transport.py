@@ -145,12 +145,15 @@ class ChunkReader:
 def _parse(message: Any) -> Chunk:
     try:
         raw = {output.name: data for output, data in zip(message.outputs, message.raw_output_contents, strict=True)}
-        tensors = {name: _array(field.datatype, raw[name]) for name, field in OUTPUTS.items()}
+        # An older server lacks the newest output.
+        given = {name: field for name, field in OUTPUTS.items() if name in raw or name != "SESSION_TURNS"}
+        tensors = {name: _array(field.datatype, raw[name]) for name, field in given.items()}
         return Chunk(
             audio=tensors["AUDIO"].copy(),  # writable, and the message can go
             frame=tensors["FRAME"].item(),
             seed=tensors["SEED_USED"].item(),
             finish=tensors["FINISH"].item().decode(),
+            session_turns=tensors["SESSION_TURNS"].item() if "SESSION_TURNS" in tensors else None,
         )
     except (LookupError, ValueError, struct.error) as error:
         raise errors.Internal(f"the server's response is not a chunk of speech ({error!r})") from None

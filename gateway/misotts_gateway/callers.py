@@ -44,6 +44,11 @@ class Caller:
         return self.key.tenant if self.key else ""
 
     @property
+    def owner(self) -> str:
+        """The owner of its conversations: the tenant, or without keys the address."""
+        return self.tenant or self.address
+
+    @property
     def share(self) -> str:
         """The name by which queues are fair: the key's, else the address."""
         return f"key {self.key.name}" if self.key else self.address

@@ -11,7 +11,7 @@ import struct
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -118,7 +118,7 @@ class Core:
             with nullcontext() if admitted else self.admit(caller):
                 self._running.add(utterance)
                 utterance.ticket = self._tickets.new(caller.share)
-                message = fresh_message(asked, utterance.ticket if self._upstream.private else None)
+                message = self._message(asked, utterance.ticket, caller)
                 async with self._upstream.call(message, self._metadata(caller)) as call:
                     async for data in _responses(call, caller.request_id):
                         piece = self._piece(data, caller.request_id)
@@ -153,6 +153,15 @@ class Core:
             if utterance.given_at and now - utterance.given_at > STALLED_S and utterance.task:
                 self.counts.refused.labels("stalled").inc()
                 utterance.task.cancel()
+
+    def _message(self, asked: Asked, ticket: int, caller: Caller) -> bytes:
+        """Return the message for the upstream. Another gateway, which learns of the caller, adds ticket and owner."""
+        if not self._upstream.private:
+            return fresh_message(asked, None)
+        if asked.request.session is not None:
+            request = replace(asked.request, session=f"{caller.owner}/{asked.request.session}")
+            asked = replace(asked, request=request)
+        return fresh_message(asked, ticket)
 
     def _metadata(self, caller: Caller) -> tuple[tuple[str, str], ...]:
         """Return what another gateway learns of the caller. Triton gets no headers."""

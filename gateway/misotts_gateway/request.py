@@ -21,7 +21,7 @@ from misotts_client.tensors import read_request
 from misotts_gateway.wire import MalformedError, Value, fields, varints
 
 MAX_FIELDS = 64
-"""Fields of a message: a request with every input and output has 35."""
+"""Fields of a message: a request with every input and output has 42."""
 MAX_ID = 128
 """Bytes of the caller's id of a request, which every response repeats."""
 MAX_TEXT_BYTES = 2**20

@@ -34,7 +34,7 @@ from misotts.generate.flow import DEFAULTS, FlowOptions, listener_runs_out, paus
 from misotts.generate.scheduler import QueueFullError, Scheduler, TooLongError
 from misotts.generate.slot_table import SlotTable
 from misotts.generate.statistics import Statistics
-from misotts.generate.stream import Receiver, Send, Stream
+from misotts.generate.stream import Chunk, Receiver, Send, Stream
 from misotts.generate.utterance import Utterance
 from misotts_client.errors import (
     EOS,
@@ -114,6 +114,9 @@ class Core:
                 raise Unavailable(self._closed)
             if utterance.order.ticket in self._gone:
                 raise Cancelled("the caller left")
+            if not len(utterance.order.frames):  # its conversation ends, and nothing is spoken
+                self._send(receiver, Chunk.without_frames(utterance, EOS))
+                return
             self._queue(utterance, now)
         except MisoError:
             self.statistics.rejected += 1

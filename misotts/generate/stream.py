@@ -47,6 +47,14 @@ class Chunk:
     seed: int
     finish: str
     """Not empty in the last chunk."""
+    session_turns: int = 0
+    """See `Utterance.session_turns`."""
+
+    @classmethod
+    def without_frames(cls, utterance: Utterance, finish: str) -> Chunk:
+        """Return the only chunk of an utterance that has got no slot."""
+        order = utterance.order
+        return cls(utterance.stream, NO_SLOT, 0, 0, [], order.frames.shape[1] - 1, order.seed, finish)
 
     @property
     def codes(self) -> npt.NDArray[np.int32]:
@@ -153,4 +161,5 @@ class Stream:
         self._unacknowledged[index] = self._last_sent = now
         self._chunks += 1
         place = (utterance.stream, utterance.slot, utterance.admission, index)
-        self._send(self.receiver, Chunk(*place, frames, codebooks, order.seed, self.finish))
+        told = order.seed, self.finish, utterance.session_turns
+        self._send(self.receiver, Chunk(*place, frames, codebooks, *told))

@@ -27,6 +27,8 @@ class Utterance:
     admission: int = 0
     """Number of the admission that gave it its slot. These numbers grow; those of streams do not, since a listener is
     admitted before batch work that came first."""
+    session_turns: int = 0
+    """Turns of its conversation that its prompt contains."""
     lead_s: float | None = None
     """Bound of its lead over playback; None: it has none, see `batch`."""
     prefix_keys: list[bytes] = field(default_factory=list)

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,8 @@ class Checked:
     @property
     def encodes(self) -> bool:
         """True if its prompt needs the codec, which takes up to seconds; any other takes less than a millisecond."""
-        return bool(self.request.context) or (self.request.voice is not None and self.voice is None)
+        speaks = bool(self.request.text)
+        return speaks and (bool(self.request.context) or (self.request.voice is not None and self.voice is None))
 
     def check_deadline(self) -> None:
         """Raises:
@@ -124,7 +125,9 @@ class Prompter:
             NotFound: there is no such voice.
             DeadlineExceeded: the request has waited longer than its time limit.
         """
-        check_request(request, self._config.audio_codes)
+        # The gateway has put the owner before the name, as in `alice/call-7`.
+        name = request.session and request.session.rpartition("/")[2]
+        check_request(replace(request, session=name), self._config.audio_codes)
         arrived = time.monotonic() if arrived is None else arrived
         checked = Checked(
             request,
@@ -156,6 +159,8 @@ class Prompter:
 
         pause()
         request = checked.request
+        if not request.text:
+            return Order(self._text_rows([]), 0, 0, session=request.session, session_end=1), 0
         voice = []
         if request.voice is not None:
             voice = [self._voice(request, alive) if checked.voice is None else checked.voice]
@@ -173,6 +178,10 @@ class Prompter:
             chunk_frames=value(request, "CHUNK_FRAMES"),
             lead_ms=request.lead_ms,
             guarded=request.max_audio_ms is None,
+            session=request.session,
+            heard_ms=request.session_heard_ms,
+            session_end=value(request, "SESSION_END"),
+            voice=sum(map(len, voice)),
             deadline=checked.deadline,
         )
         return order, len(request.context) - len(context)
@@ -215,7 +224,9 @@ class Prompter:
         return rows
 
     def _text(self, text: str, speaker: int) -> Rows:
-        tokens = self._tokenizer.encode(text, speaker)
+        return self._text_rows(self._tokenizer.encode(text, speaker))
+
+    def _text_rows(self, tokens: list[int]) -> Rows:
         rows = np.full((len(tokens), self._config.frame_columns), MASKED, np.int32)
         rows[:, -1] = tokens
         return rows

@@ -71,6 +71,7 @@ def test_tensors_make_the_same_request_again(values: dict[str, Any]) -> None:
         ("chunk_frames", [0, 1, 25], [-1, 26]),
         ("timeout_ms", [0, 1], [-1]),
         ("text", ["a", "é" * 4_000], ["", "   \n", "a" * 4_001, "a\ud800"]),
+        ("session", ["a", "0_-Z" * 16], ["", "a/b", "é", "z" * 65]),
         ("voice", ["a", "0_-" + "z" * 61], ["", "A", "../ann", "z" * 65]),
     ],
 )

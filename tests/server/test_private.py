@@ -16,7 +16,7 @@ from misotts.serve.settings import SETTINGS
 from tests.support.processes import processes, run_folder, shared_memory
 from tests.support.raw import infer, text
 
-HEADER = np.array([1, 0, 0, 1, 1], np.int64)
+HEADER = np.array([1, 0, 0, 1, 1, 0], np.int64)
 STAGE_INPUTS: dict[str, dict[str, np.ndarray]] = {
     "prompt": dict(TEXT=text(b"hello")),
     "generate": dict(FRAMES=np.zeros((3, 33), np.int32), ORDER=text(b'{"max_frames": 1, "seed": 1}')),

@@ -40,7 +40,7 @@ def test_the_detector_finds_the_key_in_speech_from_the_stage(
         response = infer(
             f"unix:{run_folder(onnx_server)}/grpc:1",
             "watermark",
-            HEADER=np.array([STREAM, SLOT, index, 7, ADMISSION], np.int64),
+            HEADER=np.array([STREAM, SLOT, index, 7, ADMISSION, 3], np.int64),
             AUDIO=piece,
             FINISH=text(b"eos" if index == len(pieces) - 1 else b""),
         )
@@ -48,6 +48,8 @@ def test_the_detector_finds_the_key_in_speech_from_the_stage(
         names = [output.name for output in response.infer_response.outputs]
         raw = response.infer_response.raw_output_contents[names.index("AUDIO")]
         heard.append(np.frombuffer(raw, np.float32))
+        told = response.infer_response.raw_output_contents[names.index("SESSION_TURNS")]
+        assert np.frombuffer(told, np.int32).tolist() == [3]
         if index == 0:
             assert len(heard[0]) == FRAME_SAMPLES, "the first frame does not wait"
     audio = np.concatenate(heard)

@@ -26,6 +26,7 @@ def answer(
         "AUDIO": ("FP32", audio.tobytes()),
         "FINISH": ("BYTES", serialize_byte_tensor(np.array([finish.encode()], np.object_)).item()),
         "FRAME": ("INT32", struct.pack("<i", frame)),
+        "SESSION_TURNS": ("INT32", struct.pack("<i", 0)),
     }
     response = service_pb2.ModelStreamInferResponse()
     for name, (datatype, raw) in outputs.items():

@@ -28,7 +28,8 @@ class Chunk:
 
     sender: Any
     header: npt.NDArray[np.int64]
-    """int64 [5]: the stream's number, its slot, the chunk's index, the seed, `Utterance.admission`."""
+    """int64 [6]: the stream's number, its slot, the chunk's index, the seed, `Utterance.admission` and
+    `Utterance.session_turns`."""
     data: npt.NDArray[Any]
     finish: str
 
@@ -94,7 +95,7 @@ class ChunkStage(Stage):
     def _piece(self, chunk: Chunk) -> Piece[Any] | None:
         """Return the chunk's piece of its slot's stream, or None: a probe's stream has no slot yet, and a late chunk's
         stream has lost its slot to a newer one."""
-        _, slot, _, _, admission = chunk.header.tolist()
+        _, slot, _, _, admission, _ = chunk.header.tolist()
         if slot == NO_SLOT or admission < self._admission_to[slot]:
             return None
         first = admission > self._admission_to[slot]

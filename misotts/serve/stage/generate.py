@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from misotts.config import NO_SLOT
 from misotts.engines.interface import Limits
 from misotts.engines.load import load_engine
 from misotts.generate.loop import Generator
@@ -113,7 +112,9 @@ class NextStage:
 
     def chunk(self, chunk: Chunk) -> None:
         outputs = {
-            "HEADER": np.array([chunk.stream, chunk.slot, chunk.index, chunk.seed, chunk.admission], np.int64),
+            "HEADER": np.array(
+                [chunk.stream, chunk.slot, chunk.index, chunk.seed, chunk.admission, chunk.session_turns], np.int64
+            ),
             "CODES": chunk.codes,
             "FINISH": chunk.finish,
         }
@@ -122,6 +123,4 @@ class NextStage:
     def refuse(self, error: MisoError) -> None:
         """Send a last chunk without frames. In Triton 2.51 an ordinary error of a stage behind the first leaks the
         request: an overloaded server would grow, and its stop would last the whole exit timeout."""
-        stream, order = self.utterance.stream, self.utterance.order
-        codebooks = order.frames.shape[1] - 1
-        self.chunk(Chunk(stream, NO_SLOT, 0, 0, [], codebooks, order.seed, finish_of(error)))
+        self.chunk(Chunk.without_frames(self.utterance, finish_of(error)))

@@ -60,12 +60,16 @@ class WatermarkStage(ChunkStage):
 
     def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
         """Send the response, if there is one, and acknowledge the chunk in any case."""
-        stream, _, index, seed, _ = chunk.header.tolist()
+        stream, _, index, seed, _, session_turns = chunk.header.tolist()
         cancelled = chunk.sender.is_cancelled()
         delivery = self.deliveries.add(piece, len(audio), finish)
         try:
             if delivery.sent:
-                numbers = {"FRAME": np.array([delivery.frame], np.int32), "SEED_USED": np.array([seed], np.int64)}
+                numbers = {
+                    "FRAME": np.array([delivery.frame], np.int32),
+                    "SEED_USED": np.array([seed], np.int64),
+                    "SESSION_TURNS": np.array([session_turns], np.int32),
+                }
                 send(chunk.sender, {"AUDIO": audio, **numbers, "FINISH": finish}, final=True)
             else:
                 end(chunk.sender)

@@ -53,7 +53,7 @@ def send(
     stage: Any, stream: int, slot: int, index: int, *data: float, finish: str = "", admission: int | None = None
 ) -> None:
     """Send a chunk; `admission` is the stream's number, unless it is given."""
-    header = np.array([stream, slot, index, 0, stream if admission is None else admission], np.int64)
+    header = np.array([stream, slot, index, 0, stream if admission is None else admission, 0], np.int64)
     codes = np.array(data, np.float32)
     values = {"HEADER": header, "CODES": codes, "FINISH": np.array([finish.encode()], np.object_)}
     request = {name: SimpleNamespace(as_numpy=lambda value=value: value) for name, value in values.items()}
