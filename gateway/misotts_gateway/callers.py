@@ -61,6 +61,11 @@ class Callers:
         """`trusted`: peers whose `x-forwarded-for` is believed."""
         self._trusted, self._keys = trusted, keys
 
+    @property
+    def keys_required(self) -> bool:
+        """True if callers need a key."""
+        return self._keys.required
+
     def identify(self, peer: str, headers: Mapping[str, Sequence[str]]) -> Caller:
         """Return the caller of a call.
 

@@ -80,7 +80,7 @@ class Gateway:
         self.core = Core(self.upstream, self.tickets, limits, self.counts, self.access)
         self.protocol = TritonProtocol(self.core, self.callers, lambda: self.is_ready)
         self.service = make_service(options, self.core, self.callers)
-        self.http = HttpServer(http_app(self.service, options.allowed_origins), tls_files(options))
+        self.http = HttpServer(http_app(self.service), tls_files(options))
         self.link = LauncherLink(self.counts.malformed.inc, self.core.admission)
         self._upstream_ready = False
         self.counts.slots.set_function(lambda: self.core.admission.figures.slots)

@@ -56,10 +56,14 @@ class Sound:
     Attributes:
         audio: [samples] float32, 24 kHz mono, -1..1.
         seed: of the utterance to which it belongs.
+        last: True if the utterance ends with it; an utterance may also end after its last piece.
+        utterance: its number in the turn, from 0.
     """
 
     audio: Audio
     seed: int
+    last: bool = False
+    utterance: int = 0
 
 
 async def sounds(core: Core, turn: Turn, caller: Caller) -> AsyncGenerator[Sound]:
@@ -77,7 +81,7 @@ async def sounds(core: Core, turn: Turn, caller: Caller) -> AsyncGenerator[Sound
         async with aclosing(_spoken(core, turn, caller)) as pieces:
             async for piece in pieces:
                 if len(piece.audio) >= most:
-                    yield Sound(piece.audio[: int(most)], piece.seed)
+                    yield replace(piece, audio=piece.audio[: int(most)], last=True)
                     return
                 most -= len(piece.audio)
                 yield piece
@@ -100,21 +104,28 @@ async def _spoken(core: Core, turn: Turn, caller: Caller) -> AsyncGenerator[Soun
             # The server's own limit for the text is below this default, and fits beside any voice.
             max_audio_ms=None if left_ms is None or left_ms >= LONGEST_DEFAULT_MS else left_ms,
         )
-        async with aclosing(_utterance(core, request, caller, spoken == 0)) as pieces:
+        async with aclosing(utterance(core, request, caller, first=spoken == 0)) as pieces:
             async for piece in pieces:
                 for audio in _silence(silence_ms):
                     yield Sound(audio, piece.seed)
                 silence_ms = 0
                 left_ms = None if left_ms is None else left_ms - len(piece.audio) * 1000 // SAMPLE_RATE
-                yield piece
+                yield replace(piece, utterance=spoken)
         spoken += 1
     for audio in _silence(silence_ms):
         yield Sound(audio, seed or 0)
 
 
-async def _utterance(core: Core, request: SpeechRequest, caller: Caller, first: bool) -> AsyncGenerator[Sound]:
-    """Yield the audio of an utterance. One in the middle of a turn, which the caller still listens to, is sent again
-    when the server has no place for it."""
+async def utterance(core: Core, request: SpeechRequest, caller: Caller, *, first: bool) -> AsyncGenerator[Sound]:
+    """Yield the audio of an utterance, inside of `Core.admit`. One in the middle of a turn, which the caller still
+    listens to, is sent again when the server has no place for it.
+
+    Args:
+        first: True for the first utterance of a turn.
+
+    Raises:
+        MisoError: it was refused, or ended early.
+    """
     check_request(request, core.model.audio_codes)
     began, heard = time.monotonic(), False
     while True:
@@ -125,7 +136,7 @@ async def _utterance(core: Core, request: SpeechRequest, caller: Caller, first: 
                     chunk = reader.read(piece.message)
                     if chunk is not None and len(chunk.audio):
                         heard = True
-                        yield Sound(chunk.audio, chunk.seed)
+                        yield Sound(chunk.audio, chunk.seed, bool(chunk.finish))
             reader.end()
             return
         except Unavailable as error:
@@ -144,6 +155,14 @@ def _silence(ms: int) -> Iterator[Audio]:
 def _signed(seed: int) -> int:
     """Return a number as an int64: the seed after the largest is the smallest."""
     return (seed + _SEEDS // 2) % _SEEDS - _SEEDS // 2
+
+
+async def encoded(pieces: AsyncGenerator[Sound], encoding: Encoding) -> AsyncGenerator[bytes]:
+    """Yield a turn as one encoded stream. The first item may be empty: it says that speech has begun."""
+    async with aclosing(pieces):
+        async for piece in pieces:
+            yield await encoding.encode(piece.audio)
+    yield await encoding.finish()
 
 
 class Encoding:

@@ -1,7 +1,7 @@
 """The table of formats, and an encoder for a stream of audio."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from misotts_client.contract import SAMPLE_RATE
 from misotts_gateway.audio import aac
 from misotts_gateway.audio.compressed import FlacEncoder, Mp3Encoder, OpusEncoder
-from misotts_gateway.audio.pcm import ALAW, MULAW, Audio, G711Encoder, PcmEncoder, WavEncoder
+from misotts_gateway.audio.pcm import ALAW, MULAW, Audio, FloatEncoder, G711Encoder, PcmEncoder, WavEncoder
 from misotts_gateway.audio.resampler import Resampler
 
 _NOTHING: Audio = np.zeros(0, np.float32)
@@ -59,6 +59,14 @@ FORMATS: Mapping[str, Format] = {
     "mulaw": Format("audio/basic", lambda _: G711Encoder(MULAW), rates=(8_000,), default_rate=8_000, cheap=True),
     "alaw": Format("audio/x-alaw", lambda _: G711Encoder(ALAW), rates=(8_000,), default_rate=8_000, cheap=True),
 }
+
+RAW: Mapping[str, Format] = {
+    "pcm_s16le": FORMATS["pcm"],
+    "pcm_f32le": Format("audio/pcm", lambda _: FloatEncoder(), cheap=True),
+    "pcm_mulaw": replace(FORMATS["mulaw"], rates=RATES),
+    "pcm_alaw": replace(FORMATS["alaw"], rates=RATES),
+}
+"""Samples without a header, by the names that telephony and voice agents use, at all rates."""
 
 
 class StreamEncoder:

@@ -27,6 +27,13 @@ class PcmEncoder:
         return b""
 
 
+class FloatEncoder(PcmEncoder):
+    """Little-endian 32-bit floats without a header."""
+
+    def encode(self, audio: Audio) -> bytes:
+        return audio.astype("<f4").tobytes()
+
+
 class WavEncoder(PcmEncoder):
     """The same samples after a WAV header of unknown length.
 

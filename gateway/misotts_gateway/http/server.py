@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from misotts_gateway.files import file_version
 from misotts_gateway.listeners import ListenError
+from misotts_gateway.sockets.limits import MAX_MESSAGE, PING_S, PONG_S
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ IDLE_S = 75.0
 """A connection without a request is closed after this time."""
 FIRST_REQUEST_S = 10.0
 """A connection that has not sent a request's headers by then is closed."""
+CLOSING_S = 10.0
+"""A connection that is being closed and has not taken what was sent by then is cut."""
 MAX_HEADERS = 32 * 2**10
 """Bytes of a request's line and headers."""
 
@@ -45,6 +48,9 @@ class HttpServer:
             app,
             http="h11",  # the parser that bounds headers
             ws="websockets-sansio",
+            ws_max_size=MAX_MESSAGE,
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=PONG_S,
             ws_per_message_deflate=False,  # it would cost three times the CPU time of the rest
             lifespan="off",
             log_config=None,
@@ -66,6 +72,7 @@ class HttpServer:
         self._tls = tls
         self._running: asyncio.Task[None] | None = None
         self._silent_since: dict[Any, float] = {}
+        self._closing_since: dict[Any, float] = {}
 
     async def start(self, host: str, port: int) -> None:
         """Listen; raises OSError, whose file name names the port, if the port cannot be had."""
@@ -75,16 +82,23 @@ class HttpServer:
             await asyncio.sleep(0.005)
 
     def close_silent(self) -> None:
-        """Close the connections that have sent no complete request for `FIRST_REQUEST_S`. Called every second or so.
+        """Close the connections that have sent no complete request for `FIRST_REQUEST_S`, and cut those that have been
+        closing for `CLOSING_S`. Called every second or so.
 
-        uvicorn itself waits for a first request without end.
+        uvicorn itself waits without end for a first request, and for a caller that reads nothing of the last answer.
         """
         now = time.monotonic()
-        silent = {each for each in self._server.server_state.connections if getattr(each, "cycle", each) is None}
-        self._silent_since = {each: self._silent_since.get(each, now) for each in silent}
+        connections = [each for each in self._server.server_state.connections if each.transport is not None]
+        silent = {each for each in connections if getattr(each, "cycle", each) is None}
+        closing = {each for each in connections if each.transport.is_closing()}
+        self._silent_since = {each: self._silent_since.get(each, now) for each in silent - closing}
+        self._closing_since = {each: self._closing_since.get(each, now) for each in closing}
         for each, since in self._silent_since.items():
-            if now - since > FIRST_REQUEST_S and each.transport is not None:
+            if now - since > FIRST_REQUEST_S:
                 each.transport.close()
+        for each, since in self._closing_since.items():
+            if now - since > CLOSING_S:
+                each.transport.abort()
 
     def reread_certificate(self) -> None:
         """Use the certificate's files as they are now, for connections that come."""

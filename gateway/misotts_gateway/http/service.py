@@ -8,6 +8,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from starlette.requests import HTTPConnection
+
 from misotts_gateway.callers import Caller, Callers
 from misotts_gateway.core import Core
 from misotts_gateway.options import GatewayOptions
@@ -33,6 +35,7 @@ class Service:
         library: adds and removes voices; None if callers may not.
         threads: where texts are split and audio is encoded.
         anyone_uploads: True if callers without a key may add voices.
+        allowed_origins: origins whose pages may call this server, such as `https://app.example`; `*` is every origin.
         busy: number of requests that are being answered.
     """
 
@@ -43,12 +46,25 @@ class Service:
     library: VoiceLibrary | None
     threads: Executor
     anyone_uploads: bool = False
+    allowed_origins: tuple[str, ...] = ()
     busy: int = 0
 
     def may_upload(self, caller: Caller) -> bool:
         """True if the caller may add and remove voices of its own."""
         allowed = caller.key.voices if caller.key else self.anyone_uploads
         return self.library is not None and allowed
+
+    def check_origin(self, connection: HTTPConnection) -> None:
+        """Refuse a WebSocket that a page of another origin opens without a key: a browser asks nothing before it.
+
+        Raises:
+            ForbiddenOrigin: the page's origin is neither this server's nor allowed.
+        """
+        origin = connection.headers.get("origin", "")
+        host = origin.partition("://")[2]
+        allowed = {"*", origin} & set(self.allowed_origins)
+        if not (not origin or allowed or self.callers.keys_required or host == connection.headers.get("host")):
+            raise ForbiddenOrigin(f"pages of {origin[:80]} may not call this server")
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -63,6 +79,10 @@ class Service:
     def max_body(self) -> int:
         """Bytes of the largest JSON body: every code point of the longest text as two escapes, and other fields."""
         return 12 * self.text.max_input + 2**16
+
+
+class ForbiddenOrigin(Exception):  # noqa: N818 (named after what it is)
+    """A page of another origin may not call this server; the message names the origin."""
 
 
 class OptionError(ValueError):
@@ -94,6 +114,7 @@ def make_service(options: GatewayOptions, core: Core, callers: Callers) -> Servi
         library=library,
         threads=ThreadPoolExecutor(THREADS, "http"),
         anyone_uploads=options.allow_voice_uploads,
+        allowed_origins=options.allowed_origins,
     )
 
 

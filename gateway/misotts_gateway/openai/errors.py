@@ -39,7 +39,7 @@ class HttpError(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.headers = status, dict(headers or {})
+        self.status, self.message, self.code, self.headers = status, message, code, dict(headers or {})
         self.content = {"error": {"message": message, "type": type, "param": param, "code": code}}
         """The body."""
 
@@ -49,17 +49,23 @@ class HttpError(Exception):
 
 def refusal(error: Exception) -> Response | None:
     """Return the response to an error that refuses a request; None for a fault of ours."""
+    found = refused(error)
+    return found.response() if found else None
+
+
+def refused(error: Exception) -> HttpError | None:
+    """Return an error that refuses a request as one of the API; None for a fault of ours."""
     match error:
         case HttpError():
-            return error.response()
+            return error
         case errors.MisoError():
-            return http_error(error).response()
+            return http_error(error)
         case TooLarge():
-            return HttpError(413, str(error), code="request_too_large").response()
+            return HttpError(413, str(error), code="request_too_large")
         case WrongType():
-            return HttpError(415, str(error), code="unsupported_media_type").response()
+            return HttpError(415, str(error), code="unsupported_media_type")
         case ClientDisconnect():
-            return HttpError(400, "the caller has left").response()
+            return HttpError(400, "the caller has left")
         case _:
             return None
 

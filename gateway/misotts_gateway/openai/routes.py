@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import wraps
-from typing import Any
+from starlette.routing import BaseRoute
 
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
-
-from misotts_gateway.http.request import identify
+from misotts_gateway.http.request import Handler, guarded_routes
 from misotts_gateway.http.service import Service
 from misotts_gateway.openai.errors import refusal
 from misotts_gateway.openai.models import Models
 from misotts_gateway.openai.speech import Speech
 from misotts_gateway.openai.voices import VoicesApi
-
-Handler = Callable[[Request], Awaitable[Any]]
 
 
 def routes(service: Service) -> list[BaseRoute]:
@@ -31,21 +23,4 @@ def routes(service: Service) -> list[BaseRoute]:
         ("/v1/models", "GET", models.listed),
         ("/v1/models/{name}", "GET", models.one),
     ]
-    return [Route(path, _guarded(handler, service), methods=[method]) for path, method, handler in table]
-
-
-def _guarded(handler: Handler, service: Service) -> Handler:
-    """Return a handler that knows its caller in `request.state.caller`, and answers refusals itself."""
-
-    @wraps(handler)
-    async def guarded(request: Request) -> Any:
-        try:
-            request.state.caller = identify(service.callers, request)
-            return await handler(request)
-        except Exception as error:
-            response: Response | None = refusal(error)
-            if response is None:
-                raise
-            return response
-
-    return guarded
+    return guarded_routes(table, service.callers, refusal)

@@ -22,7 +22,7 @@ from misotts_gateway.openai.errors import http_error, refusal
 from misotts_gateway.openai.schema import SpeechBody, read_body_fields
 from misotts_gateway.text.plan import plan
 from misotts_gateway.text.ssml import SsmlError
-from misotts_gateway.turn import Encoding, Sound, Turn, in_thread, sounds
+from misotts_gateway.turn import Encoding, Sound, Turn, encoded, in_thread, sounds
 from misotts_gateway.voices.names import Chosen
 
 EVENT_BYTES = 36_000
@@ -102,11 +102,9 @@ class _Answer:
 
     async def audio(self, pieces: AsyncGenerator[Sound], encoding: Encoding) -> AsyncGenerator[bytes]:
         """Yield one encoded stream. The first item may be empty: it says that speech has begun."""
-        async with aclosing(pieces):
-            async for piece in pieces:
-                self._note(piece)
-                yield await encoding.encode(piece.audio)
-        yield await encoding.finish()
+        async with aclosing(encoded(self._noted(pieces), encoding)) as stream:
+            async for raw in stream:
+                yield raw
 
     async def events(self, pieces: AsyncGenerator[Sound], encoding: Encoding) -> AsyncGenerator[bytes]:
         """Yield the same stream in events, and the event of its end; of an error, if it comes after the beginning."""
@@ -125,10 +123,13 @@ class _Answer:
             return
         yield _event({"type": "speech.audio.done", "usage": self._usage()})
 
-    def _note(self, piece: Sound) -> None:
-        if self._seed is None:
-            self._seed = piece.seed
-        self._samples += len(piece.audio)
+    async def _noted(self, pieces: AsyncGenerator[Sound]) -> AsyncGenerator[Sound]:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if self._seed is None:
+                    self._seed = piece.seed
+                self._samples += len(piece.audio)
+                yield piece
 
     def _usage(self) -> dict[str, int]:
         """Return what the answer has cost: code points of the input, and frames of 80 ms."""

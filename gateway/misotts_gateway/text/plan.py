@@ -24,6 +24,12 @@ class TextSettings:
     normalize: bool = False
     max_input: int = 100_000
 
+    def said(self, text: str, voice: str | None) -> str:
+        """Return an utterance as the model gets it: spelled by the lexicon, and with its numbers as words where the
+        operator has set that."""
+        spelled = self.lexicon.apply(text, voice)
+        return self.normalizer(spelled) if self.normalize and self.normalizer else spelled
+
 
 def plan(
     text: str, settings: TextSettings, *, voice: str | None, ssml: bool = False, normalize: bool = False

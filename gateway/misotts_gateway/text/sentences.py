@@ -25,8 +25,24 @@ def split_text(text: str, limit: int = UTTERANCE_WIDTH) -> list[str]:
     Args:
         text: without lone surrogates.
     """
-    pieces = [piece for sentence in _sentences(text) for piece in _pieces(sentence, limit)]
+    pieces = [piece for sentence in _sentences(text) for piece in divide(sentence, limit)]
     return [utterance for utterance in _joined(pieces, limit) if is_speakable(utterance)]
+
+
+def divide(sentence: str, limit: int) -> Iterator[str]:
+    """Yield a sentence in parts that are not wider than `limit`: cut behind a clause, else a word, else anywhere.
+
+    Joined, the parts are the sentence.
+    """
+    start = 0
+    while width(sentence[start : start + limit + 1]) > limit:
+        window = _fitting(sentence[start : start + limit], limit)
+        cuts = (_last_end(pattern, window) for pattern in _CLAUSE_ENDS)
+        start_of_next = start + next((cut for cut in cuts if cut > len(window) // 3), len(window))
+        yield sentence[start:start_of_next]
+        start = start_of_next
+    if start < len(sentence):
+        yield sentence[start:]
 
 
 def is_speakable(text: str) -> bool:
@@ -67,19 +83,6 @@ def _joined(pieces: list[str], limit: int) -> Iterator[str]:
             current, current_width = "", 0
         current, current_width = current + piece, current_width + piece_width
     yield " ".join(current.split())
-
-
-def _pieces(sentence: str, limit: int) -> Iterator[str]:
-    """Yield a sentence in parts that are not wider than `limit`: cut behind a clause, else a word, else anywhere."""
-    start = 0
-    while width(sentence[start : start + limit + 1]) > limit:
-        window = _fitting(sentence[start : start + limit], limit)
-        cuts = (_last_end(pattern, window) for pattern in _CLAUSE_ENDS)
-        start_of_next = start + next((cut for cut in cuts if cut > len(window) // 3), len(window))
-        yield sentence[start:start_of_next]
-        start = start_of_next
-    if start < len(sentence):
-        yield sentence[start:]
 
 
 def _fitting(text: str, limit: int) -> str:

@@ -1,0 +1,1 @@
+"""Cartesia's protocols: `/tts/websocket`, `/tts/bytes`, `/tts/sse`, `/voices`."""

@@ -1,0 +1,72 @@
+"""A caller of a gateway's WebSockets."""
+
+import base64
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+
+class Talker:
+    """One WebSocket.
+
+    Attributes:
+        got: what has come so far: messages in JSON as objects, audio as bytes.
+        times: when each of them came, in s of `time.perf_counter`.
+    """
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+        self.got: list[Any] = []
+        self.times: list[float] = []
+
+    def send(self, *messages: Any) -> None:
+        """Send messages: objects as JSON, text and bytes as they are."""
+        for message in messages:
+            self.connection.send(message if isinstance(message, str | bytes) else json.dumps(message))
+
+    def next(self, timeout_s: float = 5) -> Any:
+        """Return the next message."""
+        message = self.connection.recv(timeout=timeout_s)
+        self.got.append(json.loads(message) if isinstance(message, str) else message)
+        self.times.append(time.perf_counter())
+        return self.got[-1]
+
+    def until(self, holds: Callable[[Any], Any], timeout_s: float = 5) -> list[Any]:
+        """Return what comes up to the first message for which `holds`, that one last."""
+        start = len(self.got)
+        while not holds(self.next(timeout_s)):
+            pass
+        return self.got[start:]
+
+    def quiet(self, seconds: float) -> bool:
+        """True if nothing comes for a time."""
+        try:
+            self.next(seconds)
+        except TimeoutError:
+            return True
+        return False
+
+    def closed(self, timeout_s: float = 5) -> tuple[int, str]:
+        """Return the code and the reason with which the server closes; what comes before it is in `got`."""
+        with suppress(ConnectionClosed):
+            while True:
+                self.next(timeout_s)
+        return self.connection.close_code or 0, self.connection.close_reason or ""
+
+
+@contextmanager
+def talking(port: int, path: str, headers: Mapping[str, str] | None = None, **options: Any) -> Iterator[Talker]:
+    """Open a WebSocket of a gateway for as long as the block runs."""
+    url = f"ws://127.0.0.1:{port}{path}"
+    with connect(url, additional_headers=headers, compression=None, close_timeout=1, **options) as connection:
+        yield Talker(connection)
+
+
+def joined(messages: list[Any], field: str) -> bytes:
+    """Return the audio in messages in JSON, end to end."""
+    return b"".join(base64.b64decode(each[field]) for each in messages if each.get(field))
