@@ -14,27 +14,11 @@ from tests.support.gateway import RunningGateway
 from tests.support.http import request
 from tests.support.tone import inputs, samples_of, speak_tone, wave
 from tests.support.waiting import wait_until
-from tests.support.ws import Talker, joined, talking
+from tests.support.ws import NUMBERS, Talker, joined, talking
 
 PATH = "/tts/websocket"
 FORMAT = {"container": "raw", "encoding": "pcm_s16le", "sample_rate": 24_000}
 SETTINGS: dict[str, Any] = {"model_id": "sonic", "voice": {"mode": "id", "id": "alloy"}, "output_format": FORMAT}
-NUMBERS = [
-    *("Dr. ", "Smith ", "paid ", "$3.", "50 ", "at ", "9 ", "a.m. ", "for ", "v1.", "0.", "2 ", "from "),
-    *(
-        "https://example.",
-        "com/a.b?c=1.5 ",
-        "(e.g. ",
-        "J. ",
-        "R. ",
-        "Tolkien). ",
-        "Was ",
-        "it ",
-        "22,1 ",
-        "°C? ",
-        "Yes.",
-    ),
-]
 
 
 @pytest.fixture

@@ -10,6 +10,24 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+NUMBERS = [
+    *("Dr. ", "Smith ", "paid ", "$3.", "50 ", "at ", "9 ", "a.m. ", "for ", "v1.", "0.", "2 ", "from "),
+    *(
+        "https://example.",
+        "com/a.b?c=1.5 ",
+        "(e.g. ",
+        "J. ",
+        "R. ",
+        "Tolkien). ",
+        "Was ",
+        "it ",
+        "22,1 ",
+        "°C? ",
+        "Yes.",
+    ),
+]
+"""Full stops that end no sentence, word by word: three sentences."""
+
 
 class Talker:
     """One WebSocket.

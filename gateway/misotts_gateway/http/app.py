@@ -22,6 +22,7 @@ from starlette.websockets import WebSocket
 
 from misotts_gateway.callers import REQUEST_ID, request_id
 from misotts_gateway.cartesia import routes as cartesia
+from misotts_gateway.elevenlabs import routes as elevenlabs
 from misotts_gateway.http import page
 from misotts_gateway.http.service import Service
 from misotts_gateway.openai import routes as openai
@@ -29,7 +30,12 @@ from misotts_gateway.openai.errors import HttpError, refusal
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS: Sequence[Callable[[Service], list[BaseRoute]]] = (page.routes, openai.routes, cartesia.routes)
+PROTOCOLS: Sequence[Callable[[Service], list[BaseRoute]]] = (
+    page.routes,
+    openai.routes,
+    cartesia.routes,
+    elevenlabs.routes,
+)
 
 EXPOSED = ["x-request-id", "retry-after", "x-misotts-seed", "x-misotts-ignored"]
 """Headers of answers that pages of other origins may read."""

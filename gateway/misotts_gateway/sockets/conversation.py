@@ -21,7 +21,7 @@ from misotts_gateway.text.times import SpeakingRate
 from misotts_gateway.turn import Sound, utterance
 
 RESTART, STALLED = 1012, 1008
-"""Codes with which a socket is closed."""
+"""Codes with which a socket is closed that drains, and one whose caller takes nothing."""
 
 
 class Closing(Exception):  # noqa: N818 (it is no error)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from misotts_client.errors import MisoError
+from misotts_client.errors import FieldError, MisoError, Unavailable
 from misotts_gateway.callers import Caller
 from misotts_gateway.http.request import Refuse, identify, key_subprotocol, session_name
 from misotts_gateway.http.service import ForbiddenOrigin, Service
@@ -25,9 +25,16 @@ from misotts_gateway.sockets.conversation import Closing, Conversation
 
 log = logging.getLogger(__name__)
 
-NORMAL, FAILED = 1000, 1011
+NORMAL, POLICY, FAILED, TRY_LATER = 1000, 1008, 1011, 1013
+"""Codes with which a socket is closed."""
 MAX_REASON = 120
 """Bytes of a close frame's reason: the protocol has room for 123."""
+
+
+def closing_for(error: MisoError) -> Closing:
+    """Return how a socket is closed that cannot go on after `error`."""
+    code = POLICY if isinstance(error, FieldError) else TRY_LATER if isinstance(error, Unavailable) else FAILED
+    return Closing(code, error.message)
 
 
 class SocketProtocol(ABC):

@@ -1,0 +1,1 @@
+"""ElevenLabs' protocols: `stream-input`, `multi-stream-input`, text-to-speech over HTTP, `/v1/voices`."""
