@@ -17,7 +17,7 @@ SERVE_OPTIONS ?= $(if $(filter $(DEMO) $(RANDOM),$(MODEL)),--allow-reference-key
 # Most utterances at once that the engines of `make build` take.
 STREAMS ?= 64
 
-.PHONY: help attack page demo test quick voice-check floors newest messages docs lint format convert build serve soak \
+.PHONY: help attack page fleet demo test quick voice-check floors newest messages docs lint format convert build serve soak \
     watermark-soak gpu-suite gpu-server gpu-suite-wheels gpu-server-files clean
 
 help: ## list the targets
@@ -80,6 +80,9 @@ page: $(READY) tests/browser/node_modules ## use the playground in Chromium (1 m
 tests/browser/node_modules: tests/browser/package.json
 	npm install --prefix tests/browser --silent --no-package-lock --no-audit --no-fund
 	touch $@
+
+fleet: $(READY) $(RANDOM) ## restart and kill servers behind Envoy under load (5 minutes)
+	$(BIN)/python -m benchmarks.fleet $(FLEET)
 
 soak: $(READY) $(RANDOM) ## run thousands of callers of which many leave early
 	$(BIN)/python -m benchmarks.soak

@@ -1,6 +1,7 @@
 """The blocking client: see `misotts_client.aio` for asyncio."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,10 +11,10 @@ from misotts_client.request import SpeechRequest, as_request, hurried
 from misotts_client.speech import Chunk, Recording, Speech
 from misotts_client.transport import (
     ChunkReader,
+    call_metadata,
     call_timeout_s,
     error_from_rpc,
     infer_request,
-    key_metadata,
     open_channel,
 )
 
@@ -22,14 +23,28 @@ class Client:
     """A connection to a server, shared by any number of streams and threads.
 
     Args:
-        url: host and gRPC port of the server, behind `https://` for TLS. Nothing is sent until the first stream.
+        url: host and gRPC port of the server, behind `https://` for TLS. Nothing is sent until the first stream. Calls
+            take turns among the addresses of a name, and of a list `10.0.0.1:8001,10.0.0.2:8001`.
         api_key: the key that the server asks for, if it does.
+        ca: PEM file of the certificates to trust, with TLS.
+        metadata: further metadata of every call.
+
+    Raises:
+        ValueError: `url`, `ca` or `metadata` cannot be used.
+        OSError: `ca` cannot be read.
     """
 
-    def __init__(self, url: str = "localhost:8001", api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str = "localhost:8001",
+        api_key: str | None = None,
+        *,
+        ca: Path | str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         self.url = url
-        self._metadata = key_metadata(api_key)
-        self._channel = open_channel(grpc, url)
+        self._metadata = call_metadata(api_key, metadata)
+        self._channel = open_channel(grpc, url, ca)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def stream(self, request: SpeechRequest | str, **fields: Any) -> "Stream":

@@ -30,10 +30,17 @@ def say(
         Path, typer.Option("--output", "-o", dir_okay=False, help="WAV file or pipe to write; - is standard output.")
     ] = Path("speech.wav"),
     url: Annotated[
-        str, typer.Option(help="Host and gRPC port of the server, behind https:// for TLS.")
+        str,
+        typer.Option(help="Host and gRPC port of the server, behind https:// for TLS; IP addresses may be a list."),
     ] = "localhost:8001",
     api_key: Annotated[
         str | None, typer.Option(envvar="MISOTTS_API_KEY", show_envvar=True, help="Key that the server asks for.")
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Certificates to trust with https:// (PEM).")
+    ] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="Further metadata of the call, NAME=VALUE; may be repeated.")
     ] = None,
     voice: Annotated[str | None, _option("VOICE")] = None,
     speaker: Annotated[int | None, _option("SPEAKER")] = None,
@@ -62,7 +69,11 @@ def say(
         session=session,
         session_heard_ms=session_heard_ms,
     )
-    with Client(url, api_key) as client:
+    try:
+        opened = Client(url, api_key, ca=ca, metadata=dict(map(_name_and_value, metadata or [])))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    with opened as client:
         recording = Recording()
         try:
             with client.stream(request) as stream, WavWriter(output) as wav, _interrupt_cancels(stream):
@@ -74,6 +85,13 @@ def say(
             typer.echo("error: " + " ".join(str(error).split()), err=True)
             raise typer.Exit(2 if isinstance(error, InvalidArgument) else 1) from None
     _report(output, recording.speech(), session)
+
+
+def _name_and_value(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"metadata must be NAME=VALUE, got {text}")
+    return name, value
 
 
 @contextmanager

@@ -1,8 +1,12 @@
 """Triton's gRPC protocol, for both clients: channel options, requests and responses as messages, status codes as
 errors."""
 
+import json
+import re
 import struct
+from collections.abc import Mapping
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -28,6 +32,33 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 
+# The calls of a channel take turns among all addresses of a name, or of a list.
+_BALANCED: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+# With a list of servers, a call that is refused before its first chunk goes to the next one. A server that names a time
+# to come back is given it.
+_RETRIED = {
+    "methodConfig": [
+        {
+            "name": [{"service": "inference.GRPCInferenceService"}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+_LARGEST_REQUEST = 16 * 2**20
+"""Bytes that gRPC keeps of a request to send it again."""
+
+_METADATA_NAME = re.compile(r"[a-z0-9_.-]+(?<!-bin)")
+_METADATA_VALUE = re.compile(r"[ -~]*")
+
+SESSION = "x-misotts-session"
+"""Metadata that proxies choose a server by: see docs/fleet.md."""
+
 _GRACE_S = 2.0
 
 _KINDS: dict[Any, type[errors.MisoError]] = {
@@ -37,18 +68,47 @@ _KINDS: dict[Any, type[errors.MisoError]] = {
 }
 
 
-def open_channel(library: Any, url: str) -> Any:
-    """Return a channel of `library` (`grpc` or `grpc.aio`) to `url`: HOST:PORT, or https://HOST:PORT for TLS.
+def open_channel(library: Any, url: str, ca: Path | str | None = None) -> Any:
+    """Return a channel of `library` (`grpc` or `grpc.aio`).
 
-    gRPC reads the certificates that it trusts from the file in GRPC_DEFAULT_SSL_ROOTS_FILE_PATH, if that is set.
+    Args:
+        url: HOST:PORT, or https://HOST:PORT for TLS. A name may have several addresses, and IP addresses may be a list
+            of servers: HOST:PORT,HOST:PORT.
+        ca: PEM file of the certificates to trust; None: those in GRPC_DEFAULT_SSL_ROOTS_FILE_PATH, or gRPC's own.
+
+    Raises:
+        ValueError: `url` is not of this form, or `ca` is given without TLS.
+        OSError: `ca` cannot be read.
     """
-    target = url.removeprefix("https://")
-    options = [*CHANNEL_OPTIONS]
-    if is_loopback(target):
+    addresses = url.removeprefix("https://").split(",")
+    options: list[tuple[str, Any]] = [*CHANNEL_OPTIONS]
+    target, service = addresses[0], _BALANCED
+    if len(addresses) > 1:
+        target = f"{_family(addresses)}:{','.join(addresses)}"
+        service = _BALANCED | _RETRIED
+        options.append(("grpc.per_rpc_retry_buffer_size", _LARGEST_REQUEST))
+        options.append(("grpc.default_authority", addresses[0]))  # whose name TLS checks, for all of them
+    options.append(("grpc.service_config", json.dumps(service)))
+    if all(map(is_loopback, addresses)):
         options.append(("grpc.enable_http_proxy", 0))  # a proxy of `http_proxy` would look for it on its own machine
-    if url != target:
-        return library.secure_channel(target, grpc.ssl_channel_credentials(), options=options)
+    if url.startswith("https://"):
+        credentials = grpc.ssl_channel_credentials(Path(ca).read_bytes() if ca else None)
+        return library.secure_channel(target, credentials, options=options)
+    if ca:
+        raise ValueError(f"a file of certificates needs TLS: write https://{url}")
     return library.insecure_channel(target, options=options)
+
+
+def _family(addresses: list[str]) -> str:
+    """Return gRPC's name of a list of addresses, `ipv4` or `ipv6`."""
+    try:
+        versions = {ip_address(each.rpartition(":")[0].strip("[]")).version for each in addresses}
+    except ValueError:
+        versions = set()
+    if len(versions) != 1:
+        words = "several servers must be IP addresses of one family, like 10.0.0.1:8001,10.0.0.2:8001"
+        raise ValueError(f"{words}; got {','.join(addresses)}")
+    return f"ipv{versions.pop()}"
 
 
 def is_loopback(target: str) -> bool:
@@ -60,9 +120,18 @@ def is_loopback(target: str) -> bool:
         return host == "localhost"
 
 
-def key_metadata(api_key: str | None) -> tuple[tuple[str, str], ...]:
-    """Return the metadata of every call: the API key, if there is one."""
-    return (("authorization", f"Bearer {api_key}"),) if api_key else ()
+def call_metadata(api_key: str | None, metadata: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    """Return the metadata of every call: the API key, and what the caller adds.
+
+    Raises:
+        ValueError: gRPC does not take one of the names or values.
+    """
+    added = tuple((metadata or {}).items())
+    for name, value in added:
+        if not (_METADATA_NAME.fullmatch(name) and _METADATA_VALUE.fullmatch(value)):
+            words = "metadata must have a name of a-z 0-9 - _ . and a value in printable ASCII"
+            raise ValueError(f"{words}; got {name!r} = {value!r}")
+    return ((("authorization", f"Bearer {api_key}"),) if api_key else ()) + added
 
 
 def call_timeout_s(request: SpeechRequest) -> float | None:
@@ -85,6 +154,8 @@ def error_from_rpc(error: Any, url: str) -> errors.MisoError:
     text = f"{url}: {details or code.name}"
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:  # the message is larger than the server takes
         return errors.InvalidArgument(None, text)
+    if code is grpc.StatusCode.INTERNAL and "RST_STREAM" in details:  # a proxy whose server has died
+        return errors.Unavailable(f"{url}: the stream was cut before the end of speech")
     return _KINDS.get(code, errors.Internal)(text)
 
 

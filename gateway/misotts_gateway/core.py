@@ -111,7 +111,7 @@ class Core:
 
         Raises:
             MisoError: the request is refused, or speech ended early. The error is in words for callers. An utterance
-                that fails behind its prompt says so in the last piece's `finish`.
+                that fails after its first piece says so in the last piece's `finish`.
         """
         utterance = _Utterance(asked, caller)
         try:
@@ -122,6 +122,10 @@ class Core:
                 async with self._upstream.call(message, self._metadata(caller)) as call:
                     async for data in _responses(call, caller.request_id):
                         piece = self._piece(data, caller.request_id)
+                        error = error_of(piece.finish)
+                        if error and not utterance.begun:  # a refusal, which proxies and HTTP see as one
+                            utterance.took(piece)
+                            raise error
                         utterance.give(piece)
                         yield piece
                         utterance.took(piece)
@@ -208,6 +212,8 @@ class _Utterance:
         self.task = asyncio.current_task()
         self.ticket = 0
         self.first_s: float | None = None
+        self.begun = False
+        """True once a piece has been given."""
         self.given_at = 0.0
         """Time since which a piece waits for its caller; 0 if none does."""
         self.samples = 0
@@ -216,6 +222,7 @@ class _Utterance:
         self.outcome = "CANCELLED"
 
     def give(self, piece: Piece) -> None:
+        self.begun = True
         self.given_at = time.monotonic()
         if piece.samples and self.first_s is None:
             self.first_s = self.given_at - self.began

@@ -113,10 +113,14 @@ def running_server(
 
 
 def start_server(
-    model: Path, options: Sequence[str] = (), stderr: int | None = None, python: Path = PYTHON
+    model: Path,
+    options: Sequence[str] = (),
+    stderr: int | None = None,
+    python: Path = PYTHON,
+    ports: Ports | None = None,
 ) -> RunningServer:
-    """Start `misotts serve` and return at once. `options` override those that are chosen here."""
-    ports = Ports(*free_ports(3))
+    """Start `misotts serve` and return at once. `options` override those that are chosen here; None: free ports."""
+    ports = ports or Ports(*free_ports(3))
     flags = [f"--{name}-port={port}" for name, port in asdict(ports).items()]
     # Tests and benchmarks fill the queue on purpose, on machines of any speed.
     flags += ["--host=127.0.0.1", "--allow-reference-key", "--admission=slots", "--max-wait=60"]

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import ssl
-import subprocess
 import threading
 import time
 import urllib.error
@@ -22,6 +21,7 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.fleet.envoy import write_certificate
 from misotts.cli.main import app
 from misotts_client import Client, InvalidArgument, SpeechRequest, Unavailable
 from misotts_client.transport import infer_request
@@ -79,22 +79,14 @@ def accepted(client: Client) -> bool:
     return True
 
 
-def certificate(folder: Path, name: str) -> Path:
-    """Make a self-signed certificate for localhost in `folder`; return its file. Its key lies beside it."""
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
-    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
-    subprocess.run([*command, *files, "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True)
-    return folder / "cert.pem"
-
-
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates")
 def test_a_new_certificate_is_used_without_a_restart(fake: FakeTriton, tmp_path: Path) -> None:
     def speak() -> str:
-        roots = grpc.ssl_channel_credentials((tmp_path / "cert.pem").read_bytes())
+        roots = grpc.ssl_channel_credentials((tmp_path / "tls.crt").read_bytes())
         with grpc.secure_channel(f"localhost:{gateway.grpc_port}", roots) as channel:
             live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
             answer = str(live(b"", timeout=5))
-        trusting = ssl.create_default_context(cafile=tmp_path / "cert.pem")
+        trusting = ssl.create_default_context(cafile=tmp_path / "tls.crt")
         wait_until(lambda: page(trusting) == 200, 5)  # HTTP's listener looks at the files every 2 s
         return answer
 
@@ -105,11 +97,11 @@ def test_a_new_certificate_is_used_without_a_restart(fake: FakeTriton, tmp_path:
         except urllib.error.URLError:  # it shows the certificate that is not trusted any more
             return 0
 
-    certificate(tmp_path, "one")
-    options = [f"--tls-cert={tmp_path}/cert.pem", f"--tls-key={tmp_path}/key.pem"]
+    write_certificate(tmp_path, "one")
+    options = [f"--tls-cert={tmp_path}/tls.crt", f"--tls-key={tmp_path}/tls.key"]
     with running_gateway(fake.url, *options) as gateway:
         assert speak() == repr(b"\x08\x01")
-        certificate(tmp_path, "two")
+        write_certificate(tmp_path, "two")
         assert speak() == repr(b"\x08\x01"), "the new certificate is the only one that the client trusts"
 
 

@@ -58,6 +58,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     Attributes:
         script: yields the responses to a request; may be replaced at any time.
+        ready: the answer to ServerReady.
         url: host and port.
         requests: all requests so far.
         cancelled: set when a client cancels a call that is not yet done.
@@ -73,10 +74,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def reset(self) -> None:
         """Forget what has come, and answer as in the beginning."""
         self.script = lambda request, context: utterance(3)
+        self.ready = False
         self.requests: list[Any] = []
         self.metadata: list[str] = []
         self.cancelled = threading.Event()
         self.drained = threading.Event()
+
+    def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return service_pb2.ServerReadyResponse(ready=self.ready)
 
     def ModelStreamInfer(  # noqa: N802 (the protocol's name)
         self, request_iterator: Iterator[Any], context: grpc.ServicerContext

