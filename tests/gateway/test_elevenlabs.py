@@ -131,11 +131,15 @@ def test_thirty_interruptions(multi: Talker, triton: FakeTriton) -> None:
         return endless(request, context)
 
     triton.script = script
+
+    def first(id: str) -> Any:
+        return lambda each: each.get("contextId") == id
+
     for index in range(30):
         id = f"c{index}"
         multi.send({"text": "", "context_id": id})
         multi.send(OPENING | {"context_id": id}, {"text": "A long sentence.", "context_id": id, "flush": True})
-        multi.until(lambda each, id=id: each.get("contextId") == id)
+        multi.until(first(id))
         multi.send({"text": ""})
         multi.send(*[{"context_id": id, "close_context": True}] * (1 + (index % 3 == 0)))
         if index % 5 == 0:
@@ -229,7 +233,11 @@ def test_one_stream_for_a_context(port: int, multi: Talker, name: str) -> None:
 
 
 def test_the_same_over_http(port: int, triton: FakeTriton) -> None:
-    body = {"text": "Hello there. How are you?", "model_id": "eleven_turbo", "voice_settings": {"stability": 1}}
+    body: dict[str, Any] = {
+        "text": "Hello there. How are you?",
+        "model_id": "eleven_turbo",
+        "voice_settings": {"stability": 1},
+    }
     whole, path = pcm(samples_of(body["text"])), "/v1/text-to-speech/alloy"
     for suffix in ("", "/stream"):
         given = request(port, "POST", f"{path}{suffix}?output_format=pcm_24000", body)

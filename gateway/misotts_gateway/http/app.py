@@ -22,6 +22,7 @@ from starlette.websockets import WebSocket
 
 from misotts_gateway.callers import REQUEST_ID, request_id
 from misotts_gateway.cartesia import routes as cartesia
+from misotts_gateway.deepgram import routes as deepgram
 from misotts_gateway.elevenlabs import routes as elevenlabs
 from misotts_gateway.http import page
 from misotts_gateway.http.service import Service
@@ -35,6 +36,7 @@ PROTOCOLS: Sequence[Callable[[Service], list[BaseRoute]]] = (
     openai.routes,
     cartesia.routes,
     elevenlabs.routes,
+    deepgram.routes,
 )
 
 EXPOSED = ["x-request-id", "retry-after", "x-misotts-seed", "x-misotts-ignored"]

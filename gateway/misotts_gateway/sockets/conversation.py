@@ -107,6 +107,7 @@ class Conversation:
         self._come = asyncio.Event()
         self._doing: tuple[_Item, asyncio.Task[None]] | None = None
         self._cancelled = False
+        self._serving: Speaker | None = None
         self._last: Speaker | None = None
         self._heard_ms: int | None = None
         self._playback = Playback()
@@ -158,8 +159,8 @@ class Conversation:
             heard_ms = self._playback.interrupt()
             self._heard_ms = self._heard_ms if heard_ms is None else heard_ms
             self._last = None
-        if turn is not None:
-            turn.over = True
+        if left := turn or self._serving:
+            left.over = True
         self._come.set()
         return found
 
@@ -183,11 +184,14 @@ class Conversation:
                 await self._do(self._queue.popleft())
             if self._queue and self._queue[0].turn is turn:
                 with self._service.core.admit(self._caller):
+                    self._serving = turn
                     while await self._more(turn, HOLD_S):
                         await self._do(self._queue.popleft())
         except MisoError as error:
             await self.cancel(turn)
             await turn.failed(error)
+        finally:
+            self._serving = None
 
     async def _more(self, turn: Speaker | None, timeout_s: float | None) -> bool:
         """Wait for the next item. False if it is another turn's, or none has come."""

@@ -99,9 +99,13 @@ class SocketTurn(Speaker):
 
     async def cancel(self) -> None:
         """Say nothing more; when this returns, nothing more is sent."""
+        self.forget()
+        await self.conversation.cancel(self)
+
+    def forget(self) -> None:
+        """Forget the text that waits for the end of its sentence."""
         self._stop_timer()
         self._buffer = SentenceBuffer()
-        await self.conversation.cancel(self)
 
     async def finish_audio(self) -> None:
         """Send what the encoder holds; the next audio is another stream."""

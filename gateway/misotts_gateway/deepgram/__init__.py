@@ -1,0 +1,1 @@
+"""Deepgram's protocol: `/v1/speak` as a WebSocket and over HTTP."""

@@ -1,0 +1,25 @@
+"""Errors as Deepgram's clients read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from misotts_client.errors import MisoError
+from misotts_gateway.openai.errors import http_error, refused
+
+
+def refusal(error: Exception) -> Response | None:
+    """Return the response to an error that refuses a request; None for a fault of ours."""
+    found = refused(error)
+    if found is None:
+        return None
+    content = {"err_code": (found.code or "invalid_request").upper(), "err_msg": found.message}
+    return JSONResponse(content, found.status, found.headers)
+
+
+def error_message(error: MisoError) -> dict[str, Any]:
+    """Return the message that tells of an error on a WebSocket."""
+    found = http_error(error)
+    return {"type": "Error", "description": found.message, "code": (found.code or "invalid_request").upper()}
