@@ -33,11 +33,15 @@ def usage(server: RunningServer) -> list[Usage]:
     launcher = psutil.Process(server.process.pid)
     found = [_usage(launcher, "launcher")]
     for process in launcher.children(recursive=True):
-        words = process.cmdline()
-        stage = re.search(r"/(\w+)/1/model\.py", " ".join(words))
-        name = stage[1] if stage else GATEWAY if "misotts_gateway" in words else Path(words[0]).name
-        found.append(_usage(process, name))
+        found.append(_usage(process, process_name(process)))
     return sorted(found, key=lambda each: each.name)
+
+
+def process_name(process: psutil.Process) -> str:
+    """Return the name of a child of the launcher: a stage, the gateway or tritonserver."""
+    words = process.cmdline()
+    stage = re.search(r"/(\w+)/1/model\.py", " ".join(words))
+    return stage[1] if stage else GATEWAY if "misotts_gateway" in words else Path(words[0]).name
 
 
 def _usage(process: psutil.Process, name: str) -> Usage:

@@ -20,6 +20,7 @@ from typing import Any
 from misotts.serve.settings import Ports
 
 PYTHON = Path(sys.executable)
+MODULE = "misotts.cli"
 START_S = 120
 STOP_S = 30
 
@@ -93,15 +94,15 @@ class RunningServer:
 
 @contextlib.contextmanager
 def running_server(
-    model: Path, *options: str, python: Path = PYTHON, start_s: float = START_S
+    model: Path, *options: str, python: Path = PYTHON, start_s: float = START_S, module: str = MODULE
 ) -> Iterator[RunningServer]:
     """Start `misotts serve` with `options`, wait until it is ready, and stop it at the end of the block. `python` runs
-    it.
+    it, as the command of `module`.
 
     Raises:
         RuntimeError: it did not become ready; the reason is on stderr.
     """
-    server = start_server(model, options, python=python)
+    server = start_server(model, options, python=python, module=module)
     try:
         server.wait_until_ready(start_s)
         yield server
@@ -118,13 +119,14 @@ def start_server(
     stderr: int | None = None,
     python: Path = PYTHON,
     ports: Ports | None = None,
+    module: str = MODULE,
 ) -> RunningServer:
     """Start `misotts serve` and return at once. `options` override those that are chosen here; None: free ports."""
     ports = ports or Ports(*free_ports(3))
     flags = [f"--{name}-port={port}" for name, port in asdict(ports).items()]
     # Tests and benchmarks fill the queue on purpose, on machines of any speed.
     flags += ["--host=127.0.0.1", "--allow-reference-key", "--admission=slots", "--max-wait=60"]
-    command = [str(python), "-m", "misotts.cli", "serve", f"--model={model}", *flags, *options]
+    command = [str(python), "-m", module, "serve", f"--model={model}", *flags, *options]
     return RunningServer(subprocess.Popen(command, text=True, stderr=stderr), ports)
 
 
