@@ -162,8 +162,8 @@ class Caller:
         self.answer = Answer(call, due_s=now if call.at_s is None else call.at_s, sent_s=now)
         self.ended = self._environment.event()
         self._utterance = self._make_utterance(call)
-        self._heard_s = 0.0
-        self._hung_up = False
+        self._frames = 0
+        """Frames that it has heard."""
 
     def _make_utterance(self, call: Call) -> Utterance:
         request = call.request
@@ -173,6 +173,7 @@ class Caller:
             seed=request.seed or 0,
             chunk_frames=request.chunk_frames or 0,
             lead_ms=request.lead_ms,
+            ticket=call.number + 1,
             deadline=self._environment.now + request.timeout_ms / 1000 if request.timeout_ms else None,
         )
         return Utterance(order)
@@ -200,7 +201,7 @@ class Caller:
         self._server.hop(lambda _: self._server.watermark.put(marked))
 
     def _marked(self, piece: Piece, frames: int) -> None:
-        self._server.generate.acknowledge(piece.stream, piece.index, cancelled=self._hung_up)
+        self._server.generate.acknowledge(piece.stream, piece.index)
         if frames or piece.finish:
             self._server.hop(lambda _: self._hear(frames, piece.finish), network=True)
 
@@ -210,15 +211,17 @@ class Caller:
             return
         if frames:
             answer.arrivals.append(Arrival(self._environment.now, frames * FRAME_SAMPLES))
-            self._heard_s += frames * FRAME_SAMPLES / SAMPLE_RATE
+            self._frames += frames
+            self._tell()
         if finish:
             self._end(finish)
-        elif self._heard_s >= answer.call.cancel_after_s:
+        elif self._frames * FRAME_SAMPLES / SAMPLE_RATE >= answer.call.cancel_after_s:
             self._end("")
-            self._server.hop(self._hang_up, network=True)
+            self._server.hop(lambda _: self._tell(gone=True), network=True)
 
-    def _hang_up(self, _: simpy.Event) -> None:
-        self._hung_up = True
+    def _tell(self, gone: bool = False) -> None:
+        """Tell generate by the caller's ticket how much it has taken, as the gateway does."""
+        self._server.generate.take(self._utterance.order.ticket, self._frames, gone)
 
     def _end(self, finish: str) -> None:
         answer = self.answer

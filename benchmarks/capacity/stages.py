@@ -21,8 +21,7 @@ from misotts.decode.decoder import MAX_FRAMES
 from misotts.engines.interface import Limits, Step
 from misotts.generate.blocks import BlockPool
 from misotts.generate.core import Core
-from misotts.generate.flow import FlowOptions
-from misotts.generate.loop import WATCH_WAIT_S
+from misotts.generate.flow import FlowOptions, tick_s
 from misotts.generate.stream import Receiver, deliver
 from misotts.generate.utterance import Utterance
 from misotts.serve.stage.worker import next_batch
@@ -58,9 +57,13 @@ class Generate:
         else:
             self._notify()
 
-    def acknowledge(self, stream: int, index: int, cancelled: bool) -> None:
-        self.core.acknowledge(stream, index, cancelled)
-        self._notify()
+    def acknowledge(self, stream: int, index: int) -> None:
+        if self.core.acknowledge(stream, index):
+            self._notify()
+
+    def take(self, ticket: int, frames: int, gone: bool = False) -> None:
+        if self.core.take(ticket, frames, gone):
+            self._notify()
 
     def _notify(self) -> None:
         if not self._wake.triggered:
@@ -85,7 +88,7 @@ class Generate:
     def _sleep(self) -> Process:
         self._wake = self._environment.event()
         # Only `submit` wakes an empty stage: without a timer the simulation can come to its end.
-        timer = [self._environment.timeout(WATCH_WAIT_S)] if self.core.streams else []
+        timer = [self._environment.timeout(tick_s(self._environment.now))] if self.core.streams else []
         yield self._environment.any_of([self._wake, *timer])
 
     def _launch(self, step: Step) -> simpy.Process:

@@ -32,6 +32,8 @@ from misotts.serve.local import RunningServer, running_server
 
 SILENTCIPHER = "silentcipher"
 CHUNKS = "misotts_watermark_chunks_total"
+SERVE = "benchmarks.host_cost.serve"
+START_S = 600.0
 IDLE_S = 4.0
 FILL_S = 14.0
 """Time from the first call until the streams are as far ahead as their leads allow."""
@@ -113,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures: dict[str, Any] = {"load_average": round(os.getloadavg()[0], 1), "stand_ins": options.stand_ins}
     with (
         tempfile.TemporaryDirectory() as folder,
-        running_server(_model(options.model, Path(folder)), *serve, module="benchmarks.host_cost.serve") as server,
+        running_server(_model(options.model, Path(folder)), *serve, start_s=START_S, module=SERVE) as server,
     ):
         time.sleep(2)
         figures["idle_ms_per_s"] = idle_ms(server)

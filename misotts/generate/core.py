@@ -76,7 +76,7 @@ class Core:
     ) -> None:
         """`max_positions`: of the longest utterance. `send`: takes chunks and refusals, and returns at once.
         `first_chunk_frames`: frames of a stream's first chunk where the order names no size. `retire_every_s`: time
-        between two looks for streams to end or to probe."""
+        between two looks for streams to end."""
         self.scheduler = Scheduler(pool, limits)
         self.admission = Admission(options, limits.max_streams)
         self.statistics = Statistics()
@@ -167,26 +167,35 @@ class Core:
         ahead = list(islice(self.scheduler.waiting, free))
         return self._waits(ahead, free - len(ahead) + 1)[-1]
 
-    def acknowledge(self, stream: int, index: int, cancelled: bool = False, failed: bool = False) -> None:
-        """Record that the last stage is done with chunk `index` of `stream`. `cancelled`: it saw that the caller has
-        left. `failed`: it, or a stage before it, has ended the stream with an error. A stream that is gone is no
-        error."""
-        if known := self.streams.get(stream):
-            self._acknowledged += known.acknowledge(index, cancelled, failed)
+    def acknowledge(self, stream: int, index: int, cancelled: bool = False, failed: bool = False) -> bool:
+        """Record that the last stage is done with chunk `index` of `stream`; return True if the next plan may differ
+        for it. `cancelled`: it saw that the caller has left. `failed`: it, or a stage before it, has ended the stream
+        with an error. A stream that is gone is no error."""
+        known = self.streams.get(stream)
+        if known is None:
+            return False
+        held = known.held
+        self._acknowledged += known.acknowledge(index, cancelled, failed)
+        return held or known.ending
 
     def abandon(self, stream: int) -> None:
         """Record that the caller of `stream` has left and will acknowledge nothing more."""
         if known := self.streams.get(stream):
             known.cancelled = known.abandoned = True
 
-    def take(self, ticket: int, frames: int, gone: bool = False) -> None:
-        """Record that the gateway has written `frames` frames of the utterance with `ticket` to its caller, in all.
-        `gone`: the caller has left; this may come before the utterance does."""
-        if stream := self._tickets.get(ticket):
-            stream.take(frames)
-            stream.cancelled |= gone
-        elif gone:
-            self._gone[ticket] = None
+    def take(self, ticket: int, frames: int, gone: bool = False) -> bool:
+        """Record that the gateway has written `frames` frames of the utterance with `ticket` to its caller, in all;
+        return True if the next plan may differ for it. `gone`: the caller has left; this may come before the utterance
+        does."""
+        stream = self._tickets.get(ticket)
+        if stream is None:
+            if gone:
+                self._gone[ticket] = None
+            return False
+        held = stream.held
+        stream.take(frames)
+        stream.cancelled |= gone
+        return held or stream.ending
 
     def spend(self, seconds: float, frames: int, now: float) -> None:
         """Record that a pass of the loop took `seconds` and its step sampled `frames` frames."""
@@ -214,7 +223,7 @@ class Core:
         }
 
     def plan(self, now: float) -> Step | None:
-        """End or probe the streams that need it, then plan the engine's next step; None if there is nothing to
+        """End the streams that need it, then plan the engine's next step; None if there is nothing to
         compute."""
         if now - self._retired >= self._retire_every_s:
             self._retired = now
@@ -281,7 +290,7 @@ class Core:
                 self._fail(stream, error, now)
 
     def _retire(self, stream: Stream, now: float) -> None:
-        """End, probe or forget a stream if it is time."""
+        """End or forget a stream if it is time."""
         deadline, options = stream.utterance.order.deadline, self.admission.options
         if stream.finish:
             if stream.settled or stream.silent(now):
@@ -299,8 +308,6 @@ class Core:
             self._fail(stream, DeadlineExceeded("TIMEOUT_MS has passed"), now)
         elif stream.silent(now):
             self._fail(stream, Internal("a later stage stopped answering"), now)
-        else:
-            stream.probe(now)
 
     def _finish(self, stream: Stream, finish: str, now: float, last: npt.NDArray[np.int32]) -> None:
         """End an utterance that is complete."""

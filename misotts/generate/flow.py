@@ -23,6 +23,9 @@ from misotts.generate.stream import Stream
 from misotts.generate.utterance import Utterance
 from misotts.order import Order
 
+TICK_SPARE_S = 0.0005
+"""A wait that ends a little early would last for another tick."""
+
 SPARE_S = 2.0
 """A listener with more audio than this yields to one that is about to run out."""
 
@@ -54,7 +57,6 @@ DEFAULTS = FlowOptions()
 def pausing(streams: Collection[Stream], waiting: bool, now: float) -> set[Utterance]:
     """Return the utterances that pause in the next step. `waiting`: an utterance waits for a slot."""
     urgent = listener_runs_out(streams, now)
-    # Streams at their leads go on together, once a frame's time: one large step instead of many small ones.
     tick = now // FRAME_S * FRAME_S
     return {
         stream.utterance
@@ -63,6 +65,12 @@ def pausing(streams: Collection[Stream], waiting: bool, now: float) -> set[Utter
         or (urgent and stream.utterance.batch)
         or (not waiting and (_leads(stream, tick) or (urgent and stream.pace.left_s(now) > SPARE_S)))
     }
+
+
+def tick_s(now: float) -> float:
+    """Return the time until streams at their leads may go on: together, once in a frame's time, so that they make one
+    large step instead of many small ones."""
+    return FRAME_S - now % FRAME_S + TICK_SPARE_S
 
 
 def listener_runs_out(streams: Iterable[Stream], now: float, after_s: float = 0.0) -> bool:

@@ -22,7 +22,7 @@ from misotts.engines.interface import Engine, Limits, Step
 from misotts.engines.transfer import own_stream
 from misotts.generate.blocks import BlockPool
 from misotts.generate.core import Core
-from misotts.generate.flow import DEFAULTS, FlowOptions
+from misotts.generate.flow import DEFAULTS, FlowOptions, tick_s
 from misotts.generate.outbox import Outbox
 from misotts.generate.stream import Receiver
 from misotts.generate.utterance import Utterance
@@ -31,8 +31,6 @@ from misotts_client.errors import Internal, MisoError, Unavailable
 log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
-WATCH_WAIT_S = 0.02
-"""Seconds that the loop sleeps between two plans while it has streams but nothing to compute."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +94,14 @@ class Generator:
     def acknowledge(self, stream: int, index: int, cancelled: bool = False, failed: bool = False) -> None:
         """See `Core.acknowledge`."""
         with self._wake:
-            self.core.acknowledge(stream, index, cancelled, failed)
-            self._wake.notify()
+            if self.core.acknowledge(stream, index, cancelled, failed):
+                self._wake.notify()
 
     def take(self, ticket: int, frames: int, gone: bool) -> None:
         """See `Core.take`."""
         with self._wake:
-            self.core.take(ticket, frames, gone)
-            self._wake.notify()
+            if self.core.take(ticket, frames, gone):
+                self._wake.notify()
 
     def figures(self) -> dict[str, Any]:
         """See `Core.figures`."""
@@ -152,7 +150,7 @@ class Generator:
                 return
             if not self.core.streams:
                 self.core.scheduler.check()  # it delays no stream now
-            self._wake.wait(WATCH_WAIT_S if self.core.streams else IDLE_WAIT_S)
+            self._wake.wait(tick_s(time.monotonic()) if self.core.streams else IDLE_WAIT_S)
 
     def step(self) -> bool:
         """Run one step; False if there was nothing to do. The loop's thread calls it, and a test or a benchmark that

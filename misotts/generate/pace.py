@@ -11,12 +11,15 @@ from __future__ import annotations
 from misotts.config import FRAME_MS, MAX_CHUNK_FRAMES
 
 FULL_FRAMES = 8
-"""A chunk of this many frames is sent however much audio the caller has: frames that are held back do not help when
+"""Chunks become no longer than this while the caller has little audio: frames that are held back do not help when
 generation stalls."""
 
+HELD_SHARE = 0.5
+"""Share of the caller's audio that may be held back for a longer chunk: each chunk costs the host time in three stages
+and in the gateway."""
+
 MANY_STREAMS = 128
-"""This many running streams add the smallest chunk's size and the full size once more: each chunk costs the host time
-in three stages."""
+"""This many running streams add the smallest chunk's size and `FULL_FRAMES` once more."""
 
 LEAD_S = 0.16
 """Audio that a caller should still have when a chunk is sent, two frames, in case the next one is late."""
@@ -57,7 +60,8 @@ class Pace:
         elif self._began is None:
             due = frames >= self._first_frames - 1 + min(scale, MAX_CHUNK_FRAMES)
         elif now + step_s + LEAD_S < self._played_out:
-            due = frames >= min(max(FULL_FRAMES * (1 + running // MANY_STREAMS), scale), MAX_CHUNK_FRAMES)
+            most = max(FULL_FRAMES * (1 + running // MANY_STREAMS), HELD_SHARE * self.left_s(now) / FRAME_S, scale)
+            due = frames >= min(most, MAX_CHUNK_FRAMES)
         else:
             due = frames >= min(scale, MAX_CHUNK_FRAMES)
         if due:

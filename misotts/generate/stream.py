@@ -9,18 +9,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from misotts.config import MAX_UNACKNOWLEDGED, NO_SLOT
+from misotts.config import MAX_UNACKNOWLEDGED
 from misotts.generate.pace import Pace
 from misotts.generate.utterance import Utterance
 from misotts_client.errors import MisoError
-
-PROBE_AFTER_S = 0.1
-"""A stream that has been quiet for this long gets an empty chunk; its acknowledgement shows if the caller is still
-there."""
-
-PROBE_WAITING_AFTER_S = 1.0
-"""The same for a stream in the queue: at 10 Hz, a full queue made 500 of the 540 chunks per second that the later
-stages had to take."""
 
 UNTAKEN_FRAMES = 125
 """Frames, 10 s of audio, that may be generated and not written to the caller; the stream then pauses. It counts only
@@ -36,13 +28,13 @@ class Chunk:
 
     stream: int
     slot: int
-    """`NO_SLOT` in a probe of a stream that waits."""
+    """`NO_SLOT` in a chunk that only refuses."""
     admission: int
     """See `Utterance.admission`."""
     index: int
     frames: list[npt.NDArray[np.int32]]
-    """int32 [codebooks] each. Empty in a probe, and in the last chunk of a stream that was broken off. At the end of
-    speech the last frame is the one of zeros."""
+    """int32 [codebooks] each. Empty in the last chunk of a stream that was broken off. At the end of speech the last
+    frame is the one of zeros."""
     codebooks: int
     seed: int
     finish: str
@@ -99,7 +91,6 @@ class Stream:
         self._chunks = 0
         self._unacknowledged: dict[int, float] = {}
         """Time at which each chunk without an acknowledgement was sent, oldest first."""
-        self._last_sent = now
 
     @property
     def started(self) -> bool:
@@ -111,6 +102,11 @@ class Stream:
         """True if no frames should be generated until chunks are acknowledged or written to the caller."""
         untaken = self.utterance.sampled - self._written if self.utterance.order.ticket else 0
         return len(self._unacknowledged) >= MAX_UNACKNOWLEDGED or untaken >= UNTAKEN_FRAMES
+
+    @property
+    def ending(self) -> bool:
+        """True if the stream has ended, or is to end."""
+        return bool(self.finish) or self.cancelled or self.failed
 
     @property
     def settled(self) -> bool:
@@ -135,14 +131,6 @@ class Stream:
         self.finish = finish
         self._flush(now)
 
-    def probe(self, now: float) -> None:
-        """Send an empty chunk if the stream has been quiet."""
-        quiet_s = PROBE_WAITING_AFTER_S if self.utterance.slot == NO_SLOT else PROBE_AFTER_S
-        if now - self._last_sent >= quiet_s and not self._unacknowledged:
-            pending, self._pending = self._pending, []
-            self._flush(now)
-            self._pending = pending
-
     def acknowledge(self, index: int, cancelled: bool, failed: bool) -> list[float]:
         """Record that chunk `index`, and with it every earlier one, has left the last stage; return the times at which
         they were sent."""
@@ -158,7 +146,7 @@ class Stream:
         utterance, order, frames = self.utterance, self.utterance.order, self._pending
         index, codebooks = self._chunks, order.frames.shape[1] - 1
         self._pending = []
-        self._unacknowledged[index] = self._last_sent = now
+        self._unacknowledged[index] = now
         self._chunks += 1
         place = (utterance.stream, utterance.slot, utterance.admission, index)
         told = order.seed, self.finish, utterance.session_turns

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from misotts.config import MAX_UNACKNOWLEDGED
 from misotts.engines.interface import Limits
-from misotts.generate.stream import PROBE_AFTER_S, PROBE_WAITING_AFTER_S, SILENT_AFTER_S, Chunk
+from misotts.generate.stream import SILENT_AFTER_S, Chunk
 from misotts.generate.utterance import Utterance
 from misotts_client.errors import DeadlineExceeded, Unavailable
 from tests.support.scripted import CODEBOOKS, Inbox, ScriptedStage, utterance
@@ -180,24 +180,6 @@ def test_a_deadline_after_the_first_chunk_ends_the_stream_in_finish(stage: Scrip
     stage.now = 1.0
     run(stage)
     assert inbox.finish == "error: DEADLINE_EXCEEDED: TIMEOUT_MS has passed"
-
-
-def test_a_quiet_stream_is_probed() -> None:
-    stage = ScriptedStage(never_ends, Limits(max_streams=1, max_waiting=8, step_positions=16))
-    running = stage.submit(utterance(seed=1, max_frames=50, chunk_frames=25))
-    waiting = stage.submit(utterance(seed=2, max_frames=50))
-    stage.step()
-    stage.now = PROBE_AFTER_S
-    stage.step()
-    assert [len(chunk.codes) for chunk in running.chunks] == [0]
-    assert not waiting.chunks, "a waiting stream holds no slot that would have to be freed soon"
-    stage.now = PROBE_WAITING_AFTER_S
-    stage.step()
-    assert [len(chunk.codes) for chunk in waiting.chunks] == [0]
-    assert running.finish == waiting.finish == ""
-    stage.core.acknowledge(waiting.chunks[0].stream, 0, cancelled=True)
-    stage.core.acknowledge(running.chunks[0].stream, 0, cancelled=True)
-    run(stage)
 
 
 def test_a_stream_that_a_later_stage_lost_is_ended_and_forgotten(stage: ScriptedStage) -> None:

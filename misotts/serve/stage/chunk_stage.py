@@ -93,7 +93,7 @@ class ChunkStage(Stage):
             self.check_device()
 
     def _piece(self, chunk: Chunk) -> Piece[Any] | None:
-        """Return the chunk's piece of its slot's stream, or None: a probe's stream has no slot yet, and a late chunk's
+        """Return the chunk's piece of its slot's stream, or None: a refused stream has no slot, and a late chunk's
         stream has lost its slot to a newer one."""
         _, slot, _, _, admission, _ = chunk.header.tolist()
         if slot == NO_SLOT or admission < self._admission_to[slot]:

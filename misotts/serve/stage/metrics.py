@@ -32,7 +32,7 @@ MALFORMED = Metric(
     "Number of messages of other processes that the stage has dropped because they made no sense.",
     "It increases: another process of this user writes to the server's sockets.",
 )
-CHUNKS = Metric("chunks_total", "Number of chunks that the stage has processed, probes included.")
+CHUNKS = Metric("chunks_total", "Number of chunks that the stage has processed.")
 
 METRICS: dict[str, tuple[Metric, ...]] = {
     "prompt": (

@@ -95,7 +95,7 @@ def test_what_was_done_before_a_failure_is_sent(stage: Any) -> None:
     assert stage.answers[1:] == [(3, 0, [8.0], ""), (2, 0, [], FAILED)]
 
 
-def test_probes_without_a_slot_pass_unchanged(stage: Any) -> None:
+def test_chunks_without_a_slot_pass_unchanged(stage: Any) -> None:
     send(stage, 9, NO_SLOT, 0)
     wait_for(stage, 1)
     assert stage.answers == [(9, 0, [], "")]
