@@ -65,20 +65,19 @@ class GenerateStage(generate.GenerateStage):
         def load_engine(_: Path, config: ModelConfig, limits: Limits, *__: Any) -> FreeEngine:
             return FreeEngine(config, limits)
 
-        generate.load_engine = load_engine
+        vars(generate).update(load_engine=load_engine)
         super().load()
 
 
 class DecodeStage(decode.DecodeStage):
     def load(self) -> None:
-        decode.load_mimi = lambda *_: None
-        decode.Decoder = FreeDecoder
+        vars(decode).update(load_mimi=lambda *_: None, Decoder=FreeDecoder)
         super().load()
 
 
 class WatermarkStage(watermark.WatermarkStage):
     def load(self) -> None:
-        watermark.Watermarker = FreeWatermarker
+        vars(watermark).update(Watermarker=FreeWatermarker)
         super().load()
 
 
@@ -96,5 +95,5 @@ class FreeNetwork:
 
 class NetworkStage(watermark.WatermarkStage):
     def load(self) -> None:
-        watermarker.MarkNetwork = FreeNetwork
+        vars(watermarker).update(MarkNetwork=FreeNetwork)
         super().load()

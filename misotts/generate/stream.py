@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from misotts.config import MAX_UNACKNOWLEDGED
+from misotts.config import MAX_UNACKNOWLEDGED, NO_SLOT
 from misotts.generate.pace import Pace
 from misotts.generate.utterance import Utterance
 from misotts_client.errors import MisoError

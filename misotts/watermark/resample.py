@@ -18,6 +18,8 @@ _KAISER_BETA = 8.0  # 80 dB stop band
 _HALF_WIDTH = 32  # samples of the slower rate to each side: 1.3 ms at 24 kHz
 
 Samples = npt.NDArray[np.float32]
+Counts = npt.NDArray[np.int64]
+"""Counts of samples; an int will do."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +57,23 @@ class Resampler:
         window = np.i0(_KAISER_BETA * np.sqrt(inside)) / np.i0(_KAISER_BETA) * (np.abs(distance) <= self.reach)
         return (cutoff * np.sinc(cutoff * distance) * window).astype(np.float32)
 
-    def known(self, samples: int) -> int:
-        """Number of output samples that the first `samples` of a stream determine."""
-        return max((samples - self.reach) // self.in_block, 0) * self.out_block
+    def known(self, samples: Counts) -> Counts:
+        """Return the number of output samples that the first `samples` of a stream determine."""
+        return np.maximum((samples - self.reach) // self.in_block, 0) * self.out_block
 
-    def touched(self, at: int) -> int:
+    def touched(self, at: Counts) -> Counts:
         """Return the first output sample that input sample `at` can change."""
         return (at - self.reach) // self.in_block * self.out_block
 
-    def piece(self, samples: Samples, at: int) -> tuple[int, Samples]:
-        """Resample float32 [n] that begins at input time `at`, with silence before and after it.
-
-        Returns the output time at which the result begins, `touched(at)`, and the result.
-        """
-        start = self.touched(at)
-        first = start // self.out_block * self.in_block - self.reach  # the first input time that the filter reads
-        blocks = -(-(at + len(samples) + self.reach - first) // self.in_block)
+    def start(self, samples: Samples, count: int) -> tuple[Samples, int]:
+        """Return the first `count` output samples, a multiple of `out_block`, of float32 [n] that begins `reach` samples
+        before the first of them, with silence after it; and the number of samples that no later output depends on."""
+        blocks, rest = divmod(count, self.out_block)
+        assert not rest
         padded = np.zeros(blocks * self.in_block + 2 * self.reach, np.float32)
-        padded[at - first : at - first + len(samples)] = samples
-        return start, _run_blocks(self, padded, blocks)
+        known = samples[: len(padded)]
+        padded[: len(known)] = known
+        return _run_blocks(self, padded, blocks), blocks * self.in_block
 
 
 class ResampleStream:

@@ -45,11 +45,12 @@ class Timing:
         self.delay_frames = self._full_delay() if config.delay_frames is None else config.delay_frames
         """Number of frames that must follow a frame before it goes out."""
 
-    def marked(self, column: int) -> bool:
-        """True if a column's mark is known when the first frame that it changes goes out."""
-        begins = self.down.touched((column - 1) * self.config.HOP_LENGTH)  # negative for a stream's first columns
-        samples = (max(begins, 0) // FRAME_SAMPLES + 1 + self.delay_frames) * FRAME_SAMPLES
-        return column < self.up.known(samples) // self.config.HOP_LENGTH - self.config.columns_ahead
+    def marked(self, columns: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """True for each column with a mark that is known when the first frame that it changes goes out."""
+        begins = self.down.touched((columns - 1) * self.config.HOP_LENGTH)  # negative for a stream's first columns
+        samples = (np.maximum(begins, 0) // FRAME_SAMPLES + 1 + self.delay_frames) * FRAME_SAMPLES
+        late = columns >= self.up.known(samples) // self.config.HOP_LENGTH - self.config.columns_ahead
+        return (columns >= 0) & ~late
 
     def flush_samples(self) -> int:
         """Number of samples of silence at 24 kHz after which the mark of a stream's last sample is known."""
@@ -60,7 +61,7 @@ class Timing:
         """Return the shortest delay with which every column is marked."""
         frame = FRAME_SAMPLES * self.config.SR // SAMPLE_RATE  # columns until a frame and a column coincide again
         self.delay_frames = 0
-        while not all(map(self.marked, range(frame))):
+        while not self.marked(np.arange(frame)).all():
             self.delay_frames += 1
         return self.delay_frames
 
@@ -122,7 +123,6 @@ class _Stream:
     def __init__(self, timing: Timing) -> None:
         self._timing, self._hop = timing, timing.config.HOP_LENGTH
         self._clean = np.zeros(0, np.float32)  # 24 kHz, samples that have not gone out
-        self._out = 0  # number of samples that have gone out
         self._up = ResampleStream(timing.up)
         # The first column reaches half a window before the stream's start.
         self._window = np.zeros(self._hop, np.float32)
@@ -130,7 +130,8 @@ class _Stream:
         self._power = SPEECH_POWER * self._counted
         # The network's first marks belong to columns before column 0 and are dropped.
         self._column = -timing.config.columns_ahead
-        self._mark = np.zeros(0, np.float32)  # 24 kHz, to be added to the samples from `_out` on
+        # The network's rate, from the first sample that the resampling of what has not gone out reads.
+        self._mark, self._mark_at = np.zeros(0, np.float32), -timing.down.reach
 
     def push(self, samples: Samples, last: bool) -> None:
         self._clean = np.concatenate([self._clean, samples])
@@ -157,27 +158,24 @@ class _Stream:
 
     def add_marks(self, marks: Samples) -> None:
         """Overlap-add the next columns' marks, float32 [columns, 2 * hop]."""
-        for mark in marks:
-            if self._column >= 0 and self._timing.marked(self._column):
-                self._add_mark(mark)
-            self._column += 1
-
-    def _add_mark(self, mark: Samples) -> None:
-        at, piece = self._timing.down.piece(mark, (self._column - 1) * self._hop)
-        piece = piece[max(-at, 0) :]
-        at = max(at, 0) - self._out
-        assert at >= 0, "a mark came after its samples had gone out"
-        end = at + len(piece)
-        if end > len(self._mark):
-            self._mark = np.concatenate([self._mark, np.zeros(end - len(self._mark), np.float32)])
-        self._mark[at:end] += piece
+        hop, first = self._hop, self._column
+        self._column += len(marks)
+        marks = marks * self._timing.marked(np.arange(first, self._column))[:, None]
+        added = np.zeros((len(marks) + 1) * hop, np.float32)
+        added[:-hop] = marks[:, :hop].ravel()
+        added[hop:] += marks[:, hop:].ravel()
+        at = (first - 1) * hop - self._mark_at
+        added, at = added[max(-at, 0) :], max(at, 0)
+        missing = at + len(added) - len(self._mark)
+        if missing > 0:
+            self._mark = np.concatenate([self._mark, np.zeros(missing, np.float32)])
+        self._mark[at : at + len(added)] += added
 
     def take(self, last: bool) -> Samples:
         """Return all frames with known marks; at the stream's end all frames."""
         held_back = 0 if last else self._timing.delay_frames * FRAME_SAMPLES
         ready = max(len(self._clean) - held_back, 0)
-        mark = np.zeros(ready, np.float32)
-        mark[: len(self._mark)] = self._mark[:ready]
+        mark, read = self._timing.down.start(self._mark, ready)
         out = np.clip(self._clean[:ready] + mark, -1.0, 1.0)
-        self._clean, self._mark, self._out = self._clean[ready:], self._mark[ready:], self._out + ready
+        self._clean, self._mark, self._mark_at = self._clean[ready:], self._mark[read:], self._mark_at + read
         return out
