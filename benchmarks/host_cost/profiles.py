@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+WAITS = {"Condition.wait", "SocketIO.readinto", "DatagramReceiver._run", "EpollSelector.select", "_worker", "Thread.run", ""}
+"""Functions in which threads wait (the last is Triton's own code): py-spy cannot tell a waiting thread in every system.
+"""
 RATE = 200
 TOP = 12
 
@@ -35,7 +38,9 @@ def read(names: list[str], folder: Path) -> dict[str, list[dict[str, Any]]]:
         counts: Counter[str] = Counter()
         for line in (folder / name).read_text(encoding="utf-8").splitlines():
             stack, _, count = line.rpartition(" ")
-            counts[_function(stack.rpartition(";")[2])] += int(count)
+            frame = stack.rpartition(";")[2]
+            if frame.partition(" (")[0] not in WAITS:
+                counts[_function(frame)] += int(count)
         total = max(sum(counts.values()), 1)
         found[name] = [
             {"function": function, "share": round(count / total, 3)} for function, count in counts.most_common(TOP)
