@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-WAITS = {"Condition.wait", "SocketIO.readinto", "DatagramReceiver._run", "EpollSelector.select", "_worker", "Thread.run", ""}
-"""Functions in which threads wait (the last is Triton's own code): py-spy cannot tell a waiting thread in every system.
-"""
+WAITS = {
+    "",  # Triton's own code
+    *("Condition.wait", "DatagramReceiver._run", "EpollSelector.select", "SocketIO.readinto", "Thread.run", "_worker"),
+}
+"""Functions in which threads wait: py-spy cannot tell a waiting thread on every machine."""
 RATE = 200
 TOP = 12
 
@@ -20,15 +22,9 @@ TOP = 12
 def start(pids: Mapping[str, int], seconds: float, folder: Path) -> list[subprocess.Popen[bytes]]:
     """Begin to sample processes, by name, for `seconds`."""
     binary = shutil.which("py-spy") or str(Path(sys.executable).with_name("py-spy"))
-    return [
-        subprocess.Popen(
-            [binary, "record", f"--pid={pid}", f"--duration={seconds:.0f}", f"--rate={RATE}"]
-            + ["--format=raw", f"--output={folder / name}"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for name, pid in pids.items()
-    ]
+    options = ["record", f"--duration={seconds:.0f}", f"--rate={RATE}", "--format=raw"]
+    commands = [[binary, *options, f"--pid={pid}", f"--output={folder / name}"] for name, pid in pids.items()]
+    return [subprocess.Popen(each, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for each in commands]
 
 
 def read(names: list[str], folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -66,8 +66,9 @@ class Resampler:
         return (at - self.reach) // self.in_block * self.out_block
 
     def start(self, samples: Samples, count: int) -> tuple[Samples, int]:
-        """Return the first `count` output samples, a multiple of `out_block`, of float32 [n] that begins `reach` samples
-        before the first of them, with silence after it; and the number of samples that no later output depends on."""
+        """Resample the beginning of float32 [n], which begins `reach` samples before the first output and has silence
+        after its end: return the first `count` outputs, a multiple of `out_block`, and the number of samples that no
+        later output depends on."""
         blocks, rest = divmod(count, self.out_block)
         assert not rest
         padded = np.zeros(blocks * self.in_block + 2 * self.reach, np.float32)
