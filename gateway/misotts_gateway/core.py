@@ -19,6 +19,7 @@ from tritonclient.grpc import service_pb2
 
 from misotts_client.contract import FRAME_SAMPLES, SAMPLE_RATE
 from misotts_client.errors import MisoError, Unavailable, error_of
+from misotts_client.request import SpeechRequest
 from misotts_client.transport import infer_request
 from misotts_gateway.access_log import AccessLog
 from misotts_gateway.admission import Admission
@@ -29,6 +30,9 @@ from misotts_gateway.limits import STALLED_S, CallerLimits
 from misotts_gateway.request import EMPTY_FINAL, Asked, ModelLimits
 from misotts_gateway.tickets import INPUT, Tickets
 from misotts_gateway.upstream import Upstream
+
+FORGET_S = 5.0
+"""Time in which the server may forget a conversation."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Core:
         self.counts = counts
         self._upstream, self._tickets, self._limits, self._access = upstream, tickets, limits, access
         self._running: set[_Utterance] = set()
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     @property
     def streams(self) -> int:
@@ -140,6 +145,23 @@ class Core:
             if utterance.ticket and not utterance.finish:
                 self._tickets.gone(utterance.ticket, utterance.frames)
             self._record(utterance)
+
+    def forget(self, session: str, caller: Caller) -> None:
+        """Have the server forget a conversation of `caller`. If that fails, it does so when it has been idle."""
+        task = asyncio.create_task(self._forget(session, caller))
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgetting.discard)
+
+    async def _forget(self, session: str, caller: Caller) -> None:
+        asked = Asked(SpeechRequest("", session=session, session_end=1))
+        message = self._message(asked, self._tickets.new(caller.share), caller)
+        with suppress(MisoError, asyncio.TimeoutError):
+            await asyncio.wait_for(self._ended(message, caller), FORGET_S)
+
+    async def _ended(self, message: bytes, caller: Caller) -> None:
+        async with self._upstream.call(message, self._metadata(caller)) as call:
+            async for _ in _responses(call, caller.request_id):
+                pass
 
     def refused(self, error: MisoError) -> None:
         """Count a refusal by the gateway itself."""

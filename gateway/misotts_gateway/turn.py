@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -48,6 +49,11 @@ class Turn:
     request: SpeechRequest
     max_audio_ms: int | None = None
 
+    @property
+    def utterances(self) -> int:
+        """Number of utterances."""
+        return sum(isinstance(part, str) for part in self.parts)
+
 
 @dataclass(frozen=True)
 class Sound:
@@ -70,21 +76,34 @@ async def sounds(core: Core, turn: Turn, caller: Caller) -> AsyncGenerator[Sound
     """Yield the audio of a turn as it comes. The first piece is speech, or the silence before it once speech has come.
 
     One utterance after the other is sent to the private side: the next one when the caller has taken the last piece of
-    the one before. Ask for the next piece only when the last one has been written. Closing the iterator, or cancelling
-    the task that iterates, cancels the utterance.
+    the one before. Several of them are one conversation, which the server forgets at the end if the request names none.
+    Ask for the next piece only when the last one has been written. Closing the iterator, or cancelling the task that
+    iterates, cancels the utterance.
 
     Raises:
         MisoError: an utterance was refused, or ended early.
     """
     most = math.inf if turn.max_audio_ms is None else turn.max_audio_ms * SAMPLE_RATE // 1000
+    own = own_session() if turn.request.session is None and turn.utterances > 1 else None
+    if own:
+        turn = replace(turn, request=replace(turn.request, session=own))
     with core.admit(caller):
-        async with aclosing(_spoken(core, turn, caller)) as pieces:
-            async for piece in pieces:
-                if len(piece.audio) >= most:
-                    yield replace(piece, audio=piece.audio[: int(most)], last=True)
-                    return
-                most -= len(piece.audio)
-                yield piece
+        try:
+            async with aclosing(_spoken(core, turn, caller)) as pieces:
+                async for piece in pieces:
+                    if len(piece.audio) >= most:
+                        yield replace(piece, audio=piece.audio[: int(most)], last=True)
+                        return
+                    most -= len(piece.audio)
+                    yield piece
+        finally:
+            if own:
+                core.forget(own, caller)
+
+
+def own_session() -> str:
+    """Return the name of a conversation that no caller has named."""
+    return f"own-{secrets.token_hex(16)}"
 
 
 async def _spoken(core: Core, turn: Turn, caller: Caller) -> AsyncGenerator[Sound]:

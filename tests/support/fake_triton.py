@@ -60,7 +60,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         script: yields the responses to a request; may be replaced at any time.
         ready: the answer to ServerReady.
         url: host and port.
-        requests: all requests so far.
+        requests: all requests so far, but for those that end a conversation.
+        forgotten: the conversations that were ended.
         cancelled: set when a client cancels a call that is not yet done.
         metadata: names of all headers so far.
         drained: set when a call has ended by itself: the client closed its side and the script is exhausted.
@@ -76,6 +77,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.script = lambda request, context: utterance(3)
         self.ready = False
         self.requests: list[Any] = []
+        self.forgotten: list[str] = []
         self.metadata: list[str] = []
         self.cancelled = threading.Event()
         self.drained = threading.Event()
@@ -90,10 +92,21 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         context.add_callback(lambda: None if done.is_set() else self.cancelled.set())
         self.metadata += [key for key, _ in context.invocation_metadata()]
         for request in request_iterator:  # ends when the client closes its side, like Triton's loop
-            self.requests.append(request)
-            yield from self.script(request, context)
+            if name := _forgotten(request):
+                self.forgotten.append(name)
+                yield answer(samples=0, finish="eos")
+            else:
+                self.requests.append(request)
+                yield from self.script(request, context)
         done.set()
         self.drained.set()
+
+
+def _forgotten(request: Any) -> str:
+    """Return the conversation that a request ends; empty if it asks for speech."""
+    names = [tensor.name for tensor in request.inputs]
+    raw = dict(zip(names, request.raw_input_contents, strict=False))
+    return raw["SESSION"][4:].decode() if "SESSION_END" in raw and not raw["TEXT"].strip(b"\0") else ""
 
 
 def endless(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:

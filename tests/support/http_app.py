@@ -34,6 +34,9 @@ class OneChunk:
     def admit(self, caller: Caller) -> Iterator[None]:
         yield
 
+    def forget(self, session: str, caller: Caller) -> None:
+        pass
+
     async def speak(self, asked: Asked, caller: Caller, admitted: bool) -> AsyncGenerator[Piece]:
         await asyncio.sleep(0)  # the network's part
         yield self._piece

@@ -99,8 +99,7 @@ async def spoken_text(
     service: Service, request: Request, text: str, voice: str | None, field: str, **sampling: Any
 ) -> SpokenText:
     """Return a `SpokenText` of a request; a long text is divided in a thread."""
-    name = session_name(request)
-    sampling = {"session": name, **sampling} if name else sampling
+    sampling = {"session": session_name(request), **sampling}
     threads = service.threads if len(text) > SHORT_BODY else None
     return await in_thread(threads, lambda: SpokenText(service, request, text, voice, field, **sampling))
 

@@ -15,7 +15,7 @@ from misotts_client.contract import FRAME_SAMPLES
 from misotts_client.errors import InvalidArgument, MisoError
 from misotts_client.request import SpeechRequest
 from misotts_gateway.http.answer import StreamingAnswer
-from misotts_gateway.http.request import check_content_type, read_body
+from misotts_gateway.http.request import check_content_type, read_body, session_name
 from misotts_gateway.http.service import Service
 from misotts_gateway.json_fields import read_json
 from misotts_gateway.openai.errors import http_error, refusal
@@ -58,7 +58,8 @@ class Speech:
         caller = request.state.caller
         voice = service.voices.resolve(body.voice, caller.tenant)
         threads = service.threads if body.normalize else threads
-        turn = await in_thread(threads, lambda: _turn(body, voice, service))
+        named = session_name(request)
+        turn = await in_thread(threads, lambda: _turn(body, voice, service, named))
         answer = _Answer(body, turn)
 
         def make() -> AsyncGenerator[bytes]:
@@ -69,14 +70,14 @@ class Speech:
         return StreamingAnswer(make, answer.headers, refusal)
 
 
-def _turn(body: SpeechBody, voice: Chosen, service: Service) -> Turn:
+def _turn(body: SpeechBody, voice: Chosen, service: Service, session: str | None) -> Turn:
     try:
         parts = plan(body.text, service.text, voice=voice.voice, ssml=body.ssml, normalize=body.normalize)
     except SsmlError as error:
         raise InvalidArgument("input", str(error)) from None
     if not any(isinstance(part, str) for part in parts):
         raise InvalidArgument("input", "must have a letter or a digit to speak, it has none")
-    request = SpeechRequest("", voice=voice.voice, speaker=voice.speaker, **body.sampling)
+    request = SpeechRequest("", voice=voice.voice, speaker=voice.speaker, **{"session": session, **body.sampling})
     return Turn(parts, request, body.max_audio_ms)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -18,7 +17,7 @@ from misotts_gateway.callers import Caller
 from misotts_gateway.http.service import Service
 from misotts_gateway.sockets.limits import HOLD_S, MAX_ACTIONS
 from misotts_gateway.text.times import SpeakingRate
-from misotts_gateway.turn import Sound, utterance
+from misotts_gateway.turn import Sound, own_session, utterance
 
 RESTART, STALLED = 1012, 1008
 """Codes with which a socket is closed that drains, and one whose caller takes nothing."""
@@ -101,7 +100,8 @@ class Conversation:
     def __init__(self, service: Service, caller: Caller, name: str | None = None) -> None:
         """`name`: of the conversation; None: one of its own."""
         self._service, self._caller = service, caller
-        self.name = name or f"ws-{secrets.token_hex(16)}"
+        self._name = name or own_session()
+        self._is_own = name is None
         self._queue: deque[_Item] = deque()
         self._characters = 0
         self._come = asyncio.Event()
@@ -112,6 +112,8 @@ class Conversation:
         self._heard_ms: int | None = None
         self._playback = Playback()
         self._rate = SpeakingRate()
+        self._is_known = False
+        """True once the server may know the conversation."""
         self.quiet_since = time.monotonic()
         """When the last thing was sent, or asked for."""
 
@@ -170,12 +172,16 @@ class Conversation:
         Raises:
             Closing: the socket must not go on.
         """
-        while True:
-            await self._more(None, None)
-            with self._service.answering():
-                await self._serve(self._queue[0].turn)
-            if self._service.core.draining and not self._queue:
-                raise Closing(RESTART, "the server is shutting down")
+        try:
+            while True:
+                await self._more(None, None)
+                with self._service.answering():
+                    await self._serve(self._queue[0].turn)
+                if self._service.core.draining and not self._queue:
+                    raise Closing(RESTART, "the server is shutting down")
+        finally:
+            if self._is_own and self._is_known:
+                self._service.core.forget(self._name, self._caller)
 
     async def _serve(self, turn: Speaker) -> None:
         """Do what comes of one turn, until another's comes or nothing has come for `HOLD_S`."""
@@ -233,7 +239,7 @@ class Conversation:
     async def _speak(self, turn: Speaker, text: str) -> None:
         service = self._service
         spoken = service.text.said(text, turn.request.voice)
-        request = replace(turn.request, text=spoken, session=self.name, session_heard_ms=self._heard_ms)
+        request = replace(turn.request, text=spoken, session=self._name, session_heard_ms=self._heard_ms)
         first, turn.begun = not turn.begun, True
         turn.begin(text, self._rate.seconds)
         audio_s = 0.0
@@ -241,7 +247,7 @@ class Conversation:
             async for sound in sounds:
                 if not audio_s:
                     self._playback.begin()
-                    self._last, self._heard_ms = turn, None
+                    self._last, self._heard_ms, self._is_known = turn, None, True
                 piece_s = len(sound.audio) / SAMPLE_RATE
                 audio_s += piece_s
                 self._playback.sent(piece_s)
