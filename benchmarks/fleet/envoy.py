@@ -93,7 +93,7 @@ def running_envoy(
     _listen(operator, operator_port)
     config["admin"]["address"]["socket_address"]["port_value"] = admin_port
     secret = folder / "certificate.yaml"
-    secret.write_text((DEPLOY / "certificate.yaml").read_text().replace("/etc/envoy/tls", str(folder)))
+    secret.write_text((DEPLOY / "certificate.yaml").read_text().replace("/etc/envoy-tls", str(folder)))
     tls = callers["filter_chains"][0]["transport_socket"]["typed_config"]["common_tls_context"]
     tls["tls_certificate_sds_secret_configs"][0]["sds_config"]["path_config_source"]["path"] = str(secret)
     connection_manager(callers).update(change or {})

