@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,9 @@ class Synthesizer:
         self._generator = Generator(self._config, engine, limits, delay_frames(folder) + 1, FlowOptions(lead_s=0))
         self._generator.start()
         self._speaking = threading.Lock()
+        self._tickets = count(1)
+        self._delivered = 0
+        """Frames of the utterance that its caller has got: what the next turn of a conversation knows of it."""
 
     @classmethod
     def load(cls, folder: str | Path, voices: str | Path | None = None, key: bytes = REFERENCE_KEY) -> Synthesizer:
@@ -86,13 +91,17 @@ class Synthesizer:
             first, last = chunk.index == 0, bool(chunk.finish)
             (audio,) = self._decoder.decode([Piece(0, first, chunk.codes)])
             (marked,) = self._watermarker.mark([Piece(0, first, audio, last)])
+            self._delivered = frame + len(marked) // FRAME_SAMPLES
             if len(marked) or last:
                 yield Chunk(marked, frame, chunk.seed, chunk.finish, chunk.session_turns)
-            frame += len(marked) // FRAME_SAMPLES
+            frame = self._delivered
 
     def frames(self, request: SpeechRequest | str, **fields: Any) -> npt.NDArray[np.int32]:
         """Return an utterance's codes, int32 [frames, codebooks], without the frame that ends speech; see `speak`."""
-        codes = np.concatenate([chunk.codes for chunk in self._frame_chunks(as_request(request, fields))])
+        codes = np.zeros((0, self._config.audio_num_codebooks), np.int32)
+        for chunk in self._frame_chunks(as_request(request, fields)):
+            codes = np.concatenate([codes, chunk.codes])
+            self._delivered = len(codes)
         return np.compress(codes.any(axis=1), codes, axis=0)
 
     def _frame_chunks(self, request: SpeechRequest) -> Iterator[FrameChunk]:
@@ -104,7 +113,8 @@ class Synthesizer:
             self._speaking.release()
 
     def _generate(self, request: SpeechRequest) -> Iterator[FrameChunk]:
-        utterance = Utterance(self._prompter.build(request))
+        ticket, self._delivered = next(self._tickets), 0
+        utterance = Utterance(replace(self._prompter.build(request), ticket=ticket))
         inbox, finished = Inbox(), False
         self._generator.submit(utterance, inbox)
         try:
@@ -113,7 +123,9 @@ class Synthesizer:
                 finished = bool(chunk.finish)
                 yield chunk
                 self._generator.acknowledge(chunk.stream, chunk.index)
+                self._generator.take(ticket, self._delivered, gone=False)
         finally:
+            self._generator.take(ticket, self._delivered, gone=True)
             self._generator.abandon(utterance.stream)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from misotts.cli.errors import one_line_errors
 from misotts.cli.gateway_options import with_gateway_options
 from misotts.cli.options import DEFAULT_MODEL, KeyFile, Model, Voices, port_option
 from misotts.engines.table import BackboneLibrary, DepthLibrary, EngineChoice, KvType, WeightType
+from misotts.generate.conversations import SESSIONS, SessionOptions
 from misotts.generate.flow import AdmissionRule, FlowOptions
 from misotts_client.contract import INPUTS
 
@@ -108,6 +109,12 @@ def serve(
             help="Longest audio of a request without MAX_AUDIO_MS; auto: 3 s and 1.2 s a word, from 6 s to 90 s.",
         ),
     ] = None,
+    max_sessions: Annotated[
+        int, typer.Option(min=0, help="Largest number of conversations that are kept; 0: none is.")
+    ] = SESSIONS.most,
+    session_seconds: Annotated[
+        float, typer.Option(min=0, help="Time since its last turn after which a conversation is forgotten.")
+    ] = SESSIONS.idle_s,
     drain_seconds: Annotated[
         float, typer.Option(min=0, help="Longest time that running streams get to end when the server stops.")
     ] = 60.0,
@@ -137,6 +144,7 @@ def serve(
             engines=EngineChoice(backbone, weights, kv_type, depth),
             watermark_key=REFERENCE_KEY if allow_reference_key else read_key(watermark_key_file, allow_weak_key),
             flow=FlowOptions(lead_seconds, admission, max_wait),
+            sessions=SessionOptions(max_sessions, session_seconds),
             max_audio_ms=max_audio,
             drain_s=drain_seconds,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,14 @@ SCRATCH = 0
 """Block 0 is where engines write padding rows; it is never allocated."""
 
 
-def block_keys(prompt: npt.NDArray[np.int32], block_size: int) -> list[bytes]:
-    """Return a key for each full block of a prompt [positions, columns]; it covers all positions up to the block's
-    end."""
-    chain = hashlib.blake2b(digest_size=16)
+def block_keys(rows: npt.NDArray[np.int32], block_size: int, after: bytes = b"") -> list[bytes]:
+    """Return a key for each full block of rows [positions, columns]; it covers all positions up to the block's end.
+    `after`: key of the block before the rows; empty at the beginning of a prompt."""
     keys = []
-    for end in range(block_size, len(prompt) + 1, block_size):
-        chain.update(np.ascontiguousarray(prompt[end - block_size : end]).data)
-        keys.append(chain.digest())
+    for end in range(block_size, len(rows) + 1, block_size):
+        chain = hashlib.blake2b(after, digest_size=16)
+        chain.update(np.ascontiguousarray(rows[end - block_size : end]).data)
+        keys.append(after := chain.digest())
     return keys
 
 
@@ -53,6 +53,11 @@ class BlockPool:
     def num_idle(self) -> int:
         """Number of blocks that contain a prefix which no utterance uses."""
         return len(self._idle)
+
+    @property
+    def keys(self) -> Collection[bytes]:
+        """Keys of the blocks that contain a prefix, used or idle."""
+        return self._block_of.keys()
 
     @property
     def available(self) -> int:
@@ -102,6 +107,14 @@ class BlockPool:
                     self._idle[block] = None
                 else:
                     self._free.append(block)
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """Empty the idle blocks that `keys` identify: nothing will begin with them again."""
+        for key in keys:
+            block = self._block_of.get(key)
+            if block is not None and block in self._idle:
+                del self._idle[block], self._block_of[self._key_of.pop(block)]
+                self._free.append(block)
 
     def _evict(self) -> int:
         block, _ = self._idle.popitem(last=False)

@@ -30,6 +30,7 @@ from misotts.config import NO_SLOT
 from misotts.engines.interface import Limits, Step
 from misotts.generate.admission import Admission
 from misotts.generate.blocks import BlockPool
+from misotts.generate.conversations import SESSIONS, Conversations, SessionOptions, overlap
 from misotts.generate.flow import DEFAULTS, FlowOptions, listener_runs_out, pausing
 from misotts.generate.scheduler import QueueFullError, Scheduler, TooLongError
 from misotts.generate.slot_table import SlotTable
@@ -73,12 +74,14 @@ class Core:
         first_chunk_frames: int = 1,
         options: FlowOptions = DEFAULTS,
         retire_every_s: float = RETIRE_EVERY_S,
+        sessions: SessionOptions = SESSIONS,
     ) -> None:
         """`max_positions`: of the longest utterance. `send`: takes chunks and refusals, and returns at once.
         `first_chunk_frames`: frames of a stream's first chunk where the order names no size. `retire_every_s`: time
-        between two looks for streams to end."""
+        between two looks for streams to end. `sessions`: bounds of conversations."""
         self.scheduler = Scheduler(pool, limits)
         self.admission = Admission(options, limits.max_streams)
+        self.conversations = Conversations(pool, min(max_positions, pool.capacity * pool.block_size), sessions)
         self.statistics = Statistics()
         self.streams: dict[int, Stream] = {}
         """Streams that hold something: waiting, running, or not acknowledged to the end."""
@@ -107,17 +110,26 @@ class Core:
             Unavailable: the stage is closed, its queue is full, the wait for a slot would be too long, or its KV pool
                 is too small.
             Cancelled: the gateway has already told that the caller has left.
+            InvalidArgument: too many turns of its conversation wait.
         """
+        order, begins = utterance.order, True
         self.statistics.submitted += 1
         try:
             if self._closed:
                 raise Unavailable(self._closed)
-            if utterance.order.ticket in self._gone:
+            if order.ticket in self._gone:
                 raise Cancelled("the caller left")
-            if not len(utterance.order.frames):  # its conversation ends, and nothing is spoken
+            if not len(order.frames) and order.session:  # nothing is spoken
+                self.conversations.forget(order.session)
                 self._send(receiver, Chunk.without_frames(utterance, EOS))
                 return
-            self._queue(utterance, now)
+            begins = not order.session or self.conversations.free(order.session)
+            if begins:
+                self._begin(utterance, now)
+            elif self.conversations.waiting < self.scheduler.limits.max_waiting:
+                self.conversations.wait(utterance, now)
+            else:
+                raise overlap()
         except MisoError:
             self.statistics.rejected += 1
             raise
@@ -125,8 +137,31 @@ class Core:
             self._delay_s = 0.0  # what an overload has taught says nothing of an idle server
         stream = Stream(utterance, receiver, self._send, self._first_chunk_frames, now)
         self.streams[utterance.stream] = stream
-        if utterance.order.ticket:
-            self._tickets[utterance.order.ticket] = stream
+        if order.ticket:
+            self._tickets[order.ticket] = stream
+
+    def _begin(self, utterance: Utterance, now: float) -> None:
+        """Queue an utterance, with its complete prompt if it is a turn of a conversation."""
+        if not utterance.order.session:
+            self._queue(utterance, now)
+            return
+        self.conversations.begin(utterance, now)
+        try:
+            self._queue(utterance, now)
+        except MisoError as error:
+            self.conversations.end(utterance, finish_of(error), 0, now)
+            raise
+
+    def _begin_turns(self, now: float) -> None:
+        """Begin the turns that have waited for the one before, or refuse them."""
+        for utterance, begins in self.conversations.take_waiting(now):
+            try:
+                if not begins:
+                    raise overlap()
+                self._begin(utterance, now)
+            except MisoError as error:
+                self.statistics.rejected += 1
+                self._fail(self.streams[utterance.stream], error, now)
 
     def _queue(self, utterance: Utterance, now: float) -> None:
         options = self.admission.options
@@ -187,6 +222,8 @@ class Core:
         """Record that the gateway has written `frames` frames of the utterance with `ticket` to its caller, in all;
         return True if the next plan may differ for it. `gone`: the caller has left; this may come before the utterance
         does."""
+        if gone:
+            self.conversations.cut(ticket, frames)
         stream = self._tickets.get(ticket)
         if stream is None:
             if gone:
@@ -229,6 +266,7 @@ class Core:
             self._retired = now
             for stream in list(self.streams.values()):
                 self._retire(stream, now)
+            self._begin_turns(now)
         if self._acknowledged:
             mean_s = sum(now - sent for sent in self._acknowledged) / len(self._acknowledged)
             self._delay_s = max(mean_s, self._delay_s + DELAY_SHARE * (mean_s - self._delay_s))
@@ -236,6 +274,7 @@ class Core:
         if now - self._refreshed >= REFRESH_EVERY_S:
             self._refreshed = now
             self.admission.refresh(now)
+            self.conversations.expire(now)
         paused = pausing(self.streams.values(), bool(self.scheduler.waiting), now)
         self.paused = len(paused)
         parts = self.scheduler.schedule(paused, self._most(now))
@@ -299,6 +338,8 @@ class Core:
             self._fail(stream, Internal("a later stage failed"), now)
         elif stream.cancelled:
             self._fail(stream, Cancelled("the caller left"), now)
+        elif self.conversations.waits(stream.utterance):
+            pass  # not for a slot
         elif stream.utterance.slot == NO_SLOT and now - stream.submitted > PATIENCE * options.max_wait_s:
             waited = (
                 f"no slot was free for {now - stream.submitted:.1f} s, at most {options.max_wait_s:g} s are allowed"
@@ -318,8 +359,7 @@ class Core:
 
     def _end(self, stream: Stream, finish: str, now: float, last: npt.NDArray[np.int32] | None = None) -> None:
         """End an utterance with a last chunk, which has the frame `last`."""
-        self.scheduler.remove(stream.utterance)
-        self.statistics.end(finish)
+        self._remove(stream, finish, now)
         stream.end(finish, now, last)
 
     def _fail(self, stream: Stream, error: MisoError, now: float) -> None:
@@ -327,10 +367,15 @@ class Core:
         if stream.started:
             self._end(stream, finish_of(error), now)
             return
-        self.scheduler.remove(stream.utterance)
-        self.statistics.end(finish_of(error))
+        self._remove(stream, finish_of(error), now)
         self._forget(stream)
         self._send(stream.receiver, error)
+
+    def _remove(self, stream: Stream, finish: str, now: float) -> None:
+        self.scheduler.remove(stream.utterance)
+        frames = len(stream.utterance.frames)
+        self.conversations.end(stream.utterance, finish, frames if finish in (EOS, LENGTH) else stream.delivered, now)
+        self.statistics.end(finish)
 
     def _forget(self, stream: Stream) -> None:
         self.scheduler.release_slot(stream.utterance)

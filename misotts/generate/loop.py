@@ -21,6 +21,7 @@ from misotts.config import MAX_UNACKNOWLEDGED, ModelConfig
 from misotts.engines.interface import Engine, Limits, Step
 from misotts.engines.transfer import own_stream
 from misotts.generate.blocks import BlockPool
+from misotts.generate.conversations import SESSIONS, SessionOptions
 from misotts.generate.core import Core
 from misotts.generate.flow import DEFAULTS, FlowOptions, tick_s
 from misotts.generate.outbox import Outbox
@@ -63,13 +64,16 @@ class Generator:
         limits: Limits,
         first_chunk_frames: int = 1,
         options: FlowOptions = DEFAULTS,
+        sessions: SessionOptions = SESSIONS,
     ) -> None:
-        """`first_chunk_frames`, `options`: see `Core`."""
+        """`first_chunk_frames`, `options`, `sessions`: see `Core`."""
         # A stream has at most its unacknowledged chunks under way, and the last one, which nothing holds back. Batch
-        # work and listeners may fill the queue each.
-        self._outbox = Outbox((limits.max_streams + 2 * limits.max_waiting) * (MAX_UNACKNOWLEDGED + 2))
+        # work and listeners may fill the queue each, and as many turns of conversations may wait.
+        self._outbox = Outbox((limits.max_streams + 3 * limits.max_waiting) * (MAX_UNACKNOWLEDGED + 2))
         pool = BlockPool(engine.num_blocks, engine.block_size)
-        self.core = Core(pool, limits, config.max_seq_len, self._outbox.put, first_chunk_frames, options)
+        self.core = Core(
+            pool, limits, config.max_seq_len, self._outbox.put, first_chunk_frames, options, sessions=sessions
+        )
         self._engine = engine
         self._launched: deque[_Launched] = deque()
         self._wake = threading.Condition()

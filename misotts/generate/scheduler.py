@@ -181,7 +181,18 @@ class Scheduler:
             self.waiting.remove(utterance)
         elif utterance in self.running:
             self.running.remove(utterance)
+            if utterance.order.session:
+                self._publish(utterance)
             self._free_blocks(utterance)
+
+    def _publish(self, utterance: Utterance) -> None:
+        """Record the full blocks with frames of a running utterance, with which the next turn's prompt begins."""
+        size, keys = self.pool.block_size, utterance.prefix_keys
+        read_back = len(utterance.order.frames) + len(utterance.frames)
+        rows = utterance.rows(len(keys) * size, min(utterance.cached, read_back))
+        for key in block_keys(rows, size, keys[-1] if keys else b""):
+            self.pool.cache_prefix(utterance.blocks[len(keys)], key)
+            keys.append(key)
 
     def release_slot(self, utterance: Utterance) -> None:
         """Free the slot, once the later stages are done with theirs of the same number."""

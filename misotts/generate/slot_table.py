@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from misotts.config import MASKED
 from misotts.engines.interface import Step
 from misotts.generate.scheduler import Part
 from misotts.generate.utterance import Utterance
@@ -32,7 +30,9 @@ class SlotTable:
         for part in parts:
             if part.prefill:
                 self._set(part.utterance)
-                rows.append(_known_rows(part.utterance, part.length))
+                # Frames are among them when they are computed once more after a preemption.
+                start = part.utterance.cached
+                rows.append(part.utterance.rows(start, start + part.length).astype(np.int64))
             else:
                 self._extend(part.utterance)
         slots = np.array([utterance.slot for utterance in utterances], np.int64)
@@ -67,16 +67,3 @@ class SlotTable:
         if len(utterance.blocks) != known:
             self._tables[slot, known : len(utterance.blocks)] = utterance.blocks[known:]
             self._blocks[slot] = len(utterance.blocks)
-
-
-def _known_rows(utterance: Utterance, length: int) -> npt.NDArray[np.int64]:
-    """Return the next `length` rows of an utterance, its prompt and then its frames, int64 [length, codebooks + 1]."""
-    prompt = utterance.order.frames
-    start, end = utterance.cached, utterance.cached + length
-    rows = prompt[start:end].astype(np.int64)
-    again = utterance.frames[max(start - len(prompt), 0) : max(end - len(prompt), 0)]
-    if again:  # computed once more after a preemption
-        frames = np.full((len(again), rows.shape[1]), MASKED, np.int64)
-        frames[:, :-1] = again
-        rows = np.concatenate([rows, frames])
-    return rows

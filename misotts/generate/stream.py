@@ -109,6 +109,12 @@ class Stream:
         return bool(self.finish) or self.cancelled or self.failed
 
     @property
+    def delivered(self) -> int:
+        """Number of frames that the caller has got: those that the gateway has written, or without one all that have
+        been sent."""
+        return self._written if self.utterance.order.ticket else len(self.utterance.frames) - len(self._pending)
+
+    @property
     def settled(self) -> bool:
         """True if no acknowledgement is missing."""
         return self.abandoned or not self._unacknowledged

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from misotts.config import NO_SLOT
+from misotts.config import MASKED, NO_SLOT
 from misotts.order import Order
 
 _streams = itertools.count(1)
@@ -50,6 +50,18 @@ class Utterance:
     def known(self) -> int:
         """Number of positions with known input: the prompt, then the sampled frames."""
         return len(self.order.frames) + self.sampled
+
+    def rows(self, start: int, end: int) -> npt.NDArray[np.int32]:
+        """Return the rows int32 [positions, codebooks + 1] from position `start` to `end`: the prompt, and then the
+        frames that have been read back, as a prompt has them."""
+        prompt = self.order.frames
+        rows = prompt[start:end]
+        spoken = self.frames[max(start - len(prompt), 0) : max(end - len(prompt), 0)]
+        if not spoken:
+            return rows
+        frames = np.full((len(spoken), rows.shape[1]), MASKED, np.int32)
+        frames[:, :-1] = spoken
+        return np.concatenate([rows, frames])
 
     @property
     def generating(self) -> bool:

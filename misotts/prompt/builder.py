@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from msgspec import to_builtins
 
 from misotts.config import FRAME_MS, FRAME_SAMPLES, MASKED, ModelConfig
 from misotts.order import Order
+from misotts.prompt.coded_segment import CodedSegment
 from misotts.prompt.max_audio import longest_audio_ms
 from misotts.prompt.tokenizer import Tokenizer
 from misotts.prompt.voices import Voices
@@ -213,7 +215,10 @@ class Prompter:
             if free < 0:  # found before the audio is encoded, which may take seconds
                 log.info("dropped %d context segments that do not fit", len(request.context) - len(fitting))
                 break
-            fitting.insert(0, np.concatenate([text, self._audio(segment.audio, pause, self._encode)]))
+            encode: Encode = self._encode
+            if isinstance(segment, CodedSegment):
+                encode = partial(_codes_of, segment)
+            fitting.insert(0, np.concatenate([text, self._audio(segment.audio, pause, encode)]))
         return fitting
 
     def _audio(self, audio: Audio, pause: Pause, encode: Encode) -> Rows:
@@ -253,6 +258,10 @@ class Prompter:
         """Return the key of a voice in the cache; the version makes a changed file a new voice."""
         assert request.voice is not None
         return request.voice, value(request, "SPEAKER"), self._voices.version(request.voice)
+
+
+def _codes_of(segment: CodedSegment, *_: object) -> npt.NDArray[np.int32]:
+    return segment.codes
 
 
 def _positions(audio: Audio) -> int:

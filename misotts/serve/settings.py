@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from misotts.engines.table import EngineChoice
+from misotts.generate.conversations import SESSIONS, SessionOptions
 from misotts.generate.flow import DEFAULTS, FlowOptions
 from misotts.watermark.key import REFERENCE_KEY
 
@@ -47,6 +48,7 @@ class ServeOptions:
     engines: EngineChoice = EngineChoice()
     watermark_key: bytes = field(default=REFERENCE_KEY, repr=False)
     flow: FlowOptions = DEFAULTS
+    sessions: SessionOptions = SESSIONS
     max_audio_ms: int | None = None
     """Longest audio of a request without MAX_AUDIO_MS; None: it follows the text."""
     drain_s: float = 60.0

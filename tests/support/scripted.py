@@ -13,6 +13,7 @@ from misotts.engines.embedding import Embedding
 from misotts.engines.interface import Batch, Limits, Sampling, Step
 from misotts.engines.two_part import TwoPart
 from misotts.generate.blocks import BlockPool
+from misotts.generate.conversations import SESSIONS, SessionOptions
 from misotts.generate.core import Core
 from misotts.generate.flow import DEFAULTS, FlowOptions
 from misotts.generate.loop import Generator
@@ -134,10 +135,19 @@ class ScriptedStage:
         retire_every_s: float = 0.0,
         options: FlowOptions = DEFAULTS,
         max_positions: int = CONFIG.max_seq_len,
+        sessions: SessionOptions = SESSIONS,
     ) -> None:
         self._engine = scripted_engine(script, limits, num_blocks)
         pool = BlockPool(num_blocks, self._engine.block_size)
-        self.core = Core(pool, limits, max_positions, deliver, options=options, retire_every_s=retire_every_s)
+        self.core = Core(
+            pool,
+            limits,
+            max_positions,
+            deliver,
+            options=options,
+            retire_every_s=retire_every_s,
+            sessions=sessions,
+        )
         self.steps: list[Step] = []
         self.now = 0.0
         self._codes: deque[npt.NDArray[np.int32]] = deque()

@@ -37,7 +37,8 @@ class GenerateStage(Stage):
         self.link.loading("backbone, depth decoder, KV pool")
         limits = Limits(max_streams=settings.max_streams)
         engine = load_engine(settings.model, self.config, limits, settings.engines, settings.kv_memory, self.device)
-        self.generator = Generator(self.config, engine, limits, delay_frames(settings.model) + 1, settings.flow)
+        first_frames = delay_frames(settings.model) + 1
+        self.generator = Generator(self.config, engine, limits, first_frames, settings.flow, settings.sessions)
         self.acknowledgements = DatagramReceiver(
             settings.acknowledge_socket,
             acknowledge.unpack,
@@ -97,6 +98,9 @@ class GenerateStage(Stage):
             "paused": core.paused,
             "admissible": core.admission.most,
             "waiting": len(scheduler.waiting),
+            "conversations": len(core.conversations),
+            "conversation_bytes": core.conversations.bytes,
+            **{f"conversation_{name}_total": count for name, count in vars(core.conversations.counts).items()},
             "blocks_used": pool.capacity - pool.available,
             "blocks_cached": pool.num_idle,
             "blocks_free": pool.num_free,

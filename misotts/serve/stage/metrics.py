@@ -116,6 +116,18 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric("steps_total", "Number of steps."),
         Metric("frames_total", "Number of frames generated. Divided by the number of steps: the mean batch size."),
         Metric("prefilled_positions_total", "Number of prompt positions computed."),
+        Metric("conversations", "Number of conversations that are kept."),
+        Metric("conversation_bytes", "Bytes of what was said in them. Their KV blocks are not counted."),
+        Metric("conversation_turns_total", "Number of utterances that became a turn of a conversation."),
+        Metric(
+            "conversation_trimmed_total", "Number of turns with a prompt that was too long, and lost its oldest turns."
+        ),
+        Metric(
+            "conversation_evicted_total",
+            "Number of conversations forgotten because there were more than --max-sessions.",
+            "Its rate stays above 0: raise --max-sessions, callers get SESSION_TURNS 0 within a conversation.",
+        ),
+        Metric("conversation_expired_total", "Number of conversations without a turn for --session-seconds."),
         Metric("prefix_blocks_shared_total", "Number of KV blocks of prompts that were found in the pool."),
         Metric(
             "preempted_total",
