@@ -7,10 +7,14 @@ weights are random numbers, made on the device, in a model folder in memory; the
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 import time
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +31,7 @@ from demo.model import make_mimi_weights, make_silentcipher, make_tokenizer
 from misotts.model.weight_files import save_weights
 from misotts.serve.local import running_server
 
+MPS = "nvidia-cuda-mps-control"
 IN_MEMORY = Path("/dev/shm")
 MAX_VOCABULARY = 1024
 """Size of the tokenizer: training one of 128,000 takes minutes."""
@@ -35,14 +40,21 @@ START_S = 180.0
 SLOWEST_MS_PER_CHAR = 70.0
 
 
-def server(section: Section) -> None:
+def server(section: Section, mps: bool = False) -> None:
     """Sends the time until the server is ready, and the tables `callers` (closed loops) and `calls` (open loops).
 
+    Args:
+        mps: the stages share the GPU by NVIDIA's Multi-Process Service instead of taking turns.
+
     Raises:
-        SkippedError: there is no tritonserver here, neither installed nor carried along.
+        SkippedError: there is no tritonserver here, neither installed nor carried along, or no MPS.
     """
     sizes = section.sizes
-    with TemporaryDirectory() as environment, TemporaryDirectory(dir=_roomy(section)) as folder:
+    with (
+        TemporaryDirectory() as environment,
+        TemporaryDirectory(dir=_roomy(section)) as folder,
+        _running_mps() if mps else nullcontext(),
+    ):
         python = _python_with_triton(Path(environment))
         began = time.monotonic()
         model = make_model(section, Path(folder) / "model")
@@ -78,6 +90,20 @@ def _measure(section: Section, table: str, load: Load, target: Target, **where: 
     }
     section.row(table, **where, **row)
     section.check(f"{table}, {where}", not figures["errors"], errors=figures["errors"], calls=figures["calls"])
+
+
+@contextmanager
+def _running_mps() -> Iterator[None]:
+    """Run NVIDIA's Multi-Process Service for the processes that are started in the block."""
+    if not shutil.which(MPS):
+        raise SkippedError(f"{MPS} is missing")
+    with TemporaryDirectory() as folder:
+        os.environ.update(CUDA_MPS_PIPE_DIRECTORY=folder, CUDA_MPS_LOG_DIRECTORY=folder)
+        subprocess.run([MPS, "-d"], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([MPS], input=b"quit\n", check=True)
 
 
 def make_model(section: Section, folder: Path) -> Path:

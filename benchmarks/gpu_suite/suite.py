@@ -69,6 +69,7 @@ def parts() -> list[Part]:
         Part("peer", _later("gpu_suite.peer", "peer", compiled=False), 60),
         Part("peer, compiled", _later("gpu_suite.peer", "peer", compiled=True), 120),
         Part("server", _later("gpu_suite.server", "server"), 270, alone=True),
+        Part("server, mps", _later("gpu_suite.server", "server", mps=True), 270, alone=True),
     ]
 
 

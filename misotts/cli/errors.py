@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import typer
 
+from misotts.serve.report import formed
+
 
 @contextmanager
 def one_line_errors(*errors: type[Exception]) -> Iterator[None]:
@@ -16,7 +18,7 @@ def one_line_errors(*errors: type[Exception]) -> Iterator[None]:
         yield
     except errors as error:
         try:
-            typer.echo(f"error: {_words(error)}", err=True)
+            typer.echo(formed(f"error: {_words(error)}"), err=True)
         except OSError:  # nothing reads stderr; Python would write the line again at its end, and change the status
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         raise typer.Exit(1) from None

@@ -54,14 +54,24 @@ def _gone(port: int | None) -> int | None:
     return port
 
 
+def _ports(first: int) -> str:
+    return f"{first}, and 10 more for each number of --gpu."
+
+
 @with_gateway_options
 def serve(
     model: Model = DEFAULT_MODEL,
     voices: Voices = None,
     host: Annotated[str, typer.Option(help="Address or host name to listen on.")] = "0.0.0.0",
-    grpc_port: Annotated[int, port_option("Port of gRPC.")] = 8001,
-    http_port: Annotated[int, port_option("Port of HTTP and WebSockets.")] = 8080,
-    ready_port: Annotated[int, port_option("Port of /ready, /live and /metrics.")] = 8003,
+    gpu: Annotated[
+        int | None,
+        typer.Option(min=0, help="Use this GPU of several, counted from 0, and its share of the cores near it."),
+    ] = None,
+    grpc_port: Annotated[int | None, port_option(f"Port of gRPC; by default {_ports(8001)}")] = None,
+    http_port: Annotated[int | None, port_option(f"Port of HTTP and WebSockets; by default {_ports(8080)}")] = None,
+    ready_port: Annotated[
+        int | None, port_option(f"Port of /ready, /live and /metrics; by default {_ports(8003)}")
+    ] = None,
     metrics_port: Annotated[int | None, typer.Option(hidden=True, callback=_gone)] = None,
     max_streams: Annotated[int, typer.Option(min=1, help="Largest number of utterances generated at once.")] = 16,
     kv_memory: Annotated[
@@ -118,6 +128,7 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option(min=0, help="Longest time that running streams get to end when the server stops.")
     ] = 60.0,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Write the lines on stderr as JSON objects.")] = False,
     gateway: tuple[str, ...] = (),
 ) -> None:
     """Run the server until SIGINT or SIGTERM.
@@ -125,19 +136,27 @@ def serve(
     At the signal it refuses new requests, lets running streams end and exits with status 0. A second signal stops it
     immediately. It exits with status 1 if it cannot start, or if a stage, tritonserver or the gateway dies.
     """
+    from misotts.serve.gpus import PORTS_APART, NoGpuError, use_gpu
     from misotts.serve.launcher import ServeError
     from misotts.serve.launcher import serve as run
+    from misotts.serve.report import report, write_json
     from misotts.serve.settings import Ports, ServeOptions
     from misotts.watermark.key import REFERENCE_KEY, WatermarkKeyError, read_key
 
-    if len({grpc_port, http_port, ready_port}) < 3:
+    if log_json:
+        write_json()
+    more = PORTS_APART * (gpu or 0)
+    ports = Ports(grpc_port or 8001 + more, http_port or 8080 + more, ready_port or 8003 + more)
+    if len({*vars(ports).values()}) < 3:
         raise typer.BadParameter("--grpc-port, --http-port and --ready-port must differ")
-    with one_line_errors(ServeError, WatermarkKeyError):
+    with one_line_errors(ServeError, WatermarkKeyError, NoGpuError):
+        if gpu is not None:
+            report(f"misotts: {use_gpu(gpu)}")
         options = ServeOptions(
             model=model,
             voices=voices,
             host=host,
-            ports=Ports(grpc_port, http_port, ready_port),
+            ports=ports,
             gateway=gateway,
             max_streams=max_streams,
             kv_memory=kv_memory,

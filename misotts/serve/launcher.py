@@ -26,6 +26,7 @@ from misotts.engines.table import EngineError, check_engines
 from misotts.files import folder_fault
 from misotts.serve.child import Child
 from misotts.serve.control import SILENT_S, TRITON, Control, Event
+from misotts.serve.gpus import without_mps
 from misotts.serve.report import report
 from misotts.serve.run_folder import RunFolderError, close_shared_memory, run_folder
 from misotts.serve.settings import GATEWAY, ServeOptions, StageSettings
@@ -139,6 +140,8 @@ class _Launcher:
         began = time.monotonic()
         if self._settings.watermark_key == REFERENCE_KEY:
             _report("the watermark key is the one that MisoTTS publishes: the mark proves nothing")
+        if without_mps():
+            _report("no MPS: the stages take turns on the GPU instead of sharing it (docs/fleet.md)")
         self._settings.save()
         environment = {name: value for name, value in os.environ.items() if name != KEY_ENV}
         self._gateway.start(self._gateway_command(), environment)

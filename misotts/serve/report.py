@@ -1,14 +1,48 @@
-"""Lines for the operator, on stderr. Whether they are read never changes what the server does."""
+"""Lines for the operator, on stderr, as text or as JSON. Whether they are read never changes what the server does."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import select
 import sys
+from datetime import datetime, timezone
 
 LONGEST_LINE = 4096
 """Bytes that a pipe takes at once when it is writable at all."""
+
+
+_json = False
+_SOURCE = re.compile(r"misotts: (?:(gateway|prompt|generate|decode|watermark) +)?")
+
+
+def write_json() -> None:
+    """From now on, write each line as a JSON object: `time`, `level`, `message`, and `source`, which is a stage,
+    `gateway`, `launcher`, or `triton` for lines of its log."""
+    global _json
+    _json = True
+
+
+def formed(line: str) -> str:
+    """Return a line as it is written: as it is, or after `write_json` as a JSON object."""
+    if not _json:
+        return line
+    found = _SOURCE.match(line)
+    error = line.startswith("error: ")
+    fields = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        "level": "error" if error else "info",
+        "source": (found[1] or "launcher") if found else "launcher" if error else "triton",
+        "message": _cut(line[found.end() :] if found else line.removeprefix("error: ")),
+    }
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _cut(text: str) -> str:
+    """Return at most half of `LONGEST_LINE`: an object must not be cut, and quotes are doubled in it."""
+    return text.encode(errors="replace")[: LONGEST_LINE // 2].decode(errors="ignore")
 
 
 def report(line: str) -> None:
@@ -19,4 +53,4 @@ def report(line: str) -> None:
     with contextlib.suppress(OSError):
         # The descriptor, because a line that stays in `sys.stderr` would fail again at the end and change the status.
         if select.select([], [2], [], 0)[1]:
-            os.write(2, f"{line}\n".encode(errors="replace")[:LONGEST_LINE])
+            os.write(2, f"{formed(line)}\n".encode(errors="replace")[:LONGEST_LINE])

@@ -91,8 +91,8 @@ def test_the_sections_of_most_worth_fit_into_one_command() -> None:
     names = [part.name for part in parts()]
     first = parts()[: names.index("kernels, pdl") + 1]
     assert sum(part.seconds for part in first) <= SECONDS - START_S - GRACE_S
-    (server,) = (part for part in parts() if part.alone)
-    assert server.seconds <= 300
+    for server in (part for part in parts() if part.alone):
+        assert server.seconds <= 300
 
 
 def test_what_travels_to_the_gpu_machine_fits() -> None:

@@ -199,3 +199,15 @@ def test_a_client_that_knows_nothing_of_health_meets_a_drain() -> None:
     assert {finish for after, finish in results if not after} == {"eos"}
     assert {finish for after, finish in results if after} <= {"eos", "UNAVAILABLE"}
     assert sum(finish == "UNAVAILABLE" for after, finish in results) >= 10
+
+
+def test_the_compose_file_for_eight_gpus() -> None:
+    compose = yaml.safe_load((DEPLOY.parent / "compose-8.yaml").read_text())
+    servers = [each for name, each in compose["services"].items() if name.startswith("gpu")]
+    assert [each["environment"]["GPU"] for each in servers] == [str(number) for number in range(8)]
+    for each in servers:
+        words = each["command"].split()
+        ports = [words[words.index(f"--{name}-port") + 1] for name in ("grpc", "http", "ready")]
+        assert ports == ["8001", "8080", "8003"], "as envoy.yaml has them"
+        assert each["networks"]["default"]["aliases"] == ["misotts-replicas"]
+        assert int(each["stop_grace_period"].rstrip("s")) >= int(words[-1].rstrip("'")) + 12
