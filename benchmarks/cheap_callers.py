@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import multiprocessing
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class CheapRun:
 
     answers: list[Answer]
     """In the order of the calls."""
+    seconds: float
+    """Time from the start to the end of the last call."""
     cpu_s: float
     """CPU time of the callers' process during the run."""
     lags_s: list[float] = field(default_factory=list)
@@ -40,28 +43,30 @@ class CheapRun:
 
 
 def run(url: str, load: Load) -> CheapRun:
-    """Make the calls of an open loop in a new process, and hear all of them to their end. The server is warm."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+    """Make the calls of a load in a new process, and hear all of them to their end. The server is warm."""
+    # A session of its own, so that where Linux shares the CPU among sessions the callers do not wait for the server.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=os.setsid) as process:
         return process.submit(_run, url, load).result()
 
 
 def _run(url: str, load: Load) -> CheapRun:
-    return asyncio.run(_drive(url, list(calls(load))))
+    return asyncio.run(_drive(url, load))
 
 
 @dataclass
 class _Heard:
     """What one call has got: the responses' times and bytes, or the status of the call."""
 
-    sent_s: float = 0.0
+    call: Call
+    due_s: float
+    sent_s: float
     ended_s: float = 0.0
     responses: list[tuple[float, bytes]] = field(default_factory=list)
     error: str = ""
 
 
-async def _drive(url: str, planned: list[Call]) -> CheapRun:
-    messages = [infer_request(call.request).SerializeToString() for call in planned]
-    heard = [_Heard() for _ in planned]
+async def _drive(url: str, load: Load) -> CheapRun:
+    heard: list[_Heard] = []
     lags_s: list[float] = []
     async with open_channel(grpc.aio, url) as channel:
         await channel.channel_ready()
@@ -70,16 +75,31 @@ async def _drive(url: str, planned: list[Call]) -> CheapRun:
         gc.disable()
         cpu, start = time.process_time(), time.perf_counter()
 
-        async def make(n: int) -> None:
-            each = heard[n]
-            each.sent_s = time.perf_counter() - start
-            call = method(iter([messages[n]]))
+        def clock() -> float:
+            return time.perf_counter() - start
+
+        async def make(call: Call) -> None:
+            message = infer_request(call.request).SerializeToString()
+            now = clock()
+            each = _Heard(call, now if call.at_s is None else call.at_s, now)
+            heard.append(each)
             try:
-                async for data in call:
-                    each.responses.append((time.perf_counter() - start, data))
+                async for data in method(iter([message])):
+                    each.responses.append((clock(), data))
             except grpc.aio.AioRpcError as error:
                 each.error = error.details() or error.code().name
-            each.ended_s = time.perf_counter() - start
+            each.ended_s = clock()
+
+        async def open_loop() -> None:
+            tasks = []
+            for call in calls(load):
+                await asyncio.sleep((call.at_s or 0.0) - clock())
+                tasks.append(asyncio.create_task(make(call)))
+            await asyncio.gather(*tasks)
+
+        async def closed_loop() -> None:
+            while clock() < load.seconds:
+                await make(next(planned))
 
         async def measure_lag() -> None:
             while True:
@@ -87,21 +107,19 @@ async def _drive(url: str, planned: list[Call]) -> CheapRun:
                 await asyncio.sleep(LAG_STEP_S)
                 lags_s.append(time.perf_counter() - asleep - LAG_STEP_S)
 
+        planned = calls(load)
         watcher = asyncio.create_task(measure_lag())
-        tasks = []
-        for n, call in enumerate(planned):
-            await asyncio.sleep((call.at_s or 0.0) - (time.perf_counter() - start))
-            tasks.append(asyncio.create_task(make(n)))
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*[closed_loop() for _ in range(load.streams)] if load.streams else [open_loop()])
         watcher.cancel()
-        cpu_s = time.process_time() - cpu
-    return CheapRun([_answer(call, each) for call, each in zip(planned, heard, strict=True)], cpu_s, lags_s)
+        seconds, cpu_s = clock(), time.process_time() - cpu
+    heard.sort(key=lambda each: each.call.number)
+    return CheapRun([_answer(each) for each in heard], seconds, cpu_s, lags_s)
 
 
-def _answer(call: Call, heard: _Heard) -> Answer:
+def _answer(heard: _Heard) -> Answer:
     """Read a call's responses."""
-    answer = Answer(call, due_s=call.at_s or 0.0, sent_s=heard.sent_s, ended_s=heard.ended_s)
-    check, reader = AnswerCheck(call.request), ChunkReader()
+    answer = Answer(heard.call, due_s=heard.due_s, sent_s=heard.sent_s, ended_s=heard.ended_s)
+    check, reader = AnswerCheck(heard.call.request), ChunkReader()
     try:
         for at_s, data in heard.responses:
             response: Any = service_pb2.ModelStreamInferResponse.FromString(data)

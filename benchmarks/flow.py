@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import grpc
+import numpy as np
+import psutil
 from tritonclient.grpc import service_pb2_grpc
 
+from benchmarks import cheap_callers
 from benchmarks.capacity.simulate import simulate
 from benchmarks.costs.gpus import GPUS, floor
 from benchmarks.load.caller import Answer
-from benchmarks.load.drive import Run, drive
 from benchmarks.load.plan import Load
 from benchmarks.load.playback import Arrival, play
 from benchmarks.load.summary import percentiles
@@ -41,6 +43,7 @@ LOOKS_S = (10.0, 20.0)
 STOPS_AFTER_S = 2.0
 UTTERANCE_CHARS = 43
 """At the 70 ms a character of `Load`, 3 s of audio."""
+FULL_S = 12.0
 OVERLOAD_S = 20.0
 LATE_S = 0.02
 SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
@@ -112,7 +115,9 @@ def overload(model: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for rule in ("pace", "slots"):
         with running_server(model, f"--admission={rule}", "--max-wait=2", "--max-streams=16") as server:
-            full = _run(server, Load(streams=16, seconds=12.0, chars=UTTERANCE_CHARS, lead_ms=None))
+            full = cheap_callers.run(
+                server.url, Load(streams=16, seconds=FULL_S, chars=UTTERANCE_CHARS, lead_ms=None, seed=1)
+            )
             carried = sum(answer.audio_s for answer in full.answers) / full.seconds
             found[rule] = {
                 "carried_streams": round(carried, 2),
@@ -120,7 +125,7 @@ def overload(model: Path) -> dict[str, Any]:
             }
             for times in (3, 10) if rule == "pace" else (3,):
                 load = Load(rate=times * carried / 3.0, seconds=OVERLOAD_S, chars=UTTERANCE_CHARS, lead_ms=None)
-                found[rule][f"{times} times"] = judge(_run(server, load).answers)
+                found[rule][f"{times} times"] = _judged(server, load)
                 print(rule, times, found[rule], flush=True)
             if rule == "pace":
                 found[rule]["burst"] = asyncio.run(_burst(server))
@@ -128,8 +133,25 @@ def overload(model: Path) -> dict[str, Any]:
     return found
 
 
-def _run(server: RunningServer, load: Load) -> Run:
-    return asyncio.run(drive(load, server.url, lambda: None, lambda _: None))
+def _judged(server: RunningServer, load: Load) -> dict[str, Any]:
+    """Return the figures of an overload, and how long the gateway's event loop and the callers' were ready to run and
+    had to wait for a CPU."""
+    before = _gateway_times(server)
+    run = cheap_callers.run(server.url, load)
+    cpu_s, waited_s = np.subtract(_gateway_times(server), before).tolist()
+    return {
+        **judge(run.answers),
+        "gateway": {"cpu_s": round(cpu_s, 2), "waited_for_cpu_s": round(waited_s, 2)},
+        "callers": {"cpu_s": round(run.cpu_s, 2), "lag_ms": _rounded([lag * 1000 for lag in run.lags_s], 1)},
+    }
+
+
+def _gateway_times(server: RunningServer) -> tuple[float, float]:
+    """Return the seconds that the main thread of the gateway has run, and those that it was ready to and did not."""
+    children = psutil.Process(server.process.pid).children()
+    gateway = next(child for child in children if "misotts_gateway" in child.cmdline())
+    ran_ns, waited_ns, _ = Path(f"/proc/{gateway.pid}/schedstat").read_text().split()
+    return int(ran_ns) / 1e9, int(waited_ns) / 1e9
 
 
 def judge(answers: list[Answer]) -> dict[str, Any]:
@@ -158,7 +180,7 @@ def _rounded(values: list[float], digits: int) -> dict[str, float | None]:
 
 
 async def _burst(server: RunningServer) -> dict[str, Any]:
-    """Send 60 calls at once, then none; return the delays told, and the time until a call was accepted."""
+    """Send 60 calls at once, then short ones; return the delays told, and when the first of these was accepted."""
     async with AsyncClient(server.url) as client:
 
         async def call(audio_ms: int) -> float | None:
@@ -175,9 +197,11 @@ async def _burst(server: RunningServer) -> dict[str, Any]:
         calls = [asyncio.create_task(call(3000)) for _ in range(60)]
         await asyncio.sleep(0.3)
         told = [delay for task in calls if task.done() and (delay := task.result()) is not None]
+        sent = time.monotonic()
         while await call(800) is not None:
             await asyncio.sleep(0.05)
-        free_s = time.monotonic() - began
+            sent = time.monotonic()
+        free_s = sent - began
         await asyncio.gather(*calls)
     return {"told_s": round(statistics.median(told), 2) if told else None, "free_after_s": round(free_s, 2)}
 

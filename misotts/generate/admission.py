@@ -2,7 +2,9 @@
 
 With the rule `pace`, as many utterances run as generation can carry at the pace of playback. A step of n frames takes
 a + b n seconds, where a and b are not known. What a step of n frames in t seconds shows is therefore one-sided: if t is
-below a frame's 80 ms, then at least n * 80 ms / t can be carried, and if it is above, at most that many.
+below a frame's 80 ms, then at least n * 80 ms / t can be carried, and if it is above, at most that many. Steps that
+take much longer than their neighbours, as on a machine that other work shares, count by their spans' means: at n = 1
+they would show that nothing can be carried.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ from misotts.generate.pace import FRAME_S
 
 WINDOW_S = 10.0
 SHARE = 0.9
-"""Quantile of the steps' times that must stay below 80 ms."""
-GOAL_S = 0.9 * FRAME_S
+"""Quantile of the spans' step times that must stay below 80 ms."""
+GOAL_S = 0.8 * FRAME_S
 """Step time up to which more utterances are let in. Between it and 80 ms nothing changes, so that the number of
-utterances does not swing."""
-MIN_STEPS = 10
+utterances does not swing, and streams gain on playback until the machine is disturbed."""
+SPAN_S = 0.25
+"""Steps are judged by their mean time in spans of this length: a listener's audio bridges one that takes long."""
+MIN_SPANS = 3
 RECOVER_S = 30.0
 """Time after which one more is tried again where too many were too slow: the machine may have been disturbed."""
 KEPT_LENGTHS = 32
@@ -42,9 +46,12 @@ class Admission:
         self.proven = slots if options.admission == "slots" else 1
         """Utterances that can be carried for certain; grows to `most` as larger steps are measured."""
         self.step_s = 0.0
-        """Time that nine of ten steps stay below; 0 before any is measured."""
+        """Mean step time that nine of ten spans stay below; 0 before any is measured."""
         self._slots, self._changed = slots, 0.0
-        self._steps: deque[tuple[float, float, int]] = deque()
+        self._spans: deque[tuple[float, float, float]] = deque()
+        """Time, mean time of a step, and mean number of its frames."""
+        self._span = (0.0, 0, 0)
+        """Seconds, steps and frames of the span that is not complete."""
         self._full_step_s = 0.0
         """Mean time of the steps with the most frames."""
         self._lengths: deque[tuple[int, int]] = deque(maxlen=KEPT_LENGTHS)
@@ -52,9 +59,13 @@ class Admission:
     def add_step(self, seconds: float, frames: int, now: float) -> None:
         """Record a step of `seconds` that sampled `frames` frames."""
         if frames:
-            self._steps.append((now, seconds, frames))
-            while self._steps[0][0] <= now - WINDOW_S:  # of work: what an idle server has learned stays
-                self._steps.popleft()
+            spent, steps, sampled = self._span[0] + seconds, self._span[1] + 1, self._span[2] + frames
+            self._span = (spent, steps, sampled)
+            if spent >= SPAN_S:
+                self._span = (0.0, 0, 0)
+                self._spans.append((now, spent / steps, sampled / steps))
+                while self._spans[0][0] <= now - WINDOW_S:  # of work: what an idle server has learned stays
+                    self._spans.popleft()
 
     def add_end(self, frames: int, most: int) -> None:
         """Record that speech of at most `most` frames came to its end after `frames`."""
@@ -62,16 +73,16 @@ class Admission:
 
     def refresh(self, now: float) -> None:
         """Draw the conclusions from the steps so far; it is called some ten times a second."""
-        if len(self._steps) < MIN_STEPS:
+        if len(self._spans) < MIN_SPANS:
             return
-        _, seconds, frames = np.array(self._steps).T
+        _, seconds, frames = np.array(self._spans).T
         self.step_s = float(np.quantile(seconds, SHARE))
         # Those with the most frames say most about steps with more.
-        enough = np.sort(frames)[-MIN_STEPS]
+        enough = np.sort(frames)[-MIN_SPANS]
         large = frames >= 0.75 * enough
         self._full_step_s = float(seconds[large].mean())
         if self.options.admission == "pace":
-            self._judge(seconds[large], frames[large], int(enough), now)
+            self._judge(seconds[large], frames[large], round(enough), now)
 
     def _judge(self, seconds: _Floats, frames: _Floats, enough: int, now: float) -> None:
         """Draw the conclusions from large steps. `enough`: frames that some of the steps had at least."""

@@ -304,7 +304,7 @@ class Core:
 
     def collect(self, frames: npt.NDArray[np.int32], now: float) -> None:
         """Take the frames [samples, codebooks] of the oldest step in flight."""
-        running = len(self.scheduler.running)
+        running, crowded = len(self.scheduler.running), bool(self.scheduler.waiting)
         sampled = zip(self._in_flight.popleft(), frames, frames.any(axis=1).tolist(), strict=True)
         # The youngest first: a stream's first sound must not wait behind the next frames of the others.
         for utterance, codes, is_speech in reversed(list(sampled)):
@@ -319,7 +319,7 @@ class Core:
             elif len(utterance.frames) == utterance.order.max_frames:
                 self._finish(stream, LENGTH, now, codes)
             else:
-                stream.add(codes, running, self._delay_s, now)
+                stream.add(codes, running, self._delay_s, now, crowded)
 
     def close(self, error: MisoError, now: float) -> None:
         """End every stream with `error`, and refuse all that come from now on for the same reason."""

@@ -45,21 +45,25 @@ class Pace:
         self._played_out = now
         """Time at which the caller will have played everything, if it plays without pause from the first chunk on."""
 
-    def full(self, frames: int, running: int, delay_s: float, now: float) -> bool:
+    def full(self, frames: int, running: int, delay_s: float, now: float, crowded: bool = False) -> bool:
         """True if `frames` frames, the last of which is new, should be sent now.
 
         Args:
             running: number of running streams.
             delay_s: time that the later stages have lately taken for a chunk. They do one chunk of a stream after the
-                other, so a chunk must play for about as long as the next one takes.
+                other, so a chunk must play for about as long as the next one takes, which may take that much longer.
+            crowded: True if utterances wait for a slot, so that the server works at its limit. The first chunk is then
+                a full one: a caller that has waited for its slot loses little, and steps that take longer than others
+                do not make it run out.
         """
         step_s, self._last_frame = now - self._last_frame, now
         scale = max(1 + running // MANY_STREAMS, round(BATCH_SHARE * delay_s / FRAME_S))
         if self._chunk_frames:
             due = frames >= self._chunk_frames
         elif self._began is None:
-            due = frames >= self._first_frames - 1 + min(scale, MAX_CHUNK_FRAMES)
-        elif now + step_s + LEAD_S < self._played_out:
+            first = max(scale, FULL_FRAMES) if crowded else scale
+            due = frames >= self._first_frames - 1 + min(first, MAX_CHUNK_FRAMES)
+        elif now + step_s + LEAD_S + delay_s < self._played_out:
             most = max(FULL_FRAMES * (1 + running // MANY_STREAMS), HELD_SHARE * self.left_s(now) / FRAME_S, scale)
             due = frames >= min(most, MAX_CHUNK_FRAMES)
         else:

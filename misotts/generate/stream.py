@@ -124,10 +124,12 @@ class Stream:
         oldest = next(iter(self._unacknowledged.values()), now)
         return now - oldest >= SILENT_AFTER_S
 
-    def add(self, codes: npt.NDArray[np.int32], running: int, delay_s: float, now: float) -> None:
+    def add(
+        self, codes: npt.NDArray[np.int32], running: int, delay_s: float, now: float, crowded: bool = False
+    ) -> None:
         """Add a frame's codes int32 [codebooks]; send a chunk when it is time: see `Pace.full`."""
         self._pending.append(codes)
-        if self.pace.full(len(self._pending), running, delay_s, now):
+        if self.pace.full(len(self._pending), running, delay_s, now, crowded):
             self._flush(now)
 
     def end(self, finish: str, now: float, last: npt.NDArray[np.int32] | None = None) -> None:
