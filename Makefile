@@ -61,7 +61,7 @@ format: $(READY) ## format the code
 # Checkpoint and graph in MODEL/engines, from which `make build` builds engines for the GPU here: docs/deploy.md.
 convert: $(READY) $(MODEL) ## write what `make build` reads
 	$(BIN)/python -m convert backbone $(MODEL)
-	$(BIN)/python -m convert depth $(MODEL) --dtype bfloat16
+	$(BIN)/python -m convert depth $(MODEL)
 
 build: $(READY) $(MODEL) ## build engines for the GPU of this machine
 	$(BIN)/python -m build backbone $(MODEL) --max-streams $(STREAMS)

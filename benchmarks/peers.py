@@ -13,7 +13,6 @@ import itertools
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,7 +33,7 @@ from benchmarks.record import record, save, write
 from misotts.config import ConfigError, ModelConfig
 from misotts.engines.interface import Limits
 from misotts.engines.load import load_engine
-from misotts.engines.table import DepthLibrary, EngineChoice
+from misotts.engines.table import EngineChoice
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
@@ -47,18 +46,18 @@ FRAMES = 60
 STREAMS = (1, 16)
 TEMPERATURES = {"sampled": 0.9, "greedy": 0.0}
 TOP_K = 50
-OURS: dict[str, DepthLibrary] = {"ours": "torch", "ours, ONNX depth": "onnx"}
-"""Depth engine of each of our sides."""
+OURS = {"ours": EngineChoice("compiled", depth="compiled"), "ours, eager": EngineChoice("torch", depth="torch")}
+"""Engines of each of our sides; the first are the default."""
 
 Array = npt.NDArray[np.int32]
 Side = Callable[[Array, int, float], npt.NDArray[Any]]
 """Prompts [streams, positions, columns], number of frames, temperature → codes [streams, frames, codebooks]."""
 
 
-def ours(folder: Path, config: ModelConfig, depth: DepthLibrary) -> Side:
+def ours(folder: Path, config: ModelConfig, choice: EngineChoice) -> Side:
     """Return the generate stage as the server runs it: scheduler, paged KV cache, loop and sending thread."""
     limits = Limits(max_streams=max(STREAMS))
-    generator = Generator(config, load_engine(folder, config, limits, EngineChoice(depth=depth)), limits)
+    generator = Generator(config, load_engine(folder, config, limits, choice), limits)
     generator.start()
 
     def run(prompts: Array, frames: int, temperature: float) -> npt.NDArray[Any]:
@@ -97,19 +96,12 @@ def theirs(model: CsmForConditionalGeneration, compiled: bool, backend: str = "i
 
 def load_sides(folder: Path, config: ModelConfig) -> dict[str, Side]:
     """Return all sides, with the weights of a model folder."""
-    from convert.depth import convert_depth  # not at the top: the GPU suite runs the peer without ONNX
-
     checkpoint = Checkpoint(folder, config)
     weights = {name: checkpoint[name].clone() for name in checkpoint}
     # Our heads have no rows for codes that are not audio; rows of zeros are never among the peer's likeliest.
     weights["codebook0_head.weight"][config.audio_codes :] = 0
     weights["audio_head"][:, :, config.audio_codes :] = 0
-    with tempfile.TemporaryDirectory() as temporary:
-        model = Path(temporary)
-        for path in folder.iterdir():
-            (model / path.name).symlink_to(path.absolute())
-        convert_depth(model, torch.float32, lambda written, total: None)
-        sides = {name: ours(model, config, depth) for name, depth in OURS.items()}
+    sides = {name: ours(folder, config, choice) for name, choice in OURS.items()}
     sides["transformers"] = theirs(make_peer(weights, config), compiled=False)
     sides["transformers, compiled"] = theirs(make_peer(weights, config), compiled=True)
     return sides
@@ -120,7 +112,7 @@ def make_prompts(config: ModelConfig, streams: int, seed: int) -> Array:
 
 
 def check(sides: Mapping[str, Side], config: ModelConfig, streams: int) -> dict[str, bool]:
-    """Return whether each side's greedy frames are our eager engine's. Compiles what is to be compiled."""
+    """Return whether each side's greedy frames are our default engine's. Compiles what is to be compiled."""
     prompts = make_prompts(config, streams, seed=0)
     for side in sides.values():
         side(prompts, FRAMES, TEMPERATURES["sampled"])
@@ -132,18 +124,25 @@ def race(
     sides: Mapping[str, Side], config: ModelConfig, streams: int, temperature: float, rounds: int
 ) -> dict[str, Any]:
     """Return the frames per second of every side, from the prompts to the last frame of all streams, as medians; and
-    the ratios as median, lowest and highest."""
+    the ratios as median, lowest and highest. Both also for seconds of the processor, because other work on the machine
+    takes less of those."""
     rates: dict[str, list[float]] = {name: [] for name in sides}
+    processor: dict[str, list[float]] = {name: [] for name in sides}
     for seed in range(1, rounds + 1):
         prompts = make_prompts(config, streams, seed=1000 * seed + round(10 * temperature))
         for name, side in sides.items():
-            began = time.perf_counter()
+            began, spent = time.perf_counter(), time.process_time()
             codes = side(prompts, FRAMES, temperature)
-            seconds = time.perf_counter() - began
+            seconds, processor_seconds = time.perf_counter() - began, time.process_time() - spent
             assert codes.shape == (streams, FRAMES, config.audio_num_codebooks), "a frame is missing"
             rates[name].append(streams * FRAMES / seconds)
+            processor[name].append(streams * FRAMES / processor_seconds)
+    return {**_figures(rates), **{f"{name}, processor": value for name, value in _figures(processor).items()}}
+
+
+def _figures(rates: Mapping[str, list[float]]) -> dict[str, Any]:
     figures: dict[str, Any] = {name: round(statistics.median(values), 1) for name, values in rates.items()}
-    for our, their in itertools.product(OURS, [name for name in sides if name not in OURS]):
+    for our, their in itertools.product(OURS, [name for name in rates if name not in OURS]):
         ratios = [one / other for one, other in zip(rates[our], rates[their], strict=True)]
         figures[f"{our} / {their}"] = [round(f(ratios), 2) for f in (statistics.median, min, max)]
     return figures

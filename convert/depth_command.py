@@ -16,11 +16,10 @@ from misotts.cli.errors import one_line_errors
 def depth(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"],
-        typer.Option(help="Type of weights and activations; ONNX Runtime on the CPU needs float32."),
-    ] = "float32",
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of weights and activations.")
+    ] = "bfloat16",
 ) -> None:
-    """Write the depth decoder as an ONNX graph, for ONNX Runtime and for `python -m build depth`."""
+    """Write the depth decoder as an ONNX graph, for `python -m build depth`."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as bars:
         bar = bars.add_task("weights", total=None)

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from demo.silentcipher.networks import PUBLISHED, Networks
 from misotts.config import ModelConfig
+from misotts.engines.compiled.library import library_fault
 from misotts.model.atomic_folder import atomic_folder
 from misotts.model.checkpoint import tensor_shapes
 from misotts.model.meta_tokenizer import BOS, EOS, add_bos_and_eos, llama_tokenizer
@@ -144,6 +145,8 @@ def main() -> None:
         make_random(arguments.folder, arguments.seed)
     else:
         make_demo(arguments.folder)
+    if fault := library_fault():
+        print(f"{fault}; the server will use PyTorch, which is about ten times slower")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def prepare(
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from misotts.cli.model_folder import Downloads, make_model_folder
+    from misotts.engines.compiled.library import library_fault
 
     beside = weights if weights.is_dir() else weights.parent
     downloads = Downloads(weights, tokenizer, mimi, silentcipher, config or beside / "config.json")
@@ -45,4 +46,6 @@ def prepare(
             bars.update(bar, description=name, completed=written, total=total)
 
         make_model_folder(folder, downloads, show)
+    if fault := library_fault():  # only on the CPU a server needs it
+        typer.echo(f"{fault}; on the CPU the server will use PyTorch, which is about ten times slower", err=True)
     typer.echo(f"{folder} is ready")

@@ -84,15 +84,19 @@ def serve(
         ),
     ] = None,
     backbone: Annotated[
-        BackboneLibrary, typer.Option(help="Backbone engine. The `graph` engine runs the depth decoder too.")
-    ] = "torch",
+        BackboneLibrary,
+        typer.Option(
+            help="Backbone engine. `auto` is `compiled` on the CPU, if there is a C++ compiler, and otherwise `torch`. "
+            "The `graph` engine runs the depth decoder too."
+        ),
+    ] = "auto",
     weights: Annotated[
         WeightType, typer.Option(help="Number format of the matrices; `full` is the type of the activations.")
     ] = "full",
     kv_type: Annotated[
         KvType, typer.Option(help="Number format of keys and values; `full` is the type of the activations.")
     ] = "full",
-    depth: Annotated[DepthLibrary, typer.Option(help="Depth engine.")] = "torch",
+    depth: Annotated[DepthLibrary, typer.Option(help="Depth engine; `auto` as for the backbone.")] = "auto",
     watermark_key_file: KeyFile = None,
     allow_reference_key: Annotated[
         bool, typer.Option(help="Watermark with the key that MisoTTS publishes. Such a mark proves nothing.")

@@ -13,11 +13,12 @@ from itertools import product
 from pathlib import Path
 from typing import Literal, get_args
 
-BackboneLibrary = Literal["torch", "graph", "tensorrt-llm"]
-"""Library that runs the backbone; `graph` runs the depth decoder as well (docs/graph-engine.md)."""
+BackboneLibrary = Literal["auto", "compiled", "torch", "graph", "tensorrt-llm"]
+"""Library that runs the backbone; `graph` runs the depth decoder as well (docs/graph-engine.md). `auto` is `compiled`
+on the CPU, if the machine has a C++ compiler, and otherwise `torch`."""
 
-DepthLibrary = Literal["torch", "onnx", "tensorrt"]
-"""Library that runs the depth decoder."""
+DepthLibrary = Literal["auto", "compiled", "torch", "tensorrt"]
+"""Library that runs the depth decoder; `auto` as for the backbone."""
 
 WeightType = Literal["full", "int8", "fp8"]
 """Number format of the matrices; `full` is the type of the activations."""
@@ -38,10 +39,10 @@ class EngineError(ValueError):
 class EngineChoice:
     """The engine options of `misotts serve`."""
 
-    backbone: BackboneLibrary = "torch"
+    backbone: BackboneLibrary = "auto"
     weights: WeightType = "full"
     kv_type: KvType = "full"
-    depth: DepthLibrary = "torch"
+    depth: DepthLibrary = "auto"
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ class Library:
 
 
 BACKBONES: dict[BackboneLibrary, Library] = {
+    "auto": Library(),
+    "compiled": Library(devices=("cpu",)),
     "torch": Library(),
     "graph": Library(types=tuple(product(get_args(WeightType), get_args(KvType)))),
     "tensorrt-llm": Library(
@@ -139,13 +142,9 @@ BACKBONES: dict[BackboneLibrary, Library] = {
 }
 
 DEPTHS: dict[DepthLibrary, Library] = {
+    "auto": Library(),
+    "compiled": Library(devices=("cpu",)),
     "torch": Library(),
-    "onnx": Library(
-        devices=("cpu",),
-        modules=("onnxruntime",),
-        package="ONNX Runtime: pip install 'misotts-serving[onnx]'",
-        folder=lambda model, choice, streams: depth_graph_folder(model, "float32"),
-    ),
     "tensorrt": Library(
         devices=("cuda",),
         modules=("tensorrt", "tensorrt_rtx_bindings"),
@@ -177,7 +176,7 @@ def check_choice(choice: EngineChoice, device: str | None = None) -> None:
     Raises:
         EngineError: names the options.
     """
-    if choice.backbone == "graph" and choice.depth != "torch":
+    if choice.backbone == "graph" and choice.depth != "auto":
         raise EngineError(f"--backbone graph runs the depth decoder too: leave out --depth {choice.depth}")
     _check_types(choice.backbone, choice.weights, choice.kv_type)
     for option, library in _libraries(choice):

@@ -253,7 +253,7 @@ def test_the_synthesizers_audio_has_the_tail_and_its_frames_do_not(
     ended = with_end(make_codes(20, seed=6))
     fields = dict(max_audio_ms=max_frames * 80, chunk_frames=chunk_frames)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("misotts.engines.load.TorchDepth", lambda *_: CannedDepth(ended))
+        patch.setattr("misotts.engines.load.CompiledDepth", lambda *_: CannedDepth(ended))
         patch.setattr(Watermarker, "mark", lambda _, pieces: [piece.data for piece in pieces])
         with Synthesizer.load(demo_folder) as synthesizer:
             chunks = list(synthesizer.stream("Hello.", **fields))

@@ -1,6 +1,5 @@
 """The engine options: which can be combined, and what is missing before the server starts anything."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -55,7 +54,6 @@ def test_torch_needs_nothing(installed: set[str]) -> None:
     [
         (EngineChoice("tensorrt-llm"), "needs TensorRT-LLM 1.2"),
         (EngineChoice(depth="tensorrt"), "needs TensorRT, which"),
-        (EngineChoice(depth="onnx"), r"pip install 'misotts-serving\[onnx\]'"),
     ],
 )
 def test_a_missing_library_is_named(installed: set[str], choice: EngineChoice, words: str) -> None:
@@ -108,21 +106,15 @@ def test_engine_folders_keep_their_names() -> None:
     assert tensorrt_depth_folder(MODEL, "bfloat16", 4).path == MODEL / "engines" / "depth-tensorrt-bfloat16"
 
 
-@pytest.mark.parametrize(
-    ("depth", "folder"),
-    [
-        ("onnx", lambda model: depth_graph_folder(model, "float32")),
-        ("tensorrt", lambda model: tensorrt_depth_folder(model, "bfloat16", 4)),
-    ],
-)
-def test_the_depth_decoder_is_loaded_from_the_folder_of_its_build(
-    tmp_path: Path, installed: set[str], depth: DepthLibrary, folder: Callable[[Path], EngineFolder]
-) -> None:
-    installed.update(["onnxruntime", "tensorrt"])
+def test_the_depth_decoder_is_loaded_from_the_folder_of_its_build(tmp_path: Path, installed: set[str]) -> None:
+    installed.add("tensorrt")
     with pytest.raises(EngineError, match=f"^no engine at {tmp_path}/engines/"):
-        check_engines(tmp_path, EngineChoice(depth=depth), 4)
-    make(folder(tmp_path))
-    check_engines(tmp_path, EngineChoice(depth=depth), 4)
+        check_engines(tmp_path, EngineChoice(depth="tensorrt"), 4)
+    make(depth_graph_folder(tmp_path, "bfloat16"))  # the graph is not the engine
+    with pytest.raises(EngineError, match=r"^no engine at "):
+        check_engines(tmp_path, EngineChoice(depth="tensorrt"), 4)
+    make(tensorrt_depth_folder(tmp_path, "bfloat16", 4))
+    check_engines(tmp_path, EngineChoice(depth="tensorrt"), 4)
 
 
 def test_serve_refuses_before_it_starts_anything(demo_folder: Path) -> None:
@@ -130,7 +122,13 @@ def test_serve_refuses_before_it_starts_anything(demo_folder: Path) -> None:
         serve(ServeOptions(model=demo_folder, engines=EngineChoice("tensorrt-llm")))
 
 
-def test_an_engine_for_gpus_is_refused_on_the_cpu(demo_folder: Path) -> None:
-    choice = EngineChoice("tensorrt-llm", "fp8")
-    with pytest.raises(EngineError, match="--backbone tensorrt-llm does not run on cpu"):
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        (EngineChoice("tensorrt-llm", "fp8"), "--backbone tensorrt-llm does not run on cpu"),
+        (EngineChoice(depth="tensorrt"), "--depth tensorrt does not run on cpu"),
+    ],
+)
+def test_an_engine_for_gpus_is_refused_on_the_cpu(demo_folder: Path, choice: EngineChoice, words: str) -> None:
+    with pytest.raises(EngineError, match=words):
         load_engine(demo_folder, ModelConfig.load(demo_folder), Limits(), choice)

@@ -10,11 +10,9 @@ import pytest
 import soundfile
 import torch
 
-from convert.depth import convert_depth
 from misotts.serve.local import RunningServer, running_server
 from misotts.synthesizer import Synthesizer
 from misotts_client import Client
-from tests.support.models import copy_of
 
 MAX_STREAMS = 8
 VOICE_TEXT = "This is how I sound."
@@ -59,18 +57,14 @@ def server(demo_folder: Path, voices: Path, key_options: list[str]) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def onnx_server(
-    demo_folder: Path, key_options: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningServer]:
-    """A server with its depth decoder in ONNX Runtime.
+def eager_server(demo_folder: Path, key_options: list[str]) -> Iterator[RunningServer]:
+    """A server on the eager engine.
 
     No test has more than `MAX_STREAMS` utterances at once here, and low slots are taken first, so that a test may use
     slot `MAX_STREAMS` of the later stages for streams of its own.
     """
-    folder = copy_of(demo_folder, tmp_path_factory.mktemp("onnx") / "demo")
-    convert_depth(folder, torch.float32, lambda written, total: None)
-    options = ["--depth=onnx", f"--max-streams={MAX_STREAMS + 1}"]
-    with running_server(folder, *options, *key_options) as running:
+    options = ["--backbone=torch", "--depth=torch", f"--max-streams={MAX_STREAMS + 1}"]
+    with running_server(demo_folder, *options, *key_options) as running:
         yield running
 
 

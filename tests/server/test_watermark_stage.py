@@ -20,7 +20,7 @@ from tests.support.raw import infer, text
 
 CHUNKS = (1, 1, 2, 4, 8, 8, 8)
 STREAM, SLOT, ADMISSION = 1_000_000, 8, 1_000_000
-"""A slot of `onnx_server` that `generate` does not use."""
+"""A slot of `eager_server` that `generate` does not use."""
 
 
 def test_the_first_chunk_of_an_utterance_is_one_frame(client: Client, demo_folder: Path) -> None:
@@ -32,13 +32,13 @@ def test_the_first_chunk_of_an_utterance_is_one_frame(client: Client, demo_folde
 
 
 def test_the_detector_finds_the_key_in_speech_from_the_stage(
-    onnx_server: RunningServer, key: bytes, speech: np.ndarray, demo_folder: Path
+    eager_server: RunningServer, key: bytes, speech: np.ndarray, demo_folder: Path
 ) -> None:
     pieces = np.split(speech, np.cumsum(CHUNKS) * FRAME_SAMPLES)
     heard = []
     for index, piece in enumerate(pieces):
         response = infer(
-            f"unix:{run_folder(onnx_server)}/grpc:1",
+            f"unix:{run_folder(eager_server)}/grpc:1",
             "watermark",
             HEADER=np.array([STREAM, SLOT, index, 7, ADMISSION, 3], np.int64),
             AUDIO=piece,

@@ -67,5 +67,5 @@ def test_every_combination_is_loaded(demo_folder: Path, weights: WeightType, kv_
 
 
 def test_the_depth_decoder_is_part_of_it(demo_folder: Path) -> None:
-    with pytest.raises(ServeError, match=r"--backbone graph .* --depth onnx"):
-        serve(ServeOptions(model=demo_folder, engines=EngineChoice("graph", "int8", depth="onnx")))
+    with pytest.raises(ServeError, match=r"--backbone graph .* --depth torch"):
+        serve(ServeOptions(model=demo_folder, engines=EngineChoice("graph", "int8", depth="torch")))
