@@ -5,47 +5,26 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
 from misotts_client.contract import SAMPLE_RATE
 from tests.support.fake_triton import FakeTriton, endless, refusal
 from tests.support.gateway import RunningGateway
 from tests.support.http import request
-from tests.support.tone import inputs, samples_of, speak_tone, wave
+from tests.support.tone import inputs, pcm, samples_of, speak_tone, spoken
 from tests.support.waiting import wait_until
-from tests.support.ws import NUMBERS, Talker, joined, talking
-
-PATH = "/tts/websocket"
-FORMAT = {"container": "raw", "encoding": "pcm_s16le", "sample_rate": 24_000}
-SETTINGS: dict[str, Any] = {"model_id": "sonic", "voice": {"mode": "id", "id": "alloy"}, "output_format": FORMAT}
+from tests.support.ws import CARTESIA, FORMAT, NUMBERS, Talker, done, joined, talking, turn
 
 
 @pytest.fixture
 def talker(gateway: RunningGateway, triton: FakeTriton) -> Iterator[Talker]:
     triton.script = speak_tone()
-    with talking(gateway.http_port, PATH) as talker:
+    with talking(gateway.http_port, CARTESIA) as talker:
         yield talker
 
 
-def text(transcript: Any, context: Any = "a", more: bool = False, **fields: Any) -> dict[str, Any]:
-    return {**SETTINGS, "transcript": transcript, "context_id": context, "continue": more, **fields}
-
-
-def done(context: str = "a") -> Any:
-    return lambda message: message["done"] and message["context_id"] == context
-
-
-def spoken(triton: FakeTriton) -> list[str]:
-    return [inputs(each)["TEXT"] for each in triton.requests]
-
-
-def pcm(samples: int) -> bytes:
-    return np.rint(wave(samples) * 32_767).astype("<i2").tobytes()
-
-
 def test_a_turn_in_one_message(talker: Talker, triton: FakeTriton) -> None:
-    talker.send(text("Hello there."))
+    talker.send(turn("Hello there."))
     *chunks, end = talker.until(done())
     assert joined(chunks, "data") == pcm(samples_of("Hello there."))
     for chunk in chunks:
@@ -58,43 +37,43 @@ def test_a_turn_in_one_message(talker: Talker, triton: FakeTriton) -> None:
 def test_words_become_sentences(talker: Talker, triton: FakeTriton) -> None:
     """The case text-abbreviations: the first sentence starts as soon as the second has begun."""
     for number, word in enumerate(NUMBERS):
-        talker.send(text(word, more=True))
+        talker.send(turn(word, more=True))
         if word == "Tolkien). ":
             talker.send({"context_id": "none", "cancel": True})  # the messages before it have been read
             assert not triton.requests
         if word == "Was ":
             wait_until(lambda: len(triton.requests) == 1)
             assert number < len(NUMBERS) - 1
-    talker.send(text(""))
+    talker.send(turn(""))
     talker.until(done())
     assert [each.strip()[-10:] for each in spoken(triton)] == [" Tolkien).", "t 22,1 °C?", "Yes."]
     assert "".join(spoken(triton)) == "".join(NUMBERS)
 
 
 def test_text_waits_for_its_delay_at_most(talker: Talker, triton: FakeTriton) -> None:
-    talker.send(text("It is 5 ", more=True, max_buffer_delay_ms=300))
+    talker.send(turn("It is 5 ", more=True, max_buffer_delay_ms=300))
     began = time.monotonic()
     assert talker.next()["type"] == "chunk"
     assert 0.25 < time.monotonic() - began < 1.5
     # Without a delay each message is an utterance, as Pipecat sends them: sentences without a space between them.
-    talker.send(text("One.", "b", more=True, max_buffer_delay_ms=0))
-    talker.send(text("Two, no end", "b", more=True, max_buffer_delay_ms=0))
+    talker.send(turn("One.", "b", more=True, max_buffer_delay_ms=0))
+    talker.send(turn("Two, no end", "b", more=True, max_buffer_delay_ms=0))
     wait_until(lambda: spoken(triton)[1:] == ["One.", "Two, no end"])
 
 
 def test_a_turn_with_nothing_to_say(talker: Talker, triton: FakeTriton) -> None:
     for nothing in ("", " ", "...", "🙂", "\u200b"):
         began = time.monotonic()
-        talker.send(text(nothing))
+        talker.send(turn(nothing))
         assert talker.until(done()) == [{"type": "done", "done": True, "status_code": 200, "context_id": "a"}]
         assert time.monotonic() - began < 0.5
     assert not triton.requests
-    talker.send(text("Hello."))
+    talker.send(turn("Hello."))
     assert joined(talker.until(done()), "data") == pcm(samples_of("Hello."))
 
 
 def test_an_empty_flush_ends_nothing(talker: Talker, triton: FakeTriton) -> None:
-    talker.send(text("One", more=True), text("", more=True, flush=True), text("Two"))
+    talker.send(turn("One", more=True), turn("", more=True, flush=True), turn("Two"))
     got = talker.until(done())
     assert [(each["type"], each.get("flush_id")) for each in got if each["type"] != "chunk"] == [
         ("flush_done", 1),
@@ -109,7 +88,7 @@ def test_an_empty_flush_ends_nothing(talker: Talker, triton: FakeTriton) -> None
 
 def test_cancel_stops_within_a_frame_and_nothing_comes_after_its_answer(talker: Talker, triton: FakeTriton) -> None:
     triton.script = endless
-    talker.send(text("A long sentence."), text("Another one.", "b"))
+    talker.send(turn("A long sentence."), turn("Another one.", "b"))
     talker.until(lambda each: each["type"] == "chunk")
     began = time.monotonic()
     talker.send({"context_id": "a", "cancel": True})
@@ -124,7 +103,7 @@ def test_cancel_stops_within_a_frame_and_nothing_comes_after_its_answer(talker: 
         {"context_id": "b", "cancel": True}, {"context_id": "b", "cancel": True}, {"context_id": "x", "cancel": True}
     )
     talker.until(done("b"))
-    talker.send(text("Hello.", "c"))
+    talker.send(turn("Hello.", "c"))
     assert {each["context_id"] for each in talker.until(done("c"))} == {"c"}
 
 
@@ -136,16 +115,16 @@ WRONG: list[tuple[Any, str]] = [
     ("nul", "JSON"),
     ("{}", "transcript"),
     ({"type": "Reset"}, "transcript"),
-    (text([]), "transcript"),
-    (text(5), "transcript"),
-    (text("a", context={}), "context_id"),
-    (text("a", context="b", voice="../x"), "voice"),
-    (text("a", context="b", voice="unknown"), "voice"),
-    (text("a", context="b", output_format=None), "output_format"),
-    (text("a", context="b", output_format={"container": "ogg"}), "output_format.container"),
-    (text("a", context="b", output_format={**FORMAT, "sample_rate": 11_025}), "output_format.sample_rate"),
-    (text("a", context="b", max_buffer_delay_ms=9_000), "max_buffer_delay_ms"),
-    (text("a", output_format={**FORMAT, "sample_rate": 8_000}), "output_format"),
+    (turn([]), "transcript"),
+    (turn(5), "transcript"),
+    (turn("a", context={}), "context_id"),
+    (turn("a", context="b", voice="../x"), "voice"),
+    (turn("a", context="b", voice="unknown"), "voice"),
+    (turn("a", context="b", output_format=None), "output_format"),
+    (turn("a", context="b", output_format={"container": "ogg"}), "output_format.container"),
+    (turn("a", context="b", output_format={**FORMAT, "sample_rate": 11_025}), "output_format.sample_rate"),
+    (turn("a", context="b", max_buffer_delay_ms=9_000), "max_buffer_delay_ms"),
+    (turn("a", output_format={**FORMAT, "sample_rate": 8_000}), "output_format"),
     ({"cancel": True}, "context_id"),
 ]
 
@@ -153,8 +132,8 @@ WRONG: list[tuple[Any, str]] = [
 def test_a_wrong_message_is_one_error(talker: Talker, triton: FakeTriton) -> None:
     """The case ws-frames: the socket and its other turns go on."""
     triton.script = speak_tone(pace_s=0.05)
-    talker.send(text("This turn goes on.", more=True))
-    talker.send(json.dumps(text(" Always.", zz=1, more=True)).encode())  # JSON in a binary frame
+    talker.send(turn("This turn goes on.", more=True))
+    talker.send(json.dumps(turn(" Always.", zz=1, more=True)).encode())  # JSON in a binary frame
     talker.until(lambda each: each["type"] == "chunk")
     for message, part in WRONG:
         talker.send(message)
@@ -162,7 +141,7 @@ def test_a_wrong_message_is_one_error(talker: Talker, triton: FakeTriton) -> Non
         assert error["status_code"] in (400, 404)
         assert part in error["message"]
     triton.script = speak_tone()
-    talker.send(text(""), text("Last.", "last"))
+    talker.send(turn(""), turn("Last.", "last"))
     talker.until(done("last"))
     assert len([each for each in talker.got if each["type"] == "error"]) == len(WRONG)
     whole = [pcm(samples_of(each)) for each in spoken(triton)[:2]]
@@ -172,11 +151,11 @@ def test_a_wrong_message_is_one_error(talker: Talker, triton: FakeTriton) -> Non
 
 def test_a_refusal_ends_its_context_only(talker: Talker, triton: FakeTriton) -> None:
     triton.script = lambda request, context: iter([refusal("UNAVAILABLE: the server is full; try again in 3 s")])
-    talker.send(text("Hello."))
+    talker.send(turn("Hello."))
     (error,) = talker.until(done())
     assert (error["type"], error["status_code"], error["error_code"]) == ("error", 503, "unavailable")
     triton.script = speak_tone()
-    talker.send(text("Hello."))
+    talker.send(turn("Hello."))
     assert joined(talker.until(done()), "data")
 
 
@@ -194,14 +173,14 @@ def test_word_times(talker: Talker) -> None:
     for words in WORDS:
         third = len(words) // 3
         for index, part in enumerate([words[:third], words[third : 2 * third], words[2 * third :]]):
-            talker.send(text(part, add_timestamps=True, more=index < 2))
+            talker.send(turn(part, add_timestamps=True, more=index < 2))
         check_times(talker.until(done()), words)
 
 
 def test_word_times_end_with_a_cancel(talker: Talker, triton: FakeTriton) -> None:
     triton.script = speak_tone(pace_s=0.03)
     words = "This is a sentence of many words that is cancelled in its middle, so its end is never heard."
-    talker.send(text(words, add_timestamps=True))
+    talker.send(turn(words, add_timestamps=True))
     talker.until(lambda each: len(talker.got) > 12)
     talker.send({"context_id": "a", "cancel": True})
     talker.until(done())
@@ -236,7 +215,7 @@ def test_whole_samples(talker: Talker) -> None:
     for encoding, size in sizes.items():
         for rate in (8_000, 16_000, 22_050, 24_000, 44_100, 48_000):
             id = f"{encoding} {rate}"
-            talker.send(text("Hi.", id, output_format={**FORMAT, "encoding": encoding, "sample_rate": rate}))
+            talker.send(turn("Hi.", id, output_format={**FORMAT, "encoding": encoding, "sample_rate": rate}))
             raws = [joined([each], "data") for each in talker.until(done(id))]
             assert not any(len(raw) % size for raw in raws)
             assert abs(len(b"".join(raws)) // size - samples_of("Hi.") * rate // SAMPLE_RATE) <= 1
@@ -245,7 +224,7 @@ def test_whole_samples(talker: Talker) -> None:
 def test_the_same_over_http(gateway: RunningGateway, triton: FakeTriton) -> None:
     triton.script = speak_tone()
     port = gateway.http_port
-    body = {**SETTINGS, "transcript": "Hello there. How are you?"}
+    body = {**turn(""), "transcript": "Hello there. How are you?"}
     whole = pcm(samples_of(body["transcript"]))
     given = request(port, "POST", "/tts/bytes", body)
     assert (given.status, given.headers["content-type"]) == (200, "audio/pcm")
@@ -268,10 +247,10 @@ def test_the_same_over_http(gateway: RunningGateway, triton: FakeTriton) -> None
 @pytest.mark.parametrize("path", ["/tts/bytes", "/tts/sse"])
 def test_http_refusals(gateway: RunningGateway, triton: FakeTriton, path: str) -> None:
     for field, value in (("transcript", ""), ("transcript", 5), ("voice", "A"), ("output_format", {"sample_rate": 7})):
-        given = request(gateway.http_port, "POST", path, {**SETTINGS, "transcript": "Hello.", field: value})
+        given = request(gateway.http_port, "POST", path, {**turn(""), "transcript": "Hello.", field: value})
         assert given.status == 400
         assert field in given.json["message"]
     assert not triton.requests
     triton.script = lambda request, context: iter([refusal("UNAVAILABLE: the server is full; try again in 3 s")])
-    given = request(gateway.http_port, "POST", path, {**SETTINGS, "transcript": "Hello."})
+    given = request(gateway.http_port, "POST", path, {**turn(""), "transcript": "Hello."})
     assert (given.status, given.headers["retry-after"]) == (503, "3")

@@ -5,14 +5,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
 from misotts_client.contract import SAMPLE_RATE
 from tests.support.fake_triton import FakeTriton, endless, refusal
 from tests.support.gateway import RunningGateway
 from tests.support.http import request
-from tests.support.tone import inputs, samples_of, speak_tone, wave
+from tests.support.tone import pcm, samples_of, speak_tone, spoken
 from tests.support.waiting import wait_until
 from tests.support.ws import NUMBERS, Talker, talking
 
@@ -43,14 +42,6 @@ def is_type(name: str) -> Any:
 
 def audio(messages: list[Any]) -> bytes:
     return b"".join(each for each in messages if isinstance(each, bytes))
-
-
-def spoken(triton: FakeTriton) -> list[str]:
-    return [inputs(each)["TEXT"] for each in triton.requests]
-
-
-def pcm(samples: int) -> bytes:
-    return np.rint(wave(samples) * 32_767).astype("<i2").tobytes()
 
 
 def test_words_become_sentences(talker: Talker, triton: FakeTriton) -> None:

@@ -6,14 +6,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
 from misotts_client.contract import SAMPLE_RATE
 from tests.support.fake_triton import FakeTriton, endless, refusal
 from tests.support.gateway import RunningGateway
 from tests.support.http import request
-from tests.support.tone import inputs, samples_of, speak_tone, wave
+from tests.support.tone import pcm, samples_of, speak_tone, spoken
 from tests.support.waiting import wait_until
 from tests.support.ws import NUMBERS, Talker, joined, talking
 
@@ -32,14 +31,6 @@ def port(gateway: RunningGateway, triton: FakeTriton) -> int:
 def multi(port: int) -> Iterator[Talker]:
     with talking(port, MULTI) as talker:
         yield talker
-
-
-def spoken(triton: FakeTriton) -> list[str]:
-    return [inputs(each)["TEXT"] for each in triton.requests]
-
-
-def pcm(samples: int) -> bytes:
-    return np.rint(wave(samples) * 32_767).astype("<i2").tobytes()
 
 
 def final(context: str | None = None) -> Any:

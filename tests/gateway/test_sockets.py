@@ -1,156 +1,36 @@
 """What all WebSockets have in common: keys, conversations, the limits of a socket, its end."""
 
+import asyncio
 import json
+import random
 import signal
 import socket
-import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.asyncio.client import connect as async_connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from misotts_gateway.sockets.conversation import Playback
 from misotts_gateway.sockets.limits import MAX_MESSAGE, MAX_TURNS
-from tests.support.fake_triton import FakeTriton, endless, silent
+from tests.support.fake_triton import FakeTriton, endless
 from tests.support.gateway import RunningGateway, running_gateway, write_keys
-from tests.support.http import request, speak
-from tests.support.tone import inputs, samples_of, speak_tone
+from tests.support.http import speak
+from tests.support.tone import samples_of, speak_tone
 from tests.support.waiting import wait_until
-from tests.support.ws import joined, talking
+from tests.support.ws import CARTESIA, done, joined, talking, turn
 
-CARTESIA = "/tts/websocket"
 PATHS = (CARTESIA, "/v1/text-to-speech/alloy/stream-input", "/v1/text-to-speech/alloy/multi-stream-input", "/v1/speak")
-FORMAT = {"container": "raw", "encoding": "pcm_s16le", "sample_rate": 24_000}
 
 
 @pytest.fixture
 def port(gateway: RunningGateway, triton: FakeTriton) -> int:
     triton.script = speak_tone()
     return gateway.http_port
-
-
-def turn(text: str, context: str = "a", **fields: Any) -> dict[str, Any]:
-    return {"transcript": text, "context_id": context, "voice": "alloy", "output_format": FORMAT, **fields}
-
-
-def done(context: str = "a") -> Any:
-    return lambda each: each["done"] and each["context_id"] == context
-
-
-def sessions(triton: FakeTriton) -> list[str | None]:
-    return [inputs(each).get("SESSION") for each in triton.requests]
-
-
-def test_a_socket_is_one_conversation(port: int, triton: FakeTriton) -> None:
-    for _ in range(2):
-        with talking(port, CARTESIA) as talker:
-            talker.send(turn("Hello there. How are you?"), turn("Yes.", "b"))
-            talker.until(done("b"))
-    names = sessions(triton)
-    assert names[:3] == [names[0]] * 3
-    assert names[3:] == [names[3]] * 3
-    assert len(set(names)) == 2
-    assert None not in names
-    wait_until(lambda: triton.forgotten == [names[0], names[3]])
-    assert not any("SESSION_HEARD_MS" in inputs(each) for each in triton.requests)
-
-
-def test_a_conversation_can_have_a_name(port: int, triton: FakeTriton) -> None:
-    for path, headers in ((CARTESIA + "?x-misotts-session=mine", {}), (CARTESIA, {"x-misotts-session": "mine"})):
-        with talking(port, path, headers) as talker:
-            talker.send(turn("Yes."))
-            talker.until(done())
-    speak(port, "Yes.", session="mine")
-    request(port, "POST", "/v1/speak?x-misotts-session=mine", {"text": "Yes."})
-    assert sessions(triton) == ["127.0.0.1/mine"] * 4
-    assert not triton.forgotten
-    with pytest.raises(InvalidStatus) as refused:
-        connect(f"ws://127.0.0.1:{port}{CARTESIA}?x-misotts-session=a/b")
-    assert refused.value.response.status_code == 400
-    assert request(port, "POST", "/v1/speak?x-misotts-session=a/b", {"text": "Yes."}).status == 400
-
-
-def test_a_long_text_over_http_is_one_conversation(port: int, triton: FakeTriton) -> None:
-    text = " ".join(["This is a sentence of some length, and it ends."] * 20)
-    speak(port, "Short.")
-    speak(port, text, response_format="pcm")
-    first, *rest = sessions(triton)
-    assert first is None
-    assert len(rest) > 2
-    assert len(set(rest)) == 1
-    wait_until(lambda: triton.forgotten == rest[:1])
-
-
-def test_turns_that_overlap_are_queued(port: int, triton: FakeTriton) -> None:
-    running, most, lock = [0], [0], threading.Lock()
-    tone = speak_tone(pace_s=0.005)
-
-    def script(request: Any, context: Any) -> Iterator[Any]:
-        with lock:
-            running[0] += 1
-            most[0] = max(most[0], running[0])
-        yield from tone(request, context)
-        with lock:
-            running[0] -= 1
-
-    triton.script = script
-    with talking(port, CARTESIA) as talker:
-        for id in "abcdef":
-            talker.send(turn(f"This is context {id}.", id))
-        talker.until(done("f"))
-        order = [each["context_id"] for each in talker.got if each["done"]]
-    assert order == list("abcdef")
-    assert most == [1]
-
-
-def test_what_was_heard_is_told_to_the_next_turn(port: int, triton: FakeTriton) -> None:
-    triton.script = endless
-    with talking(port, CARTESIA) as talker:
-        talker.send(turn("A long sentence."))
-        talker.next()
-        began = time.monotonic()
-        talker.until(lambda each: time.monotonic() - began > 0.3)
-        talker.send({"context_id": "a", "cancel": True})
-        talker.until(done())
-        elapsed_ms = (time.monotonic() - began) * 1000
-        triton.script = silent
-        talker.send(turn("It was refused.", "b"))
-        wait_until(lambda: len(triton.requests) == 2)
-        talker.send({"context_id": "b", "cancel": True})  # nothing was said, so what was heard before still counts
-        triton.script = speak_tone()
-        talker.send(turn("Then this.", "c"), turn("And this.", "d"))
-        talker.until(done("d"))
-    heard = [inputs(each).get("SESSION_HEARD_MS") for each in triton.requests]
-    assert heard[0] is None
-    assert 250 < heard[1] < elapsed_ms + 100
-    assert heard[2:] == [heard[1], None]
-
-
-def test_playback() -> None:
-    now = [0.0]
-    playback = Playback(lambda: now[0])
-    assert playback.interrupt() is None
-    playback.begin()
-    playback.sent(2.0)
-    now[0] = 0.5
-    playback.begin()  # the second utterance waits for the end of the first one
-    playback.sent(1.0)
-    now[0] = 1.0
-    assert playback.interrupt() == 0
-    playback.begin()  # after an interruption the next one is played at once
-    playback.sent(2.0)
-    now[0] = 1.4
-    playback.sent(0.5)
-    now[0] = 2.5
-    assert playback.interrupt() == 1500
-    playback.begin()
-    playback.sent(1.0)
-    now[0] = 4.0
-    assert playback.interrupt() is None  # all of it was heard
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -177,9 +57,15 @@ def test_keys_of_sockets(triton: FakeTriton, path: str, keyed: RunningGateway) -
 
 
 @pytest.fixture(scope="module")
-def keyed(shared_triton: FakeTriton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    keys = write_keys(tmp_path_factory.mktemp("keys") / "keys", {"k": {"name": "ann", "streams": 1}})
-    with running_gateway(shared_triton.url, f"--api-keys={keys}") as running:
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("log") / "log"
+
+
+@pytest.fixture(scope="module")
+def keyed(shared_triton: FakeTriton, log: Path) -> Iterator[RunningGateway]:
+    """A gateway with a key of one stream, and an access log."""
+    keys = write_keys(log.with_name("keys"), {"k": {"name": "ann", "streams": 1}})
+    with running_gateway(shared_triton.url, f"--api-keys={keys}", f"--access-log={log}") as running:
         yield running
 
 
@@ -231,12 +117,12 @@ def test_limits_of_a_socket(port: int, triton: FakeTriton) -> None:
         talker.send(turn("a" * 100_001))
         assert "100000" in talker.next()["message"]
         for index in range(MAX_TURNS + 5):  # contexts with nothing left to say make room
-            talker.send(turn("Yes.", f"c{index}", **{"continue": True, "flush": True}))
+            talker.send(turn("Yes.", f"c{index}", more=True, flush=True))
             talker.until(lambda each: each["type"] != "chunk")
             assert talker.got[-1]["type"] == "flush_done"
         triton.script = endless
         for index in range(MAX_TURNS + 1):
-            talker.send(turn("Yes.", f"d{index}", **{"continue": True, "flush": True}))
+            talker.send(turn("Yes.", f"d{index}", more=True, flush=True))
         assert "contexts" in talker.until(lambda each: each["type"] == "error")[-1]["message"]
         began = time.monotonic()
         assert talker.connection.ping().wait(1)
@@ -285,19 +171,84 @@ def test_shutdown_ends_what_is_said(shared_triton: FakeTriton) -> None:
         assert gateway.process.wait(5) == 0
 
 
-def test_the_access_log_has_each_utterance(shared_triton: FakeTriton, tmp_path: Path) -> None:
-    shared_triton.reset()
-    shared_triton.script = speak_tone()
-    with running_gateway(shared_triton.url, f"--access-log={tmp_path / 'log'}") as gateway:
-        with talking(gateway.http_port, "/v1/speak", {"x-request-id": "mine"}) as talker:
-            talker.send({"type": "Speak", "text": "Hello. Yes."}, {"type": "Flush"})
-            talker.until(lambda each: isinstance(each, dict) and each["type"] == "Flushed")
-            response = talker.connection.response
-            assert response is not None
-            assert response.headers["x-request-id"] == "mine"
-        lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-        assert [(each["request_id"], each["outcome"], each["characters"]) for each in lines] == [
-            ("mine", "eos", 7),
-            ("mine", "eos", 4),
-        ]
-        assert 'http_requests_total{route="/v1/speak",status="101"} 1.0' in gateway.metrics()
+def test_the_access_log_has_each_utterance(keyed: RunningGateway, triton: FakeTriton, log: Path) -> None:
+    triton.script = speak_tone()
+    with talking(keyed.http_port, "/v1/speak", {"x-request-id": "mine", "x-api-key": "k"}) as talker:
+        talker.send({"type": "Speak", "text": "Hello. Yes."}, {"type": "Flush"})
+        talker.until(lambda each: isinstance(each, dict) and each["type"] == "Flushed")
+        response = talker.connection.response
+        assert response is not None
+        assert response.headers["x-request-id"] == "mine"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    mine = [each for each in lines if each["request_id"] == "mine"]
+    assert [(each["key"], each["outcome"], each["characters"]) for each in mine] == [
+        ("ann", "eos", 7),
+        ("ann", "eos", 4),
+    ]
+    assert 'http_requests_total{route="/v1/speak",status="101"}' in keyed.metrics()
+
+
+def test_two_hundred_sockets_leave_nothing_behind(gateway: RunningGateway, triton: FakeTriton) -> None:
+    """Cancels, callers that leave, and callers that do not read; a refusal is a right answer too."""
+    triton.script = speak_tone(pace_s=0.005, frames_per_chunk=5)
+    chance = random.Random(200)
+    seen: Counter[str] = Counter()
+
+    async def socket(number: int, seed: float) -> None:
+        luck = random.Random(seed)
+        path = PATHS[number % len(PATHS)]
+        slow = number % 7 == 0
+        async with async_connect(
+            f"ws://127.0.0.1:{gateway.http_port}{path}",
+            compression=None,
+            max_queue=1 if slow else 16,
+            close_timeout=0.2,
+        ) as connection:
+            reading = asyncio.create_task(read(connection, slow, luck))
+            for index in range(luck.randint(1, 4)):
+                id, text = f"c{index}", "This is a sentence of the soak. And here is another one, which is longer."
+                match path:
+                    case "/tts/websocket":
+                        messages, cancel = [turn(text, id)], [{"context_id": id, "cancel": True}]
+                    case "/v1/speak":
+                        messages, cancel = [{"type": "Speak", "text": text}, {"type": "Flush"}], [{"type": "Clear"}]
+                    case _:
+                        messages = [{"text": text, "context_id": id, "flush": True}]
+                        cancel = [{"context_id": id, "close_context": True}] if "multi" in path else []
+                for message in messages:
+                    await connection.send(json.dumps(message))
+                await asyncio.sleep(luck.random() * 0.3)
+                for message in cancel if luck.random() < 0.7 else []:
+                    await connection.send(json.dumps(message))
+            if luck.random() < 0.3:
+                connection.transport.abort()
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def read(connection: Any, slow: bool, luck: random.Random) -> None:
+        async for message in connection:
+            seen["error" if isinstance(message, str) and '"error' in message.lower() else "other"] += 1
+            if slow:
+                await asyncio.sleep(0.5)
+
+    async def run() -> None:
+        results = await asyncio.gather(
+            *(socket(number, chance.random()) for number in range(200)), return_exceptions=True
+        )
+        failed = [each for each in results if isinstance(each, Exception) and not isinstance(each, ConnectionClosed)]
+        assert not failed, failed[:3]
+
+    asyncio.run(run())
+    assert seen["error"], "40 streams of an address are its limit"
+    assert seen["other"]
+
+    def values() -> dict[str, float]:
+        lines = [line.split() for line in gateway.metrics().splitlines() if not line.startswith("#")]
+        return {
+            name: float(value)
+            for name, value in lines
+            if name in ("misotts_gateway_streams", "misotts_gateway_waiting")
+        }
+
+    wait_until(lambda: not any(values().values()), 10)
+    assert speak(gateway.http_port).status == 200

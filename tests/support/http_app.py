@@ -1,7 +1,7 @@
 """The HTTP application in this process, before a core that answers at once."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,3 +98,54 @@ async def call(app: Any, method: str, path: str, content_type: bytes, raw: bytes
     }
     await app(scope, receive, send)
     return status, body
+
+
+async def converse(
+    app: Any, address: str, messages: Sequence[str | bytes], pauses: bool
+) -> tuple[list[Any], int | None]:
+    """Open a WebSocket of the application, send messages, and leave when nothing more comes.
+
+    Args:
+        pauses: True to send a message only when nothing more comes for the one before.
+
+    Returns:
+        The messages of the application, and the code with which it closed; None if it did not.
+    """
+    incoming: asyncio.Queue[Any] = asyncio.Queue()
+    sent: list[Any] = []
+    code: int | None = None
+
+    async def send(message: Any) -> None:
+        nonlocal code
+        if message["type"] == "websocket.send":
+            sent.append(message.get("bytes") if message.get("text") is None else message["text"])
+        elif message["type"] == "websocket.close":
+            code = message["code"]
+
+    path, _, query = address.partition("?")
+    scope = {
+        **{"type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "ws", "root_path": ""},
+        **{"path": path, "raw_path": path.encode(), "query_string": query.encode(), "headers": [], "subprotocols": []},
+        **{"client": ("127.0.0.1", 5), "server": ("127.0.0.1", 80), "state": {}},
+        "extensions": {"websocket.http.response": {}},
+    }
+    incoming.put_nowait({"type": "websocket.connect"})
+    running = asyncio.create_task(app(scope, incoming.get, send))
+    for message in messages:
+        kind = "text" if isinstance(message, str) else "bytes"
+        incoming.put_nowait({"type": "websocket.receive", kind: message})
+        if pauses:
+            await _settled(sent)
+    await _settled(sent)
+    incoming.put_nowait({"type": "websocket.disconnect", "code": 1005})
+    await running
+    return sent, code
+
+
+async def _settled(sent: list[Any]) -> None:
+    """Return when nothing more comes."""
+    quiet = 0
+    while quiet < 12:
+        before = len(sent)
+        await asyncio.sleep(0)
+        quiet = quiet + 1 if len(sent) == before else 0

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tritonclient.utils import deserialize_bytes_tensor
 
 from misotts_client.contract import FRAME_SAMPLES, SAMPLE_RATE
-from tests.support.fake_triton import answer
+from tests.support.fake_triton import FakeTriton, answer
 
 HERTZ = 440.0
 SAMPLES_PER_CHARACTER = SAMPLE_RATE * 60 // 1000
@@ -38,6 +38,16 @@ def wave(samples: int, start: int = 0) -> npt.NDArray[np.float32]:
     """Return [samples] of the tone from sample `start` on."""
     phase = 2 * np.pi * HERTZ * np.arange(start, start + samples) / SAMPLE_RATE
     return (0.5 * np.sin(phase)).astype(np.float32)
+
+
+def pcm(samples: int) -> bytes:
+    """Return the beginning of the tone as 16-bit samples."""
+    return np.rint(wave(samples) * 32_767).astype("<i2").tobytes()
+
+
+def spoken(triton: FakeTriton) -> list[str]:
+    """Return the texts that have come."""
+    return [inputs(each)["TEXT"] for each in triton.requests]
 
 
 def speak_tone(

@@ -88,3 +88,18 @@ def talking(port: int, path: str, headers: Mapping[str, str] | None = None, **op
 def joined(messages: list[Any], field: str) -> bytes:
     """Return the audio in messages in JSON, end to end."""
     return b"".join(base64.b64decode(each[field]) for each in messages if each.get(field))
+
+
+CARTESIA = "/tts/websocket"
+FORMAT = {"container": "raw", "encoding": "pcm_s16le", "sample_rate": 24_000}
+
+
+def turn(transcript: Any, context: Any = "a", more: bool = False, **fields: Any) -> dict[str, Any]:
+    """Return a message in Cartesia's form."""
+    settings = {"model_id": "sonic", "voice": {"mode": "id", "id": "alloy"}, "output_format": FORMAT}
+    return {**settings, "transcript": transcript, "context_id": context, "continue": more, **fields}
+
+
+def done(context: str = "a") -> Callable[[Any], bool]:
+    """Return a function that is true for the message that ends one of Cartesia's contexts."""
+    return lambda message: bool(message["done"] and message["context_id"] == context)

@@ -201,12 +201,22 @@ class Conversation:
 
     async def _more(self, turn: Speaker | None, timeout_s: float | None) -> bool:
         """Wait for the next item. False if it is another turn's, or none has come."""
-        while not self._queue and not (turn and turn.over):
-            self._come.clear()
-            try:
-                await asyncio.wait_for(self._come.wait(), timeout_s)
-            except asyncio.TimeoutError:
-                return False
+        expired = False
+
+        def expire() -> None:
+            nonlocal expired
+            expired = True
+            self._come.set()
+
+        # asyncio.wait_for may lose a cancellation that comes together with what it waits for.
+        timer = asyncio.get_running_loop().call_later(timeout_s, expire) if timeout_s else None
+        try:
+            while not (self._queue or expired or (turn and turn.over)):
+                self._come.clear()
+                await self._come.wait()
+        finally:
+            if timer:
+                timer.cancel()
         return bool(self._queue) and turn in (None, self._queue[0].turn)
 
     async def _do(self, item: _Item) -> None:

@@ -110,16 +110,17 @@ def socket_route(path: str, service: Service, open: Open, refuse: Refuse) -> Web
 
 
 class _Life:
-    """Reads messages and lets the conversation speak, until one of the two ends."""
+    """Reads messages and lets the conversation speak, until one of the two ends, or neither has anything to do."""
 
     def __init__(self, protocol: SocketProtocol, websocket: WebSocket) -> None:
         self._protocol, self._websocket = protocol, websocket
         self._allowed = float(limits.BURST)
-        self._counted_at = time.monotonic()
+        self._counted_at = self._came_at = time.monotonic()
 
     async def run(self) -> None:
         await self._websocket.accept(key_subprotocol(self._websocket))
-        tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._protocol.conversation.run())]
+        parts = (self._read(), self._protocol.conversation.run(), self._watch())
+        tasks = [asyncio.create_task(each) for each in parts]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -129,12 +130,13 @@ class _Life:
         await self._close(outcomes)
 
     async def _read(self) -> None:
-        """Take messages until the caller leaves, or says and hears nothing for too long."""
+        """Take messages until the caller leaves."""
         await self._protocol.opened()
         while True:
-            message = await self._next()
-            if message is None or message["type"] == "websocket.disconnect":
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
                 return
+            self._came_at = time.monotonic()
             await self._throttle()
             content: dict[str, Any] = {}
             try:
@@ -144,21 +146,14 @@ class _Life:
             except MisoError as error:
                 await self._protocol.refuse(error, content)
 
-    async def _next(self) -> Any:
-        """Return the next message.
-
-        Raises:
-            Closing: none has come, and nothing was said.
-        """
+    async def _watch(self) -> None:
+        """Raises Closing when the caller has said and heard nothing for too long."""
         conversation, idle_s = self._protocol.conversation, self._protocol.idle_s
-        began = time.monotonic()
         while True:
-            quiet_s = time.monotonic() - max(began, conversation.quiet_since)
+            quiet_s = time.monotonic() - max(self._came_at, conversation.quiet_since)
             if quiet_s >= idle_s and not conversation.busy:
                 raise Closing(NORMAL, f"the socket was idle for {idle_s:g} s")
-            left_s = idle_s - quiet_s if quiet_s < idle_s else idle_s
-            with suppress(asyncio.TimeoutError):
-                return await asyncio.wait_for(self._websocket.receive(), left_s)
+            await asyncio.sleep(idle_s - quiet_s if quiet_s < idle_s else idle_s)
 
     async def _throttle(self) -> None:
         now = time.monotonic()
