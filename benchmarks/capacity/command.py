@@ -35,6 +35,10 @@ def capacity(
         list[str] | None,
         typer.Option(help="Price of a GPU-hour, such as h100=2.50; may be repeated. With --costs: a bare number."),
     ] = None,
+    turns: Annotated[int, typer.Option(min=1, help="Turns of a conversation.")] = 10,
+    user_s: Annotated[
+        float, typer.Option(min=0.1, max=60, help="Audio of the user that comes with each turn as CONTEXT, in s.")
+    ] = 3.0,
     calls: Annotated[int, typer.Option(min=50, help="Number of calls that are judged at each rate.")] = 1000,
     seed: Annotated[int, typer.Option(help="The same seed makes the same plan.")] = 0,
     output: JsonOutput = Path("out/capacity.json"),
@@ -42,6 +46,7 @@ def capacity(
     """Report how many GPUs a traffic needs, what happens if one fails, what a change gains, and what it costs."""
     from rich.console import Console
 
+    from benchmarks.capacity.conversations import Conversations
     from benchmarks.capacity.options import of_gpu, of_table
     from benchmarks.capacity.plan import make_plan, show_plan
     from benchmarks.capacity.planner import Planner
@@ -62,7 +67,7 @@ def capacity(
     prices = _prices(price or [], {option.gpu for option in (*bases, *changes)})
     with console.status("simulating") as status:
         planner = Planner(traffic, Objective(ttfa_p95_ms, continuity), max_streams, seed, calls, show=status.update)
-        plan = record(make_plan(planner, bases, changes, prices))
+        plan = record(make_plan(planner, bases, changes, prices, Conversations(turns, user_s)))
     show_plan(plan, console)
     typer.echo(write(output, plan))
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.capacity.conversations import CONVERSATIONS, Conversations, in_words
 from benchmarks.capacity.planner import Holding, Option, Planner, fleet
 from benchmarks.load.report import figure, share
 from benchmarks.sweep.knee import Objective
@@ -17,11 +18,15 @@ HEAD = ("", "streams", "TTFA p95", "bottleneck", "GPUs", "and a spare", "per aud
 
 
 def make_plan(
-    planner: Planner, bases: Sequence[Option], changes: Sequence[Option], prices: Mapping[str, float]
+    planner: Planner,
+    bases: Sequence[Option],
+    changes: Sequence[Option],
+    prices: Mapping[str, float],
+    conversations: Conversations = CONVERSATIONS,
 ) -> dict[str, Any]:
     """Return the plan, which rests on the first of `bases`; the others span what is not known.
 
-    `prices`: price of a GPU-hour by the GPU's name.
+    `prices`: price of a GPU-hour by the GPU's name. `conversations`: those of the callers.
     """
     traffic, holdings, start = planner.traffic, [], 4.0
     for option in (*bases, *changes):
@@ -41,6 +46,7 @@ def make_plan(
         "objective": asdict(planner.objective),
         "options": answers[: len(bases)],
         "changes": answers[len(bases) :],
+        "conversations": conversations.figures(traffic, bases[0].costs, holdings[0].streams(traffic)),
         "failures": [planner.failure(bases[0], count) for count in (found.at_peak, found.with_spare)] if found else [],
     }
 
@@ -124,6 +130,7 @@ def show_plan(plan: dict[str, Any], console: Console) -> None:
         for answer in plan[part]:
             table.add_row(*row(answer))
     console.print(table)
+    console.print(in_words(plan["conversations"]), highlight=False)
     for failure in plan["failures"]:
         console.print(failure_in_words(failure), highlight=False)
     for label in dict.fromkeys(answer["label"] for answer in (*plan["options"], *plan["changes"])):
