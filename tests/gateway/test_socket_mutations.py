@@ -17,8 +17,8 @@ pytestmark = pytest.mark.long
 COUNT, MESSAGES = 20_000, 20
 
 FORMAT = {"container": "raw", "encoding": "pcm_s16le", "sample_rate": 24_000}
-IDS = ["a", "b", "c", "", " ", "é", "x" * 600, None, 5, {}]
-TEXTS = [
+IDS: list[Any] = ["a", "b", "c", "", " ", "é", "x" * 600, None, 5, {}]
+TEXTS: list[Any] = [
     "Hi. ",
     "Hello there. How",
     " are you?",
@@ -34,7 +34,7 @@ TEXTS = [
     None,
     5,
 ]
-FLAGS = [True, False, True, False, None, "true", 1]
+FLAGS: list[Any] = [True, False, True, False, None, "true", 1]
 VALUES: list[Any] = [
     *TEXTS,
     *IDS,

@@ -15,6 +15,7 @@ import pytest
 from websockets.asyncio.client import connect as async_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from misotts_gateway.sockets.limits import MAX_MESSAGE, MAX_TURNS
 from tests.support.fake_triton import FakeTriton, endless
@@ -47,7 +48,12 @@ def test_keys_of_sockets(triton: FakeTriton, path: str, keyed: RunningGateway) -
         pass
     with talking(keyed.http_port, path, subprotocols=["token", "k"]) as talker:
         assert talker.connection.subprotocol == "token"
-    wrong = ({}, {"authorization": "Token x"}, {"authorization": "Token k", "xi-api-key": "x"}, {"x-api-key": "k\xe9"})
+    wrong: Any = (
+        {},
+        {"authorization": "Token x"},
+        {"authorization": "Token k", "xi-api-key": "x"},
+        {"x-api-key": "k\xe9"},
+    )
     for headers in wrong:
         with pytest.raises(InvalidStatus) as refused:
             connect(f"ws://127.0.0.1:{keyed.http_port}{path}", additional_headers=headers)
@@ -102,10 +108,10 @@ def test_upgrades_that_are_refused_have_a_body(port: int, path: str) -> None:
         assert json.loads(refused.value.response.body)
     # A page of another site may not use a server without keys: a browser asks nothing before it opens a WebSocket.
     with pytest.raises(InvalidStatus) as refused:
-        connect(f"ws://127.0.0.1:{port}{path}", origin="https://other.example")  # type: ignore[arg-type]
+        connect(f"ws://127.0.0.1:{port}{path}", origin=Origin("https://other.example"))
     assert refused.value.response.status_code == 403
     assert refused.value.response.body
-    with connect(f"ws://127.0.0.1:{port}{path}", origin=f"http://127.0.0.1:{port}") as connection:  # type: ignore[arg-type]
+    with connect(f"ws://127.0.0.1:{port}{path}", origin=Origin(f"http://127.0.0.1:{port}")) as connection:
         assert connection.protocol.extensions == []  # no permessage-deflate, which the client has offered
 
 
