@@ -1,8 +1,8 @@
 """Flow control on the real server: audio made and heard by kinds of callers, refusals of an overload, a drain.
 
-    python -m benchmarks.flow callers|overload|simulated [--model models/random]
+    python -m benchmarks.flow callers|overload|refusals|simulated [--model models/random]
 
-Each part but the last starts servers of its own. It writes `benchmarks/results/flow-PART-DATE.json`.
+The first two start servers of their own, the third a gateway alone. It writes `benchmarks/results/flow-PART-DATE.json`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,12 @@ import argparse
 import asyncio
 import os
 import signal
+import socket
 import statistics
+import subprocess
+import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any, get_args
@@ -32,7 +37,8 @@ from benchmarks.record import save
 from misotts.config import FRAME_MS, SAMPLE_RATE
 from misotts.engines.interface import Limits
 from misotts.generate.flow import AdmissionRule, FlowOptions
-from misotts.serve.local import RunningServer, running_server
+from misotts.serve.local import RunningServer, free_ports, running_server
+from misotts.serve.messages import encode
 from misotts_client import AsyncClient, SpeechRequest
 from misotts_client.errors import Unavailable
 from misotts_client.transport import infer_request
@@ -125,7 +131,7 @@ def overload(model: Path) -> dict[str, Any]:
             }
             for times in (3, 10) if rule == "pace" else (3,):
                 load = Load(rate=times * carried / 3.0, seconds=OVERLOAD_S, chars=UTTERANCE_CHARS, lead_ms=None)
-                found[rule][f"{times} times"] = _judged(server, load)
+                found[rule][f"{times} times"] = _judged(_gateway(server), server.url, load)
                 print(rule, times, found[rule], flush=True)
             if rule == "pace":
                 found[rule]["burst"] = asyncio.run(_burst(server))
@@ -133,12 +139,12 @@ def overload(model: Path) -> dict[str, Any]:
     return found
 
 
-def _judged(server: RunningServer, load: Load) -> dict[str, Any]:
-    """Return the figures of an overload, and how long the gateway's event loop and the callers' were ready to run and
-    had to wait for a CPU."""
-    before = _gateway_times(server)
-    run = cheap_callers.run(server.url, load)
-    cpu_s, waited_s = np.subtract(_gateway_times(server), before).tolist()
+def _judged(gateway: int, url: str, load: Load) -> dict[str, Any]:
+    """Return the figures of an overload, and how long the main threads of the process `gateway` and of the callers were
+    ready to run and had to wait for a CPU."""
+    before = _times(gateway)
+    run = cheap_callers.run(url, load)
+    cpu_s, waited_s = np.subtract(_times(gateway), before).tolist()
     return {
         **judge(run.answers),
         "gateway": {"cpu_s": round(cpu_s, 2), "waited_for_cpu_s": round(waited_s, 2)},
@@ -146,11 +152,15 @@ def _judged(server: RunningServer, load: Load) -> dict[str, Any]:
     }
 
 
-def _gateway_times(server: RunningServer) -> tuple[float, float]:
-    """Return the seconds that the main thread of the gateway has run, and those that it was ready to and did not."""
+def _gateway(server: RunningServer) -> int:
+    """Return the process id of a server's gateway."""
     children = psutil.Process(server.process.pid).children()
-    gateway = next(child for child in children if "misotts_gateway" in child.cmdline())
-    ran_ns, waited_ns, _ = Path(f"/proc/{gateway.pid}/schedstat").read_text().split()
+    return next(child.pid for child in children if "misotts_gateway" in child.cmdline())
+
+
+def _times(pid: int) -> tuple[float, float]:
+    """Return the seconds that the main thread of a process has run, and those that it was ready to and did not."""
+    ran_ns, waited_ns, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
     return int(ran_ns) / 1e9, int(waited_ns) / 1e9
 
 
@@ -229,6 +239,40 @@ async def _drained(server: RunningServer) -> dict[str, Any]:
     return {"heard_s": heard, "of_s": AUDIO_MS / 1000, "finish": finish, "refused": refused, "exit_status": status}
 
 
+def refusals(_: Path) -> dict[str, Any]:
+    """Return the refusal times of a gateway alone: a stand-in for the launcher tells it that every place is taken. The
+    calls are those of 3 and 10 times what 16 streams take."""
+    figures = {"submitted": 0, "places": 0, "waits_s": [9.0], "slot_s": 1.0, "max_wait_s": 2.0}
+    lines = encode({"command": "state", "ready": True}) + encode({"command": "admission", "figures": figures})
+    grpc_port, http_port, ready_port = free_ports(3)
+    found = {}
+    with tempfile.TemporaryDirectory() as run, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{run}/control")
+        listener.listen()
+        flags = [f"--upstream=unix:{run}/grpc", f"--launcher={run}/control", "--host=127.0.0.1"]
+        flags += [f"--grpc-port={grpc_port}", f"--http-port={http_port}", f"--ready-port={ready_port}"]
+        gateway = subprocess.Popen([sys.executable, "-m", "misotts_gateway", *flags])
+        launcher, ended = listener.accept()[0], threading.Event()
+
+        def publish() -> None:
+            while not ended.wait(0.1):
+                launcher.sendall(lines)
+
+        publishing = threading.Thread(target=publish)
+        publishing.start()
+        try:
+            for times in (3, 10):
+                load = Load(rate=times * 16 / 3.0, seconds=OVERLOAD_S, chars=UTTERANCE_CHARS, lead_ms=None)
+                found[f"{times} times"] = _judged(gateway.pid, f"127.0.0.1:{grpc_port}", load)
+                print(times, found[f"{times} times"], flush=True)
+        finally:
+            ended.set()
+            publishing.join()
+            gateway.kill()
+            gateway.wait()
+    return found
+
+
 def simulated(_: Path) -> dict[str, Any]:
     """Return the same figures as `overload`, of an H100 that exists only as a cost table (the floor model, never
     measured), on which nothing else runs. Calls of the first 4 s, when the server learns its step times, do not count.
@@ -247,7 +291,7 @@ def simulated(_: Path) -> dict[str, Any]:
     return found
 
 
-PARTS = {"callers": callers, "overload": overload, "simulated": simulated}
+PARTS = {"callers": callers, "overload": overload, "refusals": refusals, "simulated": simulated}
 
 
 def main() -> None:
