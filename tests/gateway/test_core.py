@@ -9,13 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import deserialize_bytes_tensor
 
-from misotts_client import SpeechRequest, Unavailable
+from misotts_client import InvalidArgument, SpeechRequest, Unavailable
+from misotts_client.contract import check_request
 from misotts_gateway import memory
 from misotts_gateway.access_log import AccessLog
 from misotts_gateway.callers import Caller
 from misotts_gateway.core import Core
 from misotts_gateway.counts import Counts
+from misotts_gateway.keys import Key
 from misotts_gateway.limits import CallerLimits
 from misotts_gateway.request import Asked
 from misotts_gateway.tickets import READERS, Note, Tickets, pack, share_of, socket_path, unpack
@@ -104,6 +108,22 @@ def test_the_stages_learn_what_was_taken_and_of_callers_that_left(
     assert readers.notes("prompt") == [left]
     assert taken[0]
     assert share_of(taken[0].ticket) != share_of(left.ticket)
+
+
+def test_a_conversation_belongs_to_its_tenant_or_address(core_before: Callable[..., Core]) -> None:
+    core, asked = core_before(answer(finish="eos")), Asked(SpeechRequest("Hello.", session="mine"))
+    keyed = [Caller("1.1.1.1", "id", Key(f"{tenant}-key", tenant)) for tenant in ("a", "b")]
+
+    def sent(caller: Caller) -> Any:
+        message = service_pb2.ModelInferRequest.FromString(core._message(asked, 1, caller))
+        names = [each.name for each in message.inputs]
+        return deserialize_bytes_tensor(message.raw_input_contents[names.index("SESSION")]).item().decode()
+
+    assert [sent(each) for each in (*keyed, CALLER)] == ["a/mine", "b/mine", "1.1.1.1/mine"]
+    with pytest.raises(InvalidArgument, match="got 'b/mine'"):
+        check_request(SpeechRequest("Hello.", session="b/mine"), 2048)
+    core._upstream.private = False
+    assert sent(keyed[0]) == "mine", "another gateway knows the owner by the key"
 
 
 def test_a_note_that_no_socket_takes_is_sent_later(tmp_path: Path, readers: Readers) -> None:
