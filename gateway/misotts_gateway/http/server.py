@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from misotts_gateway.files import file_version
 from misotts_gateway.listeners import ListenError
+from misotts_gateway.sockets.frames import BoundedFrames
 from misotts_gateway.sockets.limits import MAX_MESSAGE, PING_S, PONG_S
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class HttpServer:
         config = uvicorn.Config(
             app,
             http="h11",  # the parser that bounds headers
-            ws="websockets-sansio",
+            ws=BoundedFrames,
             ws_max_size=MAX_MESSAGE,
             ws_ping_interval=PING_S,
             ws_ping_timeout=PONG_S,

@@ -21,3 +21,7 @@ HOLD_S = 5.0
 """A turn that waits for text keeps its place among its caller's streams for this long."""
 SLICE_SAMPLES = 12_000
 """Samples of a message: 0.5 s, in at most 128 KiB. Clients refuse messages of 1 MiB."""
+CONTROL_BURST, CONTROL_PER_S = 50, 5.0
+"""Pings and pongs of a caller: clients ping every 5 to 20 s."""
+MAX_FRAGMENTS = 1_000
+"""Fragments of a message; clients send one."""
