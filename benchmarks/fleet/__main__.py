@@ -30,13 +30,13 @@ from benchmarks.load.plan import Call
 from benchmarks.load.playback import play
 from benchmarks.record import save
 from misotts_client import AsyncClient, SpeechRequest
-from misotts_client.transport import SESSION
 
 TEXT = "A listener hears this at the pace of playback."
 AUDIO_MS = 9_600
 LEAD_MS = 3_000
 """What a listener has in hand. Streams then last as long as their playback: restarts and deaths meet running ones."""
 CALLERS = 4
+CONVERSATIONS = 12
 BURST = 4
 """Calls that have just begun when a server is killed."""
 QUIET_S = 20.0
@@ -60,6 +60,8 @@ class Part:
     name: str
     answers: list[Answer] = field(default_factory=list)
     notes: dict[str, float] = field(default_factory=dict)
+    turns: list[list[int]] = field(default_factory=list)
+    """What the servers knew of each conversation: at its first and second turn, and after a death."""
 
     @property
     def failed(self) -> list[Answer]:
@@ -75,6 +77,7 @@ class Part:
             "ttfa_median_s": round(statistics.median(firsts), 3) if firsts else None,
             "ttfa_largest_s": round(max(firsts), 3) if firsts else None,
             **{name: round(value, 2) for name, value in self.notes.items()},
+            **({"earlier_turns": self.turns} if self.turns else {}),
         }
 
 
@@ -107,16 +110,17 @@ class Callers:
 
     async def _call_again(self, number: int, stop: asyncio.Event) -> None:
         await asyncio.sleep(number * AUDIO_MS / 1000 / CALLERS)
-        async with self._client({SESSION: f"conversation-{number}"} if number % 2 else {}) as client:
+        session = f"conversation-{number}" if number % 2 else None
+        async with self._client() as client:
             while not stop.is_set():
-                answer = await self.call(client)
+                answer = await self.call(client, session)
                 if answer.arrivals:  # the listener hears the rest
                     await asyncio.sleep(max(answer.arrivals[0].at_s + answer.audio_s - self.now(), 0))
 
-    async def call(self, client: AsyncClient) -> Answer:
+    async def call(self, client: AsyncClient, session: str | None = None) -> Answer:
         """Make one call."""
         number = next(self._numbers)
-        request = SpeechRequest(TEXT, seed=number, max_audio_ms=AUDIO_MS, lead_ms=LEAD_MS)
+        request = SpeechRequest(TEXT, seed=number, max_audio_ms=AUDIO_MS, lead_ms=LEAD_MS, session=session)
         answer = await make(Call(number, None, request, "listens", math.inf), client, self.now)
         answer.audio.clear()
         self.part.answers.append(answer)
@@ -124,17 +128,23 @@ class Callers:
 
     async def burst(self) -> None:
         """Make `BURST` calls at once, of a caller without a session."""
-        async with self._client({}) as client:
+        async with self._client() as client:
             await asyncio.gather(*(self.call(client) for _ in range(BURST)))
 
     async def warm_up(self) -> None:
         """Speak a little with every server."""
-        async with self._client({}) as client:
+        async with self._client() as client:
             for _ in range(WARM_UP * 2):
                 await client.speak(TEXT, max_audio_ms=800)
 
-    def _client(self, metadata: dict[str, str]) -> AsyncClient:
-        return AsyncClient(self._envoy.url, ca=self._envoy.ca, metadata=metadata)
+    async def turns(self) -> list[int]:
+        """Let each of `CONVERSATIONS` conversations speak once; return the earlier turns that their servers knew."""
+        async with self._client() as client:
+            spoken = [await client.speak(TEXT, max_audio_ms=800, session=f"talk-{n}") for n in range(CONVERSATIONS)]
+        return [each.session_turns or 0 for each in spoken]
+
+    def _client(self) -> AsyncClient:
+        return AsyncClient(self._envoy.url, ca=self._envoy.ca)
 
 
 async def measure(envoy: RunningEnvoy, replicas: list[Replica]) -> list[Part]:
@@ -160,6 +170,8 @@ async def measure(envoy: RunningEnvoy, replicas: list[Replica]) -> list[Part]:
             await asyncio.sleep(SETTLE_S)
 
     async def death(found: Part) -> None:
+        found.turns.append(await callers.turns())
+        found.turns.append(await callers.turns())
         await asyncio.sleep(AUDIO_MS / 1000 + 1)
         calls = asyncio.create_task(callers.burst())
         await asyncio.sleep(0.02)
@@ -167,6 +179,7 @@ async def measure(envoy: RunningEnvoy, replicas: list[Replica]) -> list[Part]:
         await asyncio.to_thread(replicas[0].kill)
         await asyncio.sleep(AFTER_DEATH_S)
         await calls
+        found.turns.append(await callers.turns())
         await asyncio.to_thread(replicas[0].start)
         found.notes["back_s"] = callers.now() - killed
         await asyncio.sleep(SETTLE_S)
@@ -211,6 +224,9 @@ def faults(parts: list[Part]) -> list[str]:
     notes = death.notes
     if notes["broken_without_audio"]:
         found.append(f"death: {notes['broken_without_audio']:g} calls without a first chunk failed")
+    first, second, after = death.turns
+    if first != [0] * CONVERSATIONS or second != [1] * CONVERSATIONS or set(after) != {0, 2}:
+        found.append(f"death: conversations do not stay, or do not go on: their servers knew {death.turns} turns")
     for name, limit in (("error_s", ERROR_S), ("recovery_s", RECOVERY_S)):
         if notes[name] > limit:
             found.append(f"death: {name} is {notes[name]:.2f}, more than {limit:g}")

@@ -18,6 +18,7 @@ from misotts_client.transport import (
     error_from_rpc,
     infer_request,
     open_channel,
+    session_metadata,
 )
 
 
@@ -54,7 +55,9 @@ class AsyncClient:
         """See `misotts_client.client.Client.stream`."""
         asked = as_request(request, fields)
         call = self._stub.ModelStreamInfer(
-            iter([infer_request(asked)]), timeout=call_timeout_s(asked), metadata=self._metadata
+            iter([infer_request(asked)]),
+            timeout=call_timeout_s(asked),
+            metadata=(*self._metadata, *session_metadata(asked)),
         )
         return AsyncStream(call, self.url, self._closed)
 

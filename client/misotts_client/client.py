@@ -16,6 +16,7 @@ from misotts_client.transport import (
     error_from_rpc,
     infer_request,
     open_channel,
+    session_metadata,
 )
 
 
@@ -60,7 +61,9 @@ class Client:
         asked = as_request(request, fields)
         # The iterator ends after one request, which closes our side; the server then ends the stream by itself.
         call = self._stub.ModelStreamInfer(
-            iter([infer_request(asked)]), timeout=call_timeout_s(asked), metadata=self._metadata
+            iter([infer_request(asked)]),
+            timeout=call_timeout_s(asked),
+            metadata=(*self._metadata, *session_metadata(asked)),
         )
         return Stream(call, self.url)
 

@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor, triton_to_np_dtype
 
 from misotts_client import errors
-from misotts_client.contract import INPUTS, MODEL_NAME, OUTPUTS
+from misotts_client.contract import INPUTS, MODEL_NAME, OUTPUTS, SESSION_NAME
 from misotts_client.request import SpeechRequest
 from misotts_client.speech import Chunk
 from misotts_client.tensors import write_request
@@ -132,6 +132,12 @@ def call_metadata(api_key: str | None, metadata: Mapping[str, str] | None) -> tu
             words = "metadata must have a name of a-z 0-9 - _ . and a value in printable ASCII"
             raise ValueError(f"{words}; got {name!r} = {value!r}")
     return ((("authorization", f"Bearer {api_key}"),) if api_key else ()) + added
+
+
+def session_metadata(request: SpeechRequest) -> tuple[tuple[str, str], ...]:
+    """Return the metadata by which proxies send a conversation to the server that keeps it."""
+    named = request.session is not None and SESSION_NAME.fullmatch(request.session)  # the server refuses other names
+    return ((SESSION, request.session),) if named and request.session else ()
 
 
 def call_timeout_s(request: SpeechRequest) -> float | None:
