@@ -67,6 +67,12 @@ def call_rows(members: Sequence[int], slots: int) -> tuple[int, bool]:
     return in_place, False
 
 
+def possible_rows(slots: int) -> set[tuple[int, bool]]:
+    """Return all that `call_rows` can return."""
+    powers = {_power_above(number, slots) for number in range(slots)}
+    return {(rows, False) for rows in powers} | {(rows, True) for rows in powers if rows <= slots // PACKED_SHARE}
+
+
 def _power_above(number: int, limit: int) -> int:
     """Return the least power of two above `number`, or `limit` if that is less."""
     return min(1 << number.bit_length(), limit)

@@ -36,6 +36,10 @@ class Decoder:
         self._rows = DecoderRows(mimi, slots, MAX_FRAMES)
         self._ends_loud = np.zeros(slots, bool)
 
+    def prepare(self) -> None:
+        """Do on the device what the first calls would do, before the first caller comes."""
+        self._rows.prepare()
+
     def decode(self, pieces: Sequence[Piece[np.int32]]) -> list[npt.NDArray[np.float32]]:
         """Return each piece's audio, float32 [frames * 1920], without a silent end frame.
 

@@ -20,7 +20,7 @@ from moshi.modules.streaming import State, StreamingContainer
 from moshi.modules.transformer import RingKVCache
 
 from misotts.mimi import enlarge_rings
-from misotts.slots import PACKED_SHARE, call_rows
+from misotts.slots import PACKED_SHARE, call_rows, possible_rows
 
 GRAPH_FRAMES = 4
 """Largest number of frames of a call that runs as a CUDA graph; a longer call keeps the device busy without one."""
@@ -53,6 +53,20 @@ class DecoderRows:
             states: States = self._network.get_streaming_state()
         enlarge_rings(states.values(), steps)
         return states
+
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        """On a GPU, capture every graph that a call can need, so that no caller waits for one."""
+        if self._graph_pool is None:
+            return
+        for rows, packed in sorted(
+            possible_rows(self._slots), reverse=True
+        ):  # the largest one sizes the graphs' memory
+            for frames in range(GRAPH_FRAMES, 0, -1):
+                view = self._views[rows, packed, frames] = self._view(rows, packed, frames)
+                codes = torch.zeros((rows, self._codebooks, frames), dtype=torch.int64, device=self._device)
+                for _ in range(2):  # without a stream, so that no state changes; the second call captures
+                    view.run(codes, torch.zeros(rows, dtype=torch.bool), torch.full((rows,), self._slots))
 
     def reset(self, slots: list[int]) -> None:
         """Start new streams in `slots`."""

@@ -18,7 +18,7 @@ from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.decode.decoder import MAX_FRAMES, TAIL_LOUDNESS, TAIL_SAMPLES, Decoder
 from misotts.engines.interface import Sampling
 from misotts.mimi import build_mimi, encode, load_mimi
-from misotts.slots import PACKED_SHARE, Piece, call_rows
+from misotts.slots import PACKED_SHARE, Piece, call_rows, possible_rows
 from misotts.synthesizer import Synthesizer
 from misotts.watermark.watermarker import Watermarker
 from misotts_client.errors import EOS, LENGTH
@@ -135,6 +135,7 @@ def test_streams_of_all_lengths_share_calls(decoder: Decoder, mimi: MimiModel, s
 def test_a_call_has_rows_for_its_streams_and_few_others(slots: int, data: st.DataObject) -> None:
     members = data.draw(st.lists(st.integers(0, slots - 1), min_size=1, unique=True))
     rows, packed = call_rows(members, slots)
+    assert (rows, packed) in possible_rows(slots)
     assert len(members) <= rows <= slots
     if packed:
         assert rows < 2 * len(members)

@@ -4,7 +4,7 @@ import ctypes
 import math
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -225,6 +225,7 @@ def test_replayed_frames_are_the_torch_engines(emulated_gpu: EmulatedGpu) -> Non
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
     assert emulated_gpu.waits == [], "a step waited for the device"
     assert sum(graph.replays for graph in emulated_gpu.graphs) >= FRAMES
+    assert len(emulated_gpu.graphs) == len(bucket_shapes(3, TINY.audio_codes)), "a graph was captured while speaking"
     assert all(graph.replays for graph in emulated_gpu.graphs[:-1]), "a bucket was not used"
 
 
@@ -251,12 +252,8 @@ def decode_all(decoder: Decoder, slots: Sequence[int]) -> list[np.ndarray]:
     return [np.concatenate(parts) for parts in audio]
 
 
-@pytest.mark.parametrize(
-    ("slots", "replays"), [((0, 1, 2), REPLAYS), ((15, 4, 9), PACKED_REPLAYS)], ids=["first rows", "packed"]
-)
-def test_decoding_through_graphs_sounds_like_the_cpu(
-    emulated_gpu: EmulatedGpu, slots: tuple[int, ...], replays: list[int]
-) -> None:
+def mimi_maker() -> Callable[[], Any]:
+    """Return a function that makes Mimi with the same weights each time."""
     config = ModelConfig.from_dict(CONFIG)
     torch.manual_seed(0)
     weights = make_mimi_weights(config)
@@ -266,11 +263,35 @@ def test_decoding_through_graphs_sounds_like_the_cpu(
         network.load_state_dict(weights)
         return network.eval().requires_grad_(False)
 
+    return mimi
+
+
+@pytest.mark.parametrize(
+    ("slots", "replays"), [((0, 1, 2), REPLAYS), ((15, 4, 9), PACKED_REPLAYS)], ids=["first rows", "packed"]
+)
+def test_decoding_through_graphs_sounds_like_the_cpu(
+    emulated_gpu: EmulatedGpu, slots: tuple[int, ...], replays: list[int]
+) -> None:
+    mimi = mimi_maker()
     expected = decode_all(Decoder(mimi(), 3), range(3))
     found = decode_all(Decoder(mimi().to("cuda"), 3 if max(slots) < 3 else 16), slots)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     assert [graph.replays for graph in emulated_gpu.graphs] == replays
+
+
+@pytest.mark.parametrize("slots", [(0, 1, 2), (15, 4, 9)], ids=["first rows", "packed"])
+def test_nothing_is_captured_after_the_start(emulated_gpu: EmulatedGpu, slots: tuple[int, ...]) -> None:
+    """A capture while callers listen would stop all of them."""
+    mimi = mimi_maker()
+    expected = decode_all(Decoder(mimi(), 3), range(3))
+    decoder = Decoder(mimi().to("cuda"), 16)
+    decoder.prepare()
+    captured = len(emulated_gpu.graphs)
+    assert captured == 4 * (5 + 3), "1, 2, 4, 8, 16 rows, of which three may be packed, of 1 to 4 frames"
+    for a, b in zip(decode_all(decoder, slots), expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert len(emulated_gpu.graphs) == captured
 
 
 def test_moshi_compiles_nothing_whichever_module_comes_first() -> None:

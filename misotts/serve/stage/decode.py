@@ -18,7 +18,9 @@ class DecodeStage(ChunkStage):
     def load(self) -> None:
         self.link.loading("Mimi decoder")
         mimi = load_mimi(self.settings.model, self.config, self.device)
-        self.start_worker(Decoder(mimi, self.settings.max_streams).decode_each)
+        decoder = Decoder(mimi, self.settings.max_streams)
+        decoder.prepare()
+        self.start_worker(decoder.decode_each)
 
     def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
         outputs = {"HEADER": chunk.header, "AUDIO": audio, "FINISH": finish}
