@@ -125,7 +125,8 @@ class _Launcher:
             drained = self._phase == "serving" and self._drain()
         except (ServeError, NoTritonError) as error:
             self._reason = str(error)
-            raise ServeError(f"{error}{self._save_log()}") from None
+            log = "" if self._gateway_error else self._save_log()  # where Triton's log says nothing
+            raise ServeError(f"{error}{log}") from None
         finally:
             self._phase = "stopping"
             self._tell_gateway()
@@ -145,12 +146,10 @@ class _Launcher:
         self._settings.save()
         environment = {name: value for name, value in os.environ.items() if name != KEY_ENV}
         self._gateway.start(self._gateway_command(), environment)
-        self._wait(lambda: "" if self._control.gateway.state == "ready" else GATEWAY, LISTEN_LIMIT_S)
-        if self._signals:
-            return
         triton = TritonServer.find(self._settings.run)
         command = triton.command(self._settings, STOP_LIMIT_S)
         self._triton.start(command, triton.environment(self._settings), stdout_too=True)
+        self._wait(lambda: "" if self._control.gateway.state == "ready" else GATEWAY, LISTEN_LIMIT_S)
         self._wait(lambda: ", ".join(self._control.not_ready), START_LIMIT_S)
         self._wait(self._silent_socket, LISTEN_LIMIT_S)
         if self._signals:

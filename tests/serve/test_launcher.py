@@ -82,10 +82,13 @@ def test_a_tmpdir_that_cannot_be_used_is_refused_at_once(
     assert "\n" not in error
 
 
-def test_what_the_gateway_refuses_ends_the_start_before_triton(
+def test_what_the_gateway_refuses_ends_the_start(
     demo_folder: Path, tmp_path: Path, pinned_text: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("misotts.serve.launcher.TritonServer", None)
+    triton = tmp_path / "tritonserver"
+    triton.write_text("#!/bin/sh\nexec sleep 60\n")
+    triton.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     ports = [f"--{name}-port={port}" for name, port in zip(("grpc", "http", "ready"), free_ports(3), strict=True)]
     options = [*ports, "--host=127.0.0.1", "--allow-reference-key"]
     with socket.create_server(("127.0.0.1", 0)) as busy:
