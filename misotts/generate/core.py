@@ -35,7 +35,7 @@ from misotts.generate.flow import DEFAULTS, FlowOptions, listener_runs_out, paus
 from misotts.generate.scheduler import QueueFullError, Scheduler, TooLongError
 from misotts.generate.slot_table import SlotTable
 from misotts.generate.statistics import Statistics
-from misotts.generate.stream import Chunk, Receiver, Send, Stream
+from misotts.generate.stream import Receiver, Send, Stream
 from misotts.generate.utterance import Utterance
 from misotts_client.errors import (
     EOS,
@@ -119,10 +119,6 @@ class Core:
                 raise Unavailable(self._closed)
             if order.ticket in self._gone:
                 raise Cancelled("the caller left")
-            if not len(order.frames) and order.session:  # nothing is spoken
-                self.conversations.forget(order.session)
-                self._send(receiver, Chunk.without_frames(utterance, EOS))
-                return
             begins = not order.session or self.conversations.free(order.session)
             if begins:
                 self._begin(utterance, now)

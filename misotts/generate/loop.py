@@ -25,9 +25,9 @@ from misotts.generate.conversations import SESSIONS, SessionOptions
 from misotts.generate.core import Core
 from misotts.generate.flow import DEFAULTS, FlowOptions, tick_s
 from misotts.generate.outbox import Outbox
-from misotts.generate.stream import Receiver
+from misotts.generate.stream import Chunk, Receiver
 from misotts.generate.utterance import Utterance
-from misotts_client.errors import Internal, MisoError, Unavailable
+from misotts_client.errors import EOS, Internal, MisoError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,13 @@ class Generator:
         self._thread.start()
 
     def submit(self, utterance: Utterance, receiver: Receiver) -> None:
-        """See `Core.submit`; it is called from any thread, as the next four are."""
+        """See `Core.submit`; it is called from any thread, as the next four are. An order without a prompt ends its
+        conversation, and nothing is spoken."""
+        if (name := utterance.order.session) and not len(utterance.order.frames):
+            with self._wake:
+                self.core.conversations.forget(name)
+            receiver.chunk(Chunk.without_frames(utterance, EOS))
+            return
         with self._wake:
             self.core.submit(utterance, receiver, time.monotonic())
             self._wake.notify()

@@ -168,7 +168,7 @@ def test_conversations_are_bounded_and_forgotten_with_their_blocks() -> None:
     assert conversations.counts.evicted == 1
     assert conversations.bytes == sum(each.size for each in conversations) > 0
     assert run(stage, turn(5, 5, session="a")).chunks[0].session_turns == 0, "c has been forgotten for it"
-    stage.submit(utterance(seed=1, positions=0, session="b", session_end=1))
+    conversations.forget("b")
     assert [each.name for each in conversations] == ["a"]
     stage.now = 10.0
     stage.step()
@@ -180,7 +180,7 @@ def test_a_conversation_that_ends_while_a_turn_runs_is_forgotten(stage: Scripted
     run(stage, turn(1, 1))
     last = stage.submit(turn(2, 2, max_frames=9))
     stage.step()
-    stage.submit(utterance(seed=1, positions=0, session="a", session_end=1))
+    stage.core.conversations.forget("a")
     assert run(stage, turn(3, 3, session_end=1)).chunks[0].session_turns == 0
     while stage.core.streams:
         stage.step()

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from misotts.config import FRAME_MS, FRAME_SAMPLES, MASKED, SAMPLE_RATE, ModelConfig
 from misotts.prompt.builder import Prompter
+from misotts.prompt.coded_segment import CodedSegment
 from misotts.prompt.tokenizer import Tokenizer
 from misotts.prompt.voices import Voices
 from misotts_client.contract import MAX_TEXT
@@ -89,6 +90,20 @@ def test_the_voice_then_the_segments_then_the_text(prompter: Prompter, tokenizer
 
 
 @pytest.mark.parametrize("miso", [True, False], ids=["MisoTTS", "CSM"])
+def test_an_order_tells_the_voice_from_what_a_turn_brings(prompter: Prompter, tokenizer: Tokenizer) -> None:
+    """Speech as codes has the rows of a clip with these codes. The gateway has put the owner before the name."""
+    given = [Segment("One.", 1, clip(3, 2)), CodedSegment("Two.", 2, np.full((4, 32), 5, np.int32))]
+    request = SpeechRequest("Hello.", voice="anna", context=given, session="10.0.0.1/call-7", session_heard_ms=80)
+    order, dropped = prompter.complete(prompter.check(request))
+    voice = [text_frames(tokenizer, "My voice.", 0), audio_frames(25, 5)]
+    new = [text_frames(tokenizer, "One.", 1), audio_frames(3, 2), text_frames(tokenizer, "Two.", 2), audio_frames(4, 5)]
+    assert np.array_equal(order.frames, np.concatenate([*voice, *new, text_frames(tokenizer, "Hello.", 0)]))
+    assert (order.voice, dropped) == (sum(map(len, voice)), 0)
+    assert (order.session, order.heard_ms, order.session_end) == ("10.0.0.1/call-7", 80, 0)
+    ended, _ = prompter.complete(prompter.check(SpeechRequest("", session="call-7", session_end=1)))
+    assert (ended.frames.shape, ended.session) == ((0, 33), "call-7")
+
+
 def test_white_space_at_the_beginning_of_text_context_and_voice(
     miso: bool, demo_folder: Path, config: ModelConfig, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
