@@ -89,7 +89,6 @@ def test_the_voice_then_the_segments_then_the_text(prompter: Prompter, tokenizer
     assert np.array_equal(prompt.frames, np.concatenate([*chain(*rows), text_frames(tokenizer, "Third.", 5)]))
 
 
-@pytest.mark.parametrize("miso", [True, False], ids=["MisoTTS", "CSM"])
 def test_an_order_tells_the_voice_from_what_a_turn_brings(prompter: Prompter, tokenizer: Tokenizer) -> None:
     """Speech as codes has the rows of a clip with these codes. The gateway has put the owner before the name."""
     given = [Segment("One.", 1, clip(3, 2)), CodedSegment("Two.", 2, np.full((4, 32), 5, np.int32))]
@@ -104,6 +103,7 @@ def test_an_order_tells_the_voice_from_what_a_turn_brings(prompter: Prompter, to
     assert (ended.frames.shape, ended.session) == ((0, 33), "call-7")
 
 
+@pytest.mark.parametrize("miso", [True, False], ids=["MisoTTS", "CSM"])
 def test_white_space_at_the_beginning_of_text_context_and_voice(
     miso: bool, demo_folder: Path, config: ModelConfig, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
