@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from misotts.config import FRAME_MS, MASKED, ModelConfig
+from misotts.engines.compiled.engine import CompiledBackbone, CompiledDepth
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.interface import Limits
 from misotts.engines.two_part import TwoPart
@@ -68,7 +69,7 @@ class Talk:
         voice = self.rows(5, 40) if not self.sent or draw(6) == 0 else self.sent[-1].expected[:45]
         own = np.concatenate([self.rows(draw(1, 6), draw(0, 25)), self.rows(draw(2, 12), 0)])
         heard_ms = int(draw(0, 900)) if draw(3) == 0 else None
-        max_frames = int(draw(2, self.longest))
+        max_frames = int(draw(self.longest // 2, self.longest))
         before = fitting([*self.said, *self.heard(heard_ms)], WINDOW - max_frames - len(voice) - len(own))
         order = Order(
             np.concatenate([voice, own]),
@@ -135,31 +136,41 @@ def converse(generator: Generator, talks: list[Talk], turns: int) -> None:
         generator.core.scheduler.check()
 
 
-@pytest.mark.parametrize(("blocks", "longest"), [(26, 30), (60, 14)])
+@pytest.mark.parametrize("tight", [True, False], ids=["preempted", "reused"])
 def test_the_frames_of_a_turn_are_those_of_a_request_with_the_same_rows(
-    blocks: int, longest: int, parts: Parts, demo_folder: Path
+    tight: bool, parts: Parts, demo_folder: Path
 ) -> None:
     """Random conversations at once: some are interrupted, heard in part, trimmed, and in a pool that is too small for
-    them preempted and computed anew."""
-    backbone = TorchBackbone(Checkpoint(demo_folder, parts.config), parts.config, num_blocks=blocks, block_size=8)
-    engine = TwoPart(parts.config, parts.embedding, backbone, parts.depth, LIMITS.max_streams)
+    them preempted and computed anew. The eager engine has the small pool, the compiled one a large one."""
+    weights, longest = Checkpoint(demo_folder, parts.config), 40 if tight else 14
+    if tight:
+        parts = replace(parts, backbone=TorchBackbone(weights, parts.config, num_blocks=26, block_size=8))
+        alone = make_generator(replace(parts, backbone=TorchBackbone(weights, parts.config, 200)), Limits())
+    else:
+        depth = CompiledDepth(weights, parts.config, parts.embedding)
+        parts = replace(parts, backbone=CompiledBackbone(weights, parts.config, num_blocks=100), depth=depth)
+        alone = make_generator(
+            replace(parts, backbone=CompiledBackbone(weights, parts.config, 200)), Limits(step_positions=2048)
+        )
+    engine = TwoPart(parts.config, parts.embedding, parts.backbone, parts.depth, LIMITS.max_streams)
     config = config_with(parts.config, max_seq_len=WINDOW)
     generator = Generator(config, engine, LIMITS, options=FlowOptions(max_wait_s=600))
-    talks = [Talk(str(n), np.random.default_rng([blocks, n]), parts.config, longest) for n in range(4)]
-    converse(generator, talks, turns=5)
+    talks = [Talk(str(n), np.random.default_rng([tight, n]), parts.config, longest) for n in range(4)]
+    converse(generator, talks, turns=4 if tight else 6)
     core = generator.core
     assert core.conversations.counts.trimmed
-    assert core.scheduler.preempted if blocks < 60 else core.scheduler.pool.shared
+    assert core.scheduler.preempted if tight else core.scheduler.pool.shared
 
-    sent = [turn for talk in talks for turn in talk.sent]
+    sent = [turn for talk in talks for turn in talk.sent if turn.utterance.admission]  # not cancelled before
     for turn in sent:
         assert np.array_equal(turn.utterance.order.frames, turn.expected)
     alike = [
         Utterance(replace(turn.utterance.order, frames=turn.expected, session=None, ticket=0, voice=0, heard_ms=None))
         for turn in sent
     ]
-    alone = generate(make_generator(parts, Limits(step_positions=2048)), alike)
-    assert_same_frames([turn.frames for turn in sent], [a[: len(t.frames)] for a, t in zip(alone, sent, strict=True)])
+    expected = generate(alone, alike)
+    found = [a[: len(t.frames)] for a, t in zip(expected, sent, strict=True)]
+    assert_same_frames([turn.frames for turn in sent], found)
     assert sum(len(turn.frames) for turn in sent) > 100
 
 
