@@ -15,6 +15,7 @@ Network = IPv4Network | IPv6Network
 
 REQUEST_ID = "x-request-id"
 FORWARDED_FOR = "x-forwarded-for"
+TRACEPARENT = "traceparent"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _MAX_HOPS = 32
@@ -31,12 +32,14 @@ class Caller:
         request_id: names the call in answers, errors and logs.
         key: its API key; None where the server asks for none.
         token: what it showed as its key; empty if nothing. It goes to the next gateway and nowhere else.
+        traceparent: the span of which the call is a part, as W3C's header has it; empty if it is of none.
     """
 
     address: str
     request_id: str
     key: Key | None = None
     token: str = ""
+    traceparent: str = ""
 
     @property
     def tenant(self) -> str:
@@ -78,7 +81,9 @@ class Callers:
         """
         key, token = self._keys.find(headers)
         id = request_id(headers.get(REQUEST_ID, ()))
-        return Caller(self.address(peer, headers.get(FORWARDED_FOR, ())), id, key, token)
+        traced = headers.get(TRACEPARENT, ())
+        address = self.address(peer, headers.get(FORWARDED_FOR, ()))
+        return Caller(address, id, key, token, traced[0] if len(traced) == 1 else "")
 
     def address(self, peer: str, forwarded: Sequence[str]) -> str:
         """Return the address that counts: the peer's, or behind trusted proxies the rightmost untrusted one."""

@@ -39,6 +39,9 @@ def gateway(
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM); it is read again by itself.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Private key (PEM) of --tls-cert.")] = None,
     access_log: Annotated[str | None, typer.Option(help="File for a JSON line per request; - is stdout.")] = None,
+    traces: Annotated[
+        bool, typer.Option("--traces", help="Export OpenTelemetry spans, as the variables OTEL_EXPORTER_OTLP_... say.")
+    ] = False,
     trusted_proxies: Annotated[
         str, typer.Option(help="Networks whose x-forwarded-for is believed, such as 10.0.0.0/8,::1.")
     ] = "",
@@ -87,6 +90,7 @@ def gateway(
         tls_cert=tls_cert,
         tls_key=tls_key,
         access_log=access_log,
+        traces=traces,
         trusted_proxies=parse_networks(trusted_proxies),
         voices=voices,
         allow_voice_uploads=allow_voice_uploads,

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from tritonclient.grpc import service_pb2
@@ -23,7 +23,7 @@ from misotts_client.request import SpeechRequest
 from misotts_client.transport import infer_request
 from misotts_gateway.access_log import AccessLog
 from misotts_gateway.admission import Admission
-from misotts_gateway.callers import FORWARDED_FOR, REQUEST_ID, Caller
+from misotts_gateway.callers import FORWARDED_FOR, REQUEST_ID, TRACEPARENT, Caller
 from misotts_gateway.counts import Counts
 from misotts_gateway.errors import TooMany, UnknownKey, lost_call, public_error
 from misotts_gateway.limits import STALLED_S, CallerLimits
@@ -33,6 +33,9 @@ from misotts_gateway.upstream import Upstream
 
 FORGET_S = 5.0
 """Time in which the server may forget a conversation."""
+
+if TYPE_CHECKING:
+    from misotts_gateway.traces import Traces
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,18 @@ class Core:
     """
 
     def __init__(
-        self, upstream: Upstream, tickets: Tickets, limits: CallerLimits, counts: Counts, access: AccessLog
+        self,
+        upstream: Upstream,
+        tickets: Tickets,
+        limits: CallerLimits,
+        counts: Counts,
+        access: AccessLog,
+        traces: Traces | None = None,
     ) -> None:
         self.model = ModelLimits()
         self.draining = False
         self.admission = Admission()
+        self._traces = traces
         self.counts = counts
         self._upstream, self._tickets, self._limits, self._access = upstream, tickets, limits, access
         self._running: set[_Utterance] = set()
@@ -123,6 +133,8 @@ class Core:
             with nullcontext() if admitted else self.admit(caller):
                 self._running.add(utterance)
                 utterance.ticket = self._tickets.new(caller.share)
+                if self._traces:
+                    utterance.span = self._traces.begin(utterance.ticket, caller, len(asked.request.text))
                 message = self._message(asked, utterance.ticket, caller)
                 async with self._upstream.call(message, self._metadata(caller)) as call:
                     async for data in _responses(call, caller.request_id):
@@ -194,6 +206,8 @@ class Core:
         if self._upstream.private:
             return ()
         told = [(REQUEST_ID, caller.request_id), (FORWARDED_FOR, caller.address)]
+        if caller.traceparent:
+            told.append((TRACEPARENT, caller.traceparent))
         return tuple([*told, ("authorization", f"Bearer {caller.token}")] if caller.token else told)
 
     def _piece(self, data: bytes, request_id: str) -> Piece:
@@ -208,6 +222,10 @@ class Core:
         return Piece(data, message, samples, frame + -(-samples // FRAME_SAMPLES), finish)
 
     def _record(self, utterance: _Utterance) -> None:
+        if utterance.span:
+            spoken = {"misotts.audio_s": utterance.samples / SAMPLE_RATE, "misotts.outcome": utterance.outcome}
+            utterance.span.set_attributes(spoken)
+            utterance.span.end()
         tenant = utterance.caller.tenant
         self.counts.requests.labels(tenant, utterance.outcome).inc()
         if utterance.ticket:
@@ -233,6 +251,8 @@ class _Utterance:
         self.began = time.monotonic()
         self.task = asyncio.current_task()
         self.ticket = 0
+        self.span: Any = None
+        """OpenTelemetry's span; None if none are made."""
         self.first_s: float | None = None
         self.begun = False
         """True once a piece has been given."""

@@ -26,6 +26,8 @@ class GatewayOptions:
     tls_key: Path | None = None
     access_log: str | None = None
     """File of the access log; `-` is standard output; None: none is written."""
+    traces: bool = False
+    """True if spans are exported: see `misotts_gateway.traces`."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     """Peers whose `x-forwarded-for` is believed."""
     voices: Path | None = None

@@ -32,6 +32,7 @@ from misotts_gateway.options import GatewayOptions
 from misotts_gateway.probes import Probes, SmallServer
 from misotts_gateway.request import model_limits
 from misotts_gateway.tickets import Tickets
+from misotts_gateway.traces import Traces
 from misotts_gateway.triton_protocol import TritonProtocol
 from misotts_gateway.upstream import Upstream
 
@@ -76,8 +77,9 @@ class Gateway:
         self.callers = Callers(options.trusted_proxies, self.keys)
         self.upstream = Upstream(options.upstream)
         self.tickets = Tickets(self.upstream.run)
+        self.traces = Traces(self.upstream.run) if options.traces else None
         limits = CallerLimits(options.streams_per_address)
-        self.core = Core(self.upstream, self.tickets, limits, self.counts, self.access)
+        self.core = Core(self.upstream, self.tickets, limits, self.counts, self.access, self.traces)
         self.protocol = TritonProtocol(self.core, self.callers, lambda: self.is_ready)
         self.service = make_service(options, self.core, self.callers)
         self.http = HttpServer(http_app(self.service), tls_files(options))
@@ -104,6 +106,8 @@ class Gateway:
             self.link.send(state="loading", detail="listeners")
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        if self.traces:
+            self.traces.listen()
         server = grpc_server(options, self.protocol)
         probes = SmallServer(Probes(self._state, self._metrics).answer, self._refused)
         await probes.start(options.host, options.ready_port)
@@ -127,6 +131,8 @@ class Gateway:
             await self.http.stop(0)
             await server.stop(None)
             await self.upstream.close()
+            if self.traces:
+                await asyncio.to_thread(self.traces.close)
             self.link.close()
 
     def _watches(self, connections: Connections) -> list[Any]:

@@ -113,6 +113,7 @@ class Core:
             InvalidArgument: too many turns of its conversation wait.
         """
         order, begins = utterance.order, True
+        utterance.submitted_at = now
         self.statistics.submitted += 1
         try:
             if self._closed:
@@ -277,6 +278,10 @@ class Core:
         self._planned = bool(parts)
         if not parts:
             return None
+        for part in parts:
+            if not part.utterance.sampling_at:
+                part.utterance.admitted_at = part.utterance.admitted_at or now
+                part.utterance.sampling_at = now if part.samples else 0.0
         step = self._slots.step(parts)
         self.scheduler.advance(parts)
         self._in_flight.append([part.utterance for part in parts if part.samples])
@@ -308,6 +313,7 @@ class Core:
             if stream is None or stream.finish:  # it ended while this frame was computed
                 continue
             if not utterance.frames:
+                utterance.first_frame_at = now
                 self.statistics.observations["first_frame_seconds"].append(now - stream.submitted)
             utterance.frames.append(codes)
             if not is_speech:  # the frame of zeros is the end of speech; the decode stage turns it into audio

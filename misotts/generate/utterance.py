@@ -29,6 +29,12 @@ class Utterance:
     admitted before batch work that came first."""
     session_turns: int = 0
     """Turns of its conversation that its prompt contains."""
+    submitted_at: float = 0.0
+    admitted_at: float = 0.0
+    """Time of the plan that gave it its slot, for the first time."""
+    sampling_at: float = 0.0
+    """Time of the plan of the step that samples its first frame: the earlier ones have computed the prompt."""
+    first_frame_at: float = 0.0
     lead_s: float | None = None
     """Bound of its lead over playback; None: it has none, see `batch`."""
     prefix_keys: list[bytes] = field(default_factory=list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ class Chunk:
     `Utterance.session_turns`."""
     data: npt.NDArray[Any]
     finish: str
+    arrived: float
+    """`time.monotonic()` seconds."""
 
 
 class ChunkStage(Stage):
@@ -61,7 +64,7 @@ class ChunkStage(Stage):
             raise Internal(f"the {self.name} stage lacks a tensor that the ensemble gives")
         try:
             # Copies: Triton reuses the request's memory once `execute` has returned.
-            self._worker.put(Chunk(sender, header.copy(), data.copy(), finish))
+            self._worker.put(Chunk(sender, header.copy(), data.copy(), finish, time.monotonic()))
         except queue.Full:
             raise Unavailable(f"the queue of the {self.name} stage is full") from None
 
@@ -103,6 +106,8 @@ class ChunkStage(Stage):
         return Piece(slot, first, chunk.data, last=bool(chunk.finish))
 
     def _answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
+        if self.spans and chunk.header[2] == 0:
+            self.spans.send(self.name, chunk.arrived, time.monotonic(), stream=int(chunk.header[0]))
         try:
             self.answer(chunk, piece, audio, finish)
         except Exception:  # the other streams of the batch go on

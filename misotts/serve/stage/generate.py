@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from misotts.serve.stage.tensors import array, send, text
 from misotts.watermark.watermarker import delay_frames
 from misotts_client.errors import MisoError, finish_of
 from misotts_gateway import tickets
+from misotts_gateway.spans import SpanSender
 
 PUBLISH_S = 0.1
 """Time between two reports to the gateway, which refuses requests from them."""
@@ -61,7 +64,7 @@ class GenerateStage(Stage):
         assert frames is not None
         assert parameters is not None
         utterance = Utterance(Order.read(frames.copy(), parameters))
-        receiver = NextStage(sender, utterance)
+        receiver = NextStage(sender, utterance, self.spans)
         try:
             self.generator.submit(utterance, receiver)
         except MisoError as error:
@@ -111,10 +114,12 @@ class GenerateStage(Stage):
 class NextStage:
     """Sends an utterance's chunks to decode."""
 
-    def __init__(self, sender: Any, utterance: Utterance) -> None:
-        self.sender, self.utterance = sender, utterance
+    def __init__(self, sender: Any, utterance: Utterance, spans: SpanSender | None = None) -> None:
+        self.sender, self.utterance, self.spans = sender, utterance, spans
 
     def chunk(self, chunk: Chunk) -> None:
+        if self.spans and chunk.index == 0 and self.utterance.first_frame_at:
+            self.send_spans(self.spans)
         outputs = {
             "HEADER": np.array(
                 [chunk.stream, chunk.slot, chunk.index, chunk.seed, chunk.admission, chunk.session_turns], np.int64
@@ -123,6 +128,20 @@ class NextStage:
             "FINISH": chunk.finish,
         }
         send(self.sender, outputs, final=bool(chunk.finish))
+
+    def send_spans(self, spans: SpanSender) -> None:
+        """Send what has been done for the first chunk."""
+        utterance = self.utterance
+        times = (
+            utterance.submitted_at,
+            utterance.admitted_at,
+            utterance.sampling_at,
+            utterance.first_frame_at,
+            time.monotonic(),
+        )
+        names = ("waiting", "prefill", "first frame", "first chunk")
+        for name, (start, end) in zip(names, pairwise(times), strict=True):
+            spans.send(name, start, end, utterance.order.ticket, utterance.stream)
 
     def refuse(self, error: MisoError) -> None:
         """Send a last chunk without frames. In Triton 2.51 an ordinary error of a stage behind the first leaks the

@@ -61,6 +61,8 @@ class PromptStage(Stage):
         self.counts_lock = threading.Lock()
         # One request per batch: each one is progress, so a long queue does not look like a worker that hangs.
         self.gone: LRUCache[int, None] = LRUCache(KEPT_GONE)
+        self.arrived: LRUCache[int, float] = LRUCache(KEPT_GONE)
+        """Times of arrival by ticket, where spans are exported."""
         self.checker: Worker[tuple[SpeechRequest, float, int, Any]] = Worker(self.check, lambda _: None, MAX_QUEUED)
         self.encoder: FairWorker[tuple[Checked, int, Any]] = FairWorker(
             self.encode, lambda item: share_of(item[1]), MAX_ENCODING, self.displace
@@ -70,7 +72,10 @@ class PromptStage(Stage):
         arrived = time.monotonic()
         speech = read_request(partial(array, request), self.config.max_seq_len)
         ticket = array(request, INPUT)
-        put(self.checker, (speech, arrived, 0 if ticket is None else int(ticket.item()), sender), "prompts")
+        number = 0 if ticket is None else int(ticket.item())
+        if self.spans:
+            self.arrived[number] = arrived
+        put(self.checker, (speech, arrived, number, sender), "prompts")
 
     def check(self, batch: list[tuple[SpeechRequest, float, int, Any]]) -> None:
         """Work of the first queue."""
@@ -129,6 +134,8 @@ class PromptStage(Stage):
 
     def answer(self, sender: Any, ticket: int, order: Order, dropped_segments: int) -> None:
         self.count(prompts=1, dropped_segments=dropped_segments)
+        if self.spans and ticket in self.arrived:
+            self.spans.send("prompt", self.arrived.pop(ticket), time.monotonic(), ticket)
         outputs = {"FRAMES": order.frames, "ORDER": replace(order, ticket=ticket).parameters()}
         send(sender, outputs, final=True)
 

@@ -15,6 +15,7 @@ from misotts.serve.stage.link import LauncherLink
 from misotts.serve.stage.metrics import StageMetrics
 from misotts.serve.stage.tensors import refuse
 from misotts_client.errors import Internal, MisoError
+from misotts_gateway.spans import FLAG, SpanSender
 
 log = logging.getLogger("misotts")
 
@@ -24,6 +25,8 @@ class Stage:
 
     name: str
     _failure: Exception | None = None
+    spans: SpanSender | None = None
+    """Where the stage tells when it worked for an utterance; None without --traces."""
 
     def load(self) -> None:
         """Load the stage. `self.settings`, `self.config`, `self.device` and `self.link` are set."""
@@ -69,6 +72,8 @@ class Stage:
         self.settings = StageSettings.load()
         self.link = LauncherLink(self.settings.control_socket, self.name)
         threading.excepthook = self.thread_died
+        if FLAG in self.settings.gateway:
+            self.spans = SpanSender(self.settings.run)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self.config = ModelConfig.load(self.settings.model)
