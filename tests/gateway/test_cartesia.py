@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from misotts_client.contract import SAMPLE_RATE
-from tests.support.fake_triton import FakeTriton, endless, refusal
+from misotts_client.contract import FRAME_SAMPLES, SAMPLE_RATE
+from misotts_gateway.audio.formats import RAW, StreamEncoder
+from tests.support.fake_triton import FakeTriton, answer, endless, refusal
 from tests.support.gateway import RunningGateway
 from tests.support.http import request
-from tests.support.tone import inputs, pcm, samples_of, speak_tone, spoken
+from tests.support.tone import inputs, pcm, samples_of, speak_tone, spoken, wave
 from tests.support.waiting import wait_until
 from tests.support.ws import CARTESIA, FORMAT, NUMBERS, Talker, done, joined, talking, turn
 
@@ -210,7 +211,8 @@ def check_times(messages: list[Any], words: str, complete: bool = True) -> list[
     return given
 
 
-def test_whole_samples(talker: Talker) -> None:
+def test_raw_samples(talker: Talker) -> None:
+    """The case raw-samples: whole samples in each message; joined, they are the tone as encoded in one piece."""
     sizes = {"pcm_s16le": 2, "pcm_f32le": 4, "pcm_mulaw": 1, "pcm_alaw": 1}
     for encoding, size in sizes.items():
         for rate in (8_000, 16_000, 22_050, 24_000, 44_100, 48_000):
@@ -218,7 +220,22 @@ def test_whole_samples(talker: Talker) -> None:
             talker.send(turn("Hi.", id, output_format={**FORMAT, "encoding": encoding, "sample_rate": rate}))
             raws = [joined([each], "data") for each in talker.until(done(id))]
             assert not any(len(raw) % size for raw in raws)
-            assert abs(len(b"".join(raws)) // size - samples_of("Hi.") * rate // SAMPLE_RATE) <= 1
+            encoder = StreamEncoder(RAW[encoding], rate)
+            assert b"".join(raws) == encoder.encode(wave(samples_of("Hi."))) + encoder.finish()
+
+
+def test_a_failure_is_no_audio(talker: Talker, triton: FakeTriton) -> None:
+    def script(request: Any, context: Any) -> Iterator[Any]:
+        for frame in range(3):
+            yield answer(frame=frame, audio=wave(FRAME_SAMPLES, frame * FRAME_SAMPLES))
+        yield answer(samples=0, frame=3, finish="error: INTERNAL: the engine failed")
+
+    triton.script = script
+    talker.send(turn("Hello."))
+    *chunks, error = talker.until(done())
+    assert joined(chunks, "data") == pcm(3 * FRAME_SAMPLES)
+    assert (error["type"], error["status_code"]) == ("error", 502)
+    assert "the engine failed" in error["message"]
 
 
 def test_the_same_over_http(gateway: RunningGateway, triton: FakeTriton) -> None:

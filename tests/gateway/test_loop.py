@@ -12,7 +12,8 @@ import pytest
 
 from misotts_gateway.audio.formats import FORMATS
 from misotts_gateway.http.app import http_app
-from tests.support.http_app import OneChunk, call, service_before
+from tests.support.http_app import OneChunk, call, converse, service_before
+from tests.support.ws import CARTESIA, turn
 
 LONGEST_S = 0.020
 WORK: dict[str, tuple[str, bytes, bytes]] = {
@@ -63,6 +64,38 @@ def test_the_loop_stays_free(name: str, tmp_path: Path, monkeypatch: pytest.Monk
             monkeypatch.setattr(events.Handle, "_run", timed)
             status, _ = await call(app, "POST", path, kind, raw)
             assert status in (200, 400), status
+
+    asyncio.run(run())
+    assert 0 < longest < LONGEST_S
+
+
+TEXT = "This is a sentence. " * 200 + "お元気ですか。" * 400
+MESSAGES: dict[str, list[dict[str, Any]]] = {
+    CARTESIA: [turn(TEXT, add_timestamps=True), turn("", "b", output_format=[[]] * 50_000)],
+    "/v1/text-to-speech/alloy/multi-stream-input?output_format=opus_48000_64": [{"text": TEXT, "flush": True}],
+    "/v1/speak": [{"type": "Speak", "text": "x" * 99_000}, {"type": "Flush"}],
+}
+
+
+@pytest.mark.parametrize("path", MESSAGES)
+def test_the_loop_stays_free_of_messages(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = 0.0
+    run_handle = events.Handle._run
+
+    def timed(handle: Any) -> None:
+        nonlocal longest
+        began = time.thread_time()
+        run_handle(handle)
+        longest = max(longest, time.thread_time() - began)
+
+    async def run() -> None:
+        with ThreadPoolExecutor(2) as threads:
+            app = http_app(service_before(OneChunk(frames=25), tmp_path, threads, max_input=100_000))
+            short = {"text": "a", "type": "Speak", "flush": True}
+            await converse(app, path, [json.dumps(turn("a") if path == CARTESIA else short)], pauses_s=0.2)
+            monkeypatch.setattr(events.Handle, "_run", timed)
+            sent, _ = await converse(app, path, [json.dumps(each) for each in MESSAGES[path]], pauses_s=0.7)
+            assert len(sent) > 10
 
     asyncio.run(run())
     assert 0 < longest < LONGEST_S

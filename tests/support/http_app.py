@@ -101,12 +101,13 @@ async def call(app: Any, method: str, path: str, content_type: bytes, raw: bytes
 
 
 async def converse(
-    app: Any, address: str, messages: Sequence[str | bytes], pauses: bool
+    app: Any, address: str, messages: Sequence[str | bytes], pauses: bool = False, pauses_s: float = 0.0
 ) -> tuple[list[Any], int | None]:
     """Open a WebSocket of the application, send messages, and leave when nothing more comes.
 
     Args:
         pauses: True to send a message only when nothing more comes for the one before.
+        pauses_s: time for each message, if threads work for it.
 
     Returns:
         The messages of the application, and the code with which it closed; None if it did not.
@@ -134,6 +135,7 @@ async def converse(
     for message in messages:
         kind = "text" if isinstance(message, str) else "bytes"
         incoming.put_nowait({"type": "websocket.receive", kind: message})
+        await asyncio.sleep(pauses_s)
         if pauses:
             await _settled(sent)
     await _settled(sent)
