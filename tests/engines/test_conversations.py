@@ -68,14 +68,15 @@ class Talk:
         draw = self.random.integers
         voice = self.rows(5, 40) if not self.sent or draw(6) == 0 else self.sent[-1].expected[:45]
         own = np.concatenate([self.rows(draw(1, 6), draw(0, 25)), self.rows(draw(2, 12), 0)])
-        heard_ms = int(draw(0, 900)) if draw(3) == 0 else None
+        came = len(self.last.frames) if self.last else 0  # more cannot have been heard
+        heard_ms = int(draw(FRAME_MS * (came + 1))) if draw(3) == 0 else None
         max_frames = int(draw(self.longest // 2, self.longest))
         before = fitting([*self.said, *self.heard(heard_ms)], WINDOW - max_frames - len(voice) - len(own))
         order = Order(
             np.concatenate([voice, own]),
             max_frames,
             seed=int(draw(2**40)),
-            chunk_frames=int(draw(3)),
+            chunk_frames=int(draw(1, 4)),
             session=self.name,
             heard_ms=heard_ms,
             voice=len(voice),
@@ -155,6 +156,7 @@ def test_the_frames_of_a_turn_are_those_of_a_request_with_the_same_rows(
     engine = TwoPart(parts.config, parts.embedding, parts.backbone, parts.depth, LIMITS.max_streams)
     config = config_with(parts.config, max_seq_len=WINDOW)
     generator = Generator(config, engine, LIMITS, options=FlowOptions(max_wait_s=600))
+    generator.core._retire_every_s = 0.0  # callers leave at a step, whatever time it is
     talks = [Talk(str(n), np.random.default_rng([tight, n]), parts.config, longest) for n in range(4)]
     converse(generator, talks, turns=4 if tight else 6)
     core = generator.core
