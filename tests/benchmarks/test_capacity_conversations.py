@@ -1,5 +1,6 @@
 """The planner's number of conversations, against the server's own core on a pool of that size."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 
@@ -45,7 +46,7 @@ def test_the_pool_keeps_as_many_conversations_as_the_plan_says() -> None:
     assert figures["think_s"] == pytest.approx(1.5 * TRAFFIC.mean_utterance_s, abs=0.05)
 
 
-def test_a_full_window_bounds_a_conversation(pinned_text) -> None:
+def test_a_full_window_bounds_a_conversation(pinned_text: Callable[..., None]) -> None:
     figures = Conversations(100, 3.0).figures(TRAFFIC, TABLE, streams=4.0)
     assert figures["mean_positions"] < figures["largest_positions"] <= 2048 - VOICE_POSITIONS
     assert figures["evicted_ms"] == {"mean": 0.0, "most": 0.0}, "prefill costs nothing on the constant table"

@@ -93,9 +93,9 @@ def test_an_error_names_the_limits_and_the_value() -> None:
 
 @pytest.mark.parametrize("field", ["session_heard_ms", "session_end"])
 def test_what_is_said_of_a_conversation_comes_with_its_name(field: str) -> None:
-    check_request(SpeechRequest("a", session="b", **{field: 1}), AUDIO_CODES)
+    check_request(as_request("a", {"session": "b", field: 1}), AUDIO_CODES)
     with pytest.raises(InvalidArgument) as caught:
-        check_request(SpeechRequest("a", **{field: 1}), AUDIO_CODES)
+        check_request(as_request("a", {field: 1}), AUDIO_CODES)
     assert caught.value.field == field.upper()
     check_request(SpeechRequest("", session="b", session_end=1), AUDIO_CODES)
     with pytest.raises(InvalidArgument, match="empty"):
