@@ -34,7 +34,16 @@ def _writable(suffix: str) -> Callable[[Path], Path]:
     return check
 
 
-Url = Annotated[str | None, typer.Option(help="Host and gRPC port of a running server; by default, one is started.")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help="Host and gRPC port of a running server, or http://HOST:PORT of one with OpenAI's POST /v1/audio/speech; "
+        "by default, a server is started."
+    ),
+]
+HttpModel = Annotated[str, typer.Option(help="With an http:// URL: the name of the model.")]
+HttpVoice = Annotated[str, typer.Option(help="With an http:// URL: the voice of calls that name none.")]
+HttpBody = Annotated[str, typer.Option(help="With an http:// URL: a JSON object with further fields of every request.")]
 ReadyPort = Annotated[int, typer.Option(min=1, max=65535, help="With --url: port of the server's /metrics.")]
 Model = Annotated[Path, typer.Option(help="Model folder; without --url, the one to serve.")]
 Seconds = Annotated[float, typer.Option(min=0.1, help="Time during which new calls are made.")]

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.load.openai import OpenAiClient
 from benchmarks.load.plan import Call
-from benchmarks.load.playback import Arrival
+from benchmarks.load.playback import Arrival, played_at
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts_client import AsyncClient, Chunk, SpeechRequest
 from misotts_client.errors import MisoError
@@ -22,6 +23,10 @@ SLOWNESS = 1.5
 
 SILENCE = 1e-3
 """Root mean square below which an utterance counts as silent: -60 dB of full scale."""
+AUDIBLE = 10 ** (-50 / 20)
+"""The first sample beyond this, -50 dB of full scale, ends an utterance's leading silence."""
+LEAST_S_PER_CHAR = 0.02
+"""Audio of a server without FINISH that is shorter than this cannot have spoken the text."""
 
 Clock = Callable[[], float]
 """Returns the seconds since the start of the run."""
@@ -38,6 +43,8 @@ class Answer:
     arrivals: list[Arrival] = field(default_factory=list)
     audio: list[npt.NDArray[np.float32]] = field(default_factory=list)
     """Audio of the first calls, for the watermark's detector."""
+    leading_silence_s: float | None = None
+    """Audio before the first audible sample; None while there is none, and in a simulation."""
     ended_s: float = 0.0
     finish: str = ""
     error: str = ""
@@ -55,16 +62,24 @@ class Answer:
         return self.arrivals[0].at_s - self.due_s if self.arrivals and not self.error else None
 
     @property
+    def audible_ttfa_s(self) -> float | None:
+        """Time from when the call was due until a player that starts with the first chunk plays the first audible
+        sample; None for a failed call, and where nothing audible came."""
+        if self.error or self.leading_silence_s is None:
+            return None
+        return played_at(self.arrivals, self.leading_silence_s) - self.due_s
+
+    @property
     def rtf(self) -> float | None:
         """Time from when the call was due to its last chunk, over the length of its audio; None without whole audio."""
         return (self.ended_s - self.due_s) / self.audio_s if self.finish and not self.error else None
 
 
-async def make(call: Call, client: AsyncClient, clock: Clock) -> Answer:
+async def make(call: Call, client: AsyncClient | OpenAiClient, clock: Clock) -> Answer:
     """Make the call now, and listen as its listener does."""
     now = clock()
     answer = Answer(call, due_s=now if call.at_s is None else call.at_s, sent_s=now)
-    check = AnswerCheck(call.request)
+    check = AnswerCheck(call.request, bare=isinstance(client, OpenAiClient))
     try:
         await _listen(answer, check, client, clock)
     except MisoError as error:
@@ -74,11 +89,13 @@ async def make(call: Call, client: AsyncClient, clock: Clock) -> Answer:
     return answer
 
 
-async def _listen(answer: Answer, check: AnswerCheck, client: AsyncClient, clock: Clock) -> None:
+async def _listen(answer: Answer, check: AnswerCheck, client: AsyncClient | OpenAiClient, clock: Clock) -> None:
     call = answer.call
     async with client.stream(call.request) as stream:
         async for chunk in stream:
             if len(chunk.audio):
+                if answer.leading_silence_s is None and (audible := np.abs(chunk.audio) > AUDIBLE).any():
+                    answer.leading_silence_s = (check.samples + int(audible.argmax())) / SAMPLE_RATE
                 answer.arrivals.append(Arrival(clock(), len(chunk.audio)))
                 if call.number < KEPT:
                     answer.audio.append(chunk.audio)
@@ -99,8 +116,9 @@ class AnswerCheck:
         fault: kind of the first fault, in capitals like the errors' codes; empty if there is none.
     """
 
-    def __init__(self, request: SpeechRequest) -> None:
-        self._request = request
+    def __init__(self, request: SpeechRequest, bare: bool = False) -> None:
+        """`bare`: chunks have no FRAME, seed and FINISH, and the audio may have any length that the text allows."""
+        self._request, self._bare = request, bare
         self._energy = 0.0
         self._finish = ""
         self.samples = 0
@@ -109,11 +127,11 @@ class AnswerCheck:
     def add(self, chunk: Chunk) -> None:
         """Take the next chunk."""
         energy = float(np.dot(chunk.audio, chunk.audio))
-        if chunk.frame * FRAME_SAMPLES != self.samples:
+        if not self._bare and chunk.frame * FRAME_SAMPLES != self.samples:
             self._fail("WRONG_FRAME")
         if not np.isfinite(energy) or np.abs(chunk.audio).max(initial=0.0) > 1:
             self._fail("NOT_AUDIO")
-        if chunk.seed != self._request.seed:
+        if not self._bare and chunk.seed != self._request.seed:
             self._fail("WRONG_SEED")
         self.samples += len(chunk.audio)
         self._energy += energy
@@ -123,7 +141,9 @@ class AnswerCheck:
         """Judge the whole answer, once the server has ended the stream."""
         limit = (self._request.max_audio_ms or 0) // FRAME_MS * FRAME_SAMPLES
         whole = self.samples == limit if self._finish == "length" else 0 < self.samples <= limit
-        if not whole or self.samples % FRAME_SAMPLES:
+        if self._bare:
+            whole = self.samples >= LEAST_S_PER_CHAR * len(self._request.text) * SAMPLE_RATE
+        if not whole or (self.samples % FRAME_SAMPLES and not self._bare):
             self._fail("WRONG_LENGTH")
         elif self._energy < SILENCE**2 * self.samples:
             self._fail("SILENT")

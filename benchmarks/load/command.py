@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +12,25 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from benchmarks.options import Chars, ChunkFrames, JsonOutput, MaxMsPerChar, Model, ReadyPort, Seconds, Url
+from benchmarks.options import (
+    Chars,
+    ChunkFrames,
+    HttpBody,
+    HttpModel,
+    HttpVoice,
+    JsonOutput,
+    MaxMsPerChar,
+    Model,
+    ReadyPort,
+    Seconds,
+    Url,
+)
 from benchmarks.options import output as file_output
 from misotts.cli.errors import one_line_errors
 
 if TYPE_CHECKING:
     from benchmarks.load.measure import Target
+    from benchmarks.load.openai import OpenAiServer
 
 app = typer.Typer(help="Measure a server under load.", no_args_is_help=True)
 Result = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A JSON file of `misotts bench load`.")]
@@ -44,6 +59,9 @@ def load(
     chunk_frames: ChunkFrames = 0,
     seed: Annotated[int, typer.Option(help="The same seed makes the same calls.")] = 0,
     url: Url = None,
+    http_model: HttpModel = "tts-1",
+    http_voice: HttpVoice = "alloy",
+    http_body: HttpBody = "{}",
     ready_port: ReadyPort = 8003,
     model: Model = Path("models/random"),
     voices: Annotated[Path | None, typer.Option(help="Without --url: folder of voices of the started server.")] = None,
@@ -89,10 +107,11 @@ def load(
         chunk_frames=chunk_frames,
         seed=seed,
     )
+    http = openai_server(url, http_model, http_voice, http_body)
     console = Console()
     with (
         one_line_errors(MisoError, RuntimeError, SilentCipherError, WatermarkKeyError),
-        target(url, ready_port, model, voices, watermark_key_file) as server,
+        target(url, ready_port, model, voices, watermark_key_file, http) as server,
         progress(seconds, console) as show,
     ):
         result = record(measure(planned, server, show))
@@ -122,19 +141,45 @@ def compare(
     typer.echo(write_page(output, (first.stem, one), (second.stem, two)))
 
 
+def openai_server(url: str | None, model: str, voice: str, body: str) -> OpenAiServer | None:
+    """Return the server at an http:// or https:// URL, with the key of the environment's OPENAI_API_KEY; None for
+    another URL.
+
+    Raises:
+        typer.BadParameter: `body` is no JSON object.
+    """
+    from benchmarks.load.openai import OpenAiServer
+
+    try:
+        fields = json.loads(body)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise typer.BadParameter(f"--http-body: must be a JSON object, got {body}")
+    if not url or not url.startswith(("http://", "https://")):
+        return None
+    return OpenAiServer(url.rstrip("/"), model, voice, os.environ.get("OPENAI_API_KEY", ""), fields)
+
+
 @contextmanager
 def target(
-    url: str | None, ready_port: int, model: Path, voices: Path | None = None, key_file: Path | None = None
+    url: str | None,
+    ready_port: int,
+    model: Path,
+    voices: Path | None = None,
+    key_file: Path | None = None,
+    http: OpenAiServer | None = None,
 ) -> Iterator[Target]:
-    """Yield the server at `url`, or one that is started for the block."""
+    """Yield the server at `url` or `http`, or one that is started for the block."""
     from benchmarks.load.measure import Target
     from misotts.serve.local import running_server
     from misotts.watermark.detector import Detector
-    from misotts.watermark.key import read_key, write_random_key
+    from misotts.watermark.key import REFERENCE_KEY, read_key, write_random_key
 
     if url:
-        watermark = (Detector(model), read_key(key_file)) if key_file else ()
-        yield Target(url, f"http://{url.rpartition(':')[0]}:{ready_port}/metrics", None, *watermark)
+        detector, key = (Detector(model), read_key(key_file)) if key_file else (None, REFERENCE_KEY)
+        host = url.rpartition("://")[2].rpartition(":")[0]
+        yield Target(url, f"http://{host}:{ready_port}/metrics", None, detector, key, http)
         return
     with TemporaryDirectory() as folder:
         write_random_key(file := Path(folder) / "key")

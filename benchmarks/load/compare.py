@@ -50,7 +50,7 @@ def rows(first: dict[str, Any], second: dict[str, Any]) -> list[Row]:
                 f"{name}, {point}",
                 percentile(one, key, point),
                 percentile(two, key, point),
-                _change(one[key][point], two[key][point]),
+                _change(one.get(key, {}).get(point), two.get(key, {}).get(point)),
             )
             for key, name in NAMES.items()
             for point in POINTS

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from benchmarks.load.caller import Answer, make
+from benchmarks.load.openai import OpenAiClient, OpenAiServer
 from benchmarks.load.plan import Call, Load, calls
 from misotts_client import AsyncClient
 
@@ -32,7 +33,9 @@ class Run:
     """CPU time of the generator's process."""
 
 
-async def drive(load: Load, url: str, begin: Callable[[], None], show: Callable[[Run], None]) -> Run:
+async def drive(
+    load: Load, url: str, begin: Callable[[], None], show: Callable[[Run], None], http: OpenAiServer | None = None
+) -> Run:
     """Warm the server up, make the calls, and hear all of them to their end.
 
     Args:
@@ -40,6 +43,7 @@ async def drive(load: Load, url: str, begin: Callable[[], None], show: Callable[
         url: host and gRPC port of the server.
         begin: called between the warm-up and the first call.
         show: called with the run so far, twice a second.
+        http: call this server by OpenAI's HTTP instead of `url`.
 
     Raises:
         MisoError: the server does not answer even one call at a time.
@@ -62,7 +66,7 @@ async def drive(load: Load, url: str, begin: Callable[[], None], show: Callable[
         while clock() < load.seconds:
             await make_call(next(planned))
 
-    async with AsyncClient(url) as client:
+    async with OpenAiClient(http) if http else AsyncClient(url) as client:
         for _ in range(WARM_UP):
             await client.speak("Warming up.", max_audio_ms=800)
         begin()

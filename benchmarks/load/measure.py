@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.load.caller import Answer
 from benchmarks.load.drive import Run, drive
+from benchmarks.load.openai import OpenAiServer
 from benchmarks.load.plan import Load
 from benchmarks.load.server_share import Snapshot, processes, snapshot, stages
 from benchmarks.load.summary import summarise
@@ -35,6 +36,8 @@ class Target:
     detector: Detector | None = None
     """The detector for its watermark; None where the key is not known."""
     key: bytes = REFERENCE_KEY
+    http: OpenAiServer | None = None
+    """The server, if it is called by OpenAI's HTTP."""
 
     @classmethod
     def of(cls, server: RunningServer, detector: Detector | None = None, key: bytes = REFERENCE_KEY) -> Target:
@@ -66,7 +69,11 @@ def run_load(load: Load, target: Target, show: Callable[[Run], None]) -> Measure
         MisoError: the server does not answer even one call at a time.
     """
     before: list[Snapshot] = []
-    run = asyncio.run(drive(load, target.url, lambda: before.append(snapshot(target.metrics_url, target.server)), show))
+
+    def begin() -> None:
+        before.append(snapshot(target.metrics_url, target.server))
+
+    run = asyncio.run(drive(load, target.url, begin, show, target.http))
     return Measured(run, before[0], snapshot(target.metrics_url, target.server))
 
 

@@ -60,6 +60,13 @@ def buffered(arrivals: Sequence[Arrival]) -> tuple[Array, Array]:
     return np.repeat(at - at[0], 2), np.column_stack([before, before + audio]).ravel()
 
 
+def played_at(arrivals: Sequence[Arrival], position_s: float) -> float:
+    """Return the time at which the audio at `position_s`, which has come, is played."""
+    at, audio = _times(arrivals)
+    chunk = int(np.searchsorted(np.cumsum(audio), position_s, side="right"))
+    return float(at[0] + position_s + _stopped(arrivals)[min(chunk, len(at) - 1)])
+
+
 def _times(arrivals: Sequence[Arrival]) -> tuple[Array, Array]:
     at = np.array([each.at_s for each in arrivals])
     return at, np.array([each.samples for each in arrivals]) / SAMPLE_RATE

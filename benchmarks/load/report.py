@@ -18,10 +18,16 @@ from benchmarks.load.server_share import OTHERS
 POINTS = ("p50", "p90", "p95", "p99", "max")
 NAMES = {
     "ttfa_ms": "time to first audio, ms",
+    "audible_ttfa_ms": "time to first audible sample, ms",
+    "leading_silence_ms": "leading silence, ms",
     "gap_ms": "gap between chunks, ms",
     "rtf": "real-time factor",
     "underrun_s": "underrun, s",
 }
+
+
+OF_GOOD_CALLS = ("gap_ms", "leading_silence_ms")
+"""Figures that failed calls do not have."""
 
 
 @contextmanager
@@ -117,10 +123,12 @@ def percentile(overall: dict[str, Any], key: str, point: str) -> str:
     """Return a percentile of a load's overall figures.
 
     A percentile is no number if it falls among the failed calls, or if there was nothing to count: no caller listened
-    to the end, or nothing came in two chunks (a failed call has no gaps).
+    to the end, nothing came in two chunks (a failed call has no gaps), or the result is older than the figure.
     """
+    if key not in overall:
+        return "-"
     value = overall[key][point]
-    return "-" if value is None and (key == "gap_ms" or not overall["errors"]) else figure(value)
+    return "-" if value is None and (key in OF_GOOD_CALLS or not overall["errors"]) else figure(value)
 
 
 def share(value: float | None) -> str:

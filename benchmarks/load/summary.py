@@ -60,6 +60,9 @@ def overall(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
     whole = [answer for answer in paced if answer.call.listener == "listens" or answer.error]
     good = [answer for answer in paced if not answer.error]
     played = [play(answer.arrivals) for answer in good]
+    right = [answer for answer in answers if not answer.error]
+    audible = [answer.audible_ttfa_s for answer in right if answer.audible_ttfa_s is not None]
+    silences = [answer.leading_silence_s for answer in right if answer.leading_silence_s is not None]
     # Only audio that came while calls were being made: a few late callers must not dilute the rate.
     arrivals = [arrival for answer in answers if not answer.error for arrival in answer.arrivals]
     samples = sum(arrival.samples for arrival in arrivals if arrival.at_s <= seconds)
@@ -69,7 +72,10 @@ def overall(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
         "hung_up": sum(1 for answer in answers if not answer.finish and not answer.error),
         "errors": dict(Counter(answer.error for answer in answers if answer.error)),
         "audio_s_per_s": round(samples / SAMPLE_RATE / seconds, 3),
+        "sent_late_ms": _scaled(percentiles(answer.sent_s - answer.due_s for answer in answers), 1000),
         "ttfa_ms": _scaled(_with_failed(answer.ttfa_s for answer in answers), 1000),
+        "audible_ttfa_ms": _scaled(percentiles(audible, len(answers) - len(right)), 1000),
+        "leading_silence_ms": _scaled(percentiles(silences), 1000),
         "rtf": _scaled(_with_failed(answer.rtf for answer in whole), 1),
         "gap_ms": _scaled(percentiles(gap for answer in good for gap in gaps(answer.arrivals)), 1000),
         "underrun_s": _scaled(percentiles((each.underrun_s for each in played), len(paced) - len(good)), 1),
@@ -101,6 +107,8 @@ def one_call(answer: Answer) -> dict[str, Any]:
         "error": answer.error,
         "words": answer.words,
         "ttfa_ms": _rounded(answer.ttfa_s, 1000),
+        "audible_ttfa_ms": _rounded(answer.audible_ttfa_s, 1000),
+        "leading_silence_ms": _rounded(answer.leading_silence_s, 1000),
         "rtf": _rounded(answer.rtf, 1),
         "audio_s": round(answer.audio_s, 2),
         "underrun_s": _rounded(playback.underrun_s, 1) if playback else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,77 +11,104 @@ import typer
 from benchmarks.options import (
     Chars,
     ChunkFrames,
-    Continuity,
+    HttpBody,
+    HttpModel,
+    HttpVoice,
     JsonOutput,
     MaxMsPerChar,
     Model,
     ReadyPort,
     Seconds,
-    TtfaP95,
     Url,
 )
 from misotts.cli.errors import one_line_errors
 
+RATES = (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32)
+
 
 def sweep(
-    ttfa_p95_ms: TtfaP95 = 200.0,
-    continuity: Continuity = 0.999,
-    rate: Annotated[float, typer.Option(min=0.001, help="Calls per second at which the search begins.")] = 0.5,
+    rate: Annotated[
+        list[float] | None, typer.Option(min=0.001, help="Calls per second; may be repeated. Default: 1 to 32.")
+    ] = None,
+    ttfa_p95_ms: Annotated[
+        float, typer.Option(min=1, help="A rate with a larger p95 of the time to first audio is not promoted either.")
+    ] = math.inf,
     seconds: Seconds = 30.0,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs at each rate, judged together.")] = 2,
-    precision: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Largest relative distance between the two ends of the search.")
-    ] = 0.1,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs at each rate, each with other calls, judged together.")] = 3,
     chars: Chars = 60,
     max_ms_per_char: MaxMsPerChar = 70.0,
     chunk_frames: ChunkFrames = 0,
     seed: Annotated[int, typer.Option(help="Seed of the first run at each rate; the next runs count up.")] = 0,
     url: Url = None,
+    http_model: HttpModel = "tts-1",
+    http_voice: HttpVoice = "alloy",
+    http_body: HttpBody = "{}",
     ready_port: ReadyPort = 8003,
     model: Model = Path("models/random"),
     output: JsonOutput = Path("out/sweep.json"),
 ) -> None:
-    """Find the largest open-loop load for which a server holds an objective."""
+    """Promote rates of calls, lowest first, as long as no call fails and none has an underrun.
+
+    Calls come at random (Poisson), independent of earlier ones: the rules of nari-labs' tts_bench.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    from benchmarks.load.command import target
+    from benchmarks.load.command import openai_server, target
     from benchmarks.load.plan import Load
-    from benchmarks.load.report import figure, progress, share, show_faults
+    from benchmarks.load.report import figure, percentile, progress, show_faults
     from benchmarks.record import record, write
     from benchmarks.sweep.knee import Objective
-    from benchmarks.sweep.measure import Sweep, on_server
-    from benchmarks.sweep.measure import sweep as run
+    from benchmarks.sweep.measure import Sweep, climb, on_server
     from misotts_client.errors import MisoError
 
-    objective = Objective(ttfa_p95_ms, continuity)
-    load = Load(
-        rate=rate, seconds=seconds, chars=chars, max_ms_per_char=max_ms_per_char, chunk_frames=chunk_frames, seed=seed
+    plan = Sweep(
+        Objective(ttfa_p95_ms, continuity=1.0),
+        # Callers as they are, with the server's own bound of their lead.
+        Load(
+            seconds=seconds,
+            rate=1.0,
+            chars=chars,
+            max_ms_per_char=max_ms_per_char,
+            chunk_frames=chunk_frames,
+            lead_ms=None,
+            seed=seed,
+        ),
+        repeats,
     )
+    http = openai_server(url, http_model, http_voice, http_body)
     console = Console()
 
     def verdict(point: dict[str, Any]) -> str:
-        return (", ".join(point["misses"]) or "holds") + (", not valid" if point["why_invalid"] else "")
+        return (", ".join(point["misses"]) or "promoted") + (", not valid" if point["why_invalid"] else "")
 
     def show_point(point: dict[str, Any]) -> None:
         console.print(f"{figure(point['rate'])} calls per s: {verdict(point)}", highlight=False)
 
     with (
         one_line_errors(MisoError, RuntimeError),
-        target(url, ready_port, model) as server,
+        target(url, ready_port, model, http=http) as server,
         progress(seconds, console) as show,
     ):
-        result = record(run(Sweep(objective, load, repeats, precision), on_server(server, show), show_point))
-    table = Table("calls per s", "TTFA p50, ms", "TTFA p95, ms", "continuity", "audio, s per s", "other cores", "")
+        result = record(climb(plan, rate or RATES, on_server(server, show), show_point))
+    columns = {
+        "TTFA p50, ms": ("ttfa_ms", "p50"),
+        "p95": ("ttfa_ms", "p95"),
+        "audible p95": ("audible_ttfa_ms", "p95"),
+        "leading silence p50": ("leading_silence_ms", "p50"),
+        "underrun max, s": ("underrun_s", "max"),
+        "sent late p99, ms": ("sent_late_ms", "p99"),
+    }
+    table = Table("calls per s", "calls", *columns, "audio, s per s", "other cores", "")
     for point in result["points"]:
-        ttfa, others = point["ttfa_ms"], point["other_cores"]
-        figures = (point["rate"], ttfa["p50"], ttfa["p95"])
+        others = point["other_cores"]
+        figures = [percentile(point, *place) for place in columns.values()]
         last = (figure(point["audio_s_per_s"]), "-" if others is None else figure(others), verdict(point))
-        table.add_row(*map(figure, figures), share(point["continuity"]), *last)
+        table.add_row(figure(point["rate"]), str(point["calls"]), *figures, *last)
     console.print(table)
     holds = result["knee"]["holds"]
-    best = "no rate that was tried holds" if holds is None else f"{holds:.3g} calls per s hold"
-    console.print(f"{objective}: {best}", highlight=False)
+    best = "no rate is promoted" if holds is None else f"{holds:.3g} calls per s are promoted"
+    console.print(f"{plan.objective}: {best}", highlight=False)
     show_faults(result["why_invalid"], console)
     typer.echo(write(output, result))
     if not result["valid"]:

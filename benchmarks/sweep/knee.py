@@ -33,7 +33,8 @@ class Objective:
         return found
 
     def __str__(self) -> str:
-        return f"TTFA p95 <= {self.ttfa_p95_ms:g} ms, continuity >= {100 * self.continuity:g} %"
+        ttfa = "" if self.ttfa_p95_ms == math.inf else f"TTFA p95 <= {self.ttfa_p95_ms:g} ms, "
+        return f"{ttfa}continuity >= {100 * self.continuity:g} %"
 
 
 @dataclass(frozen=True)

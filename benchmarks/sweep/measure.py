@@ -1,8 +1,12 @@
-"""The largest open-loop load that a server holds: loads at several rates, each run several times with other calls."""
+"""The largest open-loop load that a server holds: loads at several rates, each run several times with other calls.
+
+`climb` tries given rates, lowest first, and stops at the first that misses: the rules of nari-labs' `tts_bench`.
+`sweep` searches for the knee.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -14,7 +18,7 @@ from benchmarks.load.plan import Load
 from benchmarks.load.report import figure
 from benchmarks.load.server_share import other_cores
 from benchmarks.load.summary import invalid, pooled
-from benchmarks.sweep.knee import Objective, find_knee
+from benchmarks.sweep.knee import Knee, Objective, find_knee
 
 DIGITS = 4
 """Digits of a rate in a result."""
@@ -29,8 +33,8 @@ class Sweep:
     """Its rate is where the search begins."""
     repeats: int
     """Number of runs at each rate, each with other calls; they are judged together."""
-    precision: float
-    """Largest relative distance between the two ends of the search: 0.1 is 10 %."""
+    precision: float = 0.1
+    """Of `sweep`: the largest relative distance between the two ends of the search; 0.1 is 10 %."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,23 @@ def sweep(plan: Sweep, attempt: Try, show: Callable[[dict[str, Any]], None]) -> 
     assert plan.load.rate, "a sweep is an open loop"
     # With less than a call in a run, a run is one call alone: a lower rate cannot be better.
     knee = find_knee(holds, plan.load.rate, plan.precision, least=1 / plan.load.seconds)
+    return _result(plan, knee, points)
+
+
+def climb(plan: Sweep, rates: Sequence[float], attempt: Try, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Promote rates, lowest first, until one misses the objective; see `sweep`."""
+    points: list[dict[str, Any]] = []
+    best: float | None = None
+    for rate in sorted(rates):
+        points.append(_point(plan, attempt, rate))
+        show(points[-1])
+        if points[-1]["misses"]:
+            return _result(plan, Knee(best, rate), points)
+        best = rate
+    return _result(plan, Knee(best, None), points)
+
+
+def _result(plan: Sweep, knee: Knee, points: list[dict[str, Any]]) -> dict[str, Any]:
     # The knee is doubtful if one of its ends is; other points only led the search there.
     ends = {round(rate, DIGITS) for rate in (knee.holds, knee.misses) if rate is not None}
     faults = [

@@ -1,6 +1,7 @@
 """The search for a knee, objectives, and the commands `sweep` and `peers`."""
 
 import json
+import math
 import subprocess
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ from benchmarks.load.plan import Load, calls
 from benchmarks.load.playback import Arrival
 from benchmarks.sweep import measure
 from benchmarks.sweep.knee import MOST_STEPS, Knee, Objective, find_knee
-from benchmarks.sweep.measure import Sweep, Tried, sweep
+from benchmarks.sweep.measure import Sweep, Tried, climb, sweep
 from misotts.cli.main import app
 from misotts.config import FRAME_SAMPLES
 
@@ -124,25 +125,44 @@ def test_a_load_generator_that_is_late_makes_a_sweep_invalid_only_near_the_knee(
     assert far["valid"]
 
 
+def test_rates_are_promoted_until_one_has_an_underrun() -> None:
+    tried: list[float] = []
+
+    def attempt(load: Load) -> Tried:
+        rate = load.rate or 0.0
+        tried.append(rate)
+        run = heard(load, 0.01)
+        if rate == 4 and load.seed == 1:  # the second of one call's chunks is late
+            first = run.answers[0].arrivals[0]
+            run.answers[0].arrivals.append(Arrival(first.at_s + 0.081, FRAME_SAMPLES))
+        return run
+
+    plan = Sweep(Objective(math.inf, 1.0), Load(rate=1.0, seconds=20), repeats=3)
+    result = climb(plan, [4, 1, 2, 8], attempt, lambda point: None)
+    assert tried == [1, 1, 1, 2, 2, 2, 4, 4, 4]
+    assert result["knee"] == {"holds": 2, "misses": 4}
+    assert [bool(point["misses"]) for point in result["points"]] == [False, False, True]
+
+
 @pytest.mark.parametrize("faults", [[], ["the loop was late"]])
 def test_sweep_prints_rates_and_validity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[str]) -> None:
     def attempt(load: Load) -> Tried:
         return replace(heard(load, (load.rate or 0) / 10), faults=faults)
 
-    monkeypatch.setattr(load_command, "target", lambda *server: nullcontext())
+    monkeypatch.setattr(load_command, "target", lambda *server, http: nullcontext())
     monkeypatch.setattr(measure, "on_server", lambda target, show: attempt)
-    options = ["--ttfa-p95-ms=150", "--rate=1", "--precision=1", "--repeats=1", f"--output={tmp_path / 'sweep.json'}"]
+    options = ["--ttfa-p95-ms=150", "--rate=1", "--rate=2", "--repeats=1", f"--output={tmp_path / 'sweep.json'}"]
     found = CliRunner().invoke(app, ["bench", "sweep", *options])
     assert found.exit_code == (3 if faults else 0)
     doubt = ", not valid" if faults else ""
     lines = [line.strip() for line in found.output.splitlines()]
-    assert f"1 calls per s: holds{doubt}" in lines
+    assert f"1 calls per s: promoted{doubt}" in lines
     assert f"2 calls per s: TTFA p95 200 ms{doubt}" in lines
-    assert "TTFA p95 <= 150 ms, continuity >= 99.9 %: 1 calls per s hold" in lines
+    assert "TTFA p95 <= 150 ms, continuity >= 100 %: 1 calls per s are promoted" in lines
     assert ("NOT VALID" in found.output) == bool(faults)
     result = json.loads((tmp_path / "sweep.json").read_text())
     assert ("at 1 calls per s: the loop was late" in result["why_invalid"]) == bool(faults)
-    assert (result["load"]["seconds"], result["load"]["chars"]) == (30, 60)
+    assert (result["load"]["seconds"], result["load"]["chars"], result["load"]["lead_ms"]) == (30, 60, None)
     assert [name.name for name in tmp_path.iterdir()] == ["sweep.json"]
 
 

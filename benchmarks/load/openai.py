@@ -1,0 +1,101 @@
+"""A client of OpenAI's POST /v1/audio/speech, so that the same load measures any server that has it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+import numpy as np
+
+from misotts_client import Chunk, SpeechRequest
+from misotts_client.errors import MisoError, Unavailable
+
+PATH = "/v1/audio/speech"
+SILENT_S = 30.0
+"""A call fails if nothing comes for this long."""
+SAMPLE_BYTES = 2
+ERROR_CHARS = 200
+
+
+@dataclass(frozen=True)
+class OpenAiServer:
+    """A server, and what a request to it holds beside text and voice."""
+
+    url: str
+    """http://HOST:PORT, without the path."""
+    model: str = "tts-1"
+    voice: str = "alloy"
+    """Voice of a call that names none."""
+    key: str = ""
+    body: dict[str, Any] = field(default_factory=dict)
+    """Further fields of every request."""
+
+
+class StatusError(MisoError):
+    """An answer with a status other than 200."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.code = f"HTTP_{status}"  # type: ignore[misc]
+
+
+class OpenAiClient:
+    """Used as `misotts_client.AsyncClient` is. Audio is pcm, 24 kHz, 16 bits, as the server sends it; its chunks have
+    no FRAME and no FINISH: see `AnswerCheck`."""
+
+    def __init__(self, server: OpenAiServer) -> None:
+        headers = {"authorization": f"Bearer {server.key or 'none'}"}
+        # Every call has a connection of its own as soon as others are busy: none waits for another.
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
+        self._server = server
+        self._http = httpx2.AsyncClient(base_url=server.url, headers=headers, limits=limits, timeout=SILENT_S)
+
+    async def __aenter__(self) -> OpenAiClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def speak(self, text: str, **_: Any) -> None:
+        """Speak a text and drop the audio.
+
+        Raises:
+            MisoError: the server does not answer, or not with speech.
+        """
+        async with self.stream(SpeechRequest(text)) as chunks:
+            async for chunk in chunks:
+                del chunk
+
+    @asynccontextmanager
+    async def stream(self, request: SpeechRequest) -> AsyncIterator[AsyncIterator[Chunk]]:
+        """Send the text and the voice of a request; the block gets the chunks as they come from the network.
+
+        Raises:
+            MisoError: the server refuses, or the connection breaks.
+        """
+        server = self._server
+        body = {"model": server.model, "input": request.text, "voice": request.voice or server.voice}
+        try:
+            async with self._http.stream(
+                "POST", PATH, json={**body, "response_format": "pcm", **server.body}
+            ) as response:
+                if response.status_code != httpx2.codes.OK:
+                    words = (await response.aread()).decode(errors="replace")
+                    raise StatusError(response.status_code, words[:ERROR_CHARS])
+                yield _chunks(response)
+        except httpx2.HTTPError as error:
+            raise Unavailable(f"{type(error).__name__}: {error}") from None
+
+
+async def _chunks(response: httpx2.Response) -> AsyncIterator[Chunk]:
+    rest = b""
+    async for data in response.aiter_bytes():
+        data = rest + data
+        whole = len(data) - len(data) % SAMPLE_BYTES
+        rest = data[whole:]
+        if whole:
+            yield Chunk(np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768, 0, 0, "")
+    yield Chunk(np.zeros(0, np.float32), 0, 0, "eos")
