@@ -199,15 +199,15 @@ class Core:
         ahead = list(islice(self.scheduler.waiting, free))
         return self._waits(ahead, free - len(ahead) + 1)[-1]
 
-    def acknowledge(self, stream: int, index: int, cancelled: bool = False, failed: bool = False) -> bool:
+    def acknowledge(self, stream: int, index: int, failed: bool = False) -> bool:
         """Record that the last stage is done with chunk `index` of `stream`; return True if the next plan may differ
-        for it. `cancelled`: it saw that the caller has left. `failed`: it, or a stage before it, has ended the stream
-        with an error. A stream that is gone is no error."""
+        for it. `failed`: it, or a stage before it, has ended the stream with an error. A stream that is gone is no
+        error."""
         known = self.streams.get(stream)
         if known is None:
             return False
         held = known.held
-        self._acknowledged += known.acknowledge(index, cancelled, failed)
+        self._acknowledged += known.acknowledge(index, failed)
         return held or known.ending
 
     def abandon(self, stream: int) -> None:

@@ -101,10 +101,10 @@ class Generator:
             self.core.submit(utterance, receiver, time.monotonic())
             self._wake.notify()
 
-    def acknowledge(self, stream: int, index: int, cancelled: bool = False, failed: bool = False) -> None:
+    def acknowledge(self, stream: int, index: int, failed: bool = False) -> None:
         """See `Core.acknowledge`."""
         with self._wake:
-            if self.core.acknowledge(stream, index, cancelled, failed):
+            if self.core.acknowledge(stream, index, failed):
                 self._wake.notify()
 
     def take(self, ticket: int, frames: int, gone: bool) -> None:

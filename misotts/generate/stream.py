@@ -139,10 +139,9 @@ class Stream:
         self.finish = finish
         self._flush(now)
 
-    def acknowledge(self, index: int, cancelled: bool, failed: bool) -> list[float]:
+    def acknowledge(self, index: int, failed: bool) -> list[float]:
         """Record that chunk `index`, and with it every earlier one, has left the last stage; return the times at which
         they were sent."""
-        self.cancelled |= cancelled
         self.failed |= failed
         return [self._unacknowledged.pop(chunk) for chunk in list(self._unacknowledged) if chunk <= index]
 

@@ -1,7 +1,7 @@
 """Acknowledgements: `watermark`, the last stage, tells `generate` about every chunk that has left it.
 
-Triton tells the first steps of an ensemble neither that a caller has left or a later step has failed, nor how fast the
-later steps are. An acknowledgement covers all earlier chunks of the stream, so a lost one is made up for by the next.
+Triton tells the first steps of an ensemble neither that a later step has failed nor how fast the later steps are. (That
+a caller has left, the gateway tells: asking Triton costs a message there and back for every chunk.) An acknowledgement covers all earlier chunks of the stream, so a lost one is made up for by the next.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 
-_FORMAT = struct.Struct("<qi??")  # stream, chunk index, cancelled, failed
+_FORMAT = struct.Struct("<qi?")  # stream, chunk index, failed
 
 
 class AcknowledgementSender:
@@ -21,8 +21,8 @@ class AcknowledgementSender:
         self._socket.setblocking(False)
         self._unsent: dict[int, bytes] = {}
 
-    def send(self, stream: int, index: int, cancelled: bool, failed: bool) -> None:
-        self._unsent[stream] = _FORMAT.pack(stream, index, cancelled, failed)
+    def send(self, stream: int, index: int, failed: bool) -> None:
+        self._unsent[stream] = _FORMAT.pack(stream, index, failed)
         self.flush()
 
     def flush(self) -> None:
@@ -34,9 +34,9 @@ class AcknowledgementSender:
             del self._unsent[stream]
 
 
-def unpack(datagram: bytes) -> tuple[int, int, bool, bool] | None:
-    """Return stream, chunk index, cancelled and failed of an acknowledgement; None if it is malformed."""
+def unpack(datagram: bytes) -> tuple[int, int, bool] | None:
+    """Return stream, chunk index and failed of an acknowledgement; None if it is malformed."""
     if len(datagram) != _FORMAT.size:
         return None
-    stream, index, cancelled, failed = _FORMAT.unpack(datagram)
-    return stream, index, cancelled, failed
+    stream, index, failed = _FORMAT.unpack(datagram)
+    return stream, index, failed

@@ -61,7 +61,6 @@ class WatermarkStage(ChunkStage):
     def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
         """Send the response, if there is one, and acknowledge the chunk in any case."""
         stream, _, index, seed, _, session_turns = chunk.header.tolist()
-        cancelled = chunk.sender.is_cancelled()
         delivery = self.deliveries.add(piece, len(audio), finish)
         try:
             if delivery.sent:
@@ -74,7 +73,7 @@ class WatermarkStage(ChunkStage):
             else:
                 end(chunk.sender)
         finally:
-            self.acknowledgements.send(stream, index, cancelled, delivery.failed)
+            self.acknowledgements.send(stream, index, delivery.failed)
 
     def idle(self) -> None:
         self.acknowledgements.flush()
