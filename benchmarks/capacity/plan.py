@@ -13,6 +13,7 @@ from benchmarks.capacity.conversations import CONVERSATIONS, Conversations, in_w
 from benchmarks.capacity.planner import Holding, Option, Planner, fleet
 from benchmarks.load.report import figure, share
 from benchmarks.sweep.knee import Objective
+from benchmarks.sweep.points import POINTS
 
 HEAD = ("", "streams", "TTFA p95", "bottleneck", "GPUs", "and a spare", "per audio-hour")
 
@@ -46,6 +47,7 @@ def make_plan(
         "objective": asdict(planner.objective),
         "options": answers[: len(bases)],
         "changes": answers[len(bases) :],
+        "operating_points": [planner.operating_point(option, point) for point in POINTS for option in bases],
         "conversations": conversations.figures(traffic, bases[0].costs, holdings[0].streams(traffic)),
         "failures": [planner.failure(bases[0], count) for count in (found.at_peak, found.with_spare)] if found else [],
     }
@@ -130,6 +132,13 @@ def show_plan(plan: dict[str, Any], console: Console) -> None:
         for answer in plan[part]:
             table.add_row(*row(answer))
     console.print(table)
+    points = Table("operating point", "", "TTFA p50, ms", "p95", "continuity", "")
+    for found in plan["operating_points"]:
+        ttfa = [figure(found["ttfa_ms"][place]) for place in ("p50", "p95")]
+        verdict = f"MISSED: {', '.join(found['misses'])}" if found["misses"] else "holds"
+        points.add_row(found["point"], found["option"], *ttfa, share(found["continuity"]), verdict)
+    console.print(points)
+    console.print("TTFA is that of the first sample; the leading silence of speech comes on top.", highlight=False)
     console.print(in_words(plan["conversations"]), highlight=False)
     for failure in plan["failures"]:
         console.print(failure_in_words(failure), highlight=False)

@@ -14,6 +14,7 @@ from benchmarks.costs.table import CostTable
 from benchmarks.load.plan import Call, calls
 from benchmarks.load.summary import overall
 from benchmarks.sweep.knee import Objective, find_knee
+from benchmarks.sweep.points import OperatingPoint
 from misotts.engines.interface import Limits
 from misotts.generate.flow import DEFAULTS
 
@@ -148,6 +149,22 @@ class Planner:
         del figures["audio_s_per_s"]  # some of its calls were not counted
         busy = {stage: round(busy_s / run.seconds, 3) for stage, busy_s in run.busy.items()}
         return Point(rate, figures, busy, self.objective.misses(figures))
+
+    def operating_point(self, option: Option, point: OperatingPoint) -> dict[str, Any]:
+        """Return how one server holds an operating point. There is no audio in a simulation: its leading silence comes
+        on top of the TTFA."""
+        found = self.point(option, point.rate(self.traffic.mean_utterance_s))
+        self._show(f"{option.name}: {point.name}")
+        return {
+            "option": option.name,
+            "point": str(point),
+            "streams": round(found.rate * self.traffic.mean_utterance_s, 1),
+            "calls_per_s": round(found.rate, 3),
+            "ttfa_ms": found.overall["ttfa_ms"],
+            "continuity": found.overall["continuity"],
+            "busy": found.busy,
+            "misses": point.objective.misses(found.overall),
+        }
 
     def failure(self, option: Option, servers: int) -> dict[str, Any]:
         """Simulate one of the other servers while one of `servers` fails at the peak.

@@ -305,7 +305,8 @@ class Core:
 
     def collect(self, frames: npt.NDArray[np.int32], now: float) -> None:
         """Take the frames [samples, codebooks] of the oldest step in flight."""
-        running, crowded = len(self.scheduler.running), bool(self.scheduler.waiting)
+        running = len(self.scheduler.running)
+        crowded = len(self.scheduler.waiting) > self._free_slots  # others only wait for the next plan
         sampled = zip(self._in_flight.popleft(), frames, frames.any(axis=1).tolist(), strict=True)
         # The youngest first: a stream's first sound must not wait behind the next frames of the others.
         for utterance, codes, is_speech in reversed(list(sampled)):

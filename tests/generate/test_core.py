@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -162,6 +163,15 @@ def test_an_abandoned_stream_needs_no_acknowledgement(stage: ScriptedStage) -> N
     stage.step()
     stage.core.abandon(spoken.stream)
     run(stage)
+
+
+def test_a_first_chunk_is_short_while_a_slot_is_free(stage: ScriptedStage) -> None:
+    """An utterance that came during the step waits for the next plan and not for a slot."""
+    first = stage.submit(utterance(seed=1, max_frames=50))
+    assert stage.core.plan(stage.now) is not None
+    stage.submit(utterance(seed=2, max_frames=50))
+    stage.core.collect(np.array([never_ends(1, 0)], np.int32), stage.now)
+    assert [len(chunk.frames) for chunk in first.chunks] == [1]
 
 
 def test_a_deadline_before_the_first_chunk_is_an_ordinary_refusal(stage: ScriptedStage) -> None:

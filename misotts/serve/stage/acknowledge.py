@@ -1,7 +1,8 @@
 """Acknowledgements: `watermark`, the last stage, tells `generate` about every chunk that has left it.
 
 Triton tells the first steps of an ensemble neither that a later step has failed nor how fast the later steps are. (That
-a caller has left, the gateway tells: asking Triton costs a message there and back for every chunk.) An acknowledgement covers all earlier chunks of the stream, so a lost one is made up for by the next.
+a caller has left, the gateway tells: asking Triton costs a message there and back for every chunk.) An acknowledgement
+covers all earlier chunks of the stream, so a lost one is made up for by the next.
 """
 
 from __future__ import annotations
