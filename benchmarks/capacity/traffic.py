@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.load.plan import SPREAD, Load
+from benchmarks.load.plan import Load
 
 HOURS = 24
 MS_PER_CHAR = 70.0
@@ -32,7 +31,7 @@ class Traffic:
 
     @property
     def mean_utterance_s(self) -> float:
-        return self.utterance_s * math.exp(SPREAD**2 / 2)
+        return self.load(1.0, 1.0, 0).mean_audio_s
 
     @property
     def peak_streams(self) -> float:

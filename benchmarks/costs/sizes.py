@@ -36,8 +36,10 @@ class Sizes:
     pipeline_frames: int = 25
     server_streams: tuple[int, ...] = (1, 16, 64)
     """Closed loops against the server: callers, each with one call after another."""
-    server_rates: tuple[float, ...] = (10, 20)
+    server_rates: tuple[float, ...] = (10,)
     """Open loops against the server: calls per second."""
+    server_points: tuple[float, float] = (20, 400)
+    """The server's operating points: calls per second of the one for latency, streams of the one for throughput."""
     server_seconds: float = 12
     peer_batches: tuple[int, ...] = (1, 16, 64)
     peer_frames: int = 12
@@ -69,6 +71,7 @@ SMALL = replace(
     pipeline_frames=8,
     server_streams=(2,),
     server_rates=(1,),
+    server_points=(1, 2),
     server_seconds=2,
     peer_batches=(1,),
     peer_frames=2,

@@ -15,6 +15,7 @@ import time
 import venv
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +28,7 @@ from benchmarks.costs.section import Section, SkippedError
 from benchmarks.gpu_suite.carried import ARCHIVE, unpack
 from benchmarks.load.measure import Target, measure
 from benchmarks.load.plan import Load
+from benchmarks.sweep.points import LATENCY, THROUGHPUT
 from demo.model import make_mimi_weights, make_silentcipher, make_tokenizer
 from misotts.model.weight_files import save_weights
 from misotts.serve.local import running_server
@@ -41,7 +43,8 @@ SLOWEST_MS_PER_CHAR = 70.0
 
 
 def server(section: Section, mps: bool = False) -> None:
-    """Sends the time until the server is ready, and the tables `callers` (closed loops) and `calls` (open loops).
+    """Sends the time until the server is ready, and the tables `callers` (closed loops), `calls` (open loops) and
+    `operating points`.
 
     Args:
         mps: the stages share the GPU by NVIDIA's Multi-Process Service instead of taking turns.
@@ -59,7 +62,7 @@ def server(section: Section, mps: bool = False) -> None:
         began = time.monotonic()
         model = make_model(section, Path(folder) / "model")
         section.value("model_made_s", round(time.monotonic() - began, 1))
-        most = max(*sizes.server_streams, 64 if section.device == "cuda" else 1)
+        most = max(*sizes.server_streams, 256 if section.device == "cuda" else 1)
         options = ["--backbone=graph", f"--max-streams={most}"]
         began = time.monotonic()
         with running_server(model, *options, python=python, start_s=START_S) as running:
@@ -71,10 +74,16 @@ def server(section: Section, mps: bool = False) -> None:
             for rate in sizes.server_rates:
                 load = Load(sizes.server_seconds, rate=rate, max_ms_per_char=SLOWEST_MS_PER_CHAR)
                 _measure(section, "calls", load, target, calls_per_s=rate)
+            plain = Load(sizes.server_seconds, max_ms_per_char=SLOWEST_MS_PER_CHAR, lead_ms=None)
+            calls_per_s, streams = sizes.server_points
+            for point in (replace(LATENCY, calls_per_s=calls_per_s), replace(THROUGHPUT, streams=streams)):
+                load = replace(plain, rate=point.rate(plain.mean_audio_s))
+                found = _measure(section, "operating points", load, target, point=str(point))
+                section.value(point.name, ", ".join(point.objective.misses(found)) or "holds")
 
 
-def _measure(section: Section, table: str, load: Load, target: Target, **where: Any) -> None:
-    """Add a row; times that the load generator has spoilt are marked."""
+def _measure(section: Section, table: str, load: Load, target: Target, **where: Any) -> dict[str, Any]:
+    """Add a row, and return the overall figures; times that the load generator has spoilt are marked."""
     section.hurry()
     result = measure(load, target, lambda run: None)
     figures = result["overall"]
@@ -82,6 +91,8 @@ def _measure(section: Section, table: str, load: Load, target: Target, **where: 
         "heard": figures["heard_to_the_end"],
         "ttfa_ms_p50": figures["ttfa_ms"]["p50"],
         "ttfa_ms_p95": figures["ttfa_ms"]["p95"],
+        "audible_ttfa_ms_p95": figures["audible_ttfa_ms"]["p95"],
+        "leading_silence_ms_p50": figures["leading_silence_ms"]["p50"],
         "rtf_p95": figures["rtf"]["p95"],
         "audio_s_per_s": figures["audio_s_per_s"],
         "continuity": figures["continuity"],
@@ -90,6 +101,7 @@ def _measure(section: Section, table: str, load: Load, target: Target, **where: 
     }
     section.row(table, **where, **row)
     section.check(f"{table}, {where}", not figures["errors"], errors=figures["errors"], calls=figures["calls"])
+    return figures
 
 
 @contextmanager

@@ -54,6 +54,11 @@ class Load:
     """As in the contract; a benchmark measures what the server can do, not what a listener needs."""
     seed: int = 0
 
+    @property
+    def mean_audio_s(self) -> float:
+        """Mean length of an utterance that speaks to its limit."""
+        return self.chars * self.max_ms_per_char / 1000 * math.exp(SPREAD**2 / 2)
+
 
 @dataclass(frozen=True)
 class Call:
