@@ -96,16 +96,16 @@ class Generate:
         samples = int(step.samples.sum())
         seconds = self._costs.step_ms(samples, float(context), len(step.rows)) / 1000
         before = self._launched[-1][0] if self._launched else None
-        done = self._environment.process(self._execute(before, seconds, samples))
+        done = self._environment.process(self._execute(before, seconds))
         self._launched.append((done, samples))
         return done
 
-    def _execute(self, before: simpy.Event | None, seconds: float, samples: int) -> Process:
+    def _execute(self, before: simpy.Event | None, seconds: float) -> Process:
         if before is not None and not before.processed:
             yield before
         began = self._environment.now
         yield self._device.work(seconds)
-        self.core.spend(self._environment.now - began, samples, self._environment.now)
+        self.core.spend(self._environment.now - began)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Admission: how many utterances may run, and how long a new one would wait for its slot.
 
-With the rule `pace`, as many utterances run as generation can carry at the pace of playback. A step of n frames takes
-a + b n seconds, where a and b are not known. What a step of n frames in t seconds shows is therefore one-sided: if t is
-below a frame's 80 ms, then at least n * 80 ms / t can be carried, and if it is above, at most that many. Steps that
-take much longer than their neighbours, as on a machine that other work shares, count by their spans' means: at n = 1
-they would show that nothing can be carried.
+With the rule `pace`, as many utterances have slots as the server can carry at the pace of playback. What counts is how
+long a stream with a slot waits for each frame that the later stages are done with: the step, the later stages where
+they are slower, and whatever else takes the machine's time. With n streams that takes a + b n seconds, where a and b
+are not known. What n streams with t seconds a frame show is therefore one-sided: if t is below a frame's 80 ms, then at
+least n * 80 ms / t can be carried, and if it is above, at most that many.
 """
 
 from __future__ import annotations
@@ -15,25 +15,21 @@ from collections.abc import Iterable
 from itertools import cycle, islice
 
 import numpy as np
-import numpy.typing as npt
 
 from misotts.generate.flow import FlowOptions
 from misotts.generate.pace import FRAME_S
 
 WINDOW_S = 10.0
-SHARE = 0.9
-"""Quantile of the spans' step times that must stay below 80 ms."""
 GOAL_S = 0.8 * FRAME_S
-"""Step time up to which more utterances are let in. Between it and 80 ms nothing changes, so that the number of
-utterances does not swing, and streams gain on playback until the machine is disturbed."""
+"""Time of a frame up to which more utterances are let in. Between it and 80 ms nothing changes, so that the number of
+utterances does not swing, and streams gain on playback before other work takes the machine's time."""
 SPAN_S = 0.25
-"""Steps are judged by their mean time in spans of this length: a listener's audio bridges one that takes long."""
+"""Frames are counted in spans of this length. The mean of the spans with the most streams is judged: a quantile of
+single steps at n = 1 shows, where other work takes the machine's time, that nothing can be carried."""
 MIN_SPANS = 3
 RECOVER_S = 30.0
 """Time after which one more is tried again where too many were too slow: the machine may have been disturbed."""
 KEPT_LENGTHS = 32
-
-_Floats = npt.NDArray[np.float64]
 
 
 class Admission:
@@ -44,59 +40,63 @@ class Admission:
         self.most = slots
         """Utterances that may run, as far as is known: no more than `slots`."""
         self.proven = slots if options.admission == "slots" else 1
-        """Utterances that can be carried for certain; grows to `most` as larger steps are measured."""
-        self.step_s = 0.0
-        """Mean step time that nine of ten spans stay below; 0 before any is measured."""
+        """Utterances that can be carried for certain; grows to `most` as more streams are measured."""
+        self.frame_s = 0.0
+        """Mean time for which a stream has its slot for each of its frames; 0 before any is measured."""
         self._slots, self._changed = slots, 0.0
-        self._spans: deque[tuple[float, float, float]] = deque()
-        """Time, mean time of a step, and mean number of its frames."""
-        self._span = (0.0, 0, 0)
-        """Seconds, steps and frames of the span that is not complete."""
-        self._full_step_s = 0.0
-        """Mean time of the steps with the most frames."""
+        self._spans: deque[tuple[float, float, float, int]] = deque()
+        """Time of the end, seconds, slots times seconds, frames."""
+        self._span = (0.0, 0.0, 0)
+        """The same of the span that is not complete."""
         self._lengths: deque[tuple[int, int]] = deque(maxlen=KEPT_LENGTHS)
 
-    def add_step(self, seconds: float, frames: int, now: float) -> None:
-        """Record a step of `seconds` that sampled `frames` frames."""
-        if frames:
-            spent, steps, sampled = self._span[0] + seconds, self._span[1] + 1, self._span[2] + frames
-            self._span = (spent, steps, sampled)
-            if spent >= SPAN_S:
-                self._span = (0.0, 0, 0)
-                self._spans.append((now, spent / steps, sampled / steps))
-                while self._spans[0][0] <= now - WINDOW_S:  # of work: what an idle server has learned stays
-                    self._spans.popleft()
+    def add_time(self, seconds: float, streams: int, frames: int, now: float) -> None:
+        """Record that `streams` streams had slots for `seconds`, in which the later stages were done with
+        `frames` of their frames."""
+        if not streams:
+            return
+        spent, held, done = self._span
+        spent, held, done = spent + seconds, held + seconds * streams, done + frames
+        self._span = (spent, held, done)
+        if spent >= SPAN_S:
+            self._span = (0.0, 0.0, 0)
+            self._spans.append((now, spent, held, done))
+            while self._spans[0][0] <= now - WINDOW_S:  # of work: what an idle server has learned stays
+                self._spans.popleft()
 
     def add_end(self, frames: int, most: int) -> None:
         """Record that speech of at most `most` frames came to its end after `frames`."""
         self._lengths.append((frames, most))
 
     def refresh(self, now: float) -> None:
-        """Draw the conclusions from the steps so far; it is called some ten times a second."""
+        """Draw the conclusions from the spans so far; it is called some ten times a second."""
         if len(self._spans) < MIN_SPANS:
             return
-        _, seconds, frames = np.array(self._spans).T
-        self.step_s = float(np.quantile(seconds, SHARE))
-        # Those with the most frames say most about steps with more.
-        enough = np.sort(frames)[-MIN_SPANS]
-        large = frames >= 0.75 * enough
-        self._full_step_s = float(seconds[large].mean())
+        _, seconds, held, frames = np.array(self._spans).T
+        streams = held / seconds
+        # Those with the most streams say most about more of them.
+        enough = np.sort(streams)[-MIN_SPANS]
+        large = streams >= 0.75 * enough
+        done = frames[large].sum()
+        if not done:
+            return
+        self.frame_s = float(held[large].sum() / done)
         if self.options.admission == "pace":
-            self._judge(seconds[large], frames[large], round(enough), now)
+            self._judge(int(GOAL_S * done / seconds[large].sum()), round(enough), now)
 
-    def _judge(self, seconds: _Floats, frames: _Floats, enough: int, now: float) -> None:
-        """Draw the conclusions from large steps. `enough`: frames that some of the steps had at least."""
-        step_s = np.quantile(seconds, SHARE)
-        carried = min(max(int(GOAL_S / np.quantile(seconds / frames, SHARE)), 1), self._slots)
-        if step_s > FRAME_S:
+    def _judge(self, carried: int, enough: int, now: float) -> None:
+        """Draw the conclusions from the spans with the most streams. `carried`: streams that their frames are enough
+        for; `enough`: streams that some of the spans had at least."""
+        carried = min(max(carried, 1), self._slots)
+        if self.frame_s > FRAME_S:
             self.proven = self.most = min(self.proven, carried)
             self._changed = now
-        elif step_s > GOAL_S:
+        elif self.frame_s > GOAL_S:
             self.most = self.proven if enough >= self.proven else self.most
         else:
             if now - self._changed >= RECOVER_S:
                 self.most, self._changed = min(self.most + 1, self._slots), now
-            # Where a is large, only one more utterance can show that the next step takes hardly longer.
+            # Where a is large, only one more utterance can show that its frames take hardly longer.
             self.proven = max(self.proven, carried, min(enough + 1, self.most))
             self.most = max(self.most, self.proven)
 
@@ -106,7 +106,7 @@ class Admission:
         longer = [share for share in shares if share * most > frames]
         # One that is longer than the others may end at any time.
         expected = sum(longer) / len(longer) * most if longer else (frames + most) / 2
-        return (expected - frames) * self._full_step_s
+        return (expected - frames) * self.frame_s
 
     def waits(self, running: Iterable[tuple[int, int]], waiting: Iterable[int], count: int) -> list[float]:
         """Return the expected waits of the next `count` utterances for their slots, behind those that are `waiting`; 0
@@ -125,5 +125,5 @@ class Admission:
         waits = []
         for frames in islice(cycle([frames for frames, _ in self._lengths] or [1]), count):
             waits.append(ends[0])
-            heapq.heapreplace(ends, ends[0] + frames * self._full_step_s)
+            heapq.heapreplace(ends, ends[0] + frames * self.frame_s)
         return waits

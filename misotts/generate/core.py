@@ -90,12 +90,14 @@ class Core:
         self._in_flight: deque[list[Utterance]] = deque()
         """Utterances that sample a frame in each step that is planned and not collected."""
         self._planned = False
+        self._planned_at, self._served = 0.0, 0
+        """Time of the last plan, and the streams that had a slot then and did not wait for their callers."""
         self._retire_every_s, self._retired = retire_every_s, -retire_every_s
         self._refreshed = -REFRESH_EVERY_S
         self._tickets: dict[int, Stream] = {}
         self._gone: LRUCache[int, None] = LRUCache(KEPT_GONE)
-        self._acknowledged: list[float] = []
-        """Times at which the chunks were sent that have been acknowledged since the last plan."""
+        self._acknowledged: list[tuple[float, int]] = []
+        """Times at which the chunks were sent that have been acknowledged since the last plan, and their frames."""
         self._delay_s = 0.0
         """Time that the later stages lately took for a chunk, from its sending to its acknowledgement. It rises at once
         and falls slowly: a chunk that is too small makes its caller run out of audio."""
@@ -182,7 +184,9 @@ class Core:
     @property
     def _free_slots(self) -> int:
         """Number of slots that utterances may get at once."""
-        return max(min(self.scheduler.free_slots, self.admission.most - len(self.scheduler.running)), 0)
+        scheduler = self.scheduler
+        taken = scheduler.limits.max_streams - scheduler.free_slots
+        return max(min(scheduler.free_slots, self.admission.most - taken), 0)
 
     def _waits(self, ahead: list[Utterance], count: int) -> list[float]:
         """Return the expected waits of the next `count` utterances behind those `ahead` of them in the queue."""
@@ -231,10 +235,9 @@ class Core:
         stream.cancelled |= gone
         return held or stream.ending
 
-    def spend(self, seconds: float, frames: int, now: float) -> None:
-        """Record that a pass of the loop took `seconds` and its step sampled `frames` frames."""
+    def spend(self, seconds: float) -> None:
+        """Record that a pass of the loop took `seconds`."""
         self.statistics.spend(seconds)
-        self.admission.add_step(seconds, frames, now)
 
     def figures(self) -> dict[str, Any]:
         """Return what a gateway publishes and refuses by: `misotts_gateway.admission` has the meanings."""
@@ -264,8 +267,10 @@ class Core:
             for stream in list(self.streams.values()):
                 self._retire(stream, now)
             self._begin_turns(now)
+        done = sum(frames for _, frames in self._acknowledged)
+        self.admission.add_time(now - self._planned_at, self._served, done, now)
         if self._acknowledged:
-            mean_s = sum(now - sent for sent in self._acknowledged) / len(self._acknowledged)
+            mean_s = sum(now - sent for sent, _ in self._acknowledged) / len(self._acknowledged)
             self._delay_s = max(mean_s, self._delay_s + DELAY_SHARE * (mean_s - self._delay_s))
             self._acknowledged.clear()
         if now - self._refreshed >= REFRESH_EVERY_S:
@@ -275,6 +280,11 @@ class Core:
         paused = pausing(self.streams.values(), bool(self.scheduler.waiting), now)
         self.paused = len(paused)
         parts = self.scheduler.schedule(paused, self._most(now))
+        self._planned_at = now
+        self._served = sum(
+            stream.utterance.slot != NO_SLOT and (stream.behind or stream.utterance not in paused)
+            for stream in self.streams.values()
+        )
         self._planned = bool(parts)
         if not parts:
             return None

@@ -177,7 +177,7 @@ class Generator:
             with self._wake:
                 self.core.collect(frames, time.monotonic())
         with self._wake:
-            self.core.spend(time.perf_counter() - began, int(step.samples.sum()) if step else 0, time.monotonic())
+            self.core.spend(time.perf_counter() - began)
         return True
 
     def _launch(self, step: Step) -> _Launched:

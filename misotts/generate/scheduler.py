@@ -85,7 +85,7 @@ class Scheduler:
     def schedule(self, paused: Collection[Utterance] = (), most: int | None = None) -> list[Part]:
         """Plan one step: the next position of each generating utterance (but the `paused`), then prefill chunks, first
         admitted first. A chunk that does not end its prompt has whole blocks: TensorRT-LLM's attention over paged
-        context requires it. No utterance gets a slot if `most` run; None: as many as there are slots."""
+        context requires it. No utterance gets a slot if `most` have one; None: as many as there are."""
         self._admit(self.limits.max_streams if most is None else most)
         generating = []
         for utterance in list(self.running):
@@ -127,7 +127,7 @@ class Scheduler:
 
     def _next(self, most: int) -> Utterance | None:
         """Return the first of the queue that has a slot, after a preemption, or may have one."""
-        if self._slots and len(self.running) < most:
+        if self._slots and self.limits.max_streams - len(self._slots) < most:
             return self.waiting[0] if self.waiting else None
         return next((utterance for utterance in self.waiting if utterance.slot != NO_SLOT), None)
 

@@ -89,8 +89,8 @@ class Stream:
         self._written = 0
         self._pending: list[npt.NDArray[np.int32]] = []
         self._chunks = 0
-        self._unacknowledged: dict[int, float] = {}
-        """Time at which each chunk without an acknowledgement was sent, oldest first."""
+        self._unacknowledged: dict[int, tuple[float, int]] = {}
+        """Time at which each chunk without an acknowledgement was sent, and the number of its frames, oldest first."""
 
     @property
     def started(self) -> bool:
@@ -101,7 +101,12 @@ class Stream:
     def held(self) -> bool:
         """True if no frames should be generated until chunks are acknowledged or written to the caller."""
         untaken = self.utterance.sampled - self._written if self.utterance.order.ticket else 0
-        return len(self._unacknowledged) >= MAX_UNACKNOWLEDGED or untaken >= UNTAKEN_FRAMES
+        return self.behind or untaken >= UNTAKEN_FRAMES
+
+    @property
+    def behind(self) -> bool:
+        """True if the later stages have as many of its chunks as they may."""
+        return len(self._unacknowledged) >= MAX_UNACKNOWLEDGED
 
     @property
     def ending(self) -> bool:
@@ -121,7 +126,7 @@ class Stream:
 
     def silent(self, now: float) -> bool:
         """True if the oldest chunk has waited too long for its acknowledgement."""
-        oldest = next(iter(self._unacknowledged.values()), now)
+        oldest, _ = next(iter(self._unacknowledged.values()), (now, 0))
         return now - oldest >= SILENT_AFTER_S
 
     def add(
@@ -139,9 +144,9 @@ class Stream:
         self.finish = finish
         self._flush(now)
 
-    def acknowledge(self, index: int, failed: bool) -> list[float]:
+    def acknowledge(self, index: int, failed: bool) -> list[tuple[float, int]]:
         """Record that chunk `index`, and with it every earlier one, has left the last stage; return the times at which
-        they were sent."""
+        they were sent and the numbers of their frames."""
         self.failed |= failed
         return [self._unacknowledged.pop(chunk) for chunk in list(self._unacknowledged) if chunk <= index]
 
@@ -153,7 +158,7 @@ class Stream:
         utterance, order, frames = self.utterance, self.utterance.order, self._pending
         index, codebooks = self._chunks, order.frames.shape[1] - 1
         self._pending = []
-        self._unacknowledged[index] = now
+        self._unacknowledged[index] = now, len(frames)
         self._chunks += 1
         place = (utterance.stream, utterance.slot, utterance.admission, index)
         told = order.seed, self.finish, utterance.session_turns
