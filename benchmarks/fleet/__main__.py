@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.fleet.envoy import RunningEnvoy, running_envoy
 from benchmarks.fleet.replicas import Replica, running_replicas
 from benchmarks.load.caller import Answer, make
@@ -246,12 +248,16 @@ def main() -> int:
         running_envoy(Path(folder), [each.ports for each in replicas]) as envoy,
     ):
         parts = asyncio.run(measure(envoy, replicas))
+        envoy_s = sum(psutil.Process(envoy.process.pid).cpu_times()[:2])
     found = faults(parts)
     figures = {part.name: part.figures() for part in parts}
     print(f"failed calls {sum(len(part.failed) for part in parts[:2])}")
     gaps = [figures[name]["largest_gap_s"] for name in ("no event", "rolling restart")]
     print(f"largest gap {gaps[0]:g} s, with restarts {gaps[1]:g} s")
     print(f"recovery after a death {figures['death']['recovery_s']:g} s")
+    audio_s = sum(answer.audio_s for part in parts for answer in part.answers)
+    figures["envoy"] = {"cpu_ms_per_audio_s": round(1000 * envoy_s / audio_s, 2)}
+    print(f"CPU time of Envoy {figures['envoy']['cpu_ms_per_audio_s']:g} ms for each second of audio")
     if asked.save:
         limits = {"gap_s": GAP_S, "error_s": ERROR_S, "recovery_s": RECOVERY_S}
         load = {"callers": CALLERS, "audio_ms": AUDIO_MS, "lead_ms": LEAD_MS, "replicas": asked.replicas}
