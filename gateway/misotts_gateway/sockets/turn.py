@@ -18,7 +18,7 @@ from misotts_gateway.text.incremental import SentenceBuffer
 from misotts_gateway.text.times import EstimatedTimes, Spans, Timed
 from misotts_gateway.turn import Encoding, Sound, in_thread
 
-SHORT_TEXT = 4_096
+SHORT_TEXT = 1_024
 """Characters up to which text is divided where it came in."""
 
 Turn = TypeVar("Turn", bound="SocketTurn")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import sentencex
 
@@ -52,15 +52,16 @@ class SentenceBuffer:
         found = True
         while found:
             found = False
-            start = 0
+            start, letter = 0, False
             ends = list(accumulate(map(len, sentencex.segment("en", self._text[:_WINDOW]))))
-            for end, next_end in pairwise(ends):
+            for begin, end, next_end in zip([0, *ends], ends, ends[1:], strict=False):
+                letter = letter or _has_letter(self._text[begin:end])
                 # Spaces belong to the sentence before them, and "1." to the one behind it.
-                if _has_letter(self._text[start:end]) and self._text[end:next_end].strip():
+                if letter and not self._text[end:next_end].isspace():
                     yield self._text[start:end]
-                    start, found = end, True
+                    start, letter, found = end, False, True
             self._text = self._text[start:]
-            if not found and width(self._text) > self._limit:
+            if not found and width(self._text[: self._limit + 1]) > self._limit:
                 piece = next(divide(self._text, self._limit))
                 self._text, found = self._text[len(piece) :], True
                 if is_speakable(piece):
