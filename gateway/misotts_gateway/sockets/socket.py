@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
@@ -22,11 +23,14 @@ from misotts_gateway.http.service import ForbiddenOrigin, Service
 from misotts_gateway.json_fields import read_json
 from misotts_gateway.sockets import limits
 from misotts_gateway.sockets.conversation import Closing, Conversation
+from misotts_gateway.turn import in_thread
 
 log = logging.getLogger(__name__)
 
 NORMAL, POLICY, FAILED, TRY_LATER = 1000, 1008, 1011, 1013
 """Codes with which a socket is closed."""
+SHORT_MESSAGE = 4_096
+"""Characters up to which a message is read where it came in: a thread would cost more."""
 MAX_REASON = 120
 """Bytes of a close frame's reason: the protocol has room for 123."""
 
@@ -140,8 +144,9 @@ class _Life:
             await self._throttle()
             content: dict[str, Any] = {}
             try:
-                raw = message.get("text")
-                content = read_json(message["bytes"] if raw is None else raw, "the message")
+                raw = message["bytes"] if message.get("text") is None else message["text"]
+                threads = self._protocol.service.threads if len(raw) > SHORT_MESSAGE else None
+                content = await in_thread(threads, partial(read_json, raw, "the message"))
                 await self._protocol.receive(content)
             except MisoError as error:
                 await self._protocol.refuse(error, content)
