@@ -2,9 +2,11 @@
 
     python -m benchmarks.sessions --model models/demo
 
-In each turn the user speaks for 3 s and the server answers with 3 s of speech. The three ways take turns on one server;
-the figures are medians over the rounds. A longer conversation shows what the turn costs for which the window is
-trimmed. The 8B model is simulated on the floor model of an H100 (`misotts capacity`), without the encoding of audio.
+In each turn the user speaks for 3 s and the model answers with 3 s of speech, in one process without a server. The ways
+take turns; the figures are medians over the rounds: the time to first audio, and the CPU time of the process until
+then, on which other work of the machine has less influence. A longer conversation shows what the turn costs for which
+the window is trimmed. The 8B model is simulated on the floor model of an H100 (`misotts capacity`), without the
+encoding of audio.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +31,12 @@ from misotts.config import FRAME_MS
 from misotts.engines.interface import Limits
 from misotts.generate.utterance import Utterance
 from misotts.order import Order
-from misotts.serve.local import RunningServer, running_server
-from misotts_client import Client, Segment, SpeechRequest
+from misotts.synthesizer import Synthesizer
+from misotts_client import Segment, SpeechRequest
+from misotts_client.speech import Recording
 
 WAYS = ("SESSION", "CONTEXT", "without")
 TURNS, SPOKEN_MS = 10, 3_000
-REPORT_S = 0.7
-"""The stages report twice a second."""
 TEXTS = (
     "The kettle is on, and the tea will be ready soon.",
     "We could walk to the river before it gets dark.",
@@ -46,61 +48,65 @@ WINDOW_TURNS = 25
 """Turns after which the window of 2048 positions has been full once."""
 
 
-def converse(client: Client, way: str, turns: int, user: Segment, computed: Callable[[], float] | None) -> list[Any]:
-    """Return the time to first audio in ms of each turn and, where `computed` is given, the positions computed."""
+@dataclass(frozen=True)
+class Spoken:
+    """One turn: the time to first audio, the CPU time until then, and the positions computed."""
+
+    ttfa_ms: float
+    cpu_ms: float
+    positions: int
+
+
+def converse(library: Synthesizer, way: str, turns: int, user: Segment) -> list[Spoken]:
     said: list[Segment] = []
-    name, figures = f"{way}-{time.monotonic_ns()}", list[Any]()
+    name, spoken = f"{way}-{time.monotonic_ns()}", list[Spoken]()
+    counts = library.core.statistics
     for number in range(turns):
         text = TEXTS[number % len(TEXTS)]
         context = {"SESSION": [user], "CONTEXT": [*said, user], "without": []}[way]
         session = name if way == "SESSION" else None
-        before = computed() if computed else 0.0
-        speech = client.speak(text, context=context, session=session, max_audio_ms=SPOKEN_MS, seed=number)
+        before, cpu_s, recording, first_s = counts.prefilled, time.process_time(), Recording(), None
+        for chunk in library.stream(text, context=context, session=session, max_audio_ms=SPOKEN_MS, seed=number):
+            recording.add(chunk)
+            first_s = first_s or time.process_time()
+        speech = recording.speech()
         assert speech.ttfa_s is not None
+        assert first_s is not None
         assert way != "SESSION" or speech.session_turns or not number
-        figures.append((round(speech.ttfa_s * 1000, 1), round(computed() - before) if computed else None))
+        spoken.append(Spoken(speech.ttfa_s * 1000, (first_s - cpu_s) * 1000, counts.prefilled - before))
         said += [user, Segment(text, 0, speech.audio)]
     if way == "SESSION":
-        client.speak("", session=name, session_end=1)
-    return figures
+        library.speak("", session=name, session_end=1)
+    return spoken
 
 
-def measured(server: RunningServer, rounds: int) -> dict[str, Any]:
-    def computed() -> float:
-        time.sleep(REPORT_S)
-        return server.metrics()["misotts_generate_prefilled_positions_total"]
-
-    times: dict[str, list[list[float]]] = {way: [] for way in WAYS}
-    positions: dict[str, list[int]] = {}
-    with Client(server.url) as client:
-        speech = client.speak(TEXTS[0], max_audio_ms=SPOKEN_MS, seed=1)
-        user = Segment(TEXTS[0], 1, speech.audio)
-        for number in range(rounds):
-            for way in WAYS:
-                turns = converse(client, way, TURNS, user, None if number else computed)
-                times[way].append([ttfa for ttfa, _ in turns])
-                if not number:
-                    positions[way] = [count for _, count in turns]
-                print(way, turns, flush=True)
-        long = converse(client, "SESSION", WINDOW_TURNS, user, computed)
-    medians = {
-        way: [round(statistics.median(turn), 1) for turn in zip(*runs, strict=True)] for way, runs in times.items()
-    }
-    trimmed = max(range(TURNS, WINDOW_TURNS), key=lambda turn: long[turn][1])
-    return {
-        "rounds": rounds,
-        "ttfa_ms": medians,
-        "computed_positions": positions,
-        "turn_10_to_turn_2": {way: round(ttfa[9] / ttfa[1], 2) for way, ttfa in medians.items()},
-        "context_to_session_at_turn_10": ratio(times, 9),
-        "trimming": {"turn": trimmed + 1, "ttfa_ms": long[trimmed][0], "computed_positions": long[trimmed][1]},
-    }
+def measured(library: Synthesizer, rounds: int) -> dict[str, Any]:
+    talks: dict[str, list[list[Spoken]]] = {way: [] for way in WAYS}
+    user = Segment(TEXTS[0], 1, library.speak(TEXTS[0], max_audio_ms=SPOKEN_MS, seed=1))
+    for _ in range(rounds):
+        for way in WAYS:
+            talks[way].append(converse(library, way, TURNS, user))
+    long = [converse(library, "SESSION", WINDOW_TURNS, user) for _ in range(rounds)]
+    trimmed = max(range(TURNS, WINDOW_TURNS), key=lambda turn: long[0][turn].positions)
+    figures: dict[str, Any] = {"rounds": rounds}
+    for quantity in ("ttfa_ms", "cpu_ms"):
+        runs = {way: [[getattr(turn, quantity) for turn in talk] for talk in talks[way]] for way in WAYS}
+        later = [[getattr(turn, quantity) for turn in talk] for talk in long]
+        pairs = list(zip(runs["CONTEXT"], runs["SESSION"], strict=True))
+        figures[quantity] = {
+            **{way: [median(turn, 1) for turn in zip(*runs[way], strict=True)] for way in WAYS},
+            "turn_10_to_turn_2": {way: median([run[9] / run[1] for run in runs[way]], 2) for way in WAYS},
+            "context_to_session_at_turn_10": median([context[9] / session[9] for context, session in pairs], 2),
+            "trimming_turn": median([run[trimmed] for run in later], 1),
+            "turn_before_it": median([run[trimmed - 1] for run in later], 1),
+        }
+    # Later rounds find the first one's blocks.
+    figures["computed_positions"] = {way: [turn.positions for turn in talks[way][0]] for way in WAYS}
+    return {**figures, "trimming": {"turn": trimmed + 1, "computed_positions": long[0][trimmed].positions}}
 
 
-def ratio(times: dict[str, list[list[float]]], turn: int) -> float:
-    """Return CONTEXT's time to first audio over SESSION's, a median over pairs of neighbours in time."""
-    pairs = zip(times["CONTEXT"], times["SESSION"], strict=True)
-    return round(statistics.median(context[turn] / session[turn] for context, session in pairs), 2)
+def median(values: Iterable[float], digits: int) -> float:
+    return round(statistics.median(values), digits)
 
 
 class SimulatedTurn(Caller):
@@ -147,12 +153,12 @@ def simulated(turns: int = TURNS) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Conversations by turn.")
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
     figures: dict[str, Any] = {"model": options.model.name, "simulated_8b": simulated()}
     print(figures["simulated_8b"], flush=True)
-    with running_server(options.model) as server:
-        figures["measured"] = measured(server, options.rounds)
+    with Synthesizer.load(options.model) as library:
+        figures["measured"] = measured(library, options.rounds)
     print(save("sessions", figures))
 
 

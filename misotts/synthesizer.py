@@ -18,6 +18,7 @@ from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.decode.decoder import Decoder
 from misotts.engines.interface import Limits
 from misotts.engines.load import load_engine
+from misotts.generate.core import Core
 from misotts.generate.flow import FlowOptions
 from misotts.generate.inbox import Inbox
 from misotts.generate.loop import Generator
@@ -61,6 +62,11 @@ class Synthesizer:
             ConfigError, CheckpointError: the folder does not hold a model.
         """
         return cls(Path(folder), Path(voices) if voices else None, key)
+
+    @property
+    def core(self) -> Core:
+        """The generate stage's core, with its counts."""
+        return self._generator.core
 
     @cached_property
     def _mimi(self) -> MimiModel:

@@ -97,8 +97,9 @@ class Conversations:
         self._evict()
 
     def end(self, utterance: Utterance, finish: str, delivered: int, now: float) -> None:
-        """End a turn, whatever ends it, when its blocks have been freed. One that has spoken, or was cancelled, becomes
-        a part of the conversation; one that has failed leaves no trace. `delivered`: frames that its caller got."""
+        """End a turn, whatever ends it, when its blocks have been freed. One that has spoken, or was cancelled after
+        its first frame, becomes a part of the conversation; one that has failed leaves no trace. `delivered`: frames
+        that its caller got, as far as is known: the next turn may say that a chunk on its way was heard."""
         self._waiting = [(other, since) for other, since in self._waiting if other is not utterance]
         conversation = self._running.pop(utterance, None)
         if conversation is None:
@@ -109,7 +110,7 @@ class Conversations:
         error = error_of(finish)
         keys = utterance.prefix_keys[utterance.order.voice // self._pool.block_size :]
         dead = set(conversation.keys) | set(keys)
-        if known and (error is None or (isinstance(error, Cancelled) and delivered)):
+        if known and (error is None or (isinstance(error, Cancelled) and utterance.frames)):
             self._add(conversation, running, delivered, now)
             conversation.keys = keys
         self._pool.forget(dead - set(conversation.keys if known else ()))
