@@ -22,11 +22,13 @@ from benchmarks.load.plan import Call, Load, calls
 from benchmarks.load.playback import Arrival
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts.engines.interface import Limits
+from misotts.generate.core import REFRESH_EVERY_S
 from misotts.generate.flow import FlowOptions
 from misotts.generate.stream import Chunk
 from misotts.generate.utterance import Utterance
 from misotts.order import Order
-from misotts_client.errors import MisoError, error_of, finish_of
+from misotts_client.errors import MisoError, Unavailable, error_of, finish_of
+from misotts_gateway.admission import Admission
 
 VOICE_POSITIONS = 166
 """Positions of a registered voice: a clip of 10 s (125 frames and its end) and 40 positions of text."""
@@ -112,6 +114,7 @@ class Server:
         self.generate = Generate(self.environment, self.device, costs, limits, options)
         self.decode = Decode(self.environment, self._device_of("decode"), costs, limits.max_streams)
         self.watermark = Watermark(self.environment, self._device_of("watermark"), costs, limits.max_streams)
+        self._gateway, self._published = Admission(lambda: self.environment.now), -REFRESH_EVERY_S
         self._prompt, self._outbox = _Thread(self.environment), _Thread(self.environment)
         self.prompt_busy_s = 0.0
 
@@ -127,6 +130,21 @@ class Server:
         event = self.environment.timeout(seconds)
         assert event.callbacks is not None
         event.callbacks.append(then)
+
+    def enter(self) -> int:
+        """Let a request into the gateway, which has figures of at most `REFRESH_EVERY_S` ago; return its number, for
+        `leave`. The gateway takes no time here.
+
+        Raises:
+            Unavailable: the gateway refuses it.
+        """
+        if self.environment.now - self._published >= REFRESH_EVERY_S:
+            self._published = self.environment.now
+            self._gateway.hear(self.generate.core.figures())
+        return self._gateway.enter()
+
+    def leave(self, number: int) -> None:
+        self._gateway.leave(number)
 
     def at_prompt(self, then: Then) -> None:
         """Call `then` when the prompt stage has worked on another request."""
@@ -162,6 +180,8 @@ class Caller:
         self.answer = Answer(call, due_s=now if call.at_s is None else call.at_s, sent_s=now)
         self.ended = self._environment.event()
         self._utterance = self._make_utterance(call)
+        self._number = 0
+        """The gateway's number of the call; 0 before it is let in."""
         self._frames = 0
         """Frames that it has heard."""
 
@@ -179,7 +199,16 @@ class Caller:
         return Utterance(order)
 
     def send(self) -> None:
-        self._server.hop(self._at_prompt, network=True)
+        self._server.later(self._server.costs.network_ms / 1000, self._at_gateway)
+
+    def _at_gateway(self, _: simpy.Event) -> None:
+        try:
+            self._number = self._server.enter()
+        except Unavailable as error:
+            refused = finish_of(error)
+            self._server.later(self._server.costs.network_ms / 1000, lambda _: self._end(refused))
+        else:
+            self._server.hop(self._at_prompt)
 
     def _at_prompt(self, _: simpy.Event) -> None:
         self._server.at_prompt(lambda _: self._server.hop(self._at_generate))
@@ -225,6 +254,7 @@ class Caller:
 
     def _end(self, finish: str) -> None:
         answer = self.answer
+        self._server.leave(self._number)
         if error := error_of(finish):
             answer.error, _, answer.words = str(error).partition(": ")
         else:
