@@ -11,6 +11,7 @@ from benchmarks.capacity import measure as measure_costs
 from benchmarks.capacity.calibrate import see
 from benchmarks.load.compare import read
 from benchmarks.load.measure import Target, measure
+from benchmarks.load.openai import OpenAiServer
 from benchmarks.load.page import write_page
 from benchmarks.load.plan import Load, calls
 from benchmarks.load.server_share import OTHERS
@@ -95,3 +96,14 @@ def test_refused_calls_are_counted_by_code(server: RunningServer) -> None:
     assert overall["errors"] == {"NOT_FOUND": overall["calls"]}
     assert overall["continuity"] == 0
     assert overall["ttfa_ms"]["p50"] is None
+
+
+def test_the_same_load_by_openais_http(server: RunningServer) -> None:
+    http = OpenAiServer(f"http://127.0.0.1:{server.ports.http}", body={"max_audio_ms": 1600})
+    load = Load(seconds=1.0, rate=2.0, chars=10)
+    result = measure(load, replace(Target.of(server), http=http), lambda run: None)
+    overall = result["overall"]
+    assert overall["errors"] == {}
+    assert overall["calls"] == len(list(calls(load)))
+    assert overall["ttfa_ms"]["p50"] <= overall["audible_ttfa_ms"]["p50"]
+    assert {call["audio_s"] for call in result["calls"]} == {1.6}
