@@ -75,12 +75,13 @@ class RunningEnvoy:
 
 @contextlib.contextmanager
 def running_envoy(
-    folder: Path, replicas: Sequence[Ports], change: Configuration | None = None
+    folder: Path, replicas: Sequence[Ports], change: Configuration | None = None, most: int | None = None
 ) -> Iterator[RunningEnvoy]:
     """Run Envoy in front of servers of 127.0.0.1; its files and its log are in `folder`.
 
     Args:
         change: fields of the callers' `HttpConnectionManager` that replace those of the file.
+        most: calls of a cluster at once; None: as in the file.
 
     Raises:
         RuntimeError: it has not started.
@@ -102,6 +103,8 @@ def running_envoy(
             ports = [(admin_port, admin_port)]
         else:
             ports = [(each.grpc if cluster["name"].startswith("grpc") else each.http, each.ready) for each in replicas]
+            if most is not None:
+                cluster["circuit_breakers"]["thresholds"][0]["max_requests"] = most
         cluster.pop("cluster_type", None)
         cluster["type"] = "STATIC"
         cluster["load_assignment"] = {

@@ -22,7 +22,14 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from benchmarks.fleet.envoy import DEPLOY, RunningEnvoy, configuration, connection_manager, running_envoy
+from benchmarks.fleet.envoy import (
+    DEPLOY,
+    RunningEnvoy,
+    configuration,
+    connection_manager,
+    running_envoy,
+    write_certificate,
+)
 from misotts.serve.settings import Ports
 from misotts_client import Client, Segment, Unavailable
 from misotts_client.errors import MisoError
@@ -145,18 +152,38 @@ def samples_of(client: Client) -> int:
 
 
 def test_long_streams_are_cut_by_nothing(fleet: Fleet) -> None:
-    """Longer than Envoy's own limit of 15 s, and than the idle limit of this test; over gRPC, raw HTTP and events."""
+    """Longer than Envoy's own limit of 15 s, and than the idle limit of this test: over gRPC, raw HTTP, events and a
+    WebSocket."""
     for each in fleet.fakes:
-        each.script = paced(17)
-    samples = 17 * 2 * 6 * 1920
+        each.script = paced(16)
+    samples = 16 * 2 * 6 * 1920
     spoken = {"input": "Hello.", "response_format": "pcm"}
-    with ThreadPoolExecutor(3) as threads:
+    with ThreadPoolExecutor(4) as threads:
         by_grpc = threads.submit(samples_of, fleet.client())
         raw = threads.submit(fleet.http, "/v1/audio/speech", spoken)
         events = threads.submit(fleet.http, "/v1/audio/speech", {**spoken, "stream_format": "sse"})
+        socket = threads.submit(by_websocket, fleet)
         assert by_grpc.result() == samples
         assert len(raw.result()) > 2 * samples
         assert b"speech.audio.done" in events.result()[-500:]
+        heard, silent_s = socket.result()
+    assert heard == 2 * samples
+    assert IDLE_S - 1 < silent_s < IDLE_S + 3
+
+
+def by_websocket(fleet: Fleet) -> tuple[int, float]:
+    """Speak over a WebSocket, and then say nothing; return the bytes of audio, and the seconds until Envoy ends it.
+    (The gateway's pings, which are 20 s apart, keep a socket within the limit of the file.)"""
+    with fleet.websocket("/v1/speak?model=alloy&encoding=linear16&sample_rate=24000") as socket:
+        socket.send(json.dumps({"type": "Speak", "text": "Hello."}))
+        socket.send(json.dumps({"type": "Flush"}))
+        messages: list[str | bytes] = []
+        while "Flushed" not in str(messages[-1:]):
+            messages.append(socket.recv(timeout=10))
+        silent_since = time.monotonic()
+        with pytest.raises(ConnectionClosed):
+            socket.recv(timeout=IDLE_S + 5)
+        return sum(len(each) for each in messages if isinstance(each, bytes)), time.monotonic() - silent_since
 
 
 def test_the_idle_limit_acts_on_silence_alone_and_says_so(fleet: Fleet) -> None:
@@ -251,31 +278,48 @@ def test_sessions_stay(fleet: Fleet) -> None:
     assert len(fleet.fakes[1].requests) == before + 10
 
 
-def test_websockets_speak_past_the_idle_limit_and_end_when_silent(fleet: Fleet) -> None:
-    """Audio flows for twice the idle limit of this test; then neither side says anything. (The gateway's pings, which
-    are 20 s apart, keep a socket within the limit of the file.)"""
-    for each in fleet.fakes:
-        each.script = paced(2 * IDLE_S)
-    with fleet.websocket("/v1/speak?model=alloy&encoding=linear16&sample_rate=24000") as socket:
-        socket.send(json.dumps({"type": "Speak", "text": "Hello."}))
-        socket.send(json.dumps({"type": "Flush"}))
-        messages: list[str | bytes] = []
-        while "Flushed" not in str(messages[-1:]):
-            messages.append(socket.recv(timeout=10))
-        audio = b"".join(each for each in messages if isinstance(each, bytes))
-        assert len(audio) == 2 * (2 * IDLE_S * 2 * 6 * 1920)  # bytes of a sample, samples
-        silent_since = time.monotonic()
-        with pytest.raises(ConnectionClosed):
-            socket.recv(timeout=IDLE_S + 5)
-        assert IDLE_S - 1 < time.monotonic() - silent_since < IDLE_S + 3
-    for path in (
-        "/tts/websocket",
-        "/v1/text-to-speech/alloy/stream-input",
-        "/v1/text-to-speech/alloy/multi-stream-input",
-    ):
+def test_websockets_are_upgraded_on_all_paths(fleet: Fleet) -> None:
+    elevenlabs = "/v1/text-to-speech/alloy"
+    for path in ("/tts/websocket", f"{elevenlabs}/stream-input", f"{elevenlabs}/multi-stream-input"):
         with fleet.websocket(path) as socket:
             assert socket.response is not None
             assert socket.response.status_code == 101
+
+
+def test_more_calls_than_the_circuit_breakers_allow_are_refused_at_once(fleet: Fleet, tmp_path: Path) -> None:
+    for each in fleet.fakes:
+        each.script = paced(3)
+    ports = [Ports(each.grpc_port, each.http_port, each.ready_port) for each in fleet.gateways]
+    with (
+        running_envoy(tmp_path, ports, most=2) as envoy,
+        Client(envoy.url, ca=envoy.ca) as client,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        wait_until(lambda: healthy(envoy) == 2, 20)
+        two = [threads.submit(client.speak, "Hello.") for _ in range(2)]
+        wait_until(lambda: sum(len(each.requests) for each in fleet.fakes) == 2, 10)
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="overflow"):
+            client.speak("Hello.")
+        assert time.monotonic() - began < 1
+        assert [call.result().finish for call in two] == ["eos", "eos"]
+
+
+def test_a_new_certificate_is_used_without_a_restart(fleet: Fleet, tmp_path: Path) -> None:
+    with fleet.tls() as connection:
+        before = connection.getpeercert(binary_form=True)
+    for new, old in zip(write_certificate(tmp_path), ("tls.crt", "tls.key"), strict=True):
+        new.replace(fleet.envoy.ca.with_name(old))
+
+    def shown() -> bytes | None:
+        try:
+            with fleet.tls() as connection:
+                return connection.getpeercert(binary_form=True)
+        except ssl.SSLError:  # the old one, which is not trusted any more
+            return before
+
+    wait_until(lambda: shown() != before, 10)
+    assert fleet.client().speak("Hello.").finish == "eos"
 
 
 def test_metrics_have_the_names_that_operators_ask_for(fleet: Fleet) -> None:
