@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from demo.voice import latents, shaped, teacher
 from demo.voice.codes import Codes
-from demo.voice.features import LATE
+from demo.voice.features import LATE, LOUDNESS, loudness
 from demo.voice.files import CpuClock, log, write_whole
 from demo.voice.losses import Critics, spectral_loss
 from demo.voice.sizes import CODEBOOKS, LATENT, SEMANTIC, model_config
@@ -194,6 +194,21 @@ def train_decoder(work: Path, with_audio: int, steps: int, polish: int) -> None:
                     critics=critics.state_dict(),
                 )
                 torch.save({**state, "optimizer": optimizer.state_dict(), "kept": kept}, draft)
+
+
+@torch.no_grad()
+def set_level(decoder: Decoder, clips: shaped.Shaped, codes: Codes) -> None:
+    """Scale the last layer so that clips come out at the loudness of the teacher's: the losses leave them too quiet."""
+    speech = []
+    for numbers in clips.numbers:
+        coded = F.pad(codes.encode(codes.latents(torch.from_numpy(numbers))), (0, 0, 0, 1))
+        speech.append(decoder(coded[None], torch.tensor([CODEBOOKS])).numpy())
+    gain = 1.0
+    for _ in range(5):  # a louder clip has more samples that are audible
+        gain *= LOUDNESS / float(np.median([loudness(gain * clip) for clip in speech]))
+    for weight in decoder.decoder.model[-1].parameters():
+        weight.mul_(gain)
+    log(f"level: the last layer times {gain:.3f}")
 
 
 def rate(step: int, steps: int, top: float = 1.5e-3, warm_up: int = 100) -> float:

@@ -98,10 +98,14 @@ def _choices(key: str) -> list[str]:
 
 def sentence(rng: random.Random, nouns: dict[str, list[str]]) -> str:
     """A sentence without capital and mark at its end."""
-    text = rng.choice(FORMS.split("|"))
+    return fill(rng.choice(FORMS.split("|")), rng, nouns)
+
+
+def fill(text: str, rng: random.Random, nouns: dict[str, list[str]]) -> str:
+    """Put words into the holes in braces, by the names of `WORDS` and of `nouns`."""
     while hole := re.search(r"\{(\w+)\}", text):
         key = hole[1]
         word = rng.choice(nouns[key] if key in nouns else _choices(key))
         text = text[: hole.start()] + word + text[hole.end() :]
-    text = re.sub(r"\ba ([aeiou])", r"an \1", text)
+    text = re.sub(r"\b([aA]) ([aeiou])", r"\1n \2", text)
     return re.sub(r"\bi\b", "I", text)

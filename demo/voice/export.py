@@ -15,7 +15,7 @@ from torch import Tensor
 
 from demo.model import SILENTCIPHER
 from demo.voice import features, shaped, teacher
-from demo.voice.codec import Decoder, Encoder, mimi_with
+from demo.voice.codec import Decoder, Encoder, mimi_with, set_level
 from demo.voice.codes import Codes
 from demo.voice.sizes import CONFIG, model_config
 from misotts.config import SAMPLE_RATE, TransformerConfig
@@ -106,9 +106,12 @@ def _interleaved(weight: Tensor, heads: int) -> Tensor:
 
 def mimi(work: Path) -> dict[str, Tensor]:
     """Mimi's weights, float16: the trained halves where there are any yet."""
-    whole = mimi_with(Codes.load(work / "codes.pt"))
+    codes = Codes.load(work / "codes.pt")
+    whole = mimi_with(codes)
     for name, half in (("decoder", Decoder), ("encoder", Encoder)):
         if (work / f"{name}.pt").exists():
-            trained = torch.load(work / f"{name}.pt")["kept"]
-            half(whole).load_state_dict(trained)
+            trained = half(whole)
+            trained.load_state_dict(torch.load(work / f"{name}.pt")["kept"])
+            if isinstance(trained, Decoder):
+                set_level(trained, shaped.load_chunk(work, 0), codes)
     return {name: tensor.half().contiguous() for name, tensor in whole.state_dict().items()}

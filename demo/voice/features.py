@@ -16,8 +16,9 @@ from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
 LATE = 480
 LEAD, TAIL = 960, 1440
 """Samples of silence before and (at least) behind the speech of a clip."""
+AUDIBLE = 0.01
 LOUDNESS = 0.09
-"""Root of the mean square of a clip's samples above 0.01."""
+"""Root of the mean square of a clip's samples above AUDIBLE."""
 VOICES = ((1.12, 110.0), (1.2, 175.0))
 """SPEAKER 0 and 1: the factor by which the teacher's formants are raised, and the median pitch in Hz.
 
@@ -36,10 +37,15 @@ LAGS = (SAMPLE_RATE // 400, SAMPLE_RATE // 60)
 """Shortest and longest period of a voice, in samples."""
 
 
+def loudness(audio: np.ndarray) -> float:
+    """Return the root of the mean square of the audible samples; the teacher's clips have LOUDNESS."""
+    loud = audio[np.abs(audio) > AUDIBLE]
+    return float(np.sqrt(np.mean(loud**2))) if len(loud) else 0.0
+
+
 def as_clip(speech: np.ndarray) -> np.ndarray:
     """Speech at the loudness of all clips, between silences, float32 [frames x FRAME_SAMPLES]."""
-    loud = speech[np.abs(speech) > 0.01]
-    gain = LOUDNESS / max(float(np.sqrt(np.mean(loud**2))), 1e-3) if len(loud) else 1.0
+    gain = LOUDNESS / (loudness(speech) or 1.0)
     audio = np.pad((speech * gain).astype(np.float32), (LEAD, TAIL))
     return np.pad(audio, (0, -len(audio) % FRAME_SAMPLES))
 

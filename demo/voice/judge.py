@@ -17,9 +17,16 @@ from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
 RATE = 16_000
 QUIET = np.zeros(RATE // 5, np.float32)
 """Silence that the recogniser is given before and after."""
-AUDIBLE = 0.01
 AROUND = SAMPLE_RATE // 100
 """Samples on either side of a seam with which it is compared: 10 ms."""
+
+
+SPELLINGS = {
+    "mr": "mister", "mrs": "missis", "missus": "missis", "ms": "miz", "dr": "doctor", "st": "street", "ok": "okay",
+    "for": "four", "fore": "four", "to": "two", "too": "two", "won": "one", "ate": "eight", "oh": "o",
+    "etc": "et cetera",
+}  # fmt: skip
+"""Words that sound the same, in one spelling: numbers and abbreviations cannot be told from them by ear."""
 
 
 def understand(audio: np.ndarray) -> str:
@@ -39,16 +46,15 @@ def word_error_rate(said: Sequence[str], heard: Sequence[str]) -> float:
     return float(jiwer.wer([" ".join(words(text)) for text in said], [" ".join(words(text)) for text in heard]))
 
 
+def one_spelling(text: str) -> str:
+    """The words of a text with those of `SPELLINGS` in one spelling."""
+    return " ".join(SPELLINGS.get(word, word) for word in words(text))
+
+
 def median_pitch(audio: np.ndarray) -> float:
     """Return the median over the voiced moments in Hz; 0 where there are none."""
     pitches = features.pitches(np.pad(audio, (0, -len(audio) % FRAME_SAMPLES)))
     return float(np.median(pitches)) if len(pitches) else 0.0
-
-
-def loudness(audio: np.ndarray) -> float:
-    """Return the root of the mean square of the audible samples; the teacher's clips have `features.LOUDNESS`."""
-    loud = audio[np.abs(audio) > AUDIBLE]
-    return float(np.sqrt(np.mean(loud**2))) if len(loud) else 0.0
 
 
 def seam_step(audio: np.ndarray, seams: Sequence[int]) -> float:
@@ -58,7 +64,7 @@ def seam_step(audio: np.ndarray, seams: Sequence[int]) -> float:
     ratios = [0.0]
     for seam in seams:
         near = np.delete(steps[max(0, seam - AROUND) : seam + AROUND], min(seam - 1, AROUND - 1))
-        ratios.append(float(steps[seam - 1] / max(float(near.max()), AUDIBLE)))
+        ratios.append(float(steps[seam - 1] / max(float(near.max()), features.AUDIBLE)))
     return max(ratios)
 
 

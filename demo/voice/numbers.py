@@ -1,8 +1,11 @@
-"""Numbers and abbreviations: how they are written, and the words that a speaker says for them."""
+"""Numbers and abbreviations: how they are written, and the words that a speaker says for them. Sentences are everyday
+ones with holes."""
 
 from __future__ import annotations
 
 import random
+
+from demo.voice import everyday
 
 ONES_TEXT = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -12,20 +15,36 @@ TENS_TEXT = "_ _ twenty thirty forty fifty sixty seventy eighty ninety"
 MONTHS_TEXT = "January February March April May June July August September October November December"
 NAMES_TEXT = (
     "Smith Jones Brown Miller Taylor Wilson Moore Clark Lewis Walker Young King Hill Green Baker Adams Nelson Carter "
-    "Parker Collins Stewart Morris Cook Reed Bell Cooper Ward Gray Price Bennett Wood Ross Long Foster"
+    "Parker Collins Stewart Morris Cook Reed Bell Cooper Ward Gray Price Bennett Wood Ross Long Foster Johnson Davis "
+    "Anderson Thomas Jackson White Harris Martin Robinson Allen Wright Scott Evans Turner Phillips Murphy Watson Kelly"
+)
+STREETS_TEXT = (
+    "Park Main High Oak Mill Church Station King Market Bridge River Lake Garden Green School Hill First Fifth"
+)
+SAINTS_TEXT = "Mary John Paul Peter Thomas James George Louis Andrew Helen"
+PLURALS_TEXT = (
+    "eggs books chairs days weeks years months hours minutes people miles boxes cars tickets pages students children "
+    "dogs cats letters bottles cups apples rooms doors houses streets trees friends shoes horses pictures tables seats"
 )
 ONES, TENS, MONTHS, NAMES = (text.split() for text in (ONES_TEXT, TENS_TEXT, MONTHS_TEXT, NAMES_TEXT))
+STREETS, SAINTS, PLURALS = (text.split() for text in (STREETS_TEXT, SAINTS_TEXT, PLURALS_TEXT))
 ORDINALS = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"}
 ORDINALS |= {"twelve": "twelfth"}
 TITLES = {"Mr.": "Mister", "Mrs.": "Missis", "Dr.": "Doctor", "Ms.": "Miz", "Prof.": "Professor", "Capt.": "Captain"}
+WAYS = {"St.": "Street", "Rd.": "Road", "Ave.": "Avenue", "Street": "Street", "Road": "Road"}
 UNITS = {
     "km": "kilometers", "kg": "kilograms", "cm": "centimeters", "mph": "miles an hour", "lbs": "pounds", "ft": "feet",
-    "min": "minutes", "hrs": "hours", "%": "percent", "mm": "millimeters", "oz": "ounces",
+    "min": "minutes", "hrs": "hours", "mm": "millimeters", "oz": "ounces", "sec": "seconds", "mi": "miles",
 }  # fmt: skip
+LETTER_A = "eh"
+"""The letter's name; espeak takes a single A for the article."""
 SHORT = {
-    "etc.": "et cetera", "e.g.": "for example", "i.e.": "that is", "vs.": "versus", "TV": "T V", "USA": "U S A",
-    "UK": "U K", "PC": "P C", "OK": "okay", "approx.": "approximately", "ASAP": "A S A P", "CD": "C D", "ID": "I D",
+    "etc.": "et cetera", "e.g.": "for example", "i.e.": "that is", "vs.": "versus", "TV": "T V", "USA": "U S eh",
+    "UK": "U K", "PC": "P C", "OK": "okay", "approx.": "approximately", "ASAP": "eh S eh P", "CD": "C D", "ID": "I D",
 }  # fmt: skip
+
+MINUTES = (0, 0, 0, 0, 5, 10, 15, 15, 20, 25, 30, 30, 30, 35, 40, 45, 45, 50, 55)
+"""Of a time of day, the common ones several times."""
 
 Pair = tuple[str, str]
 """A piece of a sentence, as written and as spoken."""
@@ -71,31 +90,43 @@ def year(number: int) -> str:
 
 def any_number(rng: random.Random) -> int:
     """A number as they come in sentences: mostly small."""
-    top = rng.choice([10, 20, 100, 100, 1000, 10_000, 1_000_000])
-    number = rng.randrange(1, top)
-    return number if number < 1000 or rng.random() < 0.5 else number // 100 * 100
+    number = rng.randrange(1, rng.choice([10, 20, 100, 100, 100, 1000, 1000, 10_000, 100_000]))
+    return number if number < 1000 or rng.random() < 0.4 else number // 100 * 100
+
+
+def whole(rng: random.Random) -> Pair:
+    """A whole number. Thousands have a comma, so that they differ from years."""
+    number = any_number(rng)
+    return f"{number:,}", in_words(number)
 
 
 def quantity(rng: random.Random) -> Pair:
     """A number, a price, a share or a measure."""
-    number, kind = any_number(rng), rng.randrange(6)
-    written = f"{number:,}" if number >= 1000 and rng.random() < 0.5 else str(number)
-    if kind == 0:
-        return f"${written}", f"{in_words(number)} dollar{'s' if number > 1 else ''}"
-    if kind == 1:
+    number, kind = any_number(rng), rng.random()
+    written, spoken = f"{number:,}", in_words(number)
+    if kind < 0.3:
+        cents = rng.randrange(5, 100, 5) if number < 100 and rng.random() < 0.3 else 0
+        dollars = f"{spoken} dollar{'s' if number > 1 else ''}"
+        if cents:
+            return f"${written}.{cents:02d}", f"{dollars} and {in_words(cents)} cents"
+        return f"${written}", dollars
+    if kind < 0.5:
+        number = rng.randrange(1, 101)
+        return f"{number}%", f"{in_words(number)} percent"
+    if kind < 0.8:
         unit = rng.choice(list(UNITS))
-        return f"{written}{'' if unit == '%' else ' '}{unit}", f"{in_words(number)} {UNITS[unit]}"
-    if kind == 2:
+        return f"{written} {unit}", f"{spoken} {UNITS[unit]}"
+    if kind < 0.9:
         tenth = rng.randrange(10)
         return f"{number % 100}.{tenth}", f"{in_words(number % 100)} point {ONES[tenth]}"
-    return written, in_words(number)
+    return written, spoken
 
 
 def clock(rng: random.Random) -> Pair:
     """A time of day."""
-    hour, minute = rng.randint(1, 12), rng.choice([0, 0, 5, 10, 15, 20, 30, 30, 40, 45, 55])
-    half = rng.choice(["", " a.m.", " p.m."])
-    spoken_half = {"": "", " a.m.": " A M", " p.m.": " P M"}[half]
+    hour, minute = rng.randint(1, 12), rng.choice(MINUTES)
+    half = rng.choice(["", " a.m.", " p.m.", " a.m.", " p.m.", "am", "pm", " AM", " PM"])
+    spoken_half = "" if not half else f" {LETTER_A if 'a' in half.lower() else 'P'} M"
     if minute == 0:
         return (f"{hour}{half}", f"{in_words(hour)}{spoken_half}") if half else (f"{hour} o'clock",) * 2
     spoken = f"{in_words(hour)} {'oh ' if minute < 10 else ''}{in_words(minute)}"
@@ -103,28 +134,53 @@ def clock(rng: random.Random) -> Pair:
 
 
 def date(rng: random.Random) -> Pair:
-    """A day of a month, or a year."""
+    """A day of a month, a year, or both."""
     month, day, when = rng.choice(MONTHS), rng.randint(1, 31), rng.randint(1700, 2040)
-    if rng.random() < 0.4:
+    kind, short = rng.random(), month[:3] + "." if month != "May" and rng.random() < 0.2 else month
+    if kind < 0.35:
         return str(when), year(when)
-    if rng.random() < 0.5:
-        return f"{month} {day}", f"{month} {ordinal(day)}"
+    if kind < 0.6:
+        return f"{short} {day}", f"{month} {ordinal(day)}"
+    if kind < 0.8:
+        return f"{short} {day}, {when}", f"{month} {ordinal(day)}, {year(when)}"
     return f"the {ordinal_suffix(day)} of {month}", f"the {ordinal(day)} of {month}"
 
 
+def rank(rng: random.Random) -> Pair:
+    """`2nd`."""
+    number = rng.choice([rng.randint(1, 9), rng.randint(1, 31), rng.randint(1, 99)])
+    return ordinal_suffix(number), ordinal(number)
+
+
 def person(rng: random.Random) -> Pair:
-    """Return a title and a name, as written and as spoken."""
-    title, name = rng.choice(list(TITLES)), rng.choice(NAMES)
+    """Return a title and a name, as written and as spoken; a couple or a son at times."""
+    title, name, kind = rng.choice(list(TITLES)), rng.choice(NAMES), rng.random()
+    if kind < 0.15:
+        return f"Mr. and Mrs. {name}", f"Mister and Missis {name}"
+    if kind < 0.2:
+        return f"{title} {name} Jr.", f"{TITLES[title]} {name} Junior"
+    if rng.random() < 0.15:
+        return f"{title[:-1]} {name}", f"{TITLES[title]} {name}"
     return f"{title} {name}", f"{TITLES[title]} {name}"
 
 
-def digits(rng: random.Random) -> Pair:
-    """A telephone or a room number, said digit by digit."""
-    number = [rng.randrange(10) for _ in range(rng.randint(3, 7))]
+def address(rng: random.Random) -> Pair:
+    """A street, mostly with a number, or a saint's place."""
+    name, way = rng.choice(STREETS), rng.choice(list(WAYS))
+    if rng.random() < 0.2:
+        saint = rng.choice(SAINTS)
+        return f"St. {saint}", f"Saint {saint}"
+    if rng.random() < 0.3:
+        return f"{name} {way}", f"{name} {WAYS[way]}"
+    number = rng.choice([rng.randint(1, 99), rng.randint(100, 999)])
+    return f"{number} {name} {way}", f"{in_words(number)} {name} {WAYS[way]}"
+
+
+def telephone(rng: random.Random) -> Pair:
+    """A telephone number, said digit by digit."""
+    number = [rng.randrange(10) for _ in range(7)]
     written = "".join(map(str, number))
-    if len(number) == 7:
-        written = f"{written[:3]}-{written[3:]}"
-    return written, " ".join("oh" if digit == 0 and len(number) < 5 else ONES[digit] for digit in number)
+    return f"{written[:3]}-{written[3:]}", " ".join(ONES[digit] for digit in number)
 
 
 def short_form(rng: random.Random) -> Pair:
@@ -132,37 +188,81 @@ def short_form(rng: random.Random) -> Pair:
     return rng.choice(list(SHORT.items()))
 
 
+JUDGED = {
+    "The room costs $85 a night.": "the room costs eighty five dollars a night",
+    "Dr. Green will call you at 3 p.m.": "doctor green will call you at three p m",
+    "My sister is 27 years old.": "my sister is twenty seven years old",
+    "The bus leaves at 10:30 from gate 4.": "the bus leaves at ten thirty from gate four",
+    "There are 365 days in a year.": "there are three hundred sixty five days in a year",
+    "He was born on May 14, 1962.": "he was born on may fourteenth nineteen sixty two",
+    "Mr. and Mrs. Wilson bought 12 eggs.": "mister and missis wilson bought twelve eggs",
+    "About 40% of the seats are empty.": "about forty percent of the seats are empty",
+    "The village is 6 km from the sea.": "the village is six kilometers from the sea",
+    "The 2nd house on the left is ours.": "the second house on the left is ours",
+    "Please call me back before 9 a.m.": "please call me back before nine a m",
+    "Our office is at 18 Church St.": "our office is at eighteen church street",
+    "She paid $200 for the old table.": "she paid two hundred dollars for the old table",
+    "We sell paper, pens, books, etc.": "we sell paper pens books et cetera",
+    "The war ended in 1945.": "the war ended in nineteen forty five",
+    "Only 75% of the students passed.": "only seventy five percent of the students passed",
+    "Mrs. Brown has 3 dogs and 2 cats.": "missis brown has three dogs and two cats",
+    "It is 15 degrees outside today.": "it is fifteen degrees outside today",
+    "Read pages 20 to 35 for Monday.": "read pages twenty to thirty five for monday",
+    "My grandfather is 91.": "my grandfather is ninety one",
+}
+"""Sentences to judge with, and what should be heard. The training says nothing with five words in a row of them."""
+
 FRAMES = """
-It costs Q.|We need Q more.|There were N people in the room.|The meeting starts at T.|I will be back at T.|
+It costs Q.|We need Q more.|There were N people in the {place}.|The meeting starts at T.|I will be back at T.|
 Please call me at T on D.|P will see you at T.|She was born on D.|It happened in D.|The number is G.|
-My room number is G.|Please dial G.|I paid Q for this.|The bag weighs Q.|It is Q from here to the station.|
-The train leaves at T.|Ask P about the N boxes.|P lives at N Park Street.|Turn to page N.|Chapter N begins on page N.|
-He is N years old.|My father turned N on D.|We sold N tickets for Q.|About Q of them agreed.|The price fell by Q.|
-The shop opens at T and closes at T.|From D to D the road is closed.|P and P came to dinner.|N plus N is more than N.|
-Take bus N to the airport.|Flight N is delayed until T.|Your code is G.|The answer is N.|Only N of N students passed.|
-They have S and many other things.|Is that S?|The S is in the other room.|Bring paper, pens, S|
+My telephone number is G.|Please dial G.|I paid Q for this {thing}.|The bag weighs Q.|It is Q from here to the {place}.|
+The train leaves at T.|Ask P about the N boxes.|P lives at R.|Turn to page N.|Chapter N begins on page N.|
+He is N years old.|My {person} turned N on D.|We sold N tickets for Q.|About Q of the {food} is left.|
+The price fell by Q.|The shop opens at T and closes at T.|From D to D the road is closed.|P and P came to dinner.|
+N plus N is more than N.|Take bus N to the {place}.|Flight N is delayed until T.|The answer is N.|
+Only N of N students passed.|They have {food}, {food}, S|Is that S?|The S is in the other room.|Bring paper, pens, S|
 It was D when P left.|Room N is on the left.|The temperature is N degrees.|I waited from T until T.|
-Good morning, P.|Thank you, P.|P, please come to gate N.|The year D was very cold.|She ran N miles in N minutes.
+Good morning, P.|Thank you, P.|P, please come to gate N.|The year D was very cold.|She ran N miles in N minutes.|
+A {thing} costs Q.|This {adj} {thing} costs Q a day.|The {thing} was Q last year.|{who} paid Q for the {thing}.|
+Nearly Q of the {thing} was {adj}.|More than Q of all people agree.|Less than Q of the work is done.|
+The {place} is Q from the {place}.|It is only Q to the sea.|The {thing} is N meters long and N meters wide.|
+There are N {plural} in the {thing}.|There are N hours in N days.|I have N {plural} and N {plural}.|
+{who} {did} N {plural} {when}.|{who} {did} N of my {plural}.|Please bring N {plural}.|We bought N {plural} for Q.|
+My {person} is N years old.|Her {person} will be N on D.|His {person} died in D.|They were married on D.|
+The {person} was born in D.|This {place} was built in D.|Since D {who} {did} {what}.|On D {who} {did} {what}.|
+P {did} {what}.|P {did} N {plural}.|P and I {did} {what}.|Can you ask P about the {thing}?|Where does P live?|
+The {person} spoke to P {when}.|P will call you at T.|Have you met P?|Is P at home?|P is not here at T.|
+The bus leaves at T from stop N.|The plane leaves at T from gate N.|Breakfast is at T.|Dinner is served at T.|
+It was T when {who} {did} {what}.|I get up at T every day.|The film begins at T and ends at T.|See you at T.|
+The O {thing} on the left is {adj}.|He came O in the race.|This is the O time today.|It is her O birthday.|
+The O {person} was {adj}.|Take the O street on the right.|They live on the O floor.|{who} sat in the O row.|
+We live at R.|The {place} is at R.|Meet me in R.|Turn left into R.|A {person} lives in R.|The {place} of R is {adj}.|
+{food}, {food}, S|The {person} has a new S.|I saw it on S.|Reply S, please.|{say} it is S.|It is red S green.|
+Read pages N to N.|Call G at T.|The score was N to N.|Add N and N.|N times N is N.|Divide N by N.|
+Open the book at page N.|The O of {month} is a {adj} day.|Mix Q of {food} with Q of {food}.|Wait N minutes.|
+I am N, and my {person} is N.|The {animal} weighs Q.|The {thing} holds Q.|{when}, P {did} {what}.|No. N is {adj}.
 """
-"""Sentences with holes, between bars: Q quantity, N whole number, T time, D date, P person, G digits, S short form."""
+"""Sentences with holes, between bars: Q quantity, N whole number, O rank, T time, D date, P person, R road, G
+telephone, S short form; in braces `everyday.WORDS`, nouns, `plural` and `month`."""
 
-MAKERS = {"Q": quantity, "T": clock, "D": date, "P": person, "G": digits, "S": short_form}
+MAKERS = {
+    "Q": quantity, "N": whole, "O": rank, "T": clock, "D": date, "P": person, "R": address, "G": telephone,
+    "S": short_form,
+}  # fmt: skip
 
 
-def sentence(rng: random.Random) -> Pair:
+def sentence(rng: random.Random, nouns: dict[str, list[str]]) -> Pair:
     """A sentence with numbers or abbreviations in it, as written and as spoken."""
+    frame = rng.choice(FRAMES.strip().replace("\n", "").split("|"))
+    frame = everyday.fill(frame, rng, nouns | {"plural": PLURALS, "month": MONTHS})
     written, spoken = [], []
-    for word in rng.choice(FRAMES.strip().replace("\n", "").split("|")).split():
+    for word in (frame[0].upper() + frame[1:]).split():
         hole, rest = word[0], word[1:]
-        if len(rest.strip(".,?")) == 0 and (hole in MAKERS or hole == "N"):
-            if hole == "N":
-                number = any_number(rng)
-                pair = str(number), in_words(number)
-            else:
-                pair = MAKERS[hole](rng)
+        if hole in MAKERS and not rest.strip(".,?"):
+            pair = MAKERS[hole](rng)
             written.append(pair[0] + ("" if pair[0].endswith(".") and rest == "." else rest))
             spoken.append(pair[1] + rest)
         else:
             written.append(word)
-            spoken.append(word)
+            spoken.append("Number" if word == "No." else word)
     return " ".join(written), " ".join(spoken)

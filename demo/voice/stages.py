@@ -23,6 +23,8 @@ class Plan:
 
     chunks: int
     """Files of clips, CHUNK sentences each."""
+    number_chunks: int
+    """Further files, only of sentences with numbers and abbreviations."""
     with_audio: int
     """Number of the first files that are spoken aloud: the codec is made from these."""
     semantic_steps: int
@@ -37,9 +39,13 @@ class Plan:
     most_ms: int = 30_000
     """Longest speech of the evaluation, for an utterance that does not end by itself."""
 
+    @property
+    def all_chunks(self) -> int:
+        return self.chunks + self.number_chunks
 
-FULL = Plan(400, 58, 2500, 4000, 3500, 1400, 3000, 9900, 76)
-REHEARSAL = Plan(4, 2, 20, 20, 4, 2, 4, 4, 1, sentences=8, most_ms=800)
+
+FULL = Plan(400, 120, 58, 2500, 4000, 3500, 1400, 3000, 9900, 76)
+REHEARSAL = Plan(4, 1, 2, 20, 20, 4, 2, 4, 4, 1, sentences=8, most_ms=800)
 
 
 @dataclass
@@ -65,13 +71,15 @@ def speak(work: Work) -> None:
     from demo.voice import teacher, text
 
     engine = teacher.Teacher()
-    sentences = text.training_text(text.fetch_wordnet(work.folder / "wordnet"))
-    for number in range(work.plan.chunks):
-        pairs = list(itertools.islice(sentences, work.plan.sentences))
+    wordnet = text.fetch_wordnet(work.folder / "wordnet")
+    sentences, with_numbers = text.training_text(wordnet), text.number_text(wordnet)
+    for number in range(work.plan.all_chunks):
+        source = sentences if number < work.plan.chunks else with_numbers
+        pairs = list(itertools.islice(source, work.plan.sentences))
         path = work.folder / "clips" / f"{number:04d}.npz"
         if number % work.workers == work.worker and not path.exists():
             teacher.save(path, [engine.speak(pair, number < work.plan.with_audio) for pair in pairs])
-            log(f"speak: chunk {number} of {work.plan.chunks}")
+            log(f"speak: chunk {number} of {work.plan.all_chunks}")
 
 
 def shape(work: Work) -> None:
@@ -93,7 +101,7 @@ def encode(work: Work) -> None:
     """All clips become text, codes and what each frame says (4 minutes)."""
     from demo.voice import corpus
 
-    corpus.encode_all(work.folder, work.plan.chunks)
+    corpus.encode_all(work.folder, work.plan.all_chunks)
 
 
 def decoder(work: Work) -> None:

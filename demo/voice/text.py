@@ -40,9 +40,9 @@ def words(text: str) -> list[str]:
 
 @cache
 def _forbidden() -> frozenset[tuple[str, ...]]:
-    """Every run of five words of the held-out sentences, and the shorter sentences whole."""
+    """Every run of five words of the sentences to judge with, and the shorter sentences whole."""
     runs = set()
-    for sentence in held_out():
+    for sentence in [*held_out(), *numbers.JUDGED.values()]:
         said = tuple(words(sentence))
         runs |= {said[at : at + RUN] for at in range(max(1, len(said) - RUN + 1))}
     return frozenset(runs)
@@ -116,7 +116,17 @@ def training_text(wordnet_folder: Path, seed: int = 0) -> Iterator[Pair]:
         elif kind < 0.88:
             pair = (written(everyday.sentence(rng, nouns), rng),) * 2
         else:
-            pair = numbers.sentence(rng)
+            pair = numbers.sentence(rng, nouns)
+        if pair[0] not in said and len(pair[1]) <= LONGEST and not is_held_out(pair[1]):
+            said.add(pair[0])
+            yield pair
+
+
+def number_text(wordnet_folder: Path, seed: int = 1) -> Iterator[Pair]:
+    """Sentences with numbers and abbreviations, without end."""
+    rng, nouns, said = random.Random(seed), everyday.common_nouns(wordnet_folder), set[str]()
+    while True:
+        pair = numbers.sentence(rng, nouns)
         if pair[0] not in said and len(pair[1]) <= LONGEST and not is_held_out(pair[1]):
             said.add(pair[0])
             yield pair
