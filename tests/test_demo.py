@@ -1,5 +1,6 @@
 """The demo model is small, is loaded like any other, and speaks until its sentence ends."""
 
+import random
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from demo.model import REGISTERED, VOICE, make_demo
 from demo.picture import draw, words_in_time
-from demo.voice import export, resume
+from demo.voice import everyday, export, numbers, resume, text
 from misotts.config import SAMPLE_RATE, ModelConfig
 from misotts.synthesizer import Synthesizer
 
@@ -62,3 +63,22 @@ def test_a_picture_shows_the_words_where_they_are_spoken(tmp_path: Path) -> None
     assert edges == sorted(edges)
     assert edges[-1] < len(said) / SAMPLE_RATE
     assert words_in_time(said, "Qwxyz is no word.") == []
+
+
+def test_numbers_and_abbreviations_are_learnt_by_their_words() -> None:
+    assert numbers.in_words(40_365) == "forty thousand three hundred sixty five"
+    assert [numbers.year(year) for year in (1905, 1987, 2000, 2007)] == [
+        *("nineteen oh five", "nineteen eighty seven", "two thousand", "two thousand seven")
+    ]
+    assert [numbers.ordinal_suffix(n) + " " + numbers.ordinal(n) for n in (2, 11, 20, 93)] == [
+        *("2nd second", "11th eleventh", "20th twentieth", "93rd ninety third")
+    ]
+    rng, nouns = random.Random(0), {kind: ["shoe"] for kind in everyday.KINDS}
+    for _ in range(200):
+        assert not re.search(r"[0-9%$:]", numbers.sentence(rng, nouns)[1])
+
+
+def test_no_judged_sentence_is_learnt() -> None:
+    assert all(text.is_held_out(sentence) for sentence in [*text.held_out(), *numbers.JUDGED.values()])
+    assert text.is_held_out("Mister Smith said that the room costs eighty five euros")
+    assert not text.is_held_out("Mister Smith said that the room was cold")

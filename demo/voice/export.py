@@ -43,7 +43,7 @@ def export(work: Path, folder: Path) -> None:
         (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         make_tokenizer().save(str(draft / "tokenizer.json"))
         save_weights(draft / "model.safetensors", language_model(torch.load(work / "lm.pt")["kept"]))
-        save_weights(draft / "mimi.safetensors", mimi(work))
+        save_weights(draft / "mimi.safetensors", mimi(work, shaped.load_chunk(work, 0)))
         shutil.copytree(SILENTCIPHER, draft / "silentcipher")
 
 
@@ -104,14 +104,14 @@ def _interleaved(weight: Tensor, heads: int) -> Tensor:
     return weight.view(heads, 2, rows // heads // 2, width).transpose(1, 2).reshape(rows, width)
 
 
-def mimi(work: Path) -> dict[str, Tensor]:
-    """Mimi's weights, float16: the trained halves where there are any yet."""
+def mimi(work: Path, clips: shaped.Shaped | None = None) -> dict[str, Tensor]:
+    """Mimi's weights, float16: the trained halves where there are any yet. Clips set its level, if they are given."""
     codes = Codes.load(work / "codes.pt")
     whole = mimi_with(codes)
-    for name, half in (("decoder", Decoder), ("encoder", Encoder)):
+    decoder, encoder = Decoder(whole), Encoder(whole)
+    for name, half in (("decoder", decoder), ("encoder", encoder)):
         if (work / f"{name}.pt").exists():
-            trained = half(whole)
-            trained.load_state_dict(torch.load(work / f"{name}.pt")["kept"])
-            if isinstance(trained, Decoder):
-                set_level(trained, shaped.load_chunk(work, 0), codes)
+            half.load_state_dict(torch.load(work / f"{name}.pt")["kept"])
+    if clips:
+        set_level(decoder, clips, codes)
     return {name: tensor.half().contiguous() for name, tensor in whole.state_dict().items()}

@@ -128,7 +128,8 @@ def clock(rng: random.Random) -> Pair:
     half = rng.choice(["", " a.m.", " p.m.", " a.m.", " p.m.", "am", "pm", " AM", " PM"])
     spoken_half = "" if not half else f" {LETTER_A if 'a' in half.lower() else 'P'} M"
     if minute == 0:
-        return (f"{hour}{half}", f"{in_words(hour)}{spoken_half}") if half else (f"{hour} o'clock",) * 2
+        last, spoken_last = (half, spoken_half) if half else (" o'clock",) * 2
+        return f"{hour}{last}", in_words(hour) + spoken_last
     spoken = f"{in_words(hour)} {'oh ' if minute < 10 else ''}{in_words(minute)}"
     return f"{hour}:{minute:02d}{half}", spoken + spoken_half
 
