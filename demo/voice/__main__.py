@@ -1,6 +1,6 @@
 """Train the demo's voice.
 
-python -m demo.voice            # every stage, in their order: about two hours on two idle cores
+python -m demo.voice            # every stage, in their order: two and a half hours on two idle cores
 python -m demo.voice STAGE      # one of them; what it has made already is kept
 python -m demo.voice --rehearse # every stage at tiny sizes: a minute
 """

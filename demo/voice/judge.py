@@ -24,7 +24,7 @@ AROUND = SAMPLE_RATE // 100
 SPELLINGS = {
     "mr": "mister", "mrs": "missis", "missus": "missis", "ms": "miz", "dr": "doctor", "st": "street", "ok": "okay",
     "for": "four", "fore": "four", "to": "two", "too": "two", "won": "one", "ate": "eight", "oh": "o",
-    "etc": "et cetera",
+    "etc": "et cetera", "am": "a m", "pm": "p m", "hours": "ours",
 }  # fmt: skip
 """Words that sound the same, in one spelling: numbers and abbreviations cannot be told from them by ear."""
 

@@ -44,7 +44,7 @@ class Plan:
         return self.chunks + self.number_chunks
 
 
-FULL = Plan(400, 120, 58, 2500, 4000, 3500, 1400, 3000, 9900, 76)
+FULL = Plan(400, 120, 58, 2500, 4000, 5400, 1400, 3000, 14000, 76)
 REHEARSAL = Plan(4, 1, 2, 20, 20, 4, 2, 4, 4, 1, sentences=8, most_ms=800)
 
 
@@ -67,7 +67,7 @@ def resume(work: Work) -> None:
 
 
 def speak(work: Work) -> None:
-    """The teacher speaks (28 minutes of one core)."""
+    """The teacher speaks (36 minutes of one core)."""
     from demo.voice import teacher, text
 
     engine = teacher.Teacher()
@@ -98,14 +98,14 @@ def codes(work: Work) -> None:
 
 
 def encode(work: Work) -> None:
-    """All clips become text, codes and what each frame says (4 minutes)."""
+    """All clips become text, codes and what each frame says (5 minutes)."""
     from demo.voice import corpus
 
     corpus.encode_all(work.folder, work.plan.all_chunks)
 
 
 def decoder(work: Work) -> None:
-    """Mimi's decoder half (40 minutes)."""
+    """Mimi's decoder half (49 minutes)."""
     from demo.voice import codec
 
     codec.train_decoder(work.folder, work.plan.with_audio, work.plan.decoder_steps, work.plan.polish_steps)
@@ -127,7 +127,7 @@ def listen(work: Work) -> None:
 
 
 def lm(work: Work) -> None:
-    """The language model (94 minutes)."""
+    """The language model (128 minutes)."""
     from demo.voice import train_lm
 
     train_lm.train(work.folder, work.plan.lm_steps)
