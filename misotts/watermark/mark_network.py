@@ -118,7 +118,7 @@ class MarkNetwork:
         """Run one 3 x 3 layer. Its output is zero before the stream's start, as the published network's padding is."""
         x = torch.cat([state.inputs[number], x], dim=2)
         state.inputs[number] = x[:, :, -2:]
-        return layer(x) * (time >= self._columns_behind(number)).view(len(x), 1, -1, 1)
+        return layer(x).mul_((time >= self._columns_behind(number)).view(len(x), 1, -1, 1))
 
     def _columns_behind(self, number: int) -> int:
         """Number of columns by which layer `number`'s output is late: one for each layer that looks ahead."""

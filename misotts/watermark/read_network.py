@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from misotts.watermark.silentcipher import SPEECH_POWER, GatedLayer, SilentCipherConfig, read_message_decoder
 
@@ -42,8 +41,7 @@ class ReadNetwork:
     def __init__(self, folder: Path) -> None:
         self.config = config = SilentCipherConfig.load(folder)
         state = read_message_decoder(folder, config)
-        layers = [GatedLayer.load(state, f"main.{2 * n + 1}", "cpu") for n in range(config.dec_m_n_layers)]
-        self._layers = [_scale_folded(layer) for layer in layers]
+        self._layers = [GatedLayer.load(state, f"main.{2 * n + 1}", "cpu") for n in range(config.dec_m_n_layers)]
         self._over_bins, self._bias = state["linear.weight"][0], state["linear.bias"]
         self._window = torch.hann_window(config.N_FFT)
 
@@ -68,18 +66,9 @@ class ReadNetwork:
         return Columns(torch.cat(logits)[inside].log_softmax(dim=1).numpy(), repetition)
 
     def _run_layers(self, x: torch.Tensor) -> torch.Tensor:
-        for weight, bias, shift in self._layers:
-            # channels_last is three times as fast
-            x = F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, bias, padding=1)
-            x = F.glu(x, dim=1).add_(shift)
+        for layer in self._layers:
+            x = layer(x, time_padding=1)
         return (x @ self._over_bins + self._bias)[0].T  # [columns, message_dim]
-
-
-def _scale_folded(layer: GatedLayer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return a layer's weight and bias, with the scale of batch normalisation in the ungated half, and its shift."""
-    scale = torch.cat([layer.scale.flatten(), torch.ones(layer.scale.numel())])
-    weight = (layer.weight * scale.view(-1, 1, 1, 1)).contiguous(memory_format=torch.channels_last)
-    return weight, layer.bias * scale, layer.shift
 
 
 def _repetition(magnitudes: torch.Tensor, message: int) -> float:

@@ -126,19 +126,17 @@ class GatedLayer:
     y = scale * conv(x) * sigmoid(gate(x)) + shift."""
 
     weight: torch.Tensor
-    """[2 * out, in, time, frequency]: the convolution's, then the gate's."""
+    """[2 * out, in, time, frequency]: the convolution's, times scale, then the gate's."""
     bias: torch.Tensor
-    scale: torch.Tensor
     shift: torch.Tensor
 
     @classmethod
     def load(cls, state: Mapping[str, torch.Tensor], prefix: str, device: str) -> GatedLayer:
         scale = state[f"{prefix}.bn.weight"] * (state[f"{prefix}.bn.running_var"] + BATCH_NORM_EPS).rsqrt()
-        weight = torch.cat([state[f"{prefix}.conv.weight"], state[f"{prefix}.gate.weight"]])
+        weight = torch.cat([state[f"{prefix}.conv.weight"] * scale.view(-1, 1, 1, 1), state[f"{prefix}.gate.weight"]])
         return cls(
-            weight=weight.transpose(2, 3).contiguous().to(device),
-            bias=torch.cat([state[f"{prefix}.conv.bias"], state[f"{prefix}.gate.bias"]]).to(device),
-            scale=scale.view(-1, 1, 1).to(device),
+            weight=weight.transpose(2, 3).contiguous(memory_format=layout(device)).to(device),
+            bias=torch.cat([state[f"{prefix}.conv.bias"] * scale, state[f"{prefix}.gate.bias"]]).to(device),
             shift=(state[f"{prefix}.bn.bias"] - state[f"{prefix}.bn.running_mean"] * scale).view(-1, 1, 1).to(device),
         )
 
@@ -147,10 +145,19 @@ class GatedLayer:
         """Number of input channels."""
         return self.weight.shape[1]
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Run x [batch, in, time, bins] → [batch, out, time - taps + 1, bins]."""
-        value, gate = F.conv2d(x, self.weight, self.bias, padding=(0, self.weight.shape[3] // 2)).chunk(2, dim=1)
-        return self.scale * value * gate.sigmoid() + self.shift
+    def __call__(self, x: torch.Tensor, time_padding: int = 0) -> torch.Tensor:
+        """Run x [batch, in, time, bins] → [batch, out, time - taps + 1 + 2 * time_padding, bins]."""
+        order, padding = layout(x.device.type), (time_padding, self.weight.shape[3] // 2)
+        both = F.conv2d(x.contiguous(memory_format=order), self.weight, self.bias, padding=padding)
+        value, gate = both.chunk(2, dim=1)
+        # The copy of the gate is faster than a sigmoid of every second piece of memory, as in glu.
+        return torch.addcmul(self.shift, value, gate.contiguous(memory_format=order).sigmoid_())
+
+
+def layout(device: str) -> torch.memory_format:
+    """Return the order in memory of a convolution's tensors: on the CPU channels last, because PyTorch would otherwise
+    copy each of them into an order of its own and back."""
+    return torch.channels_last if device == "cpu" else torch.contiguous_format
 
 
 def read_encoder(folder: Path, config: SilentCipherConfig) -> dict[str, torch.Tensor]:

@@ -28,7 +28,7 @@ def smallest_pool(config: ModelConfig) -> int:
 
 def test_preempted_utterances_end_as_they_would_alone(demo_folder: Path, key_options: list[str]) -> None:
     """The prompts of eight callers, 8 blocks each, nearly fill the pool of 64, and each stream grows by three. The
-    engine is the eager one: its frames are the same in any batch, to the bit."""
+    frames are the same in any batch, to the bit."""
     requests = [
         SpeechRequest(f"{caller} {NUMBERS}", seed=caller, max_audio_ms=80 * FRAMES) for caller in range(CALLERS)
     ]
