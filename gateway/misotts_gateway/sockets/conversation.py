@@ -143,18 +143,16 @@ class Conversation:
         """Do something when all that came before it has been spoken. What ends a turn sets its `over`."""
         self._put(_Item(turn, action=action))
 
-    async def cancel(self, turn: Speaker | None = None) -> bool:
+    async def cancel(self, turn: Speaker | None = None) -> None:
         """Drop what waits of a turn and stop what is said; None: of all turns. When this returns, nothing more is sent
-        of it. Return True if there was something."""
-        dropped = [item for item in self._queue if turn in (None, item.turn)]
-        for item in dropped:
-            item.turn.over = True
+        of it."""
+        for item in self._queue:
+            item.turn.over = item.turn.over or turn in (None, item.turn)
         self._queue = deque(item for item in self._queue if turn not in (None, item.turn))
         self._characters = sum(len(item.text) for item in self._queue)
-        found = bool(dropped)
         if self._doing and turn in (None, self._doing[0].turn):
             item, task = self._doing
-            found = item.turn.over = self._cancelled = True
+            item.turn.over = self._cancelled = True
             task.cancel()
             await asyncio.wait({task})
         if self._last is not None and turn in (None, self._last):
@@ -164,7 +162,6 @@ class Conversation:
         if left := turn or self._serving:
             left.over = True
         self._come.set()
-        return found
 
     async def run(self) -> None:
         """Speak until the task is cancelled.
