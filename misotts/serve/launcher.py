@@ -40,6 +40,8 @@ LISTEN_LIMIT_S = 30.0
 """Time after which tritonserver listens once all stages are ready; it takes about a second."""
 STOP_LIMIT_S = 10
 """Time that tritonserver gets to stop once all streams have ended."""
+GATEWAY_START_LIMIT_S = 120.0
+"""Time after which the gateway listens. It takes a second, and longer where the start of the stages takes the cores."""
 GATEWAY_STOP_LIMIT_S = 2
 """Time that the gateway gets to tell its callers of the end."""
 SETTLED_S = 1.0
@@ -149,7 +151,7 @@ class _Launcher:
         triton = TritonServer.find(self._settings.run)
         command = triton.command(self._settings, STOP_LIMIT_S)
         self._triton.start(command, triton.environment(self._settings), stdout_too=True)
-        self._wait(lambda: "" if self._control.gateway.state == "ready" else GATEWAY, LISTEN_LIMIT_S)
+        self._wait(lambda: "" if self._control.gateway.state == "ready" else GATEWAY, GATEWAY_START_LIMIT_S)
         self._wait(lambda: ", ".join(self._control.not_ready), START_LIMIT_S)
         self._wait(self._silent_socket, LISTEN_LIMIT_S)
         if self._signals:
