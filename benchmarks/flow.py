@@ -51,6 +51,7 @@ UTTERANCE_CHARS = 43
 """At the 70 ms a character of `Load`, 3 s of audio."""
 FULL_S = 12.0
 OVERLOAD_S = 20.0
+REFUSAL_FIGURES = ("calls", "refused", "refusal_ms", "gateway", "callers")
 LATE_S = 0.02
 SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
 
@@ -263,7 +264,8 @@ def refusals(_: Path) -> dict[str, Any]:
         try:
             for times in (3, 10):
                 load = Load(rate=times * 16 / 3.0, seconds=OVERLOAD_S, chars=UTTERANCE_CHARS, lead_ms=None)
-                found[f"{times} times"] = _judged(gateway.pid, f"127.0.0.1:{grpc_port}", load)
+                judged = _judged(gateway.pid, f"127.0.0.1:{grpc_port}", load)
+                found[f"{times} times"] = {name: judged[name] for name in REFUSAL_FIGURES}
                 print(times, found[f"{times} times"], flush=True)
         finally:
             ended.set()
