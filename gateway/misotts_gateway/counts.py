@@ -20,7 +20,9 @@ class Counts:
         self.characters = self._counter("characters", "Code points of the texts accepted.", "tenant")
         self.audio = self._counter("audio_seconds", "Seconds of audio that callers have taken.", "tenant")
         self.http = self._counter("http_requests", "Number of HTTP requests answered.", "route", "status")
-        self.malformed = self._counter("malformed", "Number of lines from the launcher that could not be read.")
+        self.malformed = self._counter(
+            "malformed", "Number of messages of the launcher and the stages that made no sense."
+        )
         self.streams = self._gauge("streams", "Number of utterances that callers have not taken to their end.")
         self.connections = self._gauge("connections", "Number of connections to the gRPC and HTTP ports.")
         self.slots = self._gauge("slots", "Number of slots of generate; 0 before another gateway.")

@@ -77,7 +77,7 @@ class Gateway:
         self.callers = Callers(options.trusted_proxies, self.keys)
         self.upstream = Upstream(options.upstream)
         self.tickets = Tickets(self.upstream.run)
-        self.traces = Traces(self.upstream.run) if options.traces else None
+        self.traces = Traces(self.upstream.run, self.counts.malformed.inc) if options.traces else None
         limits = CallerLimits(options.streams_per_address)
         self.core = Core(self.upstream, self.tickets, limits, self.counts, self.access, self.traces)
         self.protocol = TritonProtocol(self.core, self.callers, lambda: self.is_ready)

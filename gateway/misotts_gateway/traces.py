@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ READ_BYTES = 64
 class Traces:
     """Makes the spans of one gateway and exports them in a thread of their own."""
 
-    def __init__(self, run: Path | None, exporter: Any = None) -> None:
-        """`run`: the run folder, in which the stages' spans arrive; None for a gateway on another machine. `exporter`:
-        for tests; None is OTLP over HTTP.
+    def __init__(self, run: Path | None, malformed: Callable[[], object], exporter: Any = None) -> None:
+        """`run`: the run folder, in which the stages' spans arrive; None for a gateway on another machine.
+        `malformed()` is called for each datagram that makes no sense. `exporter`: for tests; None is OTLP over HTTP.
 
         Raises:
             OptionError: OpenTelemetry is not installed.
@@ -53,8 +54,7 @@ class Traces:
         self._to_wall = time.time() - time.monotonic()
         self._path = spans.socket_path(run) if run else ""
         self._socket: socket.socket | None = None
-        self.malformed = 0
-        """Number of datagrams that made no sense."""
+        self._malformed = malformed
 
     def listen(self) -> None:
         """Receive the stages' spans in the event loop that runs. Raises OSError if the socket cannot be made."""
@@ -86,7 +86,7 @@ class Traces:
             while True:
                 span = spans.unpack(self._socket.recv(READ_BYTES))
                 if span is None:
-                    self.malformed += 1
+                    self._malformed()
                 else:
                     self._add(span)
 
