@@ -58,6 +58,14 @@ def test_a_wav_file_and_a_report(triton: FakeTriton, out: Path) -> None:
     assert [tensor.name for tensor in triton.requests[0].inputs] == ["TEXT", "VOICE", "SEED", "MAX_AUDIO_MS", "LEAD_MS"]
 
 
+def test_a_turn_of_a_conversation(triton: FakeTriton, out: Path) -> None:
+    triton.script = lambda request, context: utterance(3)
+    result = invoke(out, triton.url, "--session", "call-7", "--session-heard-ms", "800")
+    assert report(result.stderr)["turns before"] == "0"
+    names = [tensor.name for tensor in triton.requests[0].inputs]
+    assert names == ["TEXT", "LEAD_MS", "SESSION", "SESSION_HEARD_MS"]
+
+
 def test_the_file_has_a_default_name(triton: FakeTriton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     triton.script = lambda request, context: utterance(3)
