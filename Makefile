@@ -17,7 +17,7 @@ SERVE_OPTIONS ?= $(if $(filter $(DEMO) $(RANDOM),$(MODEL)),--allow-reference-key
 # Most utterances at once that the engines of `make build` take.
 STREAMS ?= 64
 
-.PHONY: help attack page fleet demo test quick voice-check floors newest messages docs lint format convert build serve soak \
+.PHONY: help attack clients page fleet demo test quick voice-check floors newest messages docs lint format convert build serve soak \
     watermark-soak gpu-suite gpu-server gpu-suite-wheels gpu-server-files clean
 
 help: ## list the targets
@@ -72,6 +72,10 @@ serve: $(READY) $(MODEL) ## serve MODEL (default: the demo model)
 
 attack: $(READY) $(RANDOM) ## try on a running server what any client can try (5 minutes)
 	$(BIN)/python -m pytest -m slow tests/attack
+
+clients: $(READY) $(DEMO) ## run other projects' clients against the demo server (10 minutes; needs Node 20)
+	$(BIN)/python -m tests.clients.environments
+	$(BIN)/python -m pytest -m clients tests/clients
 
 page: $(READY) tests/browser/node_modules ## use the playground in Chromium (1 minute; needs Node 20)
 	$(BIN)/python -m pytest -m browser tests/browser

@@ -51,6 +51,15 @@ def test_words_become_sentences(talker: Talker, triton: FakeTriton) -> None:
     assert "".join(spoken(triton)) == "".join(NUMBERS)
 
 
+def test_an_end_without_text_changes_no_voice_and_no_format(talker: Talker) -> None:
+    """Cartesia's Python SDK sends a voice of its own in the last message of a context."""
+    talker.send(turn("Hello there.", more=True))
+    talker.send(turn("", voice={"id": "6ccbfb76"}, output_format={"container": "raw", "encoding": "pcm_f32le"}))
+    *chunks, end = talker.until(done())
+    assert joined(chunks, "data") == pcm(samples_of("Hello there."))
+    assert end["type"] == "done"
+
+
 def test_text_waits_for_its_delay_at_most(talker: Talker, triton: FakeTriton) -> None:
     talker.send(turn("It is 5 ", more=True, max_buffer_delay_ms=300))
     began = time.monotonic()

@@ -42,7 +42,7 @@ class CartesiaSocket(SocketProtocol):
             return
         more, flush = fields.take("continue", False, read_flag), fields.take("flush", False, read_flag)
         text = fields.take("transcript", "", read_text) if more or flush else fields.required("transcript", read_text)
-        context = self._context(id or str(uuid4()), fields)
+        context = self._context(id or str(uuid4()), fields, text)
         await context.take(text, flush, more)
 
     async def refuse(self, error: MisoError, content: dict[str, Any]) -> None:
@@ -54,7 +54,7 @@ class CartesiaSocket(SocketProtocol):
         described = error_content(error, self.request_id)
         await self.send({"type": "error", "done": True, **described, "context_id": id})
 
-    def _context(self, id: str, fields: Fields) -> Context:
+    def _context(self, id: str, fields: Fields, text: str) -> Context:
         """Return the context of a message, which opens it if there is none of its name."""
         found = self.contexts.get(id)
         if found is None:
@@ -64,7 +64,7 @@ class CartesiaSocket(SocketProtocol):
             return context
         if found.closing:
             raise InvalidArgument("context_id", f"{id[:80]!r} has had its last message, and still speaks")
-        if "output_format" in fields.given:
+        if text and "output_format" in fields.given:  # Cartesia's own client ends a context with a voice of its own
             now = read_settings(fields)
             changed = [name for name in REPEATED if name in fields.given and not found.settings.agrees(now, name)]
             if changed:
