@@ -15,6 +15,7 @@ from benchmarks.load.playback import Arrival, played_at
 from misotts.config import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE
 from misotts_client import AsyncClient, Chunk, SpeechRequest
 from misotts_client.errors import MisoError
+from misotts_client.speech import leading_silence_s
 
 KEPT = 10
 """Number of first calls that keep their audio."""
@@ -23,8 +24,6 @@ SLOWNESS = 1.5
 
 SILENCE = 1e-3
 """Root mean square below which an utterance counts as silent: -60 dB of full scale."""
-AUDIBLE = 10 ** (-50 / 20)
-"""The first sample beyond this, -50 dB of full scale, ends an utterance's leading silence."""
 LEAST_S_PER_CHAR = 0.02
 """Audio of a server without FINISH that is shorter than this cannot have spoken the text."""
 
@@ -94,8 +93,8 @@ async def _listen(answer: Answer, check: AnswerCheck, client: AsyncClient | Open
     async with client.stream(call.request) as stream:
         async for chunk in stream:
             if len(chunk.audio):
-                if answer.leading_silence_s is None and (audible := np.abs(chunk.audio) > AUDIBLE).any():
-                    answer.leading_silence_s = (check.samples + int(audible.argmax())) / SAMPLE_RATE
+                if answer.leading_silence_s is None and (silence_s := leading_silence_s(chunk.audio)) is not None:
+                    answer.leading_silence_s = check.samples / SAMPLE_RATE + silence_s
                 answer.arrivals.append(Arrival(clock(), len(chunk.audio)))
                 if call.number < KEPT:
                     answer.audio.append(chunk.audio)

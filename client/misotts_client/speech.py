@@ -9,6 +9,15 @@ import numpy.typing as npt
 
 from misotts_client.contract import SAMPLE_RATE
 
+AUDIBLE = 10 ** (-50 / 20)
+"""The first sample beyond this, -50 dB of full scale, ends the leading silence."""
+
+
+def leading_silence_s(audio: npt.NDArray[np.float32]) -> float | None:
+    """Return the seconds before the first audible sample of [samples] at 24 kHz; None if there is none."""
+    audible = np.abs(audio) > AUDIBLE
+    return int(audible.argmax()) / SAMPLE_RATE if audible.any() else None
+
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
@@ -55,6 +64,12 @@ class Speech:
     def audio_s(self) -> float:
         """Duration of the audio in s."""
         return len(self.audio) / SAMPLE_RATE
+
+    @property
+    def leading_silence_s(self) -> float | None:
+        """Audio before the first audible sample (above -50 dB of full scale) in s; None if nothing is audible. Added to
+        ttfa_s, it is the time to the first audible sample of a player that begins with the first chunk."""
+        return leading_silence_s(self.audio)
 
     @property
     def rtf(self) -> float:

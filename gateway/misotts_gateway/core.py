@@ -15,11 +15,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import numpy as np
+import numpy.typing as npt
 from tritonclient.grpc import service_pb2
 
 from misotts_client.contract import FRAME_SAMPLES, SAMPLE_RATE
 from misotts_client.errors import MisoError, Unavailable, error_of
 from misotts_client.request import SpeechRequest
+from misotts_client.speech import leading_silence_s
 from misotts_client.transport import infer_request
 from misotts_gateway.access_log import AccessLog
 from misotts_gateway.admission import Admission
@@ -55,6 +58,15 @@ class Piece:
     samples: int
     frames: int
     finish: str
+
+    @property
+    def audio(self) -> npt.NDArray[np.float32]:
+        """Its samples, float32 [samples]."""
+        response = self.message.infer_response
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=False):
+            if output.name == "AUDIO":
+                return np.frombuffer(raw, "<f4")
+        return np.zeros(0, np.float32)
 
 
 class Core:
@@ -237,6 +249,7 @@ class Core:
             utterance.caller,
             duration_s=time.monotonic() - utterance.began,
             ttfa_s=utterance.first_s,
+            leading_silence_s=utterance.leading_silence_s,
             audio_s=utterance.samples / SAMPLE_RATE,
             characters=len(utterance.asked.request.text),
             outcome=utterance.outcome,
@@ -254,6 +267,9 @@ class _Utterance:
         self.span: Any = None
         """OpenTelemetry's span; None if none are made."""
         self.first_s: float | None = None
+        self.leading_silence_s: float | None = None
+        """Audio before the first audible sample; None while there is none."""
+        self.given_samples = 0
         self.begun = False
         """True once a piece has been given."""
         self.given_at = 0.0
@@ -268,6 +284,11 @@ class _Utterance:
         self.given_at = time.monotonic()
         if piece.samples and self.first_s is None:
             self.first_s = self.given_at - self.began
+        if piece.samples and self.leading_silence_s is None:
+            silence_s = leading_silence_s(piece.audio)
+            if silence_s is not None:
+                self.leading_silence_s = self.given_samples / SAMPLE_RATE + silence_s
+        self.given_samples += piece.samples
 
     def took(self, piece: Piece) -> None:
         self.given_at = 0.0

@@ -65,6 +65,7 @@ def test_keys_tenants_and_the_access_log(fake: FakeTriton, tmp_path: Path) -> No
         tenant="acme", key="ann", characters=6, audio_s=0.24, outcome="eos"
     )
     assert 0 < first["ttfa_s"] <= first["duration_s"]
+    assert (first["leading_silence_s"], refused["leading_silence_s"]) == (0.0, None)
     assert (refused["outcome"], left["outcome"]) == ("UNAVAILABLE", "CANCELLED")
     for text in (log.read_text(), (tmp_path / "rotated").read_text()):
         assert "Hello" not in text
