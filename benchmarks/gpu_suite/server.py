@@ -75,8 +75,8 @@ def server(section: Section, mps: bool = False) -> None:
                 load = Load(sizes.server_seconds, rate=rate, max_ms_per_char=SLOWEST_MS_PER_CHAR)
                 _measure(section, "calls", load, target, calls_per_s=rate)
             plain = Load(sizes.server_seconds, max_ms_per_char=SLOWEST_MS_PER_CHAR, lead_ms=None)
-            calls_per_s, streams = sizes.server_points
-            for point in (replace(LATENCY, calls_per_s=calls_per_s), replace(THROUGHPUT, streams=streams)):
+            calls_per_s, listeners = sizes.server_points
+            for point in (replace(LATENCY, calls_per_s=calls_per_s), replace(THROUGHPUT, streams=listeners)):
                 load = replace(plain, rate=point.rate(plain.mean_audio_s))
                 found = _measure(section, "operating points", load, target, point=str(point))
                 section.value(point.name, ", ".join(point.objective.misses(found)) or "holds")
