@@ -1,0 +1,59 @@
+"""The benchmark of the host's cost: stand-ins that behave as the stages do, and the shares of functions."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.host_cost import profiles
+from benchmarks.host_cost.serve import CHECKOUT, write_repository
+from benchmarks.host_cost.stand_ins import FreeNetwork, FreeWatermarker
+from misotts.config import FRAME_SAMPLES
+from misotts.slots import Piece
+from misotts.watermark import watermarker
+from misotts.watermark.watermarker import Watermarker
+
+
+def test_only_the_stages_of_stand_ins_differ_from_the_servers(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path, ["generate", "network"])
+    changed = {
+        path.parts[-3]
+        for path in repository.rglob("*")
+        if path.is_file() and path.read_bytes() != (CHECKOUT / path.relative_to(tmp_path)).read_bytes()
+    }
+    assert changed == {"generate", "watermark"}
+    assert "import NetworkStage as TritonPythonModel" in (repository / "watermark" / "1" / "model.py").read_text()
+
+
+@pytest.mark.parametrize("cuts", [[6], [1, 1, 4], [3, 0, 2, 1]])
+def test_stand_ins_of_the_watermark_send_as_much_audio_and_as_late(
+    demo_folder: Path, monkeypatch: pytest.MonkeyPatch, cuts: list[int]
+) -> None:
+    def lengths(marker: FreeWatermarker | Watermarker) -> list[int]:
+        found = []
+        for number, frames in enumerate(cuts):
+            audio = np.full(frames * FRAME_SAMPLES, 0.1, np.float32)
+            ((_, marked),) = marker.mark_each([Piece(1, number == 0, audio, number == len(cuts) - 1)])
+            found.append(len(marked))
+        return found
+
+    real = lengths(Watermarker(demo_folder, 2))
+    assert lengths(FreeWatermarker(demo_folder, 2)) == real
+    monkeypatch.setattr(watermarker, "MarkNetwork", FreeNetwork)
+    assert lengths(Watermarker(demo_folder, 2)) == real
+
+
+def test_functions_have_their_own_shares_without_waits(tmp_path: Path) -> None:
+    lines = (
+        "run (/a/misotts/serve/stage/worker.py:80);send (/a/misotts/serve/stage/tensors.py:45) 3",
+        "run (/a/misotts/serve/stage/worker.py:80);send (/a/misotts/serve/stage/tensors.py:44) 1",
+        "run (/b/python3.11/threading.py:2);Condition.wait (/b/python3.11/threading.py:327) 90",
+        "work (/a/gateway/misotts_gateway/core.py:9) 1",
+    )
+    (tmp_path / "decode").write_text("\n".join(lines))
+    assert profiles.read(["decode"], tmp_path) == {
+        "decode": [
+            {"function": "send (misotts/serve/stage/tensors.py)", "share": 0.8},
+            {"function": "work (misotts_gateway/core.py)", "share": 0.2},
+        ]
+    }
