@@ -7,6 +7,7 @@ thread never waits for the network or for another stage: a second thread puts ch
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -23,7 +24,7 @@ from misotts.engines.transfer import own_stream
 from misotts.generate.blocks import BlockPool
 from misotts.generate.conversations import SESSIONS, SessionOptions
 from misotts.generate.core import Core
-from misotts.generate.flow import DEFAULTS, FlowOptions, tick_s
+from misotts.generate.flow import FlowOptions, tick_s
 from misotts.generate.outbox import Outbox
 from misotts.generate.stream import Chunk, Receiver
 from misotts.generate.utterance import Utterance
@@ -32,6 +33,9 @@ from misotts_client.errors import EOS, Internal, MisoError, Unavailable
 log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
+
+WITHOUT_SERVER = FlowOptions(max_wait_s=math.inf)
+"""Where no caller waits, a slow machine refuses nothing."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Generator:
         engine: Engine,
         limits: Limits,
         first_chunk_frames: int = 1,
-        options: FlowOptions = DEFAULTS,
+        options: FlowOptions = WITHOUT_SERVER,
         sessions: SessionOptions = SESSIONS,
     ) -> None:
         """`first_chunk_frames`, `options`, `sessions`: see `Core`."""
