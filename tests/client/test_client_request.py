@@ -40,7 +40,7 @@ def test_every_field() -> None:
         Segment("zwei", 3, np.array([-1.0, 0.25, 1.0], np.float64)),
     ]
     top_k = cast(int, np.int32(-(2**31)))  # the server checks the limits
-    limits = dict(seed=-(2**63), max_audio_ms=160_000, chunk_frames=0, timeout_ms=2**31 - 1)
+    limits: dict[str, Any] = dict(seed=-(2**63), max_audio_ms=160_000, chunk_frames=0, timeout_ms=2**31 - 1)
     request = SpeechRequest("now", speaker=99, voice="anna", context=context, temperature=0.5, top_k=top_k, **limits)
     assert tensors(request) == {
         "TEXT": ("BYTES", ["now"]),

@@ -264,7 +264,7 @@ def test_samples_taken_in_parts_are_those_of_the_stream(rates: tuple[int, int], 
 
 def test_known_equals_what_a_stream_returns() -> None:
     for samples in (0, 31, 32, 111, 112, 1_920, 3_840):
-        assert UP.known(np.int64(samples)) == len(ResampleStream(UP).push(np.ones(samples, np.float32)))
+        assert UP.known(np.array(samples)) == len(ResampleStream(UP).push(np.ones(samples, np.float32)))
 
 
 @pytest.mark.parametrize(
