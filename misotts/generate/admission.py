@@ -100,6 +100,10 @@ class Admission:
             self.proven = max(self.proven, carried, min(enough + 1, self.most))
             self.most = max(self.most, self.proven)
 
+    def hold(self, streams: int) -> None:
+        """Record that `streams` streams are too many now: those that wait wait for one of them to end."""
+        self.most = self.proven = max(min(self.proven, streams), 1)
+
     def _left_s(self, frames: int, most: int, shares: list[float]) -> float:
         """Return the expected time until an utterance of at most `most` frames ends, which has `frames` frames.
         `shares`: lengths of the last that ended, each as a share of the most that it might have had."""

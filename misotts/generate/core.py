@@ -184,9 +184,11 @@ class Core:
     @property
     def _free_slots(self) -> int:
         """Number of slots that utterances may get at once."""
-        scheduler = self.scheduler
-        taken = scheduler.limits.max_streams - scheduler.free_slots
-        return max(min(scheduler.free_slots, self.admission.most - taken), 0)
+        return max(min(self.scheduler.free_slots, self.admission.most - self._taken_slots), 0)
+
+    @property
+    def _taken_slots(self) -> int:
+        return self.scheduler.limits.max_streams - self.scheduler.free_slots
 
     def _waits(self, ahead: list[Utterance], count: int) -> list[float]:
         """Return the expected waits of the next `count` utterances behind those `ahead` of them in the queue."""
@@ -305,6 +307,7 @@ class Core:
         admission = self.admission
         paced = admission.options.admission == "pace"
         if paced and listener_runs_out(self.streams.values(), now, PROVEN_AFTER_S):
+            self.admission.hold(self._taken_slots)
             return 0  # whatever the steps say
         return admission.proven
 

@@ -74,11 +74,16 @@ def tick_s(now: float) -> float:
 
 
 def listener_runs_out(streams: Iterable[Stream], now: float, after_s: float = 0.0) -> bool:
-    """True if a listener plays, has done so for `after_s`, and has less audio left than a late chunk takes."""
+    """True if a listener plays, has done so for `after_s`, and has less audio left than a late chunk takes, or none
+    that has left the last stage."""
     for stream in streams:
         if not (stream.utterance.batch or stream.finish or stream.held):
             playing_s = stream.pace.playing_s(now)
-            if playing_s is not None and playing_s >= after_s and stream.pace.left_s(now) < LEAD_S:
+            if (
+                playing_s is not None
+                and playing_s >= after_s
+                and (stream.pace.left_s(now) < LEAD_S or stream.arrived_s(now) <= 0)
+            ):
                 return True
     return False
 

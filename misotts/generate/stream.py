@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from misotts.config import MAX_UNACKNOWLEDGED, NO_SLOT
-from misotts.generate.pace import Pace
+from misotts.generate.pace import FRAME_S, Pace
 from misotts.generate.utterance import Utterance
 from misotts_client.errors import MisoError
 
@@ -123,6 +123,12 @@ class Stream:
     def settled(self) -> bool:
         """True if no acknowledgement is missing."""
         return self.abandoned or not self._unacknowledged
+
+    def arrived_s(self, now: float) -> float:
+        """Return the audio, in s, that has left the last stage and that the caller has not played; below 0 if it has
+        run out."""
+        under_way = sum(frames for _, frames in self._unacknowledged.values())
+        return self.pace.left_s(now) - under_way * FRAME_S
 
     def silent(self, now: float) -> bool:
         """True if the oldest chunk has waited too long for its acknowledgement."""
