@@ -40,6 +40,8 @@ class FreeDecoder:
 
     def __init__(self, *_: Any) -> None: ...
 
+    def prepare(self) -> None: ...
+
     def decode_each(self, pieces: Sequence[Piece[np.int32]]) -> Iterator[tuple[int, np.ndarray]]:
         for number, piece in enumerate(pieces):
             yield number, np.zeros(len(piece.data) * FRAME_SAMPLES, np.float32)

@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks.host_cost import profiles
 from benchmarks.host_cost.serve import CHECKOUT, write_repository
-from benchmarks.host_cost.stand_ins import FreeNetwork, FreeWatermarker
+from benchmarks.host_cost.stand_ins import FreeDecoder, FreeNetwork, FreeWatermarker
 from misotts.config import FRAME_SAMPLES
+from misotts.decode.decoder import Decoder
 from misotts.slots import Piece
 from misotts.watermark import watermarker
 from misotts.watermark.watermarker import Watermarker
@@ -41,6 +42,10 @@ def test_stand_ins_of_the_watermark_send_as_much_audio_and_as_late(
     assert lengths(FreeWatermarker(demo_folder, 2)) == real
     monkeypatch.setattr(watermarker, "MarkNetwork", FreeNetwork)
     assert lengths(Watermarker(demo_folder, 2)) == real
+
+
+def test_the_stand_in_of_the_decoder_has_all_its_methods() -> None:
+    assert {name for name in vars(Decoder) if not name.startswith("_")} - {"decode"} <= set(dir(FreeDecoder))
 
 
 def test_functions_have_their_own_shares_without_waits(tmp_path: Path) -> None:
