@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from misotts.serve.local import free_ports
-from tests.clients.conftest import EXAMPLES, Ran, assert_same
+from tests.support.clients import EXAMPLES, Ran, assert_same
 from tests.support.decoded import decode, resampled
 
 FIRST = "Good morning."

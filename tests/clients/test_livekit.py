@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.clients.conftest import Ran, assert_alike, assert_same
+from tests.support.clients import Ran, assert_alike, assert_same
 from tests.support.decoded import resampled
 
 TEXT = "Good morning, how are you today?"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from misotts.serve.local import RunningServer
-from tests.clients.conftest import EXAMPLES, Ran, assert_alike, assert_same, run_file
+from tests.support.clients import EXAMPLES, Ran, assert_alike, assert_same, run_file
 from tests.support.decoded import decode, resampled
 from tests.support.http import audio_of
 from tests.support.waiting import wait_until

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.clients.conftest import Ran, assert_same
+from tests.support.clients import Ran, assert_same
 
 TEXT = "Good morning, how are you today?"
 LONG = "This is a long answer that is interrupted before it has come to its end, which is far away."

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from misotts.serve.local import RunningServer
-from tests.clients.conftest import EXAMPLES, KEY, assert_alike
+from tests.support.clients import EXAMPLES, KEY, assert_alike
 from tests.support.decoded import decode, resampled
 from tests.support.http import request
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.clients.conftest import Ran, assert_same
+from tests.support.clients import Ran, assert_same
 from tests.support.gateway import RunningGateway
 
 TEXT = "Good morning, how are you today?"

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.gateway.test_voices_api import clip, upload
 from tests.support.fake_triton import running
 from tests.support.gateway import running_gateway
 from tests.support.http import request, speak
 from tests.support.tone import speak_tone
+from tests.support.uploads import clip, upload
 
 pytestmark = pytest.mark.server  # the uploads start processes that decode the clips
 

@@ -1,42 +1,29 @@
 """`/v1/audio/voices`: the list, uploads and deletions, aliases, and what must not be reached by a name."""
 
-import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 import pytest
-import soundfile
 
 from misotts.prompt.voices import Voices, add_voice
 from misotts_gateway.voices.names import DEFAULT_ALIASES, OPENAI_VOICES, read_aliases, uploaded_name
 from tests.support.fake_triton import FakeTriton, running
 from tests.support.gateway import RunningGateway, running_gateway, write_keys
-from tests.support.http import Answer, request, speak
+from tests.support.http import request, speak
 from tests.support.tone import inputs, speak_tone
+from tests.support.uploads import CLIP, VOICES, clip, upload
 
 pytestmark = pytest.mark.server  # each upload starts a process that decodes the clip
 
-VOICES = "/v1/audio/voices"
 KEYS: dict[str, dict[str, Any]] = {
     "k-anna": {"name": "anna", "tenant": "a", "voices": True},
     "k-bert": {"name": "bert", "tenant": "b", "voices": True},
     "k-read": {"name": "read", "tenant": "a"},
 }
 ANNA, BERT, READ = ({"authorization": f"Bearer {token}"} for token in KEYS)
-
-
-def clip(seconds: float = 2.0, rate: int = 24_000, level: float = 0.1, form: str = "WAV", **options: Any) -> bytes:
-    file = io.BytesIO()
-    noise = np.random.default_rng(1).standard_normal(int(seconds * rate)) * level
-    soundfile.write(file, noise.clip(-1, 1), rate, format=form, **options)
-    return file.getvalue()
-
-
-CLIP = clip()
 
 
 @pytest.fixture(scope="module")
@@ -71,21 +58,6 @@ def port(gateway: RunningGateway, triton: FakeTriton, folder: Path) -> Iterator[
     yield gateway.http_port
     for file in folder.glob("u-*"):
         file.unlink()
-
-
-def upload(port: int, headers: dict[str, str], **fields: Any) -> Answer:
-    """Upload a voice; a field that is None is left out, a tuple is (file name, type, contents)."""
-    sent = {"name": "mine", "ref_text": "The words.", "consent": "cons_1", "audio_sample": ("a.wav", "audio/wav", CLIP)}
-    raw = b""
-    for name, value in {**sent, **fields}.items():
-        if value is None:
-            continue
-        file, kind, content = value if isinstance(value, tuple) else ("", "", value.encode())
-        told = f'; filename="{file}"' if file else ""
-        raw += f'--b\r\ncontent-disposition: form-data; name="{name}"{told}\r\n'.encode()
-        raw += (f"content-type: {kind}\r\n\r\n" if kind else "\r\n").encode() + content + b"\r\n"
-    form = {"content-type": "multipart/form-data; boundary=b", **headers}
-    return request(port, "POST", VOICES, raw + b"--b--\r\n", form)
 
 
 def listed(port: int, headers: dict[str, str]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""Makes an environment for each client in `out/clients`, with pinned releases: `python -m tests.clients.environments`.
+"""Makes an environment with pinned releases for each client, in `out/clients`.
 
-Each file of `requirements/` becomes a virtual environment of its own, `package.json` a folder for Node. What is there
-with the same releases stays.
+    python -m tests.support.client_environments
+
+Each file of `tests/clients/requirements/` becomes a virtual environment of its own, `package.json` a folder for Node.
+What is there with the same releases stays.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import venv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-HERE = Path(__file__).parent
-CLIENTS = HERE.parents[1] / "out" / "clients"
+ROOT = Path(__file__).parents[2]
+PINNED = ROOT / "tests" / "clients"
+CLIENTS = ROOT / "out" / "clients"
 NODE = CLIENTS / "node"
 STAMP = "pinned"
 
@@ -54,8 +57,8 @@ def _is_made(folder: Path, pinned: str) -> bool:
 
 def main() -> None:
     with ThreadPoolExecutor(2) as threads:
-        made = [threads.submit(make_python, each) for each in sorted((HERE / "requirements").glob("*.txt"))]
-        made.append(threads.submit(make_node, HERE / "package.json"))
+        made = [threads.submit(make_python, each) for each in sorted((PINNED / "requirements").glob("*.txt"))]
+        made.append(threads.submit(make_node, PINNED / "package.json"))
         for each in made:
             each.result()
 
