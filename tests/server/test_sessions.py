@@ -75,7 +75,7 @@ def test_the_barge_in_of_the_docs(kind: str, server: RunningServer) -> None:
     turns = server.metrics()["misotts_generate_conversation_turns_total"]
     exec(code, {"play": played.append, "user_speaks": lambda: len(played) == 1, "played_ms": lambda: 80})
     assert len(played) > 2
-    wait_until(lambda: server.metrics()["misotts_generate_conversation_turns_total"] == turns + 2)
+    wait_until(lambda: server.metrics()["misotts_generate_conversation_turns_total"] >= turns + 2)
 
 
 def test_what_was_said_is_in_no_file_of_the_server(server: RunningServer, client: Client) -> None:
@@ -112,6 +112,7 @@ def test_two_hundred_cancels_with_a_turn_at_once(client: Client) -> None:
 
 @pytest.mark.slow
 def test_two_hundred_conversations_leave_nothing_behind(server: RunningServer, client: Client) -> None:
+    time.sleep(1.5)  # the stages report twice a second: what the tests before have left
     before, kept = usage(server), held(server)
 
     def talk(number: int) -> None:
