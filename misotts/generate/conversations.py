@@ -7,7 +7,7 @@ forgets is emptied in the pool too, unless an utterance holds it.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class SessionOptions:
     """Options of the generate stage that bound conversations."""
 
     most: int = 1024
-    """Conversations that are kept; the least recently used one is forgotten first."""
+    """Conversations that are kept; beyond it the owner that has the most loses its least recently used one."""
     idle_s: float = 600.0
     """Time since its last turn after which a conversation is forgotten."""
 
@@ -47,6 +47,11 @@ class SessionCounts:
     """Conversations forgotten because of their idle time."""
 
 
+def owner(name: str) -> str:
+    """Return what the gateway has put before the name of a conversation."""
+    return name.rpartition("/")[0]
+
+
 def overlap() -> InvalidArgument:
     """Return the error of a turn that comes while another one speaks."""
     return InvalidArgument("SESSION", "another utterance of the conversation is running; cancel it or wait for its end")
@@ -63,6 +68,7 @@ class Conversations:
         """Bytes of what was said in all of them."""
         self._known: OrderedDict[str, Conversation] = OrderedDict()
         """By name, the least recently used first."""
+        self._of_owner: Counter[str] = Counter()
         self._running: dict[Utterance, Conversation] = {}
         self._of_ticket: dict[int, Conversation] = {}
         """By the ticket of the last turn."""
@@ -90,7 +96,10 @@ class Conversations:
         """Begin a turn of a conversation that is `free`: complete its prompt."""
         name = utterance.order.session
         assert name is not None
-        conversation = self._known.setdefault(name, Conversation(name))
+        if name not in self._known:
+            self._known[name] = Conversation(name)
+            self._of_owner[owner(name)] += 1
+        conversation = self._known[name]
         self._touch(conversation, now)
         self.counts.trimmed += conversation.begin(utterance, self._window)
         self._running[utterance] = conversation
@@ -138,6 +147,9 @@ class Conversations:
         """Forget a conversation. A turn of it that runs goes on, and leaves no trace."""
         if conversation := self._known.pop(name, None):
             self.bytes -= conversation.size
+            self._of_owner[owner(name)] -= 1
+            if not self._of_owner[owner(name)]:
+                del self._of_owner[owner(name)]
             if conversation.last:
                 self._of_ticket.pop(conversation.last.ticket, None)
             conversation.turns, conversation.last = [], None
@@ -177,6 +189,7 @@ class Conversations:
         return (each for each in self._known.values() if not each.running)
 
     def _evict(self) -> None:
-        while len(self._known) > self._options.most and (oldest := next(self._idle(), None)):
+        """Forget conversations of the owners that have the most, so that one caller cannot push out all others."""
+        while len(self._known) > self._options.most and (idle := list(self._idle())):
             self.counts.evicted += 1
-            self.forget(oldest.name)
+            self.forget(max(idle, key=lambda each: self._of_owner[owner(each.name)]).name)

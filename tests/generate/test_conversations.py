@@ -176,6 +176,13 @@ def test_conversations_are_bounded_and_forgotten_with_their_blocks() -> None:
     assert (pool.num_idle, pool.available) == (0, pool.capacity)
 
 
+def test_a_caller_with_many_conversations_pushes_out_its_own() -> None:
+    stage = ScriptedStage(numbered, sessions=SessionOptions(most=3, idle_s=10.0))
+    for number, name in enumerate(("ann/1", "bob/1", "bob/2", "bob/3", "bob/4"), 1):
+        run(stage, turn(number, number, session=name))
+    assert [each.name for each in stage.core.conversations] == ["ann/1", "bob/3", "bob/4"]
+
+
 def test_a_conversation_that_ends_while_a_turn_runs_is_forgotten(stage: ScriptedStage) -> None:
     run(stage, turn(1, 1))
     last = stage.submit(turn(2, 2, max_frames=9))
