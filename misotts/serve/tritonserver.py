@@ -91,6 +91,8 @@ class TritonServer:
             str(self.binary),
             f"--model-repository={repository}",
             *backends,
+            # Else Triton starts each stage twice: first to ask it for what its configuration leaves out.
+            "--disable-auto-complete-config",
             "--allow-http=false",
             # gRPC listens on the address and the port with a colon between them, metrics on the address alone.
             f"--grpc-address=unix:{settings.triton_socket.removesuffix(':1')}",
