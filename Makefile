@@ -73,7 +73,7 @@ serve: $(READY) $(MODEL) ## serve MODEL (default: the demo model)
 attack: $(READY) $(RANDOM) ## try on a running server what any client can try (5 minutes)
 	$(BIN)/python -m pytest -m slow tests/attack
 
-clients: $(READY) $(DEMO) ## run other projects' clients before the demo server (6 minutes, 1.2 GB; needs Node 20)
+clients: $(READY) $(DEMO) ## run other projects' clients against the demo server (6 minutes, 1.2 GB; needs Node 20)
 	$(BIN)/python -m tests.support.client_environments
 	$(BIN)/python -m pytest -m clients tests/clients
 
