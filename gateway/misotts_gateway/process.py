@@ -132,7 +132,7 @@ class Gateway:
             await server.stop(None)
             await self.upstream.close()
             if self.traces:
-                await asyncio.to_thread(self.traces.close)
+                await self.traces.close()
             self.link.close()
 
     def _watches(self, connections: Connections) -> list[Any]:

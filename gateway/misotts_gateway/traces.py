@@ -74,11 +74,12 @@ class Traces:
         _keep(self._utterances, ticket, span)
         return span
 
-    def close(self) -> None:
-        """Export what is left."""
+    async def close(self) -> None:
+        """Receive no more spans, and export what is left."""
         if self._socket:
+            asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
-        self._provider.shutdown()
+        await asyncio.to_thread(self._provider.shutdown)
 
     def _receive(self) -> None:
         assert self._socket is not None

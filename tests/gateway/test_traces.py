@@ -38,7 +38,7 @@ def test_spans_of_stages_find_their_utterance() -> None:
         await asyncio.sleep(0.1)
         named.end()
         alone.end()
-        traces.close()
+        await traces.close()
 
     with TemporaryDirectory() as folder:
         asyncio.run(run(Path(folder)))
