@@ -224,6 +224,8 @@ def faults(parts: list[Part]) -> list[str]:
     if gap > max(GAP_S, quiet.figures()["largest_gap_s"]):
         found.append(f"{restart.name}: a listener heard nothing for {gap:g} s, more than {GAP_S:g} s")
     notes = death.notes
+    if not notes["retried_or_new"]:
+        found.append("death: no call waited for its audio at that moment")
     if notes["broken_without_audio"]:
         found.append(f"death: {notes['broken_without_audio']:g} calls without a first chunk failed")
     first, second, after = death.turns

@@ -33,7 +33,8 @@ class Replica:
         """Drain the server and start it again; return the seconds until it is ready.
 
         Raises:
-            RuntimeError: it did not stop in order, or did not become ready.
+            subprocess.TimeoutExpired: it did not stop.
+            RuntimeError: it stopped with an error, or did not become ready.
         """
         began = time.monotonic()
         self.server.process.terminate()
