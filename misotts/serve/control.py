@@ -122,7 +122,7 @@ class Control:
                     self._connections[sender] = connection
                 self._receive(sender, message)
         if messages.malformed:
-            report(f"misotts: {sender or 'a stranger'}: dropped {messages.malformed} messages that made no sense")
+            report(f"misotts: {sender or 'an unknown process'}: dropped {messages.malformed} messages that made no sense")
         if sender:
             self._change(sender, "dead", "its process ended")
 

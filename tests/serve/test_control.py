@@ -189,7 +189,7 @@ def test_messages_without_sense_are_dropped_and_counted(path: str, capfd: pytest
         stranger.socket.sendall(line)
     stranger.socket.sendall(b"x" * (MAX_LINE + 5) + b"\n")  # read in two parts
     stranger.socket.close()
-    dropped = f"a stranger: dropped {len(MALFORMED) + 2} messages that made no sense"
+    dropped = f"an unknown process: dropped {len(MALFORMED) + 2} messages that made no sense"
     errors = ""
 
     def reported() -> bool:

@@ -22,7 +22,7 @@ def test_a_listener_gets_its_audio_at_the_pace_of_playback(client: Client) -> No
     assert times[-1] - times[0] >= AUDIO_MS / 1000 - 1.0 - 0.7
 
 
-def test_a_caller_that_leaves_is_gone_before_the_next_probe(
+def test_a_caller_that_leaves_is_gone_soon(
     server: RunningServer, client: Client, busy_streams: Callable[[], int]
 ) -> None:
     before = server.metrics()
