@@ -47,7 +47,7 @@ def word_error_rate(said: Sequence[str], heard: Sequence[str]) -> float:
 
 
 def one_spelling(text: str) -> str:
-    """The words of a text with those of `SPELLINGS` in one spelling."""
+    """Return the words of a text, with those of `SPELLINGS` in one spelling."""
     return " ".join(SPELLINGS.get(word, word) for word in words(text))
 
 

@@ -51,7 +51,7 @@ Pair = tuple[str, str]
 
 
 def in_words(number: int) -> str:
-    """A whole number from 0 to 999,999,999 in words."""
+    """Return a whole number from 0 to 999,999,999 in words."""
     if number < 20:
         return ONES[number]
     if number < 100:
@@ -64,7 +64,7 @@ def in_words(number: int) -> str:
 
 
 def ordinal(number: int) -> str:
-    """`third` for 3."""
+    """Return `third` for 3."""
     *head, last = in_words(number).split()
     regular = f"{last[:-1]}ieth" if last.endswith("y") else f"{last}th"
     last = ORDINALS.get(last, regular)
@@ -72,14 +72,14 @@ def ordinal(number: int) -> str:
 
 
 def ordinal_suffix(number: int) -> str:
-    """`3rd` for 3."""
+    """Return `3rd` for 3."""
     if number % 100 in (11, 12, 13):
         return f"{number}th"
     return f"{number}" + {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
 
 
 def year(number: int) -> str:
-    """`nineteen eighty seven` for 1987."""
+    """Return `nineteen eighty seven` for 1987."""
     high, low = divmod(number, 100)
     if low == 0:
         return f"{in_words(high)} hundred" if high % 10 else in_words(number)
@@ -89,19 +89,19 @@ def year(number: int) -> str:
 
 
 def any_number(rng: random.Random) -> int:
-    """A number as they come in sentences: mostly small."""
+    """Return a number of those that sentences have, which are mostly small."""
     number = rng.randrange(1, rng.choice([10, 20, 100, 100, 100, 1000, 1000, 10_000, 100_000]))
     return number if number < 1000 or rng.random() < 0.4 else number // 100 * 100
 
 
 def whole(rng: random.Random) -> Pair:
-    """A whole number. Thousands have a comma, so that they differ from years."""
+    """Return a whole number. Thousands have a comma, so that they differ from years."""
     number = any_number(rng)
     return f"{number:,}", in_words(number)
 
 
 def quantity(rng: random.Random) -> Pair:
-    """A number, a price, a share or a measure."""
+    """Return a number, a price, a share or a measure."""
     number, kind = any_number(rng), rng.random()
     written, spoken = f"{number:,}", in_words(number)
     if kind < 0.3:
@@ -123,7 +123,7 @@ def quantity(rng: random.Random) -> Pair:
 
 
 def clock(rng: random.Random) -> Pair:
-    """A time of day."""
+    """Return a time of day."""
     hour, minute = rng.randint(1, 12), rng.choice(MINUTES)
     half = rng.choice(["", " a.m.", " p.m.", " a.m.", " p.m.", "am", "pm", " AM", " PM"])
     spoken_half = "" if not half else f" {LETTER_A if 'a' in half.lower() else 'P'} M"
@@ -135,7 +135,7 @@ def clock(rng: random.Random) -> Pair:
 
 
 def date(rng: random.Random) -> Pair:
-    """A day of a month, a year, or both."""
+    """Return a day of a month, a year, or both."""
     month, day, when = rng.choice(MONTHS), rng.randint(1, 31), rng.randint(1700, 2040)
     kind, short = rng.random(), month[:3] + "." if month != "May" and rng.random() < 0.2 else month
     if kind < 0.35:
@@ -148,7 +148,7 @@ def date(rng: random.Random) -> Pair:
 
 
 def rank(rng: random.Random) -> Pair:
-    """`2nd`."""
+    """Return an ordinal number such as `2nd`."""
     number = rng.choice([rng.randint(1, 9), rng.randint(1, 31), rng.randint(1, 99)])
     return ordinal_suffix(number), ordinal(number)
 
@@ -166,7 +166,7 @@ def person(rng: random.Random) -> Pair:
 
 
 def address(rng: random.Random) -> Pair:
-    """A street, mostly with a number, or a saint's place."""
+    """Return a street, mostly with a number, or a place that is named after a saint."""
     name, way = rng.choice(STREETS), rng.choice(list(WAYS))
     if rng.random() < 0.2:
         saint = rng.choice(SAINTS)
@@ -178,14 +178,14 @@ def address(rng: random.Random) -> Pair:
 
 
 def telephone(rng: random.Random) -> Pair:
-    """A telephone number, said digit by digit."""
+    """Return a telephone number, which is said digit by digit."""
     number = [rng.randrange(10) for _ in range(7)]
     written = "".join(map(str, number))
     return f"{written[:3]}-{written[3:]}", " ".join(ONES[digit] for digit in number)
 
 
 def short_form(rng: random.Random) -> Pair:
-    """An abbreviation."""
+    """Return an abbreviation."""
     return rng.choice(list(SHORT.items()))
 
 
@@ -253,7 +253,7 @@ MAKERS = {
 
 
 def sentence(rng: random.Random, nouns: dict[str, list[str]]) -> Pair:
-    """A sentence with numbers or abbreviations in it, as written and as spoken."""
+    """Return a sentence with numbers or abbreviations in it, as written and as spoken."""
     frame = rng.choice(FRAMES.strip().replace("\n", "").split("|"))
     frame = everyday.fill(frame, rng, nouns | {"plural": PLURALS, "month": MONTHS})
     written, spoken = [], []

@@ -123,7 +123,7 @@ def training_text(wordnet_folder: Path, seed: int = 0) -> Iterator[Pair]:
 
 
 def number_text(wordnet_folder: Path, seed: int = 1) -> Iterator[Pair]:
-    """Sentences with numbers and abbreviations, without end."""
+    """Yield sentences with numbers and abbreviations, without end."""
     rng, nouns, said = random.Random(seed), everyday.common_nouns(wordnet_folder), set[str]()
     while True:
         pair = numbers.sentence(rng, nouns)
