@@ -139,7 +139,7 @@ def watermark_key(machine: Machine) -> str:
     try:
         read_key(machine.key_file)
     except WatermarkKeyError as error:
-        raise FaultError(str(error), "head -c 5 /dev/urandom | od -An -tx1 | tr -d ' ' > KEY_FILE") from None
+        raise FaultError(str(error), "misotts watermark key KEY_FILE") from None
     return "a key of your own"
 
 
