@@ -45,7 +45,7 @@ pytestmark = [
     pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate"),
 ]
 
-IDLE_S = 2
+IDLE_S, CONNECTED_S = 2, 4
 FULL = "UNAVAILABLE: the server is full; try again in 2 s"
 
 
@@ -104,7 +104,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         options = ["--trusted-proxies=127.0.0.1"]
         gateways = [stack.enter_context(running_gateway(each.url, *options)) for each in fakes]
         ports = [Ports(each.grpc_port, each.http_port, each.ready_port) for each in gateways]
-        change = {"stream_idle_timeout": f"{IDLE_S}s"}
+        change = {
+            "stream_idle_timeout": f"{IDLE_S}s",
+            "common_http_protocol_options": {"max_connection_duration": f"{CONNECTED_S}s"},
+        }
         yield Fleet(stack.enter_context(running_envoy(folder, ports, change)), gateways, fakes)
 
 
@@ -153,8 +156,8 @@ def samples_of(client: Client) -> int:
 
 
 def test_long_streams_are_cut_by_nothing(fleet: Fleet) -> None:
-    """Longer than Envoy's own limit of 15 s, and than the idle limit of this test: over gRPC, raw HTTP, events and a
-    WebSocket."""
+    """Longer than Envoy's own limit of 15 s, and than the idle limit and the age of a connection in this test: over
+    gRPC, raw HTTP, events and a WebSocket."""
     for each in fleet.fakes:
         each.script = paced(16)
     samples = 16 * 2 * 6 * 1920
@@ -168,6 +171,7 @@ def test_long_streams_are_cut_by_nothing(fleet: Fleet) -> None:
         assert len(raw.result()) > 2 * samples
         assert b"speech.audio.done" in events.result()[-500:]
         heard, silent_s = socket.result()
+    assert fleet.envoy.stats()['envoy_http_downstream_cx_max_duration_reached{envoy_http_conn_manager_prefix="callers"}']
     assert heard == 2 * samples
     assert IDLE_S - 1 < silent_s < IDLE_S + 3
 

@@ -20,7 +20,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from benchmarks.fleet.envoy import configuration
+from benchmarks.fleet.envoy import configuration, connection_manager
 from misotts.serve.stage.metrics import METRICS
 from misotts_client import Client, MisoError
 from misotts_client.contract import INPUTS
@@ -67,7 +67,9 @@ def test_a_stop_lets_streams_end(manifests: dict[tuple[str, str], Manifest]) -> 
     assert drain_s > LONGEST_S
     assert spec["terminationGracePeriodSeconds"] >= wait_s + drain_s + 12  # tritonserver's and the gateway's ends
     front, envoy = pod(manifests, "envoy")
-    assert envoy["lifecycle"]["preStop"]["sleep"]["seconds"] > LONGEST_S
+    callers = connection_manager(configuration()["static_resources"]["listeners"][0])
+    connected_s = float(callers["common_http_protocol_options"]["max_connection_duration"].rstrip("s"))
+    assert envoy["lifecycle"]["preStop"]["sleep"]["seconds"] > connected_s + LONGEST_S
     assert front["terminationGracePeriodSeconds"] > envoy["lifecycle"]["preStop"]["sleep"]["seconds"]
     for name in ("misotts", "envoy"):
         deployment = manifests["Deployment", name]["spec"]
@@ -207,4 +209,5 @@ def test_the_compose_file_for_eight_gpus() -> None:
         ports = [words[words.index(f"--{name}-port") + 1] for name in ("grpc", "http", "ready")]
         assert ports == ["8001", "8080", "8003"], "as envoy.yaml has them"
         assert each["networks"]["default"]["aliases"] == ["misotts-replicas"]
+        assert each["depends_on"] == ["envoy"], "which stops last"
         assert int(each["stop_grace_period"].rstrip("s")) >= int(words[-1].rstrip("'")) + 12
