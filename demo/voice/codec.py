@@ -198,7 +198,7 @@ def train_decoder(work: Path, with_audio: int, steps: int, polish: int) -> None:
 
 @torch.no_grad()
 def set_level(decoder: Decoder, clips: shaped.Shaped, codes: Codes) -> None:
-    """Scale the last layer in place so that clips come out as loud as the teacher's: the losses leave them too quiet."""
+    """Scale the last layer in place: clips become as loud as the teacher's, as the losses leave them too quiet."""
     speech = []
     for numbers in clips.numbers:
         coded = F.pad(codes.encode(codes.latents(torch.from_numpy(numbers))), (0, 0, 0, 1))

@@ -122,7 +122,8 @@ class Control:
                     self._connections[sender] = connection
                 self._receive(sender, message)
         if messages.malformed:
-            report(f"misotts: {sender or 'an unknown process'}: dropped {messages.malformed} messages that made no sense")
+            name = sender or "an unknown process"
+            report(f"misotts: {name}: dropped {messages.malformed} messages that made no sense")
         if sender:
             self._change(sender, "dead", "its process ended")
 
