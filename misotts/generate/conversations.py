@@ -1,8 +1,8 @@
 """The conversations that `generate` keeps, and the turns that wait for the one before to be gone.
 
-Bounded by their number and by the time since their last turn; each is bounded by the model's window. A conversation
-holds no KV block: its blocks are prefixes of the pool, which are evicted when others need them. What a conversation
-forgets is emptied in the pool too, unless an utterance holds it.
+Their number is bounded, and so is the time since their last turn; the model's window bounds what each holds. A
+conversation holds no KV block: its blocks are prefixes of the pool, which are evicted when others need them. What a
+conversation forgets is emptied in the pool too, unless an utterance holds it.
 """
 
 from __future__ import annotations
@@ -172,13 +172,12 @@ class Conversations:
     def take_waiting(self, now: float) -> Iterator[tuple[Utterance, bool]]:
         """Yield the turns that need not wait any longer, and whether each may begin; else another one still speaks."""
         waiting, self._waiting = self._waiting, []
-        for number, (utterance, since) in enumerate(waiting):
-            name = utterance.order.session or ""
-            begins = self.free(name)
+        for utterance, since in waiting:
+            begins = self.free(utterance.order.session or "")
             if begins or now - since >= OVERLAP_S:
                 yield utterance, begins
             else:
-                self._waiting.append(waiting[number])
+                self._waiting.append((utterance, since))
 
     def _touch(self, conversation: Conversation, now: float) -> None:
         conversation.used = now

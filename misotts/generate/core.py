@@ -30,7 +30,7 @@ from misotts.config import NO_SLOT
 from misotts.engines.interface import Limits, Step
 from misotts.generate.admission import Admission
 from misotts.generate.blocks import BlockPool
-from misotts.generate.conversations import SESSIONS, Conversations, SessionOptions, overlap
+from misotts.generate.conversations import OVERLAP_S, SESSIONS, Conversations, SessionOptions, overlap
 from misotts.generate.flow import DEFAULTS, FlowOptions, listener_runs_out, pausing
 from misotts.generate.scheduler import QueueFullError, Scheduler, TooLongError
 from misotts.generate.slot_table import SlotTable
@@ -109,12 +109,11 @@ class Core:
         """Queue an utterance; `receiver` gets its chunks.
 
         Raises:
-            Unavailable: the stage is closed, its queue is full, the wait for a slot would be too long, or its KV pool
-                is too small.
+            Unavailable: the stage is closed, its queue is full, the wait for a slot would be too long, its KV pool is
+                too small, or too many turns of conversations wait for the ones before.
             Cancelled: the gateway has already told that the caller has left.
-            InvalidArgument: too many turns of its conversation wait.
         """
-        order, begins = utterance.order, True
+        order, most = utterance.order, self.scheduler.limits.max_waiting
         utterance.submitted_at = now
         self.statistics.submitted += 1
         try:
@@ -122,13 +121,12 @@ class Core:
                 raise Unavailable(self._closed)
             if order.ticket in self._gone:
                 raise Cancelled("the caller left")
-            begins = not order.session or self.conversations.free(order.session)
-            if begins:
+            if not order.session or self.conversations.free(order.session):
                 self._begin(utterance, now)
-            elif self.conversations.waiting < self.scheduler.limits.max_waiting:
+            elif self.conversations.waiting < most:
                 self.conversations.wait(utterance, now)
             else:
-                raise overlap()
+                raise try_again(f"{most} turns wait for the ones before in their conversations, no more may", OVERLAP_S)
         except MisoError:
             self.statistics.rejected += 1
             raise
@@ -159,7 +157,6 @@ class Core:
                     raise overlap()
                 self._begin(utterance, now)
             except MisoError as error:
-                self.statistics.rejected += 1
                 self._fail(self.streams[utterance.stream], error, now)
 
     def _queue(self, utterance: Utterance, now: float) -> None:

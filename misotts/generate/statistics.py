@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from misotts_client.errors import EOS, LENGTH, error_of
 
-REASONS = (EOS, LENGTH, "cancelled", "deadline_exceeded", "unavailable", "internal")
+REASONS = (EOS, LENGTH, "cancelled", "deadline_exceeded", "invalid_argument", "unavailable", "internal")
 """Reasons for the end of an utterance: the first two are complete ones, the others error codes in lower case."""
 
 KEPT_OBSERVATIONS = 4096
@@ -28,7 +28,7 @@ class Statistics:
     busy_s: float = 0.0
     submitted: int = 0
     rejected: int = 0
-    """Utterances refused on arrival, because the queue is full or the server stops."""
+    """Utterances refused on arrival: see `Core.submit`. All others are counted in `finished` when they end."""
     finished: Counter[str] = field(default_factory=Counter)
     """By reason: one of `REASONS`."""
     guarded: int = 0

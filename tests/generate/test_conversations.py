@@ -112,6 +112,8 @@ def test_of_two_turns_that_overlap_the_second_is_refused(stage: ScriptedStage) -
     assert isinstance(second.error, InvalidArgument)
     assert second.error.field == "SESSION"
     assert not second.chunks
+    counts = stage.core.statistics
+    assert (counts.submitted, counts.rejected, counts.finished) == (2, 0, {"length": 1, "invalid_argument": 1})
     assert first.finish == "length"
     assert first.codes == [numbered(1, frame) for frame in range(40)]
     assert run(stage, turn(3, 3)).chunks[0].session_turns == 1
@@ -122,7 +124,7 @@ def test_the_turns_that_wait_are_bounded() -> None:
     stage.submit(turn(1, 1, max_frames=40))
     for number in (2, 3):
         stage.submit(turn(number, number))
-    with pytest.raises(InvalidArgument, match="another utterance"):
+    with pytest.raises(Unavailable, match="2 turns wait"):
         stage.submit(turn(4, 4))
 
 

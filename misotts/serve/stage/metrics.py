@@ -89,7 +89,7 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric("submitted_total", "Number of utterances that reached the stage."),
         Metric(
             "rejected_total",
-            "Number of utterances refused on arrival because the queue was full, the wait for a slot would have "
+            "Number of utterances refused on arrival because a queue was full, the wait for a slot would have "
             "been too long, the caller had left or the server was stopping.",
             "Its rate is above 0: callers get UNAVAILABLE.",
         ),
@@ -111,7 +111,16 @@ METRICS: dict[str, tuple[Metric, ...]] = {
             "Number of utterances that ended because their TIMEOUT_MS had passed.",
             "Its share of finished utterances rises: the server is too slow for its callers.",
         ),
-        Metric("finished_unavailable_total", "Number of utterances that ended because the server stopped."),
+        Metric(
+            "finished_invalid_argument_total",
+            "Number of utterances that ended because another one of their conversation was running.",
+            "Its rate stays above 0: a client sends a turn before it has heard or cancelled the one before.",
+        ),
+        Metric(
+            "finished_unavailable_total",
+            "Number of utterances that ended because the server stopped, or had no slot for them after all within "
+            "twice --max-wait.",
+        ),
         Metric("finished_internal_total", "Number of utterances that an error of the server ended.", "It increases."),
         Metric("steps_total", "Number of steps."),
         Metric("frames_total", "Number of frames generated. Divided by the number of steps: the mean batch size."),
