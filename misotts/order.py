@@ -12,14 +12,17 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+Rows = npt.NDArray[np.int32]
+"""[positions, codebooks + 1]: rows of a prompt. A text position uses the last column alone, an audio position all
+others; unused columns hold `MASKED`."""
+
 
 @dataclass(frozen=True)
 class Order:
     """The parameters of one utterance.
 
     Attributes:
-        frames: int32 [positions, codebooks + 1], the prompt: a text position uses the last column alone, an audio
-            position all others; unused columns hold `MASKED`.
+        frames: the prompt.
         max_frames: most frames to generate.
         seed: any int64; the same seed makes the same utterance again.
         temperature: 0 is greedy.
@@ -35,7 +38,7 @@ class Order:
         deadline: `time.monotonic()` seconds at which the utterance is ended; None: no limit.
     """
 
-    frames: npt.NDArray[np.int32]
+    frames: Rows
     max_frames: int
     seed: int
     temperature: float = 0.9
@@ -55,7 +58,7 @@ class Order:
         return json.dumps({each.name: getattr(self, each.name) for each in fields(self) if each.name != "frames"})
 
     @classmethod
-    def read(cls, frames: npt.NDArray[np.int32], parameters: str) -> Order:
+    def read(cls, frames: Rows, parameters: str) -> Order:
         """Return the order that `frames` and `parameters` describe; the inverse of `parameters`.
 
         Raises:

@@ -12,13 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from misotts.config import FRAME_MS, MASKED
 from misotts.generate.utterance import Utterance
-
-Rows = npt.NDArray[np.int32]
-"""[positions, codebooks + 1]: rows of a prompt, as in `Order.frames`."""
+from misotts.order import Rows
 
 TRIMMED_SHARE = 3
 """A window that is full loses at least this part, one third, at once: after each trimming all blocks behind the voice

@@ -17,7 +17,7 @@ from cachetools import LRUCache
 from msgspec import to_builtins
 
 from misotts.config import FRAME_MS, FRAME_SAMPLES, MASKED, ModelConfig
-from misotts.order import Order
+from misotts.order import Order, Rows
 from misotts.prompt.coded_segment import CodedSegment
 from misotts.prompt.max_audio import longest_audio_ms
 from misotts.prompt.tokenizer import Tokenizer
@@ -29,9 +29,6 @@ from misotts_client.request import SpeechRequest
 log = logging.getLogger(__name__)
 
 CACHED_VOICES = 256
-
-Rows = npt.NDArray[np.int32]
-"""[positions, codebooks + 1]: rows of a prompt, as in `Order.frames`."""
 
 Audio = npt.NDArray[np.float32]
 """[samples], 24 kHz mono."""
@@ -48,11 +45,13 @@ class Checked:
     """A request within its limits, before anything of it is encoded.
 
     Attributes:
+        arrived: `time.monotonic()` seconds at which the request came.
         deadline: `time.monotonic()` seconds at which the utterance is ended; None: no limit.
         voice: rows of its voice; None if it has no voice or the voice has not been encoded before.
     """
 
     request: SpeechRequest
+    arrived: float
     deadline: float | None
     voice: Rows | None
 
@@ -133,6 +132,7 @@ class Prompter:
         arrived = time.monotonic() if arrived is None else arrived
         checked = Checked(
             request,
+            arrived,
             deadline=arrived + request.timeout_ms / 1000 if request.timeout_ms else None,
             voice=None if request.voice is None else self._cached_voice(self._voice_key(request)),
         )

@@ -61,8 +61,6 @@ class PromptStage(Stage):
         self.counts_lock = threading.Lock()
         # One request per batch: each one is progress, so a long queue does not look like a worker that hangs.
         self.gone: LRUCache[int, None] = LRUCache(KEPT_GONE)
-        self.arrived: LRUCache[int, float] = LRUCache(KEPT_GONE)
-        """Times of arrival by ticket, where spans are exported."""
         self.checker: Worker[tuple[SpeechRequest, float, int, Any]] = Worker(self.check, lambda _: None, MAX_QUEUED)
         self.encoder: FairWorker[tuple[Checked, int, Any]] = FairWorker(
             self.encode, lambda item: share_of(item[1]), MAX_ENCODING, self.displace
@@ -72,10 +70,7 @@ class PromptStage(Stage):
         arrived = time.monotonic()
         speech = read_request(partial(array, request), self.config.max_seq_len)
         ticket = array(request, INPUT)
-        number = 0 if ticket is None else int(ticket.item())
-        if self.spans:
-            self.arrived[number] = arrived
-        put(self.checker, (speech, arrived, number, sender), "prompts")
+        put(self.checker, (speech, arrived, 0 if ticket is None else int(ticket.item()), sender), "prompts")
 
     def check(self, batch: list[tuple[SpeechRequest, float, int, Any]]) -> None:
         """Work of the first queue."""
@@ -86,7 +81,7 @@ class PromptStage(Stage):
                 if checked.encodes:
                     put(self.encoder, (checked, ticket, sender), "contexts and new voices")
                 else:
-                    self.answer(sender, ticket, *self.prompter.complete(checked))
+                    self.answer(sender, ticket, arrived, *self.prompter.complete(checked))
 
     def encode(self, batch: list[tuple[Checked, int, Any]]) -> None:
         """Work of the second queue."""
@@ -96,7 +91,7 @@ class PromptStage(Stage):
                 parts = self.prompter.complete(
                     checked, self.encoder.report_progress, partial(self.check_caller, ticket)
                 )
-                self.answer(sender, ticket, *parts)
+                self.answer(sender, ticket, checked.arrived, *parts)
 
     def note(self, note: Note) -> None:
         """Remember a caller that has left."""
@@ -132,10 +127,10 @@ class PromptStage(Stage):
         self.count(refused=1)
         super().refuse(sender, error)
 
-    def answer(self, sender: Any, ticket: int, order: Order, dropped_segments: int) -> None:
+    def answer(self, sender: Any, ticket: int, arrived: float, order: Order, dropped_segments: int) -> None:
         self.count(prompts=1, dropped_segments=dropped_segments)
-        if self.spans and ticket in self.arrived:
-            self.spans.send("prompt", self.arrived.pop(ticket), time.monotonic(), ticket)
+        if self.spans:
+            self.spans.send("prompt", arrived, time.monotonic(), ticket)
         outputs = {"FRAMES": order.frames, "ORDER": replace(order, ticket=ticket).parameters()}
         send(sender, outputs, final=True)
 
