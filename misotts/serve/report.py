@@ -35,14 +35,12 @@ def formed(line: str) -> str:
         "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "level": "error" if error else "info",
         "source": (found[1] or "launcher") if found else "launcher" if error else "triton",
-        "message": _cut(line[found.end() :] if found else line.removeprefix("error: ")),
+        "message": line[found.end() :] if found else line.removeprefix("error: "),
     }
-    return json.dumps(fields, ensure_ascii=False)
-
-
-def _cut(text: str) -> str:
-    """Return at most half of `LONGEST_LINE`: an object must not be cut, and quotes are doubled in it."""
-    return text.encode(errors="replace")[: LONGEST_LINE // 2].decode(errors="ignore")
+    # An object must not be cut: its message is. How many bytes a character takes depends on its escape.
+    while len((text := json.dumps(fields, ensure_ascii=False)).encode(errors="replace")) >= LONGEST_LINE:
+        fields["message"] = fields["message"][: len(fields["message"]) // 2]
+    return text
 
 
 def report(line: str) -> None:

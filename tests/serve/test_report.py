@@ -9,6 +9,7 @@ LINES = [
     "misotts: ready after 4.0 s",
     "a stage's own words",
     "error: " + 'x"' * 9000,  # a pipe takes 4096 bytes at once
+    "error: " + "\x1b" * 2000,  # each takes six of them
 ]
 SCRIPT = f"""
 from misotts.serve.report import report, write_json
@@ -25,6 +26,7 @@ def test_each_line_is_an_object_with_its_source() -> None:
         ("info", "watermark"),
         ("info", "launcher"),
         ("info", "triton"),
+        ("error", "launcher"),
         ("error", "launcher"),
     ]
     assert [each["message"] for each in found[:3]] == ["SilentCipher", "ready after 4.0 s", "a stage's own words"]
