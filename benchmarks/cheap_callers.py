@@ -23,8 +23,9 @@ from benchmarks.load.plan import Call, Load, calls
 from benchmarks.load.playback import Arrival
 from misotts_client.errors import MisoError, error_from_text
 from misotts_client.transport import ChunkReader, infer_request, open_channel
+from misotts_gateway.upstream import METHOD
 
-METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+CONNECT_S = 30.0
 LAG_STEP_S = 0.005
 
 
@@ -69,7 +70,7 @@ async def _drive(url: str, load: Load) -> CheapRun:
     heard: list[_Heard] = []
     lags_s: list[float] = []
     async with open_channel(grpc.aio, url) as channel:
-        await channel.channel_ready()
+        await asyncio.wait_for(channel.channel_ready(), CONNECT_S)
         method = channel.stream_stream(METHOD, None, None)  # bytes in, bytes out
         gc.collect()
         gc.disable()

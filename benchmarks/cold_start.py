@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from benchmarks.record import save
+from benchmarks.usage import usage
 from misotts.config import SAMPLE_RATE
 from misotts.serve.local import RunningServer, start_server
 from misotts.serve.settings import STAGES
@@ -40,7 +40,7 @@ def measure(model: Path) -> dict[str, Any]:
         server = start_server(model, ["--log-json"], stderr=log.fileno())
         try:
             server.wait_until_ready(START_S)
-            cpu = cpu_times(server)
+            cpu = {each.name: round(each.cpu_s, 2) for each in usage(server)}
             heard = _first_audio(server, began)
         finally:
             server.process.kill()
@@ -71,19 +71,6 @@ def _first_audio(server: RunningServer, began: float) -> dict[str, float]:
                 break
             before += len(chunk.audio)
     return {"first chunk": round(first, 2), "first audible sample": round(first + before / SAMPLE_RATE, 2)}
-
-
-def cpu_times(server: RunningServer) -> dict[str, float]:
-    """Return the CPU seconds of each process of a server so far."""
-    launcher = psutil.Process(server.process.pid)
-    found = {"launcher": launcher}
-    for each in launcher.children(recursive=True):
-        words = " ".join(each.cmdline())
-        stages = [stage for stage in STAGES if f"/{stage}/1/model.py" in words]
-        name = stages[0] if stages else "gateway" if "misotts_gateway" in words else "tritonserver"
-        found.setdefault(name, each)
-    times = {name: each.cpu_times() for name, each in found.items()}
-    return {name: round(each.user + each.system, 2) for name, each in times.items()}
 
 
 def main() -> None:

@@ -50,6 +50,7 @@ STOPS_AFTER_S = 2.0
 UTTERANCE_CHARS = 43
 """At the 70 ms a character of `Load`, 3 s of audio."""
 FULL_S = 12.0
+START_S = 60.0
 OVERLOAD_S = 20.0
 REFUSAL_FIGURES = ("calls", "refused", "refusal_ms", "gateway", "callers")
 LATE_S = 0.02
@@ -250,6 +251,7 @@ def refusals(_: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as run, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{run}/control")
         listener.listen()
+        listener.settimeout(START_S)
         flags = [f"--upstream=unix:{run}/grpc", f"--launcher={run}/control", "--host=127.0.0.1"]
         flags += [f"--grpc-port={grpc_port}", f"--http-port={http_port}", f"--ready-port={ready_port}"]
         gateway = subprocess.Popen([sys.executable, "-m", "misotts_gateway", *flags])

@@ -34,8 +34,8 @@ from misotts.config import FRAME_MS, FRAME_SAMPLES
 from misotts.serve.local import free_ports, running_server
 from misotts_client.request import SpeechRequest
 from misotts_client.transport import infer_request
+from misotts_gateway.upstream import METHOD
 
-METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 STREAMS = (8, 64, 200)
 TURNS = 3

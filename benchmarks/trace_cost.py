@@ -80,6 +80,7 @@ def main() -> None:
     ours, theirs = multiprocessing.Pipe()
     collector = multiprocessing.Process(target=_collect, args=(theirs,), daemon=True)
     collector.start()
+    theirs.close()  # so that the end of the collector ends the wait for its port
     os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{ours.recv()}"
     rounds = []
     for _ in range(ROUNDS):

@@ -13,13 +13,13 @@ import numpy as np
 
 from benchmarks.capacity.simulate import VOICE_POSITIONS
 from benchmarks.capacity.traffic import MS_PER_CHAR, Traffic
+from benchmarks.costs.floors import MISOTTS_8B
 from benchmarks.costs.table import CostTable
 from misotts.config import FRAME_MS
 from misotts.engines.interface import Limits
 from misotts.generate.conversation import newest
 
-WINDOW = 2048
-"""Positions of MisoTTS."""
+WINDOW = MISOTTS_8B.max_seq_len
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def measure(server: RunningServer, streams: int, utterance_s: float, functions: 
     arguments = (server.url, streams, utterance_s, began, MEASURED_S, theirs)
     callers = multiprocessing.get_context("spawn").Process(target=hear, args=arguments)
     callers.start()
+    theirs.close()  # so that the end of the callers ends the wait for what they heard
     time.sleep(began - time.monotonic())
     before, start, chunks = _cpu_s(server), time.monotonic(), server.metrics()[CHUNKS]
     with tempfile.TemporaryDirectory() as folder:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import grpc
 from tritonclient.grpc import service_pb2
 
-from misotts.config import FRAME_SAMPLES
+from misotts.config import SAMPLE_RATE
 from misotts_client.request import SpeechRequest
 from misotts_client.transport import infer_request
+from misotts_gateway.upstream import METHOD
 
-METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 STREAMS_PER_CHANNEL = 50
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 SAMPLE_BYTES = 4
@@ -33,8 +33,6 @@ class Heard:
     late_s: list[float]
     """Silence within each utterance, for a player that begins with its first chunk."""
     errors: list[str]
-    cpu_s: float
-    """CPU time of the callers' process."""
 
 
 def hear(url: str, streams: int, utterance_s: float, began: float, seconds: float, connection: object) -> None:
@@ -48,7 +46,7 @@ def hear(url: str, streams: int, utterance_s: float, began: float, seconds: floa
 async def _hear(url: str, streams: int, utterance_s: float, began: float, end: float) -> Heard:
     count = -(-streams // STREAMS_PER_CHANNEL)
     channels = [grpc.aio.insecure_channel(url, options=OPTIONS) for _ in range(count)]
-    found = Heard(0, 0.0, [], [], [], 0.0)
+    found = Heard(0, 0.0, [], [], [])
     messages, samples = 0, 0
 
     async def call(index: int, number: int) -> float:
@@ -67,7 +65,7 @@ async def _hear(url: str, streams: int, utterance_s: float, began: float, end: f
                 found.first_audio_s.append(now - sent)
                 played_out = now
             late_s += max(now - played_out, 0.0)
-            played_out = max(played_out, now) + length / (FRAME_SAMPLES * 12.5)
+            played_out = max(played_out, now) + length / SAMPLE_RATE
             if now >= began:
                 messages += 1
                 samples += length
@@ -91,8 +89,7 @@ async def _hear(url: str, streams: int, utterance_s: float, began: float, end: f
     await asyncio.wait(tasks)
     for channel in channels:
         await channel.close()
-    audio_s = samples / (FRAME_SAMPLES * 12.5)
-    return Heard(messages, audio_s, found.first_audio_s, found.late_s, found.errors, time.process_time())
+    return Heard(messages, samples / SAMPLE_RATE, found.first_audio_s, found.late_s, found.errors)
 
 
 def audio_samples(response: bytes, errors: list[str]) -> int:

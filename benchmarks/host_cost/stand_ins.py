@@ -1,4 +1,4 @@
-"""Stages whose work costs nothing: what is left is the cost of streams and messages on the host.
+"""Stages that compute at no cost: what is left is the cost of streams and messages on the host.
 
 Each class is the server's own stage; only what computes is replaced.
 """
