@@ -59,9 +59,7 @@ class DecoderRows:
         """On a GPU, capture every graph that a call can need, so that no caller waits for one."""
         if self._graph_pool is None:
             return
-        for rows, packed in sorted(
-            possible_rows(self._slots), reverse=True
-        ):  # the largest one sizes the graphs' memory
+        for rows, packed in sorted(possible_rows(self._slots), reverse=True):  # the largest sizes the graphs' memory
             for frames in range(GRAPH_FRAMES, 0, -1):
                 view = self._views[rows, packed, frames] = self._view(rows, packed, frames)
                 codes = torch.zeros((rows, self._codebooks, frames), dtype=torch.int64, device=self._device)

@@ -22,7 +22,7 @@ from misotts.engines.transformer import layer_matrix, rope_table
 from misotts.model.weight_files import Weights
 
 PANEL = 32
-"""Outputs whose weights lie side by side; as in engine.cpp."""
+"""Outputs that have their weights side by side; as in product.h."""
 HEAD_TILE = 16
 """A head's keys and values take a multiple of this many floats."""
 

@@ -1,4 +1,4 @@
-// Vectors, the exponential function, and products with matrices whose outputs are packed in panels.
+// Vectors, the exponential function, and products with matrices that have their outputs packed in panels.
 
 #pragma once
 
@@ -19,7 +19,7 @@ constexpr int LANES = 8, MAX_ROWS = 2, SUMS = 8;
 #else
 constexpr int LANES = 4, MAX_ROWS = 1, SUMS = 8;
 #endif
-constexpr int PANEL = 32;  // outputs whose weights lie side by side
+constexpr int PANEL = 32;  // outputs that have their weights side by side
 constexpr int VECTORS = PANEL / LANES;
 constexpr int BLOCK = 32;  // positions of a KV block
 constexpr int GROUP = 4;  // panels that a thread computes at once

@@ -97,7 +97,7 @@ class Worker(Generic[Item]):
 
 
 class FairWorker(Worker[Item]):
-    """A worker with one item a batch, whose callers take turns: next comes the one that was served longest ago.
+    """A worker with one item a batch, for which callers take turns: next comes the one that was served longest ago.
 
     When the queue is full, a caller with fewer items displaces the newest item of the caller with the most.
     """
