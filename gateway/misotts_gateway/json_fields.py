@@ -66,7 +66,7 @@ class Fields:
         return self.take(name, None, read)
 
     def one_of(self, name: str, default: Any, choices: Iterable[Any]) -> Any:
-        """Return a field that is one of the choices.
+        """Return the one of the choices that a field is: JSON's 24000.0 is the whole number 24000.
 
         Raises:
             InvalidArgument: it is another value.
@@ -75,7 +75,7 @@ class Fields:
         choices = list(choices)
         if isinstance(value, bool | list | dict) or value not in choices:
             raise InvalidArgument(name, f"must be one of {', '.join(map(str, choices))}, got {shown(value)}")
-        return value
+        return choices[choices.index(value)]
 
 
 def read_text(name: str, value: Any) -> str:

@@ -128,6 +128,7 @@ WRONG: list[tuple[Any, str]] = [
     (turn([]), "transcript"),
     (turn(5), "transcript"),
     (turn("a", context={}), "context_id"),
+    (turn("a", context="\ud800"), "context_id"),
     (turn("a", context="b", voice="../x"), "voice"),
     (turn("a", context="b", voice="unknown"), "voice"),
     (turn("a", context="b", output_format=None), "output_format"),
@@ -164,7 +165,10 @@ def test_a_refusal_ends_its_context_only(talker: Talker, triton: FakeTriton) -> 
     talker.send(turn("Hello."))
     (error,) = talker.until(done())
     assert (error["type"], error["status_code"], error["error_code"]) == ("error", 503, "unavailable")
+    talker.send(turn("Hello. And the", "b", more=True, max_buffer_delay_ms=200))  # the rest waits for its sentence
+    talker.until(done("b"))
     triton.script = speak_tone()
+    assert talker.quiet(0.4), "the rest of a context that has failed is not spoken"
     talker.send(turn("Hello."))
     assert joined(talker.until(done()), "data")
 
@@ -256,7 +260,7 @@ def test_the_same_over_http(gateway: RunningGateway, triton: FakeTriton) -> None
     assert (given.status, given.headers["content-type"]) == (200, "audio/pcm")
     assert given.body == whole
     for container, start in (("wav", b"RIFF"), ("mp3", b"\xff\xf3")):
-        body["output_format"] = {"container": container, "sample_rate": 24_000}
+        body["output_format"] = {"container": container, "sample_rate": 24_000.0}
         assert request(port, "POST", "/tts/bytes", body).body.startswith(start)
     body |= {"output_format": FORMAT, "add_timestamps": True}
     given = request(port, "POST", "/tts/sse", body)

@@ -107,7 +107,7 @@ def check(path: str, sent: Any) -> str:
     if isinstance(sent, bytes):
         assert path.startswith("/v1/speak")
         return "audio"
-    content = json.loads(sent)
+    content = json.loads(sent.encode())  # as UTF-8, which the listener sends
     if path.startswith("/tts"):
         assert content.keys() >= {"type", "done", "status_code", "context_id"}
         return str(content["type"])

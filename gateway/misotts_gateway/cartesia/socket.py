@@ -29,6 +29,8 @@ class CartesiaSocket(SocketProtocol):
         self.request_id: str = websocket.state.request_id
         self.contexts: dict[str, Context] = {}
         """The open ones, by name."""
+        self.ended: Context | None = None
+        """The last one that has ended by itself: its audio may still be played."""
 
     async def receive(self, content: dict[str, Any]) -> None:
         """Take a message: text for a context, or its cancel."""
@@ -39,6 +41,8 @@ class CartesiaSocket(SocketProtocol):
                 raise InvalidArgument("context_id", "is required with cancel, it was left out")
             if id in self.contexts:  # one that has ended before, or never was, needs no answer
                 await self.contexts.pop(id).stop()
+            elif self.ended and self.ended.id == id:
+                await self.ended.cancel()  # the next turn is told what was heard of it
             return
         more, flush = fields.take("continue", False, read_flag), fields.take("flush", False, read_flag)
         text = fields.take("transcript", "", read_text) if more or flush else fields.required("transcript", read_text)
@@ -88,7 +92,8 @@ class Context(SocketTurn):
             delay_s=settings.delay_ms / 1000,
         )
         self.settings = settings
-        self._socket, self._id = socket, id
+        self.id = id
+        self._socket = socket
         self._flush_id = 1
         self._sent_at = perf_counter()
 
@@ -122,8 +127,9 @@ class Context(SocketTurn):
             await self._send({**chunk, "flush_id": self._flush_id})
 
     async def failed(self, error: MisoError) -> None:
-        self._forget()
-        await self._socket.send_error(error, self._id)
+        self.forget()
+        self._close()
+        await self._socket.send_error(error, self.id)
 
     async def _flushed(self) -> None:
         await self.finish_audio()
@@ -134,12 +140,13 @@ class Context(SocketTurn):
     async def _done(self) -> None:
         await self.finish_audio()
         self.over = True
-        self._forget()
+        self._close()
+        self._socket.ended = self
         await self._send({"type": "done", "done": True, "status_code": 200})
 
     async def _send(self, content: dict[str, Any]) -> None:
-        await self._socket.send({**content, "context_id": self._id})
+        await self._socket.send({**content, "context_id": self.id})
 
-    def _forget(self) -> None:
-        if self._socket.contexts.get(self._id) is self:
-            del self._socket.contexts[self._id]
+    def _close(self) -> None:
+        if self._socket.contexts.get(self.id) is self:
+            del self._socket.contexts[self.id]

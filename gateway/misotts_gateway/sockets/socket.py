@@ -32,7 +32,7 @@ NORMAL, POLICY, FAILED, TRY_LATER = 1000, 1008, 1011, 1013
 SHORT_MESSAGE = 4_096
 """Characters up to which a message is read where it came in: a thread would cost more."""
 MAX_REASON = 120
-"""Bytes of a close frame's reason: the protocol has room for 123."""
+"""Bytes of a close frame's reason: the protocol allows 123."""
 
 
 def closing_for(error: MisoError) -> Closing:
@@ -66,7 +66,8 @@ class SocketProtocol(ABC):
         if isinstance(content, bytes):
             await self._websocket.send_bytes(content)
         else:
-            await self._websocket.send_text(json.dumps(content, separators=(",", ":"), ensure_ascii=False))
+            # In ASCII: an error repeats names of the caller, and UTF-8 has no lone surrogates.
+            await self._websocket.send_text(json.dumps(content, separators=(",", ":")))
 
     async def opened(self) -> None:
         """The upgrade is done."""
