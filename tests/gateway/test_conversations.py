@@ -121,6 +121,17 @@ def test_what_was_heard_is_told_to_the_next_turn(port: int, triton: FakeTriton) 
     assert 250 < told < elapsed_ms + 100
 
 
+def test_a_turn_can_be_interrupted_while_its_last_audio_is_played(port: int, triton: FakeTriton) -> None:
+    with talking(port, CARTESIA) as talker:
+        talker.send(turn("A sentence that takes some seconds to play."))
+        talker.until(done())
+        time.sleep(0.2)
+        talker.send({"context_id": "a", "cancel": True}, turn("Then this.", "b"))
+        talker.until(done("b"))
+    heard_ms = inputs(triton.requests[1])["SESSION_HEARD_MS"]
+    assert 200 <= heard_ms < 1_500
+
+
 def test_playback() -> None:
     now = [0.0]
     playback = Playback(lambda: now[0])
