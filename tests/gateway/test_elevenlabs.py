@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from misotts_client.contract import SAMPLE_RATE
 from tests.support.fake_triton import FakeTriton, endless, refusal
@@ -148,8 +150,10 @@ def test_thirty_interruptions(multi: Talker, triton: FakeTriton) -> None:
 
 
 def test_close_socket_says_what_is_left(multi: Talker, triton: FakeTriton) -> None:
-    triton.script = speak_tone(pace_s=0.01)
-    multi.send({"text": "Hello there.", "context_id": "a"}, {"close_socket": True})
+    triton.script = speak_tone(pace_s=0.03)
+    multi.send({"text": "Hello there.", "context_id": "a"}, *[{"close_socket": True}] * 3)
+    multi.send({"text": "More.", "context_id": "b"})
+    assert "close_socket" in multi.until(lambda each: "error" in each)[-1]["message"]
     assert multi.closed() == (1000, "")
     assert joined(multi.got, "audio") == pcm(samples_of("Hello there."))
 
@@ -200,6 +204,11 @@ def test_refusals(port: int, multi: Talker, triton: FakeTriton) -> None:
 
 
 def test_a_silent_socket_is_closed(port: int) -> None:
+    for wrong in ("0", "301", "000000003999", "1.5"):
+        with pytest.raises(InvalidStatus) as refused:
+            connect(f"ws://127.0.0.1:{port}{SINGLE}&inactivity_timeout={wrong}")
+        assert refused.value.response.status_code == 400
+        assert b"inactivity_timeout" in refused.value.response.body
     with talking(port, SINGLE + "&inactivity_timeout=1") as talker:
         began = time.monotonic()
         code, reason = talker.closed()

@@ -11,13 +11,12 @@ from misotts_client.request import SpeechRequest
 from misotts_gateway.audio.formats import FORMATS, RATES, RAW, Format
 from misotts_gateway.http.service import Service
 from misotts_gateway.json_fields import Fields, read_flag, read_object, read_text, whole
+from misotts_gateway.sockets.limits import MAX_ID
 from misotts_gateway.text.times import Timed
 
 DELAY_MS = 3_000
 """Text waits this long for the end of its sentence, unless the request says otherwise."""
 MAX_DELAY_MS = 5_000
-MAX_ID = 512
-"""Characters of a context's name."""
 REPEATED = ("voice", "output_format", "add_timestamps", "max_buffer_delay_ms")
 """Fields that clients repeat in every message of a context."""
 

@@ -18,8 +18,6 @@ DEFAULT_FORMAT = "mp3_44100_128"
 IDLE_S = 20.0
 MAX_IDLE_S = 300.0
 """LiveKit asks for this; ElevenLabs itself takes up to 180 s."""
-MAX_ID = 512
-"""Characters of a context's name."""
 
 _OUTPUT: Mapping[str, tuple[Format, int]] = {
     **{f"mp3_{each}": (FORMATS["mp3"], int(each.partition("_")[0])) for each in ("22050_32", "24000_48")},
@@ -73,7 +71,7 @@ def read_query(service: Service, tenant: str, connection: HTTPConnection) -> Soc
     format, rate = output_format(connection)
     chosen = service.voices.resolve(connection.path_params["voice_id"], tenant)
     idle = query.get("inactivity_timeout") or f"{IDLE_S:g}"
-    if not idle.isdecimal() or not 1 <= int(idle[:9]) <= MAX_IDLE_S:
+    if not idle.isdecimal() or len(idle) > 9 or not 1 <= int(idle) <= MAX_IDLE_S:
         raise InvalidArgument("inactivity_timeout", f"must be 1 to {MAX_IDLE_S:g} seconds, got {idle[:80]!r}")
     complete = query.get("auto_mode", "false").lower() == "true"
     return SocketQuery(

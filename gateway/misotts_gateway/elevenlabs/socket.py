@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +12,11 @@ from starlette.websockets import WebSocket
 from misotts_client.errors import InvalidArgument, MisoError
 from misotts_gateway.callers import Caller
 from misotts_gateway.elevenlabs.errors import error_message
-from misotts_gateway.elevenlabs.schema import MAX_ID, alignment, read_query
+from misotts_gateway.elevenlabs.schema import alignment, read_query
 from misotts_gateway.http.service import Service
 from misotts_gateway.json_fields import Fields, read_flag, read_text
 from misotts_gateway.sockets.conversation import Closing
+from misotts_gateway.sockets.limits import MAX_ID
 from misotts_gateway.sockets.socket import NORMAL, SocketProtocol, closing_for
 from misotts_gateway.sockets.turn import SocketTurn, make_place
 from misotts_gateway.text.times import Timed, characters
@@ -29,9 +31,9 @@ class _ElevenLabsSocket(SocketProtocol):
         self.query = read_query(service, caller.tenant, websocket)
         self.idle_s = self.query.idle_s
 
+    @abstractmethod
     async def turn_failed(self, error: MisoError, turn: Context) -> None:
         """Tell of a turn that cannot go on."""
-        raise NotImplementedError
 
 
 class StreamInput(_ElevenLabsSocket):
@@ -71,6 +73,8 @@ class MultiStreamInput(_ElevenLabsSocket):
         super().__init__(service, caller, websocket)
         self.contexts: dict[str, Context] = {}
         """Those that have not ended, by name."""
+        self._finishing = False
+        """True once the caller has asked to close the socket."""
 
     async def receive(self, content: dict[str, Any]) -> None:
         """Take a message: text for a context, its end, or the end of all."""
@@ -88,6 +92,8 @@ class MultiStreamInput(_ElevenLabsSocket):
         if context is None:
             if not text and not flush:
                 return  # it keeps the socket open, and opens no context
+            if self._finishing:
+                raise InvalidArgument("text", "must not come after close_socket, which ends all contexts")
             make_place(self.contexts)
             context = self.contexts[id] = Context(self, id)
             text = "" if text == OPENING else text
@@ -115,6 +121,9 @@ class MultiStreamInput(_ElevenLabsSocket):
 
     def _finish(self) -> None:
         """Close the socket when all has been said."""
+        if self._finishing:
+            return
+        self._finishing = True
 
         async def close() -> None:
             raise Closing(NORMAL, "")

@@ -14,7 +14,9 @@ PONG_S = 60.0
 CLOSE_S = 1.0
 """Time in which a caller may take what comes before the end."""
 MAX_TURNS = 32
-"""Open contexts of a socket. Those with nothing left to say make room first."""
+"""Open contexts of a socket. Those with nothing left to say are forgotten first."""
+MAX_ID = 512
+"""Characters of a context's name."""
 MAX_ACTIONS = 1_000
 """Utterances and marks, such as Flush, that wait on a socket."""
 HOLD_S = 5.0
