@@ -18,6 +18,7 @@ FORWARDED_FOR = "x-forwarded-for"
 TRACEPARENT = "traceparent"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _MAX_HOPS = 32
 _LOCAL = IPv4Address("127.0.0.1")
 
@@ -32,7 +33,8 @@ class Caller:
         request_id: names the call in answers, errors and logs.
         key: its API key; None where the server asks for none.
         token: what it showed as its key; empty if nothing. It goes to the next gateway and nowhere else.
-        traceparent: the span of which the call is a part, as W3C's header has it; empty if it is of none.
+        traceparent: the span of which the call is a part, as W3C's header has it; empty if it is of none, or the
+            header has another form.
     """
 
     address: str
@@ -82,8 +84,8 @@ class Callers:
         key, token = self._keys.find(headers)
         id = request_id(headers.get(REQUEST_ID, ()))
         traced = headers.get(TRACEPARENT, ())
-        address = self.address(peer, headers.get(FORWARDED_FOR, ()))
-        return Caller(address, id, key, token, traced[0] if len(traced) == 1 else "")
+        span = traced[0] if len(traced) == 1 and _TRACEPARENT.fullmatch(traced[0]) else ""
+        return Caller(self.address(peer, headers.get(FORWARDED_FOR, ())), id, key, token, span)
 
     def address(self, peer: str, forwarded: Sequence[str]) -> str:
         """Return the address that counts: the peer's, or behind trusted proxies the rightmost untrusted one."""

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 MAX_FILE = 16 * 2**20
 MAX_TOKEN = 512
+_TOKEN = re.compile(rf"[ -~]{{0,{MAX_TOKEN}}}")
+"""What gRPC's metadata can carry to another gateway."""
 _SCHEME = re.compile(r"(?:bearer|token)\s+", re.IGNORECASE)
 _HASH = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -79,7 +81,7 @@ class Keys:
     def find(self, headers: Mapping[str, Sequence[str]]) -> tuple[Key | None, str]:
         """Return the key that a caller shows in `authorization` or `x-api-key`, and its text.
 
-        Without a file every text is accepted, and the key is None.
+        Without a file every text is accepted, and the key is None; a text that no metadata can carry counts as none.
 
         Raises:
             UnknownKey: there is a file, and no key, an unknown key or two different ones are shown.
@@ -89,7 +91,7 @@ class Keys:
         shown.discard("")
         token = next(iter(shown)) if len(shown) == 1 else ""
         if not self.required:
-            return None, token if len(token) <= MAX_TOKEN else ""
+            return None, token if _TOKEN.fullmatch(token) else ""
         if not shown:
             raise UnknownKey("an API key is required, in authorization or x-api-key")
         if len(shown) > 1:

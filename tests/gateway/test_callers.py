@@ -72,6 +72,15 @@ def test_any_other_key_is_refused(tmp_path: Path, headers: dict[str, list[str]],
         keys.find(headers)
 
 
+def test_only_what_metadata_can_carry_goes_to_another_gateway() -> None:
+    callers, span = Callers((), Keys(None)), f"00-{'a' * 32}-{'b' * 16}-01"
+    for key, traced in (("a\nb", "nonsense"), ("k\xe9", f"{span}\n"), ("k" * 513, span.upper())):
+        caller = callers.identify("127.0.0.1", {"x-api-key": [key], "traceparent": [traced]})
+        assert (caller.token, caller.traceparent) == ("", "")
+    caller = callers.identify("127.0.0.1", {"x-api-key": ["key of ann"], "traceparent": [span]})
+    assert (caller.token, caller.traceparent) == ("key of ann", span)
+
+
 def test_the_file_is_read_again_when_it_changes_and_only_if_it_is_right(tmp_path: Path) -> None:
     file = write_keys(tmp_path / "keys", ANN)
     keys = Keys(file)
