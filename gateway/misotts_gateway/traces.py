@@ -25,15 +25,16 @@ READ_BYTES = 64
 
 
 class Traces:
-    """Makes the spans of one gateway and exports them in a thread of their own."""
+    """Makes the spans of one gateway and exports them in a thread of their own.
+
+    Args:
+        run: the run folder, in which the stages' spans arrive; None for a gateway on another machine.
+        malformed: is called for each datagram that makes no sense.
+        exporter: for tests; None is OTLP over HTTP.
+    """
 
     def __init__(self, run: Path | None, malformed: Callable[[], object], exporter: Any = None) -> None:
-        """`run`: the run folder, in which the stages' spans arrive; None for a gateway on another machine.
-        `malformed()` is called for each datagram that makes no sense. `exporter`: for tests; None is OTLP over HTTP.
-
-        Raises:
-            OptionError: OpenTelemetry is not installed.
-        """
+        """Raises OptionError if OpenTelemetry is not installed."""
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
@@ -75,7 +76,7 @@ class Traces:
         return span
 
     async def close(self) -> None:
-        """Receive no more spans, and export what is left."""
+        """Receive no more, and export what is left, which takes at most the half minute that OpenTelemetry allows."""
         if self._socket:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
