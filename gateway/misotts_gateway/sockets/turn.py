@@ -30,7 +30,7 @@ class SocketTurn(Speaker):
     Args:
         format, rate: of the audio.
         spans: finds the pieces of an utterance whose times are wanted: `words`, `characters`; None: no times.
-        delay_s: text is spoken after this time, if no more has come; None: it waits for the end of its sentence.
+        delay_s: text is spoken this long after it has come; None: it waits for the end of its sentence.
 
     Attributes:
         audio_s: seconds of audio up to now.
@@ -81,9 +81,10 @@ class SocketTurn(Speaker):
             InvalidArgument: too much waits.
         """
         self.conversation.check(len(text))
-        for ready in await in_thread(
-            self._service.threads if len(text) > SHORT_TEXT else None, lambda: self._buffer.add(text)
-        ):
+        threads = self._service.threads if len(text) > SHORT_TEXT else None
+        if threads:
+            self._stop_timer()  # its flush would take text from the buffer while the thread divides it
+        for ready in await in_thread(threads, lambda: self._buffer.add(text)):
             self.conversation.say(self, ready)
             self._stop_timer()
         if complete:
