@@ -34,11 +34,11 @@ from misotts_gateway.request import EMPTY_FINAL, Asked, ModelLimits
 from misotts_gateway.tickets import INPUT, Tickets
 from misotts_gateway.upstream import Upstream
 
-FORGET_S = 5.0
-"""Time in which the server may forget a conversation."""
-
 if TYPE_CHECKING:
     from misotts_gateway.traces import Traces
+
+FORGET_S = 5.0
+"""Time in which the server may forget a conversation."""
 
 
 @dataclass(frozen=True)

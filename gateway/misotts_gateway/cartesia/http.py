@@ -19,7 +19,6 @@ from misotts_gateway.json_fields import read_text
 from misotts_gateway.text.times import words
 
 CONTAINERS = ("raw", "wav", "mp3")
-_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class CartesiaHttp:
@@ -38,13 +37,8 @@ class CartesiaHttp:
         settings = read_settings(fields, CONTAINERS)
         transcript = fields.required("transcript", read_text)
         text = await spoken_text(self._service, request, transcript, settings.voice, "transcript")
-
-        async def make() -> AsyncGenerator[bytes]:
-            async with aclosing(text.audio(settings.format, settings.rate)) as pieces:
-                async for piece in pieces:
-                    yield piece.raw
-
-        return StreamingAnswer(make, lambda: {"content-type": settings.format.content_type, **_HEADERS}, refusal)
+        headers = {"content-type": settings.format.content_type}
+        return StreamingAnswer(lambda: text.raw(settings.format, settings.rate), lambda: headers, refusal)
 
     async def events(self, request: Request) -> StreamingAnswer:
         """Speak as server-sent events, like the messages of the WebSocket.
@@ -74,7 +68,7 @@ class CartesiaHttp:
                 return
             yield _event("done", {"done": True, "status_code": 200}, id)
 
-        return StreamingAnswer(make, lambda: {"content-type": "text/event-stream", **_HEADERS}, refusal)
+        return StreamingAnswer(make, lambda: {"content-type": "text/event-stream"}, refusal)
 
 
 def _events(piece: TimedAudio, id: str) -> list[bytes]:

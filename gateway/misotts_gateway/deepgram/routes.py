@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 
@@ -28,14 +25,8 @@ def routes(service: Service) -> list[BaseRoute]:
         query = read_query(request, file=True)
         given = (await read_fields(request, service)).required("text", read_text)
         text = await spoken_text(service, request, given, query.voice, "text")
-
-        async def make() -> AsyncGenerator[bytes]:
-            async with aclosing(text.audio(query.format, query.rate)) as pieces:
-                async for piece in pieces:
-                    yield piece.raw
-
-        headers = {"content-type": query.format.content_type, "cache-control": "no-cache", "x-accel-buffering": "no"}
-        return StreamingAnswer(make, lambda: headers, refusal)
+        headers = {"content-type": query.format.content_type}
+        return StreamingAnswer(lambda: text.raw(query.format, query.rate), lambda: headers, refusal)
 
     return [
         socket_route(PATH, service, DeepgramSocket, refusal),

@@ -33,53 +33,46 @@ class ElevenLabsHttp:
 
     async def audio(self, request: Request) -> StreamingAnswer:
         """Speak as one file, which is sent as it is made."""
-        return await self._answer(request, None, lambda pieces: _raw(pieces))
+        format, rate = output_format(request)
+        text = await self._text(request)
+        headers = {"content-type": format.content_type}
+        return StreamingAnswer(lambda: text.raw(format, rate), lambda: headers, refusal)
 
     async def timed_lines(self, request: Request) -> StreamingAnswer:
         """Speak as lines of JSON with audio and the times in it."""
-        return await self._answer(request, "application/x-ndjson", lambda pieces: _lines(pieces))
+        return await self._timed(request, "application/x-ndjson", _lines)
 
     async def timed(self, request: Request) -> StreamingAnswer:
         """Speak as one JSON object with all audio and times."""
-        return await self._answer(request, "application/json", lambda pieces: _whole(pieces), MAX_WHOLE)
+        return await self._timed(request, "application/json", _whole, MAX_WHOLE)
 
-    async def _answer(
+    async def _timed(
         self,
         request: Request,
-        content_type: str | None,
+        content_type: str,
         write: Callable[[Pieces], AsyncGenerator[bytes]],
         longest: int | None = None,
     ) -> StreamingAnswer:
-        """Check the request; what it returns speaks.
+        format, rate = output_format(request)
+        text = await self._text(request, longest)
+        headers = {"content-type": content_type}
+        return StreamingAnswer(lambda: write(text.audio(format, rate, characters)), lambda: headers, refusal)
+
+    async def _text(self, request: Request, longest: int | None = None) -> SpokenText:
+        """Return the text of a request.
 
         Args:
-            content_type: None: the audio's.
             longest: code points of the longest text; None: the server's own limit.
 
         Raises:
             WrongType, TooLarge, MisoError: the request is refused.
         """
-        format, rate = output_format(request)
-        text = await self._text(request, longest)
-        spans = characters if content_type else None
-        headers = {"content-type": content_type or format.content_type, "cache-control": "no-cache"}
-        return StreamingAnswer(
-            lambda: write(text.audio(format, rate, spans)), lambda: {**headers, "x-accel-buffering": "no"}, refusal
-        )
-
-    async def _text(self, request: Request, longest: int | None) -> SpokenText:
         fields = await read_fields(request, self._service)
         text = fields.required("text", read_text)
         if longest and len(text) > longest:
             raise InvalidArgument("text", f"must be at most {longest} code points here, got {len(text)}")
         seed = fields.take("seed", None, whole(0, 2**32 - 1))
         return await spoken_text(self._service, request, text, request.path_params["voice_id"], "text", seed=seed)
-
-
-async def _raw(pieces: Pieces) -> AsyncGenerator[bytes]:
-    async with aclosing(pieces):
-        async for piece in pieces:
-            yield piece.raw
 
 
 async def _lines(pieces: Pieces) -> AsyncGenerator[bytes]:

@@ -11,6 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 Refuse = Callable[[Exception], Response | None]
 
+_STREAMED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
 
 class StreamingAnswer:
     """An answer whose status waits for its first bytes, and which ends with its caller.
@@ -20,7 +22,8 @@ class StreamingAnswer:
     before or after the first bytes, the generator is closed at once.
 
     Args:
-        headers: of a successful answer, or a function that returns them when the first bytes have come.
+        headers: returns the headers of a successful answer when its first bytes have come; those that keep caches and
+            proxies from holding audio back are added.
     """
 
     def __init__(
@@ -47,7 +50,8 @@ class StreamingAnswer:
                 async for piece in pieces:
                     if not started:
                         started = True
-                        await send({"type": "http.response.start", "status": 200, "headers": _raw(self._headers())})
+                        headers = _raw({**self._headers(), **_STREAMED})
+                        await send({"type": "http.response.start", "status": 200, "headers": headers})
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
         except Exception as error:
             response = self._refuse(error)

@@ -22,9 +22,10 @@ from misotts_gateway.text.times import EstimatedTimes, Spans, SpeakingRate, Time
 from misotts_gateway.turn import Encoding, Turn, in_thread, sounds
 
 PIECE_BYTES = 36_000
-"""Bytes of audio of a line or an event, 48,000 in base64: clients read lines of up to 64 KiB."""
+"""Bytes of audio of a line or an event, 48,000 in base64: clients read lines of up to 64 KiB. What is larger is
+divided."""
 SHORT_BODY = 4_096
-"""Bytes up to which a body is read, and its text divided, where the request came in."""
+"""Bytes up to which a body is read, and its text divided, where the request came in: a thread would cost more."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ class SpokenText:
         asked = SpeechRequest("", voice=chosen.voice, speaker=chosen.speaker, **sampling)
         parts = [service.text.said(utterance, chosen.voice) for utterance in self._utterances]
         self._turn, self._service, self._caller = Turn(parts, asked), service, caller
+
+    async def raw(self, format: Format, rate: int) -> AsyncGenerator[bytes]:
+        """Yield one encoded stream, whose first piece may be empty."""
+        async with aclosing(self.audio(format, rate)) as pieces:
+            async for piece in pieces:
+                yield piece.raw
 
     async def audio(self, format: Format, rate: int, spans: Spans | None = None) -> AsyncGenerator[TimedAudio]:
         """Yield one encoded stream. The first piece says that speech has begun, and may be empty.

@@ -1,17 +1,14 @@
 """The JSON body of `POST /v1/audio/speech`, checked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from misotts_client.errors import InvalidArgument
-from misotts_client.request import SpeechRequest
 from misotts_gateway.audio.formats import FORMATS, Format
 from misotts_gateway.json_fields import Fields, Read, read_number, read_text, shown, whole
 from misotts_gateway.text.plan import TextSettings
 from misotts_gateway.text.sentences import is_speakable
-
-_SERVED_FIELDS = {each.name for each in fields(SpeechRequest)} - {"text", "context"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +71,7 @@ def read_body_fields(content: Mapping[str, Any], settings: TextSettings) -> Spee
         events=read.one_of("stream_format", "audio", ("audio", "sse")) == "sse",
         normalize=normalize == "on" or (normalize == "auto" and settings.normalizer is not None),
         max_audio_ms=read.take("max_audio_ms", None, whole(80, 2**31 - 1)),
-        sampling={
-            name: read.required(name, kind)
-            for name, kind in _SAMPLING.items()
-            if name in read.given and name in _SERVED_FIELDS
-        },
+        sampling={name: read.required(name, kind) for name, kind in _SAMPLING.items() if name in read.given},
         ignored=tuple(sorted(read.given.keys() - read.taken)),
     )
 

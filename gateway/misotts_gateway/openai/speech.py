@@ -17,6 +17,7 @@ from misotts_client.request import SpeechRequest
 from misotts_gateway.http.answer import StreamingAnswer
 from misotts_gateway.http.request import check_content_type, read_body, session_name
 from misotts_gateway.http.service import Service
+from misotts_gateway.http.spoken import PIECE_BYTES, SHORT_BODY
 from misotts_gateway.json_fields import read_json
 from misotts_gateway.openai.errors import http_error, refusal
 from misotts_gateway.openai.schema import SpeechBody, read_body_fields
@@ -25,14 +26,8 @@ from misotts_gateway.text.ssml import SsmlError
 from misotts_gateway.turn import Encoding, Sound, Turn, encoded, in_thread, sounds
 from misotts_gateway.voices.names import Chosen
 
-EVENT_BYTES = 36_000
-"""Bytes of audio of an event, 48,000 in base64: clients read lines of up to 64 KiB. What is larger is divided."""
-
 MAX_LISTED = 32
 """Names of ignored fields in the header: any client's own fields, and far from the limits of headers."""
-
-SHORT_BODY = 4096
-"""Bytes up to which a body is read, and its text split, where the request came in: a thread would cost more."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -93,8 +88,6 @@ class _Answer:
         """Return the headers, once the first piece has come."""
         headers = {
             "content-type": "text/event-stream" if self._body.events else self._body.format.content_type,
-            "cache-control": "no-cache",
-            "x-accel-buffering": "no",
             "x-misotts-seed": str(self._seed),
         }
         if self._body.ignored:
@@ -113,8 +106,8 @@ class _Answer:
         try:
             async with aclosing(self.audio(pieces, encoding)) as stream:
                 async for raw in stream:
-                    for start in range(0, len(raw), EVENT_BYTES):
-                        audio = base64.b64encode(raw[start : start + EVENT_BYTES]).decode()
+                    for start in range(0, len(raw), PIECE_BYTES):
+                        audio = base64.b64encode(raw[start : start + PIECE_BYTES]).decode()
                         begun = True
                         yield _event({"type": "speech.audio.delta", "audio": audio})
         except MisoError as error:

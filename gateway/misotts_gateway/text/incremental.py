@@ -7,10 +7,7 @@ from itertools import accumulate
 
 import sentencex
 
-from misotts_gateway.text.sentences import UTTERANCE_WIDTH, divide, is_speakable, width
-
-_WINDOW = 2_000
-"""Characters in which sentences are searched at once: sentencex takes time that grows with their square."""
+from misotts_gateway.text.sentences import UTTERANCE_WIDTH, WINDOW, divide, is_speakable, width
 
 
 class SentenceBuffer:
@@ -53,7 +50,7 @@ class SentenceBuffer:
         while found:
             found = False
             start, letter = 0, False
-            ends = list(accumulate(map(len, sentencex.segment("en", self._text[:_WINDOW]))))
+            ends = list(accumulate(map(len, sentencex.segment("en", self._text[:WINDOW]))))
             for begin, end, next_end in zip([0, *ends], ends, ends[1:], strict=False):
                 letter = letter or _has_letter(self._text[begin:end])
                 # Spaces belong to the sentence before them, and "1." to the one behind it.

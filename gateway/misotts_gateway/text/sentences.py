@@ -10,8 +10,8 @@ UTTERANCE_WIDTH = 300
 """Largest width of an utterance, about 25 s of speech: far from the contract's longest audio, and near enough to the
 conversation's window that a few utterances fit into it."""
 
-_WINDOW = 2_000
-"""Characters in which sentences are searched at once."""
+WINDOW = 2_000
+"""Characters in which sentences are searched at once: sentencex takes time that grows with their square."""
 _CLAUSE_ENDS = (re.compile(r"[;:,、，；：—–)\]]+\s*"), re.compile(r"\s+"))
 """Where a sentence that is too long is cut, the best place first."""
 _WIDE = 3
@@ -66,8 +66,8 @@ def _sentences(text: str) -> Iterator[str]:
     text = re.sub(r"\n\s*\n", "\n\n", text)
     start = 0
     while start < len(text):
-        sentences = list(sentencex.segment("en", text[start : start + _WINDOW]))
-        if len(sentences) > 1 and start + _WINDOW < len(text):
+        sentences = list(sentencex.segment("en", text[start : start + WINDOW]))
+        if len(sentences) > 1 and start + WINDOW < len(text):
             sentences.pop()
         yield from sentences
         start += sum(map(len, sentences))
