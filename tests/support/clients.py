@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from misotts.serve.local import RunningServer
 from tests.support.client_environments import CLIENTS, NODE, PINNED, ROOT, python_of
+from tests.support.gateway import RunningGateway
+from tests.support.recording import Relay, Samples
 
 SCRIPTS = PINNED / "scripts"
 EXAMPLES = ROOT / "examples"
 KEY = "test-key"
-
-Samples = npt.NDArray[np.int16]
 
 
 @dataclass
@@ -33,9 +32,9 @@ class Ran:
         return np.frombuffer((self.folder / f"{name}.pcm").read_bytes(), "<i2")
 
 
-def run_file(server: RunningServer, environment: str, file: Path, *arguments: Any, **variables: str) -> bytes:
-    """Run a file in a client's environment, as if the client pointed at the server; return what it prints."""
-    url = f"http://127.0.0.1:{server.ports.http}"
+def run_file(gateway: RunningGateway, environment: str, file: Path, *arguments: Any, **variables: str) -> bytes:
+    """Run a file in a client's environment, which points at the gateway; return what it prints."""
+    url = f"http://127.0.0.1:{gateway.http_port}"
     pointing = {"MISOTTS_URL": url, "MISOTTS_WS": url.replace("http", "ws"), "MISOTTS_API_KEY": KEY}
     pointing |= {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": KEY}
     if environment == "node":
@@ -55,14 +54,26 @@ def run_file(server: RunningServer, environment: str, file: Path, *arguments: An
     return done.stdout
 
 
-def assert_same(heard: Samples, wanted: Samples) -> None:
-    """Assert that the audio is what gRPC gives, and then at most silence.
+def assert_recorded(heard: Samples, relay: Relay, text: str, another: Samples) -> None:
+    """Assert that a client has heard, to the bit, what gRPC gave for one of its calls, and then at most silence.
 
-    Chunks of other sizes round differently in decode and watermark: by two of 32,767 steps at most.
+    Each call is heard once. `another` is another call's audio of the same text and seed. Its chunks have other sizes,
+    in which decode and watermark round differently: by two of 32,767 steps at most.
     """
-    assert len(heard) >= len(wanted)
-    assert np.abs(heard[: len(wanted)].astype(int) - wanted).max() <= 2
-    assert not np.abs(heard[len(wanted) :]).max(initial=0)
+    calls = [call for call in relay.calls if call.text == text and call.audio]
+    far = [distance(heard, call.samples) for call in calls]
+    assert 0 in far, f"the calls for {text!r} differ by {far} steps from what the client has heard"
+    call = calls[far.index(0)]
+    relay.calls.remove(call)
+    assert len(call.samples) == len(another)
+    assert distance(call.samples, another) <= 2
+
+
+def distance(heard: Samples, wanted: Samples) -> int:
+    """Return the largest difference in steps, also from silence behind `wanted`; 65,536 if samples are missing."""
+    if len(heard) < len(wanted):
+        return 65_536
+    return int(np.abs(heard.astype(int) - np.pad(wanted, (0, len(heard) - len(wanted)))).max(initial=0))
 
 
 def assert_alike(heard: npt.NDArray[np.float32], wanted: npt.NDArray[np.floating[Any]]) -> None:
