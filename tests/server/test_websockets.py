@@ -18,18 +18,19 @@ def test_a_turn_right_after_a_cancel(server: RunningServer, client: Client, busy
         for index in range(6):
             id = f"heard-{index}"
             talker.send(turn("A long story that nobody hears to its end.", id))
-            talker.until(lambda each: each["type"] == "chunk", 30)
+            while (each := talker.next(30))["type"] != "chunk" or each["context_id"] != id:
+                pass  # chunks of the turn before may still come
             time.sleep(0.1)  # at least a frame of 80 ms is heard
             talker.send({"context_id": id, "cancel": True})
         assert client.speak("Yes.", session=session, max_audio_ms=80).session_turns == 6
-        for index in range(30):
+        for index in range(194):
             talker.send(turn("Another one.", f"cut-{index}"))
             time.sleep(chance.random() * 0.05)
             talker.send({"context_id": f"cut-{index}", "cancel": True})
         talker.send(turn("The last.", "last", add_timestamps=True))
         talker.until(lambda each: each["context_id"] == "last" and each["done"], 60)
     assert not [each for each in talker.got if each["type"] == "error"]
-    for index in range(36):
+    for index in range(200):
         id = f"heard-{index}" if index < 6 else f"cut-{index - 6}"
         mine = [each for each in talker.got if each["context_id"] == id]
         assert [each["done"] for each in mine] == [False] * (len(mine) - 1) + [True]
