@@ -20,7 +20,6 @@ from tritonclient.grpc import service_pb2
 
 from benchmarks.load.caller import Answer, AnswerCheck
 from benchmarks.load.plan import Call, Load, calls
-from benchmarks.load.playback import Arrival
 from misotts_client.errors import MisoError, error_from_text
 from misotts_client.transport import ChunkReader, infer_request, open_channel
 from misotts_gateway.upstream import METHOD
@@ -126,7 +125,7 @@ def _answer(heard: _Heard) -> Answer:
             response: Any = service_pb2.ModelStreamInferResponse.FromString(data)
             if chunk := reader.read(response):
                 if len(chunk.audio):
-                    answer.arrivals.append(Arrival(at_s, len(chunk.audio)))
+                    answer.hear(chunk.audio, at_s)
                 check.add(chunk)
                 answer.finish = chunk.finish
         if heard.error:

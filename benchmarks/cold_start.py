@@ -3,7 +3,7 @@
     python -m benchmarks.cold_start [--model models/demo] [--rounds 3] [--save]
 
 Phases, in seconds since exec: the launcher's first line, the gateway is up, each stage begins to load, ready, the first
-chunk with audio, the first sample above -40 dB. CPU times are those of each process until the server is ready.
+chunk with audio, the first audible sample. CPU times are those of each process until the server is ready.
 """
 
 from __future__ import annotations
@@ -18,18 +18,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.record import save
 from benchmarks.usage import usage
-from misotts.config import SAMPLE_RATE
 from misotts.serve.local import RunningServer, start_server
 from misotts.serve.settings import STAGES
 from misotts_client import Client
+from misotts_client.speech import Recording
 
 TEXT = "Hello from Miso."
-AUDIBLE = 0.01
-"""-40 dB of full scale."""
 START_S = 400.0
 
 
@@ -60,17 +56,20 @@ def _phases(lines: list[dict[str, str]], began: float) -> dict[str, float]:
 
 
 def _first_audio(server: RunningServer, began: float) -> dict[str, float]:
-    """Ask for speech; return when the first chunk came, and the place of its first audible sample in playback."""
-    first, before = 0.0, 0
-    with Client(server.url) as client, client.stream(TEXT) as stream:
-        for chunk in stream:
-            first = first or (time.time() - began if len(chunk.audio) else 0.0)
-            audible = np.flatnonzero(np.abs(chunk.audio) > AUDIBLE)
-            if len(audible):
-                before += int(audible[0])
-                break
-            before += len(chunk.audio)
-    return {"first chunk": round(first, 2), "first audible sample": round(first + before / SAMPLE_RATE, 2)}
+    """Ask for speech; return when the first chunk came, and when its first audible sample is played."""
+    with Client(server.url) as client:
+        asked, recording = time.time() - began, Recording()
+        with client.stream(TEXT) as stream:
+            for chunk in stream:
+                recording.add(chunk)
+                if (speech := recording.speech()).audible_ttfa_s is not None:
+                    break
+    assert speech.ttfa_s is not None
+    assert speech.audible_ttfa_s is not None
+    return {
+        "first chunk": round(asked + speech.ttfa_s, 2),
+        "first audible sample": round(asked + speech.audible_ttfa_s, 2),
+    }
 
 
 def main() -> None:

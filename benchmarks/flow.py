@@ -173,6 +173,8 @@ def judge(answers: list[Answer]) -> dict[str, Any]:
     took_ms = [(answer.ended_s - answer.sent_s) * 1000 for answer in refused]
     underruns = [play(answer.arrivals).underrun_s for answer in served]
     ttfa = [answer.ttfa_s for answer in served if answer.ttfa_s is not None]
+    audible = [answer.audible_ttfa_s for answer in served if answer.audible_ttfa_s is not None]
+    silences = [answer.leading_silence_s for answer in served if answer.leading_silence_s is not None]
     other = [f"{answer.error}: {answer.words}" for answer in answers if answer.error not in ("", "UNAVAILABLE")]
     return {
         "calls": len(answers),
@@ -182,6 +184,8 @@ def judge(answers: list[Answer]) -> dict[str, Any]:
         "continuity": round(sum(each <= LATE_S for each in underruns) / max(len(served), 1), 3),
         "underrun_s": _rounded(underruns, 3),
         "ttfa_s": _rounded(ttfa, 3),
+        "audible_ttfa_s": _rounded(audible, 3),
+        "leading_silence_s": _rounded(silences, 3),
         "other_errors": other[:5],
     }
 

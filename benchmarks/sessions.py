@@ -50,9 +50,11 @@ WINDOW_TURNS = 25
 
 @dataclass(frozen=True)
 class Spoken:
-    """One turn: the time to first audio, the CPU time until then, and the positions computed."""
+    """One turn: the time to first audio and to the first audible sample, the CPU time until the first audio, and the
+    positions computed."""
 
     ttfa_ms: float
+    audible_ttfa_ms: float
     cpu_ms: float
     positions: int
 
@@ -71,9 +73,13 @@ def converse(library: Synthesizer, way: str, turns: int, user: Segment) -> list[
             first_s = first_s or time.process_time()
         speech = recording.speech()
         assert speech.ttfa_s is not None
+        assert speech.audible_ttfa_s is not None
         assert first_s is not None
         assert way != "SESSION" or speech.session_turns or not number
-        spoken.append(Spoken(speech.ttfa_s * 1000, (first_s - cpu_s) * 1000, counts.prefilled - before))
+        ttfa_ms, audible_ttfa_ms, cpu_ms = (
+            each * 1000 for each in (speech.ttfa_s, speech.audible_ttfa_s, first_s - cpu_s)
+        )
+        spoken.append(Spoken(ttfa_ms, audible_ttfa_ms, cpu_ms, counts.prefilled - before))
         said += [user, Segment(text, 0, speech.audio)]
     if way == "SESSION":
         library.speak("", session=name, session_end=1)
@@ -89,7 +95,7 @@ def measured(library: Synthesizer, rounds: int) -> dict[str, Any]:
     long = [converse(library, "SESSION", WINDOW_TURNS, user) for _ in range(rounds)]
     trimmed = max(range(TURNS, WINDOW_TURNS), key=lambda turn: long[0][turn].positions)
     figures: dict[str, Any] = {"rounds": rounds}
-    for quantity in ("ttfa_ms", "cpu_ms"):
+    for quantity in ("ttfa_ms", "audible_ttfa_ms", "cpu_ms"):
         runs = {way: [[getattr(turn, quantity) for turn in talk] for talk in talks[way]] for way in WAYS}
         later = [[getattr(turn, quantity) for turn in talk] for talk in long]
         pairs = list(zip(runs["CONTEXT"], runs["SESSION"], strict=True))

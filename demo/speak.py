@@ -47,7 +47,9 @@ def print_report(out: Path, picture: Path, text: str, speech: Speech, busy: dict
     print(f'"{text}" -> {out}, {speech.audio_s:.2f} s of audio, seed {speech.seed}')
     print(f"waveform, spectrogram and words -> {picture}")
     print(f"time to first audio  {speech.ttfa_s * 1000:6.0f} ms")
-    print(f"leading silence      {(speech.leading_silence_s or 0.0) * 1000:6.0f} ms")
+    if speech.audible_ttfa_s is not None and speech.leading_silence_s is not None:
+        print(f"audible after        {speech.audible_ttfa_s * 1000:6.0f} ms")
+        print(f"leading silence      {speech.leading_silence_s * 1000:6.0f} ms")
     print(f"real-time factor     {speech.rtf:6.2f}")
     for stage, seconds in busy.items():
         print(f"{stage:<20} {seconds * 1000:6.0f} ms")

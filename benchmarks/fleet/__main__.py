@@ -71,6 +71,8 @@ class Part:
 
     def figures(self) -> dict[str, Any]:
         firsts = [each.ttfa_s for each in self.answers if each.ttfa_s is not None]
+        audible = [each.audible_ttfa_s for each in self.answers if each.audible_ttfa_s is not None]
+        silences = [each.leading_silence_s for each in self.answers if each.leading_silence_s is not None]
         return {
             "calls": len(self.answers),
             "failed": len(self.failed),
@@ -78,6 +80,9 @@ class Part:
             "largest_gap_s": round(max((play(each.arrivals).longest_s for each in self.answers), default=0.0), 3),
             "ttfa_median_s": round(statistics.median(firsts), 3) if firsts else None,
             "ttfa_largest_s": round(max(firsts), 3) if firsts else None,
+            "audible_ttfa_median_s": round(statistics.median(audible), 3) if audible else None,
+            "audible_ttfa_largest_s": round(max(audible), 3) if audible else None,
+            "leading_silence_median_s": round(statistics.median(silences), 3) if silences else None,
             **{name: round(value, 2) for name, value in self.notes.items()},
             **({"earlier_turns": self.turns} if self.turns else {}),
         }

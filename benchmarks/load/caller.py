@@ -51,6 +51,12 @@ class Answer:
     words: str = ""
     """The error's message."""
 
+    def hear(self, audio: npt.NDArray[np.float32], at_s: float) -> None:
+        """Add the samples of a chunk that came at `at_s`."""
+        if self.leading_silence_s is None and (silence_s := leading_silence_s(audio)) is not None:
+            self.leading_silence_s = self.audio_s + silence_s
+        self.arrivals.append(Arrival(at_s, len(audio)))
+
     @property
     def audio_s(self) -> float:
         return sum(each.samples for each in self.arrivals) / SAMPLE_RATE
@@ -93,9 +99,7 @@ async def _listen(answer: Answer, check: AnswerCheck, client: AsyncClient | Open
     async with client.stream(call.request) as stream:
         async for chunk in stream:
             if len(chunk.audio):
-                if answer.leading_silence_s is None and (silence_s := leading_silence_s(chunk.audio)) is not None:
-                    answer.leading_silence_s = check.samples / SAMPLE_RATE + silence_s
-                answer.arrivals.append(Arrival(clock(), len(chunk.audio)))
+                answer.hear(chunk.audio, clock())
                 if call.number < KEPT:
                     answer.audio.append(chunk.audio)
             check.add(chunk)

@@ -126,6 +126,9 @@ def _report(output: Path, speech: Speech, session: str | None) -> None:
     name = "standard output" if output == STANDARD_OUTPUT else str(output)
     typer.echo(name if len(speech.audio) else f"{name}: not written, no audio arrived", err=True)
     typer.echo(f"  time to first audio  {first}", err=True)
+    if speech.audible_ttfa_s is not None and speech.leading_silence_s is not None:
+        typer.echo(f"  audible after        {speech.audible_ttfa_s * 1000:.0f} ms", err=True)
+        typer.echo(f"  leading silence      {speech.leading_silence_s * 1000:.0f} ms", err=True)
     typer.echo(f"  real-time factor     {speech.rtf:.3f}", err=True)
     typer.echo(f"  audio                {speech.audio_s:.2f} s", err=True)
     typer.echo(f"  seed                 {'unknown' if speech.seed is None else speech.seed}", err=True)

@@ -67,9 +67,16 @@ class Speech:
 
     @property
     def leading_silence_s(self) -> float | None:
-        """Audio before the first audible sample (above -50 dB of full scale) in s; None if nothing is audible. Added to
-        ttfa_s, it is the time to the first audible sample of a player that begins with the first chunk."""
+        """Audio before the first audible sample (above -50 dB of full scale) in s; None if nothing is audible."""
         return leading_silence_s(self.audio)
+
+    @property
+    def audible_ttfa_s(self) -> float | None:
+        """Time to the first audible sample in s, ttfa_s + leading_silence_s: when a player that begins with the first
+        chunk plays that sample. It is an estimate where the silence is longer than the first chunk: it takes the chunks
+        up to that sample to arrive before they are played. None if nothing is audible."""
+        silence_s = self.leading_silence_s
+        return None if self.ttfa_s is None or silence_s is None else self.ttfa_s + silence_s
 
     @property
     def rtf(self) -> float:

@@ -12,7 +12,7 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +117,10 @@ def ended(said: Sequence[Said]) -> float:
     return round(float(np.mean([one.speech.finish == "eos" for one in said])), 4)
 
 
+def median_ms(seconds: Iterable[float | None]) -> int:
+    return round(1000 * float(np.median([each for each in seconds if each is not None])))
+
+
 def of_speaker(client: Client, speaker: int, count: int, most_s: float = MOST_S) -> dict[str, Any]:
     """Speak so many of the held-out sentences, taken evenly, as a SPEAKER."""
     teachers = text.held_out()
@@ -138,7 +142,9 @@ def of_speaker(client: Client, speaker: int, count: int, most_s: float = MOST_S)
         "seam_step": round(max(judge.seam_step(one.audio, one.seams) for one in said), 2),
         "pitch_hz": pitch(said),
         "real_time_factor": round(float(np.median([one.speech.rtf for one in said])), 3),
-        "ttfa_ms": round(1000 * float(np.median([one.speech.ttfa_s or 0 for one in said]))),
+        "ttfa_ms": median_ms(one.speech.ttfa_s for one in said),
+        "audible_ttfa_ms": median_ms(one.speech.audible_ttfa_s for one in said),
+        "leading_silence_ms": median_ms(one.speech.leading_silence_s for one in said),
     }
 
 

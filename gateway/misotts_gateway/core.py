@@ -245,10 +245,13 @@ class Core:
             self.counts.audio.labels(tenant).inc(utterance.samples / SAMPLE_RATE)
         if utterance.first_s is not None:
             self.counts.first_audio.observe(utterance.first_s)
+        if utterance.audible_s is not None:
+            self.counts.first_audible.observe(utterance.audible_s)
         self._access.write(
             utterance.caller,
             duration_s=time.monotonic() - utterance.began,
             ttfa_s=utterance.first_s,
+            audible_ttfa_s=utterance.audible_s,
             leading_silence_s=utterance.leading_silence_s,
             audio_s=utterance.samples / SAMPLE_RATE,
             characters=len(utterance.asked.request.text),
@@ -278,6 +281,13 @@ class _Utterance:
         self.frames = 0
         self.finish = ""
         self.outcome = "CANCELLED"
+
+    @property
+    def audible_s(self) -> float | None:
+        """Time to the first audible sample: see `misotts_client.Speech.audible_ttfa_s`."""
+        if self.first_s is None or self.leading_silence_s is None:
+            return None
+        return self.first_s + self.leading_silence_s
 
     def give(self, piece: Piece) -> None:
         self.begun = True

@@ -29,11 +29,9 @@ class Counts:
         self.free_slots = self._gauge("free_slots", "Number of slots of generate that no utterance holds.")
         self.waiting = self._gauge("waiting", "Number of utterances in the queue of generate.")
         self.memory = self._gauge("resident_bytes", "Resident memory of the gateway's process.")
-        self.first_audio = Histogram(
-            f"{PREFIX}_first_audio_seconds",
-            "Time from a request to its first audio.",
-            buckets=BUCKETS_S,
-            registry=self.registry,
+        self.first_audio = self._histogram("first_audio_seconds", "Time from a request to its first audio.")
+        self.first_audible = self._histogram(
+            "first_audible_seconds", "Time from a request to its first audible sample as a player plays it."
         )
 
     def text(self) -> bytes:
@@ -45,3 +43,6 @@ class Counts:
 
     def _gauge(self, name: str, description: str) -> Gauge:
         return Gauge(f"{PREFIX}_{name}", description, registry=self.registry)
+
+    def _histogram(self, name: str, description: str) -> Histogram:
+        return Histogram(f"{PREFIX}_{name}", description, buckets=BUCKETS_S, registry=self.registry)

@@ -33,7 +33,7 @@ const lit = (id) => page.$eval(`#${id}`, (canvas) => {
   for (let at = 0; at < data.length; at += 4) count += data[at] > 90;
   return count / (data.length / 4);
 });
-const facts = async () => Object.fromEntries(await Promise.all(["ttfa", "continuity", "length", "rtf", "used"].map(async (id) => [id, await text(id)])));
+const facts = async () => Object.fromEntries(await Promise.all(["ttfa", "audible", "silence", "continuity", "length", "rtf", "used"].map(async (id) => [id, await text(id)])));
 
 seen.server = await text("server");
 seen.voices = await page.$$eval("#voice option", (options) => options.map((option) => option.value));

@@ -104,6 +104,7 @@ def test_it_speaks_while_audio_arrives(seen: dict[str, Any]) -> None:
     assert number(spoken["length"]) == pytest.approx(SECONDS, abs=0.02)
     assert SECONDS * 0.9 < spoken["seconds"] < SECONDS * 4
     assert 0 < number(spoken["ttfa"]) < 3_000
+    assert number(spoken["audible"]) == pytest.approx(number(spoken["ttfa"]) + number(spoken["silence"]), abs=1.1)
     assert number(spoken["continuity"]) > 50
     assert number(spoken["rtf"]) > 0
     assert spoken["used"] == "7"

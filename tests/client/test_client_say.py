@@ -52,7 +52,8 @@ def test_a_wav_file_and_a_report(triton: FakeTriton, out: Path) -> None:
     assert result.exit_code == 0, result.output
     np.testing.assert_array_equal(read(out), np.full(25 * 1920, round(0.5 * 32767), np.int16))
     printed = report(result.stderr)
-    assert printed["time to first audio"].endswith(" ms")
+    assert printed["audible after"] == printed["time to first audio"]
+    assert printed["leading silence"] == "0 ms"
     assert float(printed["real-time factor"]) > 0
     assert (printed["audio"], printed["seed"], printed["finish"]) == ("2.00 s", "7", "eos")
     assert [tensor.name for tensor in triton.requests[0].inputs] == ["TEXT", "VOICE", "SEED", "MAX_AUDIO_MS", "LEAD_MS"]

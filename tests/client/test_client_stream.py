@@ -212,7 +212,7 @@ def test_speak(triton: FakeTriton, speak: Callable[[str], Speech]) -> None:
     def slow(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         yield answer(samples=0)  # no audio yet: the clock continues
         threading.Event().wait(0.05)
-        yield answer(samples=1920)
+        yield answer(samples=1920, level=0.003)
         threading.Event().wait(0.05)
         yield answer(samples=2880, frame=1, finish="length")
 
@@ -223,6 +223,8 @@ def test_speak(triton: FakeTriton, speak: Callable[[str], Speech]) -> None:
     assert speech.ttfa_s is not None
     assert 0.05 <= speech.ttfa_s < speech.total_s - 0.04
     assert speech.rtf == speech.total_s / 0.2
+    assert speech.leading_silence_s == 0.08
+    assert speech.audible_ttfa_s == speech.ttfa_s + 0.08
 
 
 # Cancelling, blocking

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor
@@ -108,6 +109,24 @@ def test_the_stages_learn_what_was_taken_and_of_callers_that_left(
     assert readers.notes("prompt") == [left]
     assert taken[0]
     assert share_of(taken[0].ticket) != share_of(left.ticket)
+
+
+def test_silence_counts_in_the_time_to_the_first_audible_sample(core_before: Callable[..., Core]) -> None:
+    quiet = answer(level=0.003)  # AUDIBLE is 0.00316
+    loud = answer(frame=1, audio=np.repeat(np.array([-0.003, -0.0033], np.float32), 960))
+    silent, late = core_before(quiet, answer(frame=1, finish="eos", level=0.0)), core_before(quiet, loud, *utterance(1))
+
+    async def sums(core: Core) -> list[float]:
+        async with aclosing(core.speak(ASKED, CALLER)) as pieces:
+            async for _ in pieces:
+                pass
+        registry, names = core.counts.registry, ("audio_seconds", "audible_seconds")
+        ends = [f"misotts_gateway_first_{name}_{end}" for name in names for end in ("count", "sum")]
+        return [registry.get_sample_value(name) or 0 for name in ends]
+
+    count, first_s, audible_count, audible_s = asyncio.run(sums(late))
+    assert [count, audible_count, audible_s] == [1, 1, pytest.approx(first_s + 0.12)]
+    assert asyncio.run(sums(silent))[2:] == [0, 0]
 
 
 def test_a_conversation_belongs_to_its_tenant_or_address(core_before: Callable[..., Core]) -> None:

@@ -66,6 +66,7 @@ def test_keys_tenants_and_the_access_log(fake: FakeTriton, tmp_path: Path) -> No
     )
     assert 0 < first["ttfa_s"] <= first["duration_s"]
     assert (first["leading_silence_s"], refused["leading_silence_s"]) == (0.0, None)
+    assert (first["audible_ttfa_s"], refused["audible_ttfa_s"]) == (first["ttfa_s"], None)
     assert (refused["outcome"], left["outcome"]) == ("UNAVAILABLE", "CANCELLED")
     for text in (log.read_text(), (tmp_path / "rotated").read_text()):
         assert "Hello" not in text

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from misotts_client.contract import MODEL_NAME, SAMPLE_RATE
+from misotts_client.speech import AUDIBLE
 from misotts_gateway.audio.formats import FORMATS
 from misotts_gateway.http.service import Service
 from misotts_gateway.openai.errors import HttpError
@@ -47,6 +48,7 @@ class Models:
             "created": 0,
             "owned_by": "misotts-serving",
             "sample_rate": SAMPLE_RATE,
+            "audible_level": AUDIBLE,
             "limits": {"input": service.text.max_input, "body": service.max_body},
             "formats": {
                 format_name: {"rates": format.rates, "default_rate": format.default_rate}

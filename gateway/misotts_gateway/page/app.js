@@ -74,10 +74,10 @@ async function speak() {
   if (!model) return say("The server does not answer.", true);
   const control = (running = new AbortController());
   const request = body();
-  const player = new Player(Number(by("rate").value));
+  const player = new Player(Number(by("rate").value), model.audible_level);
   const started = performance.now();
   by("stop").disabled = false;
-  for (const id of ["ttfa", "continuity", "length", "rtf", "used"]) by(id).textContent = "–";
+  for (const id of ["ttfa", "audible", "silence", "continuity", "length", "rtf", "used"]) by(id).textContent = "–";
   offer(null);
   say("Waiting for the first audio …");
   try {
@@ -112,30 +112,38 @@ async function receive(response, format, player, started) {
   const streamed = STREAMED.includes(format);
   const samples = new Samples(format === "wav" ? HEADER : 0);
   const pieces = [];
+  let firstS = null; // time to first audio
   const reader = response.body.getReader();
   for (;;) {
     const { done, value } = await reader.read();
     if (done) break;
     pieces.push(value);
     if (streamed) player.add(samples.take(value));
-    if (by("ttfa").textContent === "–" && (player.samples || !streamed)) {
-      by("ttfa").textContent = `${Math.round(performance.now() - started)} ms`;
+    if (firstS === null && (player.samples || !streamed)) {
+      firstS = (performance.now() - started) / 1000;
+      by("ttfa").textContent = inMs(firstS);
       say(streamed ? "Speaking …" : `Receiving; ${format} plays when it is complete …`);
     }
-    if (streamed) show(player, started);
+    if (streamed) show(player, started, firstS);
   }
   const receivedS = (performance.now() - started) / 1000;
   if (!streamed) {
     const whole = await new Blob(pieces).arrayBuffer();
     player.add((await player.context.decodeAudioData(whole)).getChannelData(0));
   }
-  show(player, started, receivedS);
+  show(player, started, firstS, receivedS);
   return pieces;
 }
 
-function show(player, started, receivedS = (performance.now() - started) / 1000) {
+function inMs(seconds) { return `${Math.round(1000 * seconds)} ms`; }
+
+function show(player, started, firstS, receivedS = (performance.now() - started) / 1000) {
   by("length").textContent = `${player.seconds.toFixed(2)} s`;
   by("rtf").textContent = player.samples ? (receivedS / player.seconds).toFixed(2) : "–";
+  if (player.silenceS !== null) {
+    by("silence").textContent = inMs(player.silenceS);
+    by("audible").textContent = inMs(firstS + player.silenceS); // for a player that begins with the first samples
+  }
   const gaps = player.gaps ? `, ${player.gaps} gap${player.gaps > 1 ? "s" : ""}` : "";
   by("continuity").textContent = `${(100 * player.continuity).toFixed(player.gaps ? 1 : 0)} %${gaps}`;
 }

@@ -3,13 +3,15 @@
 const LEAD_S = 0.06; // between the arrival of the first samples and their playing: the browser's own buffer
 
 export class Player {
-  // `rate` in Hz. Construct it in the handler of a click: browsers allow sound only then.
-  constructor(rate) {
+  // `rate` in Hz; samples beyond `level` are audible. Construct it in the handler of a click: browsers allow sound only then.
+  constructor(rate, level) {
     this.rate = rate;
+    this.level = level;
     this.context = new AudioContext({ sampleRate: rate, latencyHint: "interactive" });
     this.pieces = []; // { from: number of the first sample, at: its time in the context, samples, source }
     this.samples = 0; // number of samples that have arrived
     this.next = 0; // time of the context at which the next samples play
+    this.silenceS = null; // leading silence; null while nothing audible has arrived
     this.gaps = 0;
     this.gapS = 0;
   }
@@ -32,6 +34,10 @@ export class Player {
     source.start(this.next);
     this.pieces.push({ from: this.samples, at: this.next, samples, source });
     this.next += samples.length / this.rate;
+    if (this.silenceS === null) {
+      const first = samples.findIndex((sample) => Math.abs(sample) > this.level);
+      if (first >= 0) this.silenceS = (this.samples + first) / this.rate;
+    }
     this.samples += samples.length;
   }
 
