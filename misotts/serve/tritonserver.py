@@ -16,6 +16,9 @@ from misotts.serve.run_folder import shared_memory_prefix
 from misotts.serve.settings import RUN_ENV, StageSettings
 from misotts.watermark.key import KEY_ENV
 
+KEPT_MIB = 64
+"""Freed memory that a stage keeps for its next call."""
+
 
 class NoTritonError(RuntimeError):
     """No tritonserver is found that this Python can use."""
@@ -73,7 +76,7 @@ class TritonServer:
             # malloc would return the memory of a call's tensors and fetch it again, page by page, at the next, which
             # takes half of the time of decode and watermark.
             "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-            "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
+            "MALLOC_TRIM_THRESHOLD_": str(KEPT_MIB * 2**20),
             **inherited,
             "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
             "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ.get('PATH', '')}",
