@@ -94,10 +94,13 @@ def spoken(server: RunningServer) -> Callable[..., Samples]:
 
 @pytest.fixture(scope="session")
 def assert_heard(recording: Relay, spoken: Callable[..., Samples]) -> Callable[..., None]:
-    """Return `assert_heard(heard, text, **fields)`: see `assert_recorded`."""
+    """Return `assert_heard(heard, text, later=False, **fields)`: see `assert_recorded`.
 
-    def check(heard: Samples, text: str, **fields: Any) -> None:
-        assert_recorded(heard, recording, text, spoken(text, **fields))
+    `later`: it is not the first text of its conversation.
+    """
+
+    def check(heard: Samples, text: str, later: bool = False, **fields: Any) -> None:
+        assert_recorded(heard, recording, text, None if later else spoken(text, **fields))
 
     return check
 

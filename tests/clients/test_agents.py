@@ -55,5 +55,6 @@ def test_the_livekit_agent(
     ran = run("livekit", "livekit_turns.py", EXAMPLES / "livekit_agent.py", FIRST, LONG)
     assert_heard(ran.pcm("first"), f"You said: {FIRST} ")
     assert ran.found["interrupted"]
+    assert_heard(ran.pcm("next"), f"You said: {FIRST} ", later=True)
     assert_in_conversation(ran.pcm("next"), spoken(f"You said: {FIRST} "))
     assert ran.found["history"][-1] == ["assistant", f"You said: {FIRST}"]

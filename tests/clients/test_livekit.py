@@ -34,8 +34,11 @@ def test_the_audio_is_that_of_grpc(
 
 
 @pytest.mark.parametrize("plugin", STREAMING)
-def test_a_turn_after_an_interruption_is_spoken(ran: Ran, plugin: str) -> None:
-    assert len(ran.pcm(f"{plugin} again")) > 0
+def test_a_turn_after_an_interruption_is_spoken(ran: Ran, assert_heard: Callable[..., None], plugin: str) -> None:
+    if "mp3" in plugin:
+        assert len(ran.pcm(f"{plugin} again")) > 0
+    else:
+        assert_heard(ran.pcm(f"{plugin} again"), f"{TEXT} ", later=True)
 
 
 def test_cartesias_words_have_times(ran: Ran) -> None:
