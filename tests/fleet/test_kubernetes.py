@@ -113,6 +113,17 @@ def test_envoy_finds_the_servers(manifests: dict[tuple[str, str], Manifest]) -> 
     assert policy["spec"]["ingress"][0]["from"] == [{"podSelector": {"matchLabels": {"app": "envoy"}}}]
 
 
+def test_prometheus_finds_the_pods_ports(manifests: dict[tuple[str, str], Manifest]) -> None:
+    for (kind, name), monitor in manifests.items():
+        if kind != "PodMonitor":
+            continue
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        labels = manifests["Deployment", name]["spec"]["template"]["metadata"]["labels"]
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        assert endpoint["port"] in {each["name"] for each in pod(manifests, name)[1]["ports"]}
+        assert endpoint["path"] == {"misotts": "/metrics", "envoy": "/stats/prometheus"}[name]
+
+
 def test_the_autoscaler(manifests: dict[tuple[str, str], Manifest]) -> None:
     scaled = manifests.get(("ScaledObject", "misotts"))
     deployment = manifests["Deployment", "misotts"]["spec"]
