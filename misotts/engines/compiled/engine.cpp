@@ -160,8 +160,9 @@ struct Depth {
     Matrix projection;
     const float *inputs, *embeddings;  // [(codebooks - 1) * vocab, depth width], [codebooks * vocab, width]
     std::vector<Matrix> heads;
-    std::vector<float> pool, logits, values;
-    std::vector<int32_t> table, found;
+    std::vector<float> pool, logits;
+    std::vector<int32_t> table;
+    Sampler sampler;
 
     int64_t columns() const { return (codebooks + BLOCK - 1) / BLOCK; }
 
@@ -180,8 +181,8 @@ struct Depth {
             for (int64_t r = 0; r < n; r++) {
                 const float *row = &logits[r * wide];
                 if (all_logits) std::copy(row, row + codes, all_logits + (r * codebooks + codebook) * codes);
-                out[r * codebooks + codebook] = sample(row, codes, temperature[r], top_k[r],
-                                                       noise + (r * codebooks + codebook) * ranks, values, found);
+                out[r * codebooks + codebook] = sampler.sample(row, codes, temperature[r], top_k[r],
+                                                               noise + (r * codebooks + codebook) * ranks);
             }
         };
         const auto feed = [&](int64_t row, int64_t r, int64_t codebook) {
@@ -250,7 +251,7 @@ Depth *depth_new(Transformer *transformer, const int64_t *sizes, const float *co
     const int64_t codebooks = sizes[0], codes = sizes[1], width = sizes[3];
     const Matrix projection = {weights[0], width, transformer->width};
     auto *d = new Depth{*transformer, codebooks, codes, sizes[2], width, projection, weights[1], weights[2], {}, {}, {},
-                        {}, {}, {}};
+                        {}, {}};
     for (int64_t codebook = 0; codebook < codebooks; codebook++)
         d->heads.push_back({weights[3 + codebook], codebook ? transformer->width : width, codes});
     return d;

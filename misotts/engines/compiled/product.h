@@ -30,14 +30,18 @@ typedef int32_t Mask __attribute__((vector_size(LANES * 4)));
 typedef float Unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 constexpr float LOWEST = -std::numeric_limits<float>::infinity();
 
+typedef int32_t UnalignedMask __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 Vector load(const float *p) { return *reinterpret_cast<const Unaligned *>(p); }
+Mask load(const int32_t *p) { return *reinterpret_cast<const UnalignedMask *>(p); }
 void store(float *p, Vector v) { *reinterpret_cast<Unaligned *>(p) = v; }
 Vector all(float x) { return x - Vector{}; }
 Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 int64_t padded(int64_t n) { return (n + PANEL - 1) / PANEL * PANEL; }
 
 template <class Combine> float reduce(Vector v, Combine combine) {
+#pragma GCC unroll 4
     for (int half = LANES / 2; half; half /= 2)
+#pragma GCC unroll 8
         for (int lane = 0; lane < half; lane++) v[lane] = combine(v[lane], v[lane + half]);
     return v[0];
 }
@@ -77,7 +81,9 @@ void tile(const float *x, int64_t x_stride, const float *panels, int64_t inputs,
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++) sums[r][v] += weight * x[r * x_stride + i];
         }
+#pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 8
         for (int v = 0; v < PANELS * VECTORS; v++) {
             float *to = out + r * out_stride + v * LANES;
             store(to, ADD ? load(to) + sums[r][v] : sums[r][v]);
