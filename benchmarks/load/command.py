@@ -12,20 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from benchmarks.options import (
-    Chars,
-    ChunkFrames,
-    HttpBody,
-    HttpModel,
-    HttpVoice,
-    JsonOutput,
-    MaxMsPerChar,
-    Model,
-    ReadyPort,
-    Seconds,
-    Url,
-)
-from benchmarks.options import output as file_output
+from benchmarks import options
 from misotts.cli.errors import one_line_errors
 
 if TYPE_CHECKING:
@@ -49,27 +36,27 @@ def load(
     arrivals: Annotated[
         Literal["poisson", "constant"], typer.Option(help="Open loop: distribution of the times between calls.")
     ] = "poisson",
-    seconds: Seconds = 20.0,
-    chars: Chars = 60,
-    max_ms_per_char: MaxMsPerChar = 70.0,
+    seconds: options.Seconds = 20.0,
+    chars: options.Chars = 60,
+    max_ms_per_char: options.MaxMsPerChar = 70.0,
     voice: Annotated[list[str] | None, typer.Option(help="Name of a voice; may be repeated.")] = None,
     voice_share: Annotated[float, typer.Option(min=0, max=1, help="Share of calls with one of the voices.")] = 0.5,
     cancel_share: Annotated[float, typer.Option(min=0, max=1, help="Share of callers that cancel midway.")] = 0.0,
     slow_share: Annotated[float, typer.Option(min=0, max=1, help="Share of callers that read too slowly.")] = 0.0,
-    chunk_frames: ChunkFrames = 0,
+    chunk_frames: options.ChunkFrames = 0,
     seed: Annotated[int, typer.Option(help="The same seed makes the same calls.")] = 0,
-    url: Url = None,
-    http_model: HttpModel = "tts-1",
-    http_voice: HttpVoice = "alloy",
-    http_body: HttpBody = "{}",
-    ready_port: ReadyPort = 8003,
-    model: Model = Path("models/random"),
+    url: options.Url = None,
+    http_model: options.HttpModel = "tts-1",
+    http_voice: options.HttpVoice = "alloy",
+    http_body: options.HttpBody = "{}",
+    ready_port: options.ReadyPort = 8003,
+    model: options.Model = Path("models/random"),
     voices: Annotated[Path | None, typer.Option(help="Without --url: folder of voices of the started server.")] = None,
     watermark_key_file: Annotated[
         Path | None,
         typer.Option(help="With --url: key of the server's watermark, which the detector of --model looks for."),
     ] = None,
-    output: JsonOutput = Path("out/bench.json"),
+    output: options.JsonOutput = Path("out/bench.json"),
 ) -> None:
     """Call a server as many callers would; report how soon, how steadily and how correctly it answers."""
     from rich.console import Console
@@ -127,7 +114,7 @@ def load(
 
 @app.command()
 def compare(
-    first: Result, second: Result, output: Annotated[Path, file_output(".html")] = Path("out/compare.html")
+    first: Result, second: Result, output: Annotated[Path, options.output(".html")] = Path("out/compare.html")
 ) -> None:
     """Show two results of `misotts bench load` side by side, on the terminal and as a page."""
     from rich.console import Console
@@ -183,6 +170,6 @@ def target(
         return
     with TemporaryDirectory() as folder:
         write_random_key(file := Path(folder) / "key")
-        options = ["--no-allow-reference-key", f"--watermark-key-file={file}"]
-        with running_server(model, *options, *([f"--voices={voices}"] if voices else [])) as server:
+        serve = ["--no-allow-reference-key", f"--watermark-key-file={file}"]
+        with running_server(model, *serve, *([f"--voices={voices}"] if voices else [])) as server:
             yield Target.of(server, Detector(model), read_key(file))

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.options import (
-    Chars,
-    ChunkFrames,
-    HttpBody,
-    HttpModel,
-    HttpVoice,
-    JsonOutput,
-    MaxMsPerChar,
-    Model,
-    ReadyPort,
-    Seconds,
-    Url,
-)
+from benchmarks import options
 from misotts.cli.errors import one_line_errors
 
 RATES = (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32)
@@ -31,26 +18,28 @@ def sweep(
         list[float] | None, typer.Option(min=0.001, help="Calls per second; may be repeated. Default: 1 to 32.")
     ] = None,
     ttfa_p95_ms: Annotated[
-        float, typer.Option(min=1, help="A rate with a larger p95 of the time to first audio is not promoted either.")
-    ] = math.inf,
-    seconds: Seconds = 30.0,
+        float | None,
+        typer.Option(min=1, help="A rate with a larger p95 of the TTFA is not promoted either."),
+    ] = None,
+    seconds: options.Seconds = 30.0,
     repeats: Annotated[int, typer.Option(min=1, help="Runs at each rate, each with other calls, judged together.")] = 3,
-    chars: Chars = 60,
-    max_ms_per_char: MaxMsPerChar = 70.0,
-    chunk_frames: ChunkFrames = 0,
+    chars: options.Chars = 60,
+    max_ms_per_char: options.MaxMsPerChar = 70.0,
+    chunk_frames: options.ChunkFrames = 0,
     seed: Annotated[int, typer.Option(help="Seed of the first run at each rate; the next runs count up.")] = 0,
-    url: Url = None,
-    http_model: HttpModel = "tts-1",
-    http_voice: HttpVoice = "alloy",
-    http_body: HttpBody = "{}",
-    ready_port: ReadyPort = 8003,
-    model: Model = Path("models/random"),
-    output: JsonOutput = Path("out/sweep.json"),
+    url: options.Url = None,
+    http_model: options.HttpModel = "tts-1",
+    http_voice: options.HttpVoice = "alloy",
+    http_body: options.HttpBody = "{}",
+    ready_port: options.ReadyPort = 8003,
+    model: options.Model = Path("models/random"),
+    output: options.JsonOutput = Path("out/sweep.json"),
 ) -> None:
     """Promote rates of calls, lowest first, as long as no call fails and none has an underrun.
 
     Calls come at random (Poisson), independent of earlier ones: the rules of nari-labs' tts_bench.
     """
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
@@ -93,18 +82,17 @@ def sweep(
         result = record(climb(plan, rate or RATES, on_server(server, show), show_point))
     columns = {
         "TTFA p50, ms": ("ttfa_ms", "p50"),
-        "p95": ("ttfa_ms", "p95"),
-        "audible p95": ("audible_ttfa_ms", "p95"),
-        "leading silence p50": ("leading_silence_ms", "p50"),
+        "TTFA p95, ms": ("ttfa_ms", "p95"),
+        "audible p95, ms": ("audible_ttfa_ms", "p95"),
+        "silence p50, ms": ("leading_silence_ms", "p50"),
         "underrun max, s": ("underrun_s", "max"),
         "sent late p99, ms": ("sent_late_ms", "p99"),
     }
-    table = Table("calls per s", "calls", *columns, "audio, s per s", "other cores", "")
+    # As narrow as a terminal of 80 columns, so that no figure is cut.
+    table = Table("calls per s", "calls", *columns, "audio, s per s", box=SIMPLE, padding=(0, 0))
     for point in result["points"]:
-        others = point["other_cores"]
         figures = [percentile(point, *place) for place in columns.values()]
-        last = (figure(point["audio_s_per_s"]), "-" if others is None else figure(others), verdict(point))
-        table.add_row(figure(point["rate"]), str(point["calls"]), *figures, *last)
+        table.add_row(figure(point["rate"]), str(point["calls"]), *figures, figure(point["audio_s_per_s"]))
     console.print(table)
     holds = result["knee"]["holds"]
     best = "no rate is promoted" if holds is None else f"{holds:.3g} calls per s are promoted"

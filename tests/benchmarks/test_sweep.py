@@ -144,6 +144,21 @@ def test_rates_are_promoted_until_one_has_an_underrun() -> None:
     assert [bool(point["misses"]) for point in result["points"]] == [False, False, True]
 
 
+def test_a_sweep_without_a_limit_of_the_ttfa_is_written_and_no_figure_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_command, "target", lambda *server, http: nullcontext())
+    monkeypatch.setattr(measure, "on_server", lambda target, show: lambda load: heard(load, 1.2345))
+    options = ["--rate=1", "--rate=12", "--repeats=1", f"--output={tmp_path / 'sweep.json'}"]
+    found = CliRunner().invoke(app, ["bench", "sweep", *options], env={"COLUMNS": "80"})
+    assert found.exit_code == 0, found.output
+    assert "continuity >= 100 %: 12 calls per s are promoted" in found.output
+    assert found.output.count("1,234") + found.output.count("1,235") == 4  # p50 and p95
+    assert "…" not in found.output
+    result = json.loads((tmp_path / "sweep.json").read_text())
+    assert result["objective"] == {"ttfa_p95_ms": None, "continuity": 1.0}
+
+
 @pytest.mark.parametrize("faults", [[], ["the loop was late"]])
 def test_sweep_prints_rates_and_validity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[str]) -> None:
     def attempt(load: Load) -> Tried:
