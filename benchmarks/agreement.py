@@ -42,8 +42,6 @@ class Agreement:
     overlap: float
     """Probability that the two distributions (temperature 0.9, top-k 50) have in common: 1 if they are equal, 0 if no
     code can be sampled from both."""
-    first_codebook_likeliest: float
-    first_codebook_overlap: float
 
 
 @dataclass
@@ -112,13 +110,12 @@ def record(
     return recorder
 
 
-def compare(reference: Recorder, other: Recorder, codebooks: int) -> Agreement:
+def compare(reference: Recorder, other: Recorder) -> Agreement:
     likeliest, overlap = [], []
     for ours, theirs in zip(reference.logits, other.logits, strict=True):
         likeliest.append((ours.argmax(dim=1) == theirs.argmax(dim=1)).float().mean())
         overlap.append(torch.minimum(_chances(ours), _chances(theirs)).sum(dim=1).mean())
-    same, common = (torch.stack(values).view(-1, codebooks) for values in (likeliest, overlap))
-    return Agreement(float(same.mean()), float(common.mean()), float(same[:, 0].mean()), float(common[:, 0].mean()))
+    return Agreement(*(float(torch.stack(means).mean()) for means in (likeliest, overlap)))
 
 
 def _chances(logits: torch.Tensor) -> torch.Tensor:
@@ -147,7 +144,7 @@ def main(
     prompts = make_prompts(config, streams, positions)
     reference = record(checkpoint, config, prompts, frames, device)
     other = record(checkpoint, config, prompts, frames, device, weights, kv_type, reference.sampled)
-    found = asdict(compare(reference, other, config.audio_num_codebooks))
+    found = asdict(compare(reference, other))
     typer.echo(", ".join(f"{name.replace('_', ' ')} {share:.2%}" for name, share in found.items()))
     figures = dict(weights=weights, kv=kv_type, device=device, codes=len(reference.sampled) * streams, **found)
     typer.echo(save(f"agreement-{device}-{weights}-kv-{kv_type}", figures))

@@ -66,7 +66,7 @@ def capacity(
         raise typer.BadParameter(str(error)) from None
     prices = _prices(price or [], {option.gpu for option in (*bases, *changes)})
     with console.status("simulating") as status:
-        planner = Planner(traffic, Objective(ttfa_p95_ms, continuity), max_streams, seed, calls, show=status.update)
+        planner = Planner(traffic, Objective(ttfa_p95_ms, continuity), max_streams, calls, seed, show=status.update)
         plan = record(make_plan(planner, bases, changes, prices, Conversations(turns, user_s)))
     show_plan(plan, console)
     typer.echo(write(output, plan))

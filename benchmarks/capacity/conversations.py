@@ -26,8 +26,8 @@ WINDOW = MISOTTS_8B.max_seq_len
 class Conversations:
     """The conversations of callers: in each turn the user speaks, and the audio is sent as CONTEXT."""
 
-    turns: int = 10
-    user_s: float = 3.0
+    turns: int
+    user_s: float
 
     def figures(self, traffic: Traffic, costs: CostTable, streams: float) -> dict[str, Any]:
         """Return what a server of `costs` with `streams` streams keeps of conversations with the utterances of
@@ -67,9 +67,6 @@ class Conversations:
 
     def _seconds(self, traffic: Traffic) -> tuple[float, float]:
         return self.user_s, traffic.mean_utterance_s
-
-
-CONVERSATIONS = Conversations()
 
 
 def evicted_ms(costs: CostTable, positions: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.capacity.conversations import CONVERSATIONS, Conversations, in_words
+from benchmarks.capacity.conversations import Conversations, in_words
 from benchmarks.capacity.planner import Holding, Option, Planner, fleet
 from benchmarks.load.report import figure, share
 from benchmarks.sweep.knee import Objective
@@ -23,7 +23,7 @@ def make_plan(
     bases: Sequence[Option],
     changes: Sequence[Option],
     prices: Mapping[str, float],
-    conversations: Conversations = CONVERSATIONS,
+    conversations: Conversations,
 ) -> dict[str, Any]:
     """Return the plan, which rests on the first of `bases`; the others span what is not known.
 

@@ -20,8 +20,6 @@ from misotts.generate.flow import DEFAULTS
 
 WARM_UP_S = 10.0
 """Calls that are due earlier meet a server that is not full yet: they are simulated and not counted."""
-CALLS = 2000
-"""Calls counted at each rate: a continuity of 99.9 % allows two of them an underrun."""
 PRECISION = 0.05
 LONE_STREAMS = 0.05
 """A server with so few streams serves callers one at a time; no slower rate can hold the objective if it does not."""
@@ -114,8 +112,8 @@ class Planner:
         traffic: Traffic,
         objective: Objective,
         max_streams: int,
+        counted: int,
         seed: int = 0,
-        counted: int = CALLS,
         show: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`counted`: calls that are judged at each rate; `show` gets a line for each rate tried."""
