@@ -22,10 +22,6 @@ class SentenceBuffer:
         self._limit = limit
         self._text = ""
 
-    def __len__(self) -> int:
-        """Number of characters in the buffer."""
-        return len(self._text)
-
     @property
     def is_speakable(self) -> bool:
         """True if a flush would return something."""
