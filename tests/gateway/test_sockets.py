@@ -18,9 +18,9 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from misotts_gateway.sockets.limits import MAX_MESSAGE, MAX_TURNS
-from tests.support.fake_triton import FakeTriton, endless
+from tests.support.fake_triton import FakeTriton, endless, refusal
 from tests.support.gateway import RunningGateway, running_gateway, write_keys
-from tests.support.http import speak
+from tests.support.http import request, speak
 from tests.support.tone import samples_of, speak_tone
 from tests.support.waiting import wait_until
 from tests.support.ws import CARTESIA, done, joined, talking, turn
@@ -271,3 +271,34 @@ def test_two_hundred_sockets_leave_nothing_behind(gateway: RunningGateway, trito
 
     wait_until(lambda: "\nmisotts_gateway_streams 0.0\n" in gateway.metrics(), 10)
     assert speak(gateway.http_port).status == 200
+
+
+TEXT = {"text": "Hello."}
+ELEVENLABS = "/v1/text-to-speech/alloy"
+NAMED = [
+    ("/v1/audio/speech", {"input": "Hello.", "voice": "alloy"}, "input", "voice", "session"),
+    ("/tts/bytes", turn("Hello."), "transcript", "voice", "x-misotts-session"),
+    (ELEVENLABS, TEXT, "text", "voice_id", "x-misotts-session"),
+    ("/v1/speak", TEXT, "text", "model", "x-misotts-session"),
+    (CARTESIA, turn("Hello."), "transcript", "voice", "x-misotts-session"),
+    (f"{ELEVENLABS}/stream-input", {**TEXT, "flush": True}, "text", "voice_id", "x-misotts-session"),
+]
+
+
+@pytest.mark.parametrize(("path", "message", "text", "voice", "session"), NAMED)
+def test_the_models_refusals_name_the_callers_fields(
+    port: int, triton: FakeTriton, path: str, message: dict[str, Any], text: str, voice: str, session: str
+) -> None:
+    for code, field, named in (
+        ("INVALID_ARGUMENT", "TEXT", text),
+        ("NOT_FOUND", "VOICE", voice),
+        ("INVALID_ARGUMENT", "SESSION", session),
+    ):
+        triton.script = lambda _, __, words=f"{code}: {field}: is wrong": iter([refusal(words)])  # type: ignore[misc]
+        if path.endswith(("websocket", "input")):
+            with talking(port, path) as talker:
+                talker.send(message)
+                told = json.dumps(talker.next())
+        else:
+            told = request(port, "POST", path, message).body.decode()
+        assert f'"{named}: is wrong"' in told

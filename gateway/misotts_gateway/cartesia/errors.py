@@ -7,12 +7,15 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from misotts_gateway.openai.errors import HttpError, refused
+from misotts_gateway.http.errors import HttpError, refused
+from misotts_gateway.http.request import SESSION
+
+NAMES = {"TEXT": "transcript", "SESSION": SESSION}
 
 
 def error_content(error: Exception, request_id: str = "") -> dict[str, Any]:
     """Return an error as an object; one that is no refusal as a failure of ours."""
-    found = refused(error) or HttpError(500, "the gateway failed", code="internal")
+    found = refused(error, NAMES) or HttpError(500, "the gateway failed", code="internal")
     return {
         "title": HTTPStatus(found.status).phrase,
         "message": found.message,
@@ -25,5 +28,5 @@ def error_content(error: Exception, request_id: str = "") -> dict[str, Any]:
 
 def refusal(error: Exception) -> Response | None:
     """Return the response to an error that refuses a request; None for a fault of ours."""
-    found = refused(error)
+    found = refused(error, NAMES)
     return JSONResponse(error_content(found), found.status, found.headers) if found else None

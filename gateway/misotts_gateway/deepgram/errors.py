@@ -7,12 +7,15 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from misotts_client.errors import MisoError
-from misotts_gateway.openai.errors import http_error, refused
+from misotts_gateway.http.errors import http_error, refused
+from misotts_gateway.http.request import SESSION
+
+NAMES = {"VOICE": "model", "SESSION": SESSION}
 
 
 def refusal(error: Exception) -> Response | None:
     """Return the response to an error that refuses a request; None for a fault of ours."""
-    found = refused(error)
+    found = refused(error, NAMES)
     if found is None:
         return None
     content = {"err_code": (found.code or "invalid_request").upper(), "err_msg": found.message}
@@ -21,5 +24,5 @@ def refusal(error: Exception) -> Response | None:
 
 def error_message(error: MisoError) -> dict[str, Any]:
     """Return the message that tells of an error on a WebSocket."""
-    found = http_error(error)
+    found = http_error(error, NAMES)
     return {"type": "Error", "description": found.message, "code": (found.code or "invalid_request").upper()}

@@ -25,9 +25,9 @@ from misotts_gateway.cartesia import routes as cartesia
 from misotts_gateway.deepgram import routes as deepgram
 from misotts_gateway.elevenlabs import routes as elevenlabs
 from misotts_gateway.http import page
+from misotts_gateway.http.errors import HttpError, refused
 from misotts_gateway.http.service import Service
 from misotts_gateway.openai import routes as openai
-from misotts_gateway.openai.errors import HttpError, refusal
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +119,8 @@ async def _not_routed(_: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     """Answer an error that a handler raised."""
-    response = refusal(error)
-    if response is not None:
-        return response
+    found = refused(error, {})
+    if found is not None:
+        return found.response()
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return HttpError(500, "the gateway failed", "server_error", code="internal").response()

@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse, Response
 from misotts_client.contract import MODEL_NAME, SAMPLE_RATE
 from misotts_client.speech import AUDIBLE
 from misotts_gateway.audio.formats import FORMATS
+from misotts_gateway.http.errors import HttpError
 from misotts_gateway.http.service import Service
-from misotts_gateway.openai.errors import HttpError
 
 NAMES = (MODEL_NAME, "tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 """All of them are the one model that is served; a request may name any other, too."""

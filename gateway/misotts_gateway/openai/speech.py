@@ -19,7 +19,7 @@ from misotts_gateway.http.request import check_content_type, read_body, session_
 from misotts_gateway.http.service import Service
 from misotts_gateway.http.spoken import PIECE_BYTES, SHORT_BODY
 from misotts_gateway.json_fields import read_json
-from misotts_gateway.openai.errors import http_error, refusal
+from misotts_gateway.openai.errors import error_content, refusal
 from misotts_gateway.openai.schema import SpeechBody, read_body_fields
 from misotts_gateway.text.plan import plan
 from misotts_gateway.text.ssml import SsmlError
@@ -113,7 +113,7 @@ class _Answer:
         except MisoError as error:
             if not begun:
                 raise
-            yield _event({"type": "error", **http_error(error).content})
+            yield _event({"type": "error", **error_content(error)})
             return
         yield _event({"type": "speech.audio.done", "usage": self._usage()})
 

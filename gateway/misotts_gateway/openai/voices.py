@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse, Response
 
 from misotts_client.contract import VOICE_NAME
 from misotts_client.errors import InvalidArgument, NotFound
+from misotts_gateway.http.errors import HttpError
 from misotts_gateway.http.request import check_content_type, read_body
 from misotts_gateway.http.service import Service
-from misotts_gateway.openai.errors import HttpError
 from misotts_gateway.voices.library import VoiceExists
 
 MAX_CLIP = 10 * 2**20
