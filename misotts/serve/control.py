@@ -17,6 +17,9 @@ from misotts.serve.settings import GATEWAY, STAGES
 SILENT_S = 20.0
 """A stage counts as hung when no heartbeat has come, or its worker has not finished a piece of work, for this long. The
 longest single piece (10 s of audio through Mimi's encoder on a busy CPU) takes several seconds."""
+QUIET_S = 5.0
+"""A stage from which no heartbeat has come for this long is not ready, long before it counts as hung: Triton refuses
+its calls, or they wait. Ten heartbeats are missing then, or two answers of tritonserver."""
 GAP_S = 5.0
 """If the launcher itself has not run for this long (`docker pause`, a debugger), the stages have not run either: all
 clocks start again. It looks at them ten times a second."""
@@ -70,8 +73,14 @@ class Control:
         return [stage for stage, status in self.stages.items() if status.state != "ready"]
 
     @property
+    def states(self) -> dict[str, str]:
+        """The state of each stage; `silent` if it is ready and has been silent for `QUIET_S`."""
+        return {stage: "silent" if _is_silent(status) else status.state for stage, status in self.stages.items()}
+
+    @property
     def ready(self) -> bool:
-        return not self.not_ready
+        """True if all stages are ready, and neither they nor tritonserver have been silent for `QUIET_S`."""
+        return not self.not_ready and not any(_is_silent(status) for status in self._watched.values())
 
     @property
     def streams(self) -> int:
@@ -150,6 +159,10 @@ class Control:
         if status.state != "failed":  # the death of a failed stage is not reported
             status.state = state
             self.events.put(Event(sender, state, detail))
+
+
+def _is_silent(status: Status) -> bool:
+    return status.state == "ready" and monotonic() - status.heard_at > QUIET_S
 
 
 def _makes_sense(message: dict[str, Any]) -> bool:

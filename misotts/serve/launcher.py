@@ -214,9 +214,9 @@ class _Launcher:
             self._handle(self._control.events.get(timeout=START_WATCH_S if starting else WATCH_S))
         if starting:
             close_shared_memory(self._settings.run)
-        self._tell_gateway()
-        if hung := self._control.hung():
+        if hung := self._control.hung():  # first: after a gap in the launcher's own time no stage is silent
             raise ServeError(f"{hung} hangs: it has made no progress for {SILENT_S:.0f} s")
+        self._tell_gateway()
         if self._triton.status is not None:
             raise ServeError(self._explain_triton("tritonserver ended"))
         if self._gateway.status is not None and not self._gateway_is_done:
@@ -287,7 +287,7 @@ class _Launcher:
             "model": self._model,
             "ready": self._phase == "serving" and self._control.ready,
             "phase": self._phase,
-            "stages": {stage: status.state for stage, status in self._control.stages.items()},
+            "stages": self._control.states,
             "streams": self._control.streams,
             "reason": self._reason,
         }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from misotts.serve import control as control_module
-from misotts.serve.control import TRITON, Control, Event
+from misotts.serve.control import QUIET_S, TRITON, Control, Event
 from misotts.serve.messages import MAX_LINE
 from misotts.serve.settings import GATEWAY, STAGES
 from tests.support.waiting import wait_until
@@ -116,6 +116,25 @@ def test_a_silent_stage_or_gateway_hangs(path: str, clock: list[float]) -> None:
     wait_until(lambda: control.streams == 7)
     assert watch(control, clock, 17) is None
     assert watch(control, clock, 5) == "decode"
+
+
+def test_a_silent_stage_is_not_ready_until_it_is_heard_again(path: str, clock: list[float]) -> None:
+    control = Control(path)
+    senders = {sender.name: sender for sender in ready(path, control, *STAGES)}
+    control.heard(TRITON)
+    assert control.ready
+    clock[0] += QUIET_S + 0.1
+    for name in ("prompt", "generate", "watermark"):
+        report(control, senders[name], 1.0)
+    control.heard(TRITON)
+    assert not control.ready
+    assert control.states == {**dict.fromkeys(STAGES, "ready"), "decode": "silent"}
+    report(control, senders["decode"], 1.0)
+    assert control.ready
+    clock[0] += QUIET_S + 0.1
+    for sender in senders.values():
+        report(control, sender, 2.0)
+    assert not control.ready, "tritonserver does not answer"
 
 
 def test_a_tritonserver_that_no_longer_answers_hangs(path: str, clock: list[float]) -> None:
