@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from benchmarks.costs.sizes import FULL
 from benchmarks.record import save
 from demo.model import make_silentcipher
 from misotts.config import FRAME_MS
-from misotts.watermark.watermarker import Watermarker, delay_frames
+from misotts.watermark.watermarker import Watermarker, hold_back
 
 SIZES = replace(FULL, codec_rows=(1, 16), codec_frames=(1, 8), repeats=10, seconds_per_row=math.inf)
 
@@ -42,7 +42,7 @@ def main() -> None:
                 {**row, "streams_per_core": round(row["rows"] * row["frames"] * FRAME_MS / row["ms"], 1)}
                 for row in tables["watermark"]
             ]
-            figures[name] = {"delay_frames": delay_frames(folder), "chunks": chunks}
+            figures[name] = {"hold_back": asdict(hold_back(folder)), "chunks": chunks}
             print(name, *chunks, sep="\n")
     print(save("watermark-cost", figures))
 

@@ -29,7 +29,7 @@ from misotts.prompt.builder import Prompter
 from misotts.prompt.voices import Voices
 from misotts.slots import Piece
 from misotts.watermark.key import REFERENCE_KEY
-from misotts.watermark.watermarker import Watermarker, delay_frames
+from misotts.watermark.watermarker import Watermarker, hold_back
 from misotts_client.request import SpeechRequest, as_request
 from misotts_client.speech import Chunk
 
@@ -47,7 +47,7 @@ class Synthesizer:
         self._prompter = Prompter(folder, self._config, lambda *clip: encode(self._mimi, *clip), Voices(voices))
         limits = Limits(max_streams=1)
         engine = load_engine(folder, self._config, limits)
-        self._generator = Generator(self._config, engine, limits, delay_frames(folder) + 1, FlowOptions(lead_s=0))
+        self._generator = Generator(self._config, engine, limits, hold_back(folder), FlowOptions(lead_s=0))
         self._generator.start()
         self._speaking = threading.Lock()
         self._tickets = count(1)

@@ -44,7 +44,7 @@ from misotts.prompt.builder import Prompter
 from misotts.prompt.voices import Voices
 from misotts.serve.local import running_server
 from misotts.slots import Piece
-from misotts.watermark.watermarker import Watermarker, delay_frames
+from misotts.watermark.watermarker import Watermarker, hold_back
 from misotts_client import AsyncClient
 from misotts_client.errors import NotFound
 from misotts_client.request import SpeechRequest
@@ -105,7 +105,7 @@ def measure_alone(folder: Path, sizes: Sizes, rounds: int) -> CostTable:
         network_ms=0.0,
         speed_when_busy=measure_speeds(WORK, folder, threads, rounds),
         overlaps=False,
-        hold_back_frames=delay_frames(folder),
+        hold_back=hold_back(folder),
         block_size=BLOCK_SIZE,
         kv_blocks=stage.blocks_that_fit,
     )

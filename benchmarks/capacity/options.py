@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 from benchmarks.capacity.planner import Option
 from benchmarks.costs.gpus import GPUS, NoSuchPrecisionError, floor
 from benchmarks.costs.table import CostTable
+from misotts.hold_back import HoldBack
 
 FLOOR_TIMES = (1.0, 1.5, 2.0)
 """Multiples of the floor that span what engines reach; no engine reaches the floor itself."""
@@ -38,6 +40,19 @@ def of_table(costs: CostTable) -> tuple[list[Option], list[Option]]:
     """Return a cost table as it is, and other chunks, the only change that was measured too."""
     plan = Option(costs.name, costs, gpu="")
     return [plan], _chunks(plan)
+
+
+def held_back(options: Sequence[Option]) -> list[Option]:
+    """Return those of the options in which a stream starts at once, as if everything were held back from its start."""
+    return [
+        replace(
+            option,
+            name=f"{option.name}, all held back",
+            costs=replace(option.costs, hold_back=HoldBack(option.costs.hold_back.frames)),
+        )
+        for option in options
+        if option.costs.hold_back.every > 1
+    ]
 
 
 def _times(gpu: str, fp8: bool, times: float) -> Option:

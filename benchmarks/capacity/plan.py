@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.capacity.conversations import Conversations, in_words
+from benchmarks.capacity.options import held_back
 from benchmarks.capacity.planner import Holding, Option, Planner, fleet
 from benchmarks.load.report import figure, share
 from benchmarks.sweep.knee import Objective
@@ -47,7 +48,9 @@ def make_plan(
         "objective": asdict(planner.objective),
         "options": answers[: len(bases)],
         "changes": answers[len(bases) :],
-        "operating_points": [planner.operating_point(option, point) for point in POINTS for option in bases],
+        "operating_points": [
+            planner.operating_point(option, point) for point in POINTS for option in (*bases, *held_back(bases))
+        ],
         "conversations": conversations.figures(traffic, bases[0].costs, holdings[0].streams(traffic)),
         "failures": [planner.failure(bases[0], count) for count in (found.at_peak, found.with_spare)] if found else [],
     }

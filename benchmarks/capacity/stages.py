@@ -1,8 +1,7 @@
 """The stages under a virtual clock: their own code decides what they do, the cost table how long it takes.
 
-The core of the generate stage (`misotts.generate.core`), the batches of a worker and the calls into which decode and
-watermark cut them are the server's own code. Only the number of frames that the watermark holds back is computed here
-again, because the original needs tensors.
+The core of the generate stage (`misotts.generate.core`), the batches of a worker, the calls into which decode and
+watermark cut them and what the watermark holds back are the server's own code.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Generate:
     ) -> None:
         self._environment, self._device, self._costs = environment, device, costs
         pool = BlockPool(costs.kv_blocks, costs.block_size)
-        self.core = Core(pool, limits, MAX_POSITIONS, deliver, costs.hold_back_frames + 1, options)
+        self.core = Core(pool, limits, MAX_POSITIONS, deliver, costs.hold_back, options)
         self._launched: deque[tuple[simpy.Process, int]] = deque()
         """The steps in flight, and the number of frames that each samples."""
         self._wake = environment.event()
@@ -182,23 +181,35 @@ class Decode(ChunkWorker):
 
 
 class Watermark(ChunkWorker):
-    """See `misotts.watermark.watermarker.Watermarker.mark`: it holds frames back until a stream's last piece."""
+    """See `misotts.watermark.watermarker.Watermarker.mark`: it holds frames back until a stream's last piece, and makes
+    early marks in a call of their own."""
 
     def __init__(self, environment: simpy.Environment, device: Device, costs: CostTable, slots: int) -> None:
         super().__init__(environment, device, costs, slots)
-        self._held: dict[int, int] = {}
+        self._arrived: dict[int, int] = {}
+        """Frames of each stream so far."""
 
     def calls(self, pieces: list[Piece]) -> Iterator[tuple[float, list[Piece]]]:
-        flush = self.costs.hold_back_frames + 1
+        kept = self.costs.hold_back
+        early = sum(self._early(self._arrived.get(piece.stream, 0), piece.frames) for piece in pieces)
+        if early:  # a row for each; what is held back at the most is the longest lookahead
+            yield self.costs.watermark.at(min(early, self.slots), kept.frames) / 1000, []
+        flush = kept.frames + 1
         lengths = [piece.frames + (flush if piece.finish else 0) for piece in pieces]
         for start, end, members, done in rounds(lengths):
             ms = self.costs.watermark.at(len(members), end - start) if members else 0.0
             yield ms / 1000, [pieces[number] for number in done]
 
     def result(self, piece: Piece) -> int:
-        held = self._held.pop(piece.stream, 0) + piece.frames
+        before = self._arrived.pop(piece.stream, 0)
+        arrived, gone = before + piece.frames, self.costs.hold_back.gone(before)
         if piece.finish:
-            return held
-        out = max(held - self.costs.hold_back_frames, 0)
-        self._held[piece.stream] = held - out
-        return out
+            return arrived - gone
+        self._arrived[piece.stream] = arrived
+        return self.costs.hold_back.gone(arrived) - gone
+
+    def _early(self, before: int, frames: int) -> int:
+        """Return how many of the next frames let one out before all are held back that must be."""
+        kept = self.costs.hold_back
+        upto = min(before + frames, kept.frames * kept.every - 1)
+        return max(kept.gone(upto) - kept.gone(before), 0) if kept.every > 1 else 0

@@ -25,6 +25,7 @@ from misotts.engines.two_part import TwoPart
 from misotts.generate.inbox import Inbox
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
+from misotts.hold_back import HoldBack
 from misotts.model.checkpoint import tensor_shapes
 
 ENGINES = ("torch", "graph")
@@ -43,9 +44,9 @@ class Engines:
     engine: TwoPart | GraphEngine
     """Both parts together."""
 
-    def generator(self, limits: Limits, first_chunk_frames: int = 1) -> Generator:
+    def generator(self, limits: Limits, hold_back: HoldBack = HoldBack()) -> Generator:
         """Return a generate stage that is not started."""
-        return Generator(self.config, self.engine, limits, first_chunk_frames)
+        return Generator(self.config, self.engine, limits, hold_back)
 
     def launch(self, step: Step) -> torch.Tensor:
         """Launch a step as the loop does; return the codes on the host, where they may not have arrived yet."""

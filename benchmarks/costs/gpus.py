@@ -20,6 +20,7 @@ from benchmarks.costs.floors import MISOTTS_8B, Floors, Rates, Work, layer_weigh
 from benchmarks.costs.table import CostTable, Grid, Line, PromptCost
 from misotts.config import ModelConfig
 from misotts.engines.kv_memory import BLOCK_SIZE
+from misotts.hold_back import GRADUAL, HoldBack
 
 COPY_SHARE = 3.0 / 3.35
 CODEC = Work(bytes=39.9e6 * 4, flops=0.43e9, dtype="float32")
@@ -35,7 +36,8 @@ SEND_MS = 0.35
 PROMPT_MS = 1.0
 POSITIONS_PER_CHAR = 0.24
 FIXED_POSITIONS = 6
-HOLD_BACK_FRAMES = 5
+HOLD_BACK = HoldBack(5, GRADUAL)
+"""The published watermark's."""
 OTHER_MEMORY_BYTES = 6e9
 """Codec, watermark, CUDA contexts of four processes, activations."""
 USABLE = 0.95
@@ -117,7 +119,7 @@ def floor(gpu: Gpu, fp8: bool = False, config: ModelConfig = MISOTTS_8B) -> Cost
         network_ms=0.0,
         speed_when_busy=[1.0, 0.5],
         overlaps=True,
-        hold_back_frames=HOLD_BACK_FRAMES,
+        hold_back=HOLD_BACK,
         block_size=BLOCK_SIZE,
         kv_blocks=_kv_blocks(floors, gpu.memory_gb * 1e9),
         on_host=["watermark"],

@@ -38,7 +38,9 @@ batch larger than the largest measured one is an error, because the device may d
      "on_host": ["watermark"],             stages that use a CPU core of their own and not the device; default: none
      "not_measured_here": ["hop_ms"],      keys that come from elsewhere or are assumed; default: none
      "overlaps": true,                     true if the host plans a step while the device works on the one before
-     "hold_back_frames": 5,                frames that the watermark holds back before a stream's first audio
+     "hold_back": {                        what the watermark holds back of a stream: `misotts.hold_back.HoldBack`
+      "frames": 5,
+      "every": 3},
      "block_size": 32,                     positions of a KV block
      "kv_blocks": 4000                     KV blocks that fit into the device's memory beside the weights
     }
@@ -56,6 +58,8 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
+
+from misotts.hold_back import HoldBack
 
 FORMAT = "misotts cost table 1"
 AXES = {"step": ("batch", "context"), "decode": ("rows", "frames"), "watermark": ("rows", "frames")}
@@ -163,7 +167,7 @@ class CostTable:
     network_ms: float
     speed_when_busy: list[float]
     overlaps: bool
-    hold_back_frames: int
+    hold_back: HoldBack
     block_size: int
     kv_blocks: int
     on_host: list[str] = field(default_factory=list)
@@ -250,7 +254,7 @@ def from_json(raw: Any) -> CostTable:
         raise CostError(f"format: must be {FORMAT!r}")
     if raw.get("source") not in ("measured", "floor model"):
         raise CostError("source: must be 'measured' or 'floor model'")
-    plain = ("name", "source", "hop_ms", "send_ms", "network_ms", "speed_when_busy", "overlaps", "hold_back_frames")
+    plain = ("name", "source", "hop_ms", "send_ms", "network_ms", "speed_when_busy", "overlaps")
     optional = ("on_host", "not_measured_here", "date", "command", "machine")
     values = {name: _part(raw, name, lambda value: value) for name in (*plain, "block_size", "kv_blocks")}
     speeds = values["speed_when_busy"]
@@ -261,6 +265,7 @@ def from_json(raw: Any) -> CostTable:
     return CostTable(
         prefill=_part(raw, "prefill", lambda part: Line(part["positions"], part["ms"])),
         prompt=_part(raw, "prompt", lambda part: PromptCost(**part)),
+        hold_back=_part(raw, "hold_back", lambda part: HoldBack(**part)),
         **values,
         **{name: raw[name] for name in optional if name in raw},
     )

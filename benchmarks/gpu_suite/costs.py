@@ -12,6 +12,7 @@ from benchmarks.costs.gpus import FIXED_POSITIONS, HOP_MS, POSITIONS_PER_CHAR, S
 from benchmarks.costs.table import CostError, CostTable, PromptCost, measured_parts
 from benchmarks.gpu_suite.suite import Suite
 from misotts.engines.kv_memory import BLOCK_SIZE
+from misotts.hold_back import HoldBack
 
 SHARED_GPU = [1.0, 0.5, 0.3333]
 """Speed of each of one, two and three stages on one device, as if it did one thing at a time."""
@@ -37,7 +38,7 @@ def cost_table(suite: Suite, result: dict[str, Any]) -> dict[str, Any] | None:
             network_ms=0.0,
             speed_when_busy=SHARED_GPU,
             overlaps=suite.device == "cuda",
-            hold_back_frames=pipeline["hold_back_frames"],
+            hold_back=HoldBack(**pipeline["hold_back"]),
             block_size=BLOCK_SIZE,
             kv_blocks=generate["kv_blocks_that_fit"],
             not_measured_here=["hop_ms", "send_ms", "network_ms", "speed_when_busy", "prompt.positions_per_char"],

@@ -11,7 +11,7 @@ import statistics
 import time
 from collections import deque
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from misotts.prompt.builder import Prompter
 from misotts.prompt.voices import Voices
 from misotts.serve.stage.worker import next_batch
 from misotts.slots import Piece
-from misotts.watermark.watermarker import Watermarker, delay_frames
+from misotts.watermark.watermarker import Watermarker, hold_back
 from misotts_client.request import SpeechRequest
 
 TEXT = "The quick brown fox jumps over the lazy dog, and nobody is surprised."
@@ -50,7 +50,7 @@ def pipeline(section: Section) -> None:
         stages = _Stages(section, folder)
         with closing(stages), own_stream():
             stages.speak(1, sizes.pipeline_frames)  # kernels are chosen, graphs captured
-            section.value("hold_back_frames", delay_frames(folder))
+            section.value("hold_back", asdict(hold_back(folder)))
             section.value("prompt_ms", stages.prompt_ms())
             for streams in sizes.streams:
                 section.hurry()
@@ -76,7 +76,7 @@ class _Stages:
         most = max(section.sizes.streams)
         num_blocks = min(blocks_that_fit(section), 1 + most * (256 // BLOCK_SIZE))
         engines = random_engines(section, ENGINE, num_blocks, most)
-        self._generator = engines.generator(Limits(most, most), delay_frames(folder) + 1)
+        self._generator = engines.generator(Limits(most, most), hold_back(folder))
         mimi = random_mimi(config, device)
         make_tokenizer(min(config.text_vocab_size, 1024)).save(str(folder / "tokenizer.json"))
         self._prompter = Prompter(folder, config, partial(encode, mimi), Voices(None))

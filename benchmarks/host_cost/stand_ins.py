@@ -19,7 +19,7 @@ from misotts.serve.stage import decode, generate, watermark
 from misotts.slots import Piece
 from misotts.watermark import watermarker
 from misotts.watermark.silentcipher import SilentCipherConfig
-from misotts.watermark.watermarker import delay_frames
+from misotts.watermark.watermarker import hold_back
 
 
 class FreeEngine:
@@ -51,13 +51,17 @@ class FreeWatermarker:
     """Returns the audio as it is, as many frames late as the real one."""
 
     def __init__(self, folder: Path, slots: int, *_: Any) -> None:
-        self._held_back = delay_frames(folder) * FRAME_SAMPLES
+        self._hold_back = hold_back(folder)
         self._held = [np.zeros(0, np.float32)] * slots
+        self._arrived = [0] * slots
 
     def mark_each(self, pieces: Sequence[Piece[np.float32]]) -> Iterator[tuple[int, np.ndarray]]:
         for number, piece in enumerate(pieces):
             audio = piece.data if piece.first else np.concatenate([self._held[piece.slot], piece.data])
-            ready = len(audio) if piece.last else max(len(audio) - self._held_back, 0)
+            arrived = (0 if piece.first else self._arrived[piece.slot]) + len(piece.data) // FRAME_SAMPLES
+            self._arrived[piece.slot] = arrived
+            held = 0 if piece.last else arrived - self._hold_back.gone(arrived)
+            ready = len(audio) - held * FRAME_SAMPLES
             self._held[piece.slot] = audio[ready:]
             yield number, audio[:ready]
 

@@ -37,6 +37,7 @@ from misotts.generate.slot_table import SlotTable
 from misotts.generate.statistics import Statistics
 from misotts.generate.stream import Receiver, Send, Stream
 from misotts.generate.utterance import Utterance
+from misotts.hold_back import HoldBack
 from misotts_client.errors import (
     EOS,
     LENGTH,
@@ -71,21 +72,21 @@ class Core:
         limits: Limits,
         max_positions: int,
         send: Send,
-        first_chunk_frames: int = 1,
+        hold_back: HoldBack = HoldBack(),
         options: FlowOptions = DEFAULTS,
         retire_every_s: float = RETIRE_EVERY_S,
         sessions: SessionOptions = SESSIONS,
     ) -> None:
         """`max_positions`: of the longest utterance. `send`: takes chunks and refusals, and returns at once.
-        `first_chunk_frames`: frames of a stream's first chunk where the order names no size. `retire_every_s`: time
-        between two looks for streams to end. `sessions`: bounds of conversations."""
+        `hold_back`: what the later stages hold back. `retire_every_s`: time between two looks for streams to end.
+        `sessions`: bounds of conversations."""
         self.scheduler = Scheduler(pool, limits)
         self.admission = Admission(options, limits.max_streams)
         self.conversations = Conversations(pool, min(max_positions, pool.capacity * pool.block_size), sessions)
         self.statistics = Statistics()
         self.streams: dict[int, Stream] = {}
         """Streams that hold something: waiting, running, or not acknowledged to the end."""
-        self._send, self._first_chunk_frames = send, first_chunk_frames
+        self._send, self._hold_back = send, hold_back
         self._slots = SlotTable(limits.max_streams, pool.blocks_for(max_positions))
         self._in_flight: deque[list[Utterance]] = deque()
         """Utterances that sample a frame in each step that is planned and not collected."""
@@ -132,7 +133,7 @@ class Core:
             raise
         if not self.streams:
             self._delay_s = 0.0  # what an overload has taught says nothing of an idle server
-        stream = Stream(utterance, receiver, self._send, self._first_chunk_frames, now)
+        stream = Stream(utterance, receiver, self._send, self._hold_back, now)
         self.streams[utterance.stream] = stream
         if order.ticket:
             self._tickets[order.ticket] = stream

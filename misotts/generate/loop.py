@@ -28,6 +28,7 @@ from misotts.generate.flow import FlowOptions, tick_s
 from misotts.generate.outbox import Outbox
 from misotts.generate.stream import Chunk, Receiver
 from misotts.generate.utterance import Utterance
+from misotts.hold_back import HoldBack
 from misotts_client.errors import EOS, Internal, MisoError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -66,18 +67,16 @@ class Generator:
         config: ModelConfig,
         engine: Engine,
         limits: Limits,
-        first_chunk_frames: int = 1,
+        hold_back: HoldBack = HoldBack(),
         options: FlowOptions = WITHOUT_SERVER,
         sessions: SessionOptions = SESSIONS,
     ) -> None:
-        """`first_chunk_frames`, `options`, `sessions`: see `Core`."""
+        """`hold_back`, `options`, `sessions`: see `Core`."""
         # A stream has at most its unacknowledged chunks under way, and the last one, which nothing holds back. Batch
         # work and listeners may fill the queue each, and as many turns of conversations may wait.
         self._outbox = Outbox((limits.max_streams + 3 * limits.max_waiting) * (MAX_UNACKNOWLEDGED + 2))
         pool = BlockPool(engine.num_blocks, engine.block_size)
-        self.core = Core(
-            pool, limits, config.max_seq_len, self._outbox.put, first_chunk_frames, options, sessions=sessions
-        )
+        self.core = Core(pool, limits, config.max_seq_len, self._outbox.put, hold_back, options, sessions=sessions)
         self._engine = engine
         self._launched: deque[_Launched] = deque()
         self._wake = threading.Condition()

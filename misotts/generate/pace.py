@@ -9,6 +9,7 @@ because the next chunk was too large.
 from __future__ import annotations
 
 from misotts.config import FRAME_MS, MAX_CHUNK_FRAMES
+from misotts.hold_back import HoldBack
 
 FULL_FRAMES = 8
 """Chunks become no longer than this while the caller has little audio: frames that are held back do not help when
@@ -33,10 +34,9 @@ FRAME_S = FRAME_MS / 1000
 class Pace:
     """Chunk sizes of one stream. Times are seconds of one clock."""
 
-    def __init__(self, chunk_frames: int, first_frames: int, now: float) -> None:
-        """`chunk_frames`: frames of every chunk, 0: as many as `full` decides. `first_frames`: frames that it takes
-        until the first is heard, including the later stages' delay."""
-        self._chunk_frames, self._first_frames = chunk_frames, first_frames
+    def __init__(self, chunk_frames: int, hold_back: HoldBack, now: float) -> None:
+        """`chunk_frames`: frames of every chunk, 0: as many as `full` decides."""
+        self._chunk_frames, self._hold_back = chunk_frames, hold_back
         self._last_frame = now
         self._sent = 0
         """Frames in the chunks so far."""
@@ -62,7 +62,7 @@ class Pace:
             due = frames >= self._chunk_frames
         elif self._began is None:
             first = max(scale, FULL_FRAMES) if crowded else scale
-            due = frames >= self._first_frames - 1 + min(first, MAX_CHUNK_FRAMES)
+            due = self._hold_back.gone(frames) >= min(first, MAX_CHUNK_FRAMES)
         elif now + step_s + LEAD_S + delay_s < self._played_out:
             most = max(FULL_FRAMES * (1 + running // MANY_STREAMS), HELD_SHARE * self.left_s(now) / FRAME_S, scale)
             due = frames >= min(most, MAX_CHUNK_FRAMES)
@@ -79,7 +79,7 @@ class Pace:
     @property
     def _audible(self) -> int:
         """Frames that have been sent and that the later stages do not hold back."""
-        return max(self._sent - self._first_frames + 1, 0)
+        return self._hold_back.gone(self._sent)
 
     def playing_s(self, now: float) -> float | None:
         """Return the time since the caller's first audio was sent; None before that."""
@@ -94,5 +94,5 @@ class Pace:
         smaller than what the later stages and one chunk hold back counts as that much: the caller would run out."""
         if self._began is None:
             return False
-        least_s = (self._first_frames - 1 + max(self._chunk_frames, 1)) * FRAME_S + LEAD_S
+        least_s = (self._hold_back.frames + max(self._chunk_frames, 1)) * FRAME_S + LEAD_S
         return self.left_s(now) + (generated - self._audible) * FRAME_S > max(lead_s, least_s)

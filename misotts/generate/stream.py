@@ -12,6 +12,7 @@ import numpy.typing as npt
 from misotts.config import MAX_UNACKNOWLEDGED, NO_SLOT
 from misotts.generate.pace import FRAME_S, Pace
 from misotts.generate.utterance import Utterance
+from misotts.hold_back import HoldBack
 from misotts_client.errors import MisoError
 
 UNTAKEN_FRAMES = 125
@@ -78,13 +79,12 @@ def deliver(receiver: Receiver, news: Chunk | MisoError) -> None:
 class Stream:
     """Collects an utterance's frames and sends them in chunks."""
 
-    def __init__(self, utterance: Utterance, receiver: Receiver, send: Send, first_frames: int, now: float) -> None:
-        """`first_frames`: see `Pace`."""
+    def __init__(self, utterance: Utterance, receiver: Receiver, send: Send, hold_back: HoldBack, now: float) -> None:
         self.utterance, self.receiver, self.submitted = utterance, receiver, now
         self.finish = ""
         """The FINISH with which the stream has ended; empty before."""
         self.cancelled = self.failed = self.abandoned = False
-        self.pace = Pace(utterance.order.chunk_frames, first_frames, now)
+        self.pace = Pace(utterance.order.chunk_frames, hold_back, now)
         self._send = send
         self._written = 0
         self._pending: list[npt.NDArray[np.int32]] = []

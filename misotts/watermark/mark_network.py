@@ -71,9 +71,10 @@ class MarkNetwork:
             tensor[slots] = 0
 
     def marks(
-        self, slots: list[int], windows: npt.NDArray[np.float32], gains: npt.NDArray[np.float32]
+        self, slots: list[int], windows: npt.NDArray[np.float32], gains: npt.NDArray[np.float32], keep: bool = True
     ) -> npt.NDArray[np.float32]:
-        """Run the next columns of some streams.
+        """Run the next columns of some streams. Without `keep` the state stays that from before them, and a slot may
+        occur several times.
 
         windows float32 [n, columns, N_FFT] are the audio at the network's rate; gains float32 [n, columns] bring it to
         the loudness of the network's training. Returns the marks of the columns `columns_ahead` earlier, float32
@@ -91,7 +92,8 @@ class MarkNetwork:
         magnitude = torch.minimum(info * (self._carrier_rms / gain.clamp(min=1e-12)).unsqueeze(-1), spectra.abs())
         mark = F.pad(-magnitude * torch.sgn(spectra), (0, self.config.bins - self._band))
         state.columns += windows.shape[1]
-        self._state.store(rows, state)
+        if keep:
+            self._state.store(rows, state)
         marks: npt.NDArray[np.float32] = (torch.fft.irfft(mark, n=self.config.N_FFT) * self._synthesis).cpu().numpy()
         return marks
 

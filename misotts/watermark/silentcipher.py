@@ -52,8 +52,9 @@ class SilentCipherConfig:
     """Number of 3 x 3 layers, from the first on, that see the next column; the others see only earlier ones. None means
     all."""
     delay_frames: int | None = None
-    """Number of frames that a stream holds back. Columns without a known mark by then stay unmarked. None means as
-    many as every column's mark needs."""
+    """Number of frames that a stream holds back from its start on. Columns without a known mark by then stay unmarked.
+    None means that a stream starts at once, with early marks, and that the hold-back grows to as many frames as every
+    column's mark needs."""
 
     @classmethod
     def load(cls, folder: Path) -> SilentCipherConfig:

@@ -4,16 +4,19 @@ The published code marks whole clips. Here each stream keeps the state that the 
 
     24 kHz ─▶ network's rate ─▶ STFT columns ─▶ network, column by column ─▶ each column's mark ─▶ 24 kHz ─▶ +
 
-Only the mark is resampled to 24 kHz; it is added to the original samples. A frame goes out once
-`Timing.delay_frames` frames have followed it. A column without a known mark by then stays unmarked as a whole, so
-that the mark fades in and out and never jumps. Two things differ from the published code, which has the whole utterance
-before it starts: the loudness that scales the network's input is that of the audio so far, and batch normalisation uses
-its trained statistics.
+Only the mark is resampled to 24 kHz; it is added to the original samples. `Timing.hold_back` says when a frame goes
+out. A column's mark is fixed as a whole when the first frame that it changes goes out, so that the mark fades in and
+out and never jumps. If it is not known by then, the column stays unmarked, or, where the hold-back grows at a stream's
+start, gets an early mark: the one that it would have if the stream ended there. Two things differ from the published
+code, which has the whole utterance before it starts: the loudness that scales the network's input is that of the audio
+so far, and batch normalisation uses its trained statistics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ import numpy.typing as npt
 import torch
 
 from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
+from misotts.hold_back import GRADUAL, HoldBack
 from misotts.slots import Piece, in_order, rounds, starting_slots
 from misotts.watermark.key import REFERENCE_KEY
 from misotts.watermark.mark_network import MarkNetwork
@@ -36,20 +40,21 @@ Samples = npt.NDArray[np.float32]
 
 
 class Timing:
-    """The time at which a column's mark is known. STFT columns are centred on multiples of the hop, the first one on
-    the stream's start."""
+    """When frames go out, and which columns' marks are known by then. STFT columns are centred on multiples of the hop,
+    the first one on the stream's start."""
 
     def __init__(self, config: SilentCipherConfig) -> None:
         self.config = config
         self.up, self.down = Resampler(SAMPLE_RATE, config.SR), Resampler(config.SR, SAMPLE_RATE)
-        self.delay_frames = self._full_delay() if config.delay_frames is None else config.delay_frames
-        """Number of frames that must follow a frame before it goes out."""
+        given = config.delay_frames
+        self.hold_back = HoldBack(self._full_delay(), GRADUAL) if given is None else HoldBack(given)
+        self.early = self._early() if given is None else {}
+        """The columns, first and end, that get an early mark when so many frames have arrived."""
 
     def marked(self, columns: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """True for each column with a mark that is known when the first frame that it changes goes out."""
-        begins = self.down.touched((columns - 1) * self.config.HOP_LENGTH)  # negative for a stream's first columns
-        samples = (np.maximum(begins, 0) // FRAME_SAMPLES + 1 + self.delay_frames) * FRAME_SAMPLES
-        late = columns >= self.up.known(samples) // self.config.HOP_LENGTH - self.config.columns_ahead
+        arrived = np.array([self.hold_back.arrived(frame) for frame in self._first_frames(columns)], np.int64)
+        late = columns >= self.up.known(arrived * FRAME_SAMPLES) // self.config.HOP_LENGTH - self.config.columns_ahead
         return (columns >= 0) & ~late
 
     def flush_samples(self) -> int:
@@ -57,18 +62,35 @@ class Timing:
         hops = (self.config.columns_ahead + 3) * self.config.HOP_LENGTH
         return hops * SAMPLE_RATE // self.config.SR + 2 * self.up.reach + FRAME_SAMPLES
 
+    def _first_frames(self, columns: npt.NDArray[np.int64]) -> list[int]:
+        """Return the number of the first frame that each column changes."""
+        begins = self.down.touched((columns - 1) * self.config.HOP_LENGTH)  # negative for a stream's first columns
+        frames: list[int] = (np.maximum(begins, 0) // FRAME_SAMPLES).tolist()
+        return frames
+
     def _full_delay(self) -> int:
-        """Return the shortest delay with which every column is marked."""
+        """Return the least number of frames that must be held back for every column's mark to be known."""
         frame = FRAME_SAMPLES * self.config.SR // SAMPLE_RATE  # columns until a frame and a column coincide again
-        self.delay_frames = 0
+        self.hold_back = HoldBack()
         while not self.marked(np.arange(frame)).all():
-            self.delay_frames += 1
-        return self.delay_frames
+            self.hold_back = HoldBack(self.hold_back.frames + 1)
+        return self.hold_back.frames
+
+    def _early(self) -> dict[int, tuple[int, int]]:
+        """See `early`. The columns of each frame that have no known mark are its last ones."""
+        most = GRADUAL * self.hold_back.frames * FRAME_SAMPLES * self.config.SR // SAMPLE_RATE // self.config.HOP_LENGTH
+        columns = np.arange(most)
+        early: dict[int, tuple[int, int]] = {}
+        for column, frame, known in zip(columns, self._first_frames(columns), self.marked(columns), strict=True):
+            if not known:
+                arrived = self.hold_back.arrived(frame)
+                early[arrived] = early.get(arrived, (int(column), 0))[0], int(column) + 1
+        return early
 
 
-def delay_frames(folder: Path) -> int:
-    """Number of frames that the model in `folder` holds back before a stream's first one goes out."""
-    return Timing(SilentCipherConfig.load(Path(folder) / "silentcipher")).delay_frames
+def hold_back(folder: Path) -> HoldBack:
+    """Return what the watermark of the model in `folder` holds back."""
+    return Timing(SilentCipherConfig.load(Path(folder) / "silentcipher")).hold_back
 
 
 class Watermarker:
@@ -91,7 +113,8 @@ class Watermarker:
     def mark_each(self, pieces: Sequence[Piece[np.float32]]) -> Iterator[tuple[int, Samples]]:
         """Yield each piece's number and the frames it completes once they are known, so that a short piece does not
         wait for long ones."""
-        streams = self._push(pieces)
+        streams, early = self._push(pieces)
+        self._mark_early(early)
         windows = [stream.take_windows() for stream in streams]
         for start, end, members, done in rounds([len(each) for each, _ in windows]):
             if members:
@@ -105,16 +128,45 @@ class Watermarker:
             for number in done:
                 yield number, streams[number].take(pieces[number].last)
 
-    def _push(self, pieces: Sequence[Piece[np.float32]]) -> list[_Stream]:
-        """Append each piece to its stream and return the streams."""
+    def _push(self, pieces: Sequence[Piece[np.float32]]) -> tuple[list[_Stream], list[_Early]]:
+        """Append each piece to its stream; return the streams, and the columns that get an early mark."""
         first = starting_slots(pieces)
         self._network.reset(first)
         for slot in first:
             self._streams[slot] = _Stream(self._timing)
         streams = [self._streams[piece.slot] for piece in pieces]
+        early = []
         for stream, piece in zip(streams, pieces, strict=True):
-            stream.push(piece.data, piece.last)
-        return streams
+            early += [_Early(piece.slot, stream, *found) for found in stream.push(piece.data, piece.last)]
+        return streams, early
+
+    def _mark_early(self, early: list[_Early]) -> None:
+        """Compute early marks in one call, from the state before the pieces."""
+        if not early:
+            return
+        columns = max(len(each.windows) for each in early)  # silence beyond a row's own columns does not change them
+        rows = [(columns - len(each.windows), each) for each in early]
+        marks = self._network.marks(
+            slots=[each.slot for each in early],
+            windows=np.stack([np.pad(each.windows, ((0, more), (0, 0))) for more, each in rows]),
+            gains=np.stack([np.pad(each.gains, (0, more), constant_values=1) for more, each in rows]),
+            keep=False,
+        )
+        for each, mark in zip(early, marks, strict=True):
+            each.stream.add_early_marks(each.first, mark[: len(each.windows)])
+
+
+@dataclass(frozen=True)
+class _Early:
+    """Columns of a stream that get an early mark."""
+
+    slot: int
+    stream: _Stream
+    first: int
+    """The first of them; the last one's mark is the last that follows from `windows`."""
+    windows: Samples
+    gains: Samples
+    """As in `MarkNetwork.marks`: the audio so far and silence, from the first column that has no state yet."""
 
 
 class _Stream:
@@ -122,6 +174,7 @@ class _Stream:
 
     def __init__(self, timing: Timing) -> None:
         self._timing, self._hop = timing, timing.config.HOP_LENGTH
+        self._arrived = 0  # frames
         self._clean = np.zeros(0, np.float32)  # 24 kHz, samples that have not gone out
         self._up = ResampleStream(timing.up)
         # The first column reaches half a window before the stream's start.
@@ -130,14 +183,42 @@ class _Stream:
         self._power = SPEECH_POWER * self._counted
         # The network's first marks belong to columns before column 0 and are dropped.
         self._column = -timing.config.columns_ahead
+        self._early_end = 0  # the end of the columns that have early marks
         # The network's rate, from the first sample that the resampling of what has not gone out reads.
         self._mark, self._mark_at = np.zeros(0, np.float32), -timing.down.reach
 
-    def push(self, samples: Samples, last: bool) -> None:
+    def push(self, samples: Samples, last: bool) -> list[tuple[int, Samples, Samples]]:
+        """Append frames; return the first column, the windows and the gains for each group of early marks."""
         self._clean = np.concatenate([self._clean, samples])
-        if last:  # after this silence every mark is known
-            samples = np.concatenate([samples, np.zeros(self._timing.flush_samples(), np.float32)])
+        before, self._arrived = self._arrived, self._arrived + len(samples) // FRAME_SAMPLES
+        found, done = [], 0
+        for arrived in [each for each in self._timing.early if before < each <= self._arrived]:
+            upto = (arrived - before) * FRAME_SAMPLES
+            self._push(samples[done:upto])
+            first, self._early_end = self._timing.early[arrived]
+            found.append((first, *self._if_it_ended_here(self._early_end)))
+            done = upto
+        if last:
+            self._push(np.concatenate([samples[done:], self._silence()]))
+        else:
+            self._push(samples[done:])
+        return found
+
+    def _push(self, samples: Samples) -> None:
         self._window = np.concatenate([self._window, self._up.push(samples)])
+
+    def _silence(self) -> Samples:
+        """Return the silence after which every mark is known."""
+        return np.zeros(self._timing.flush_samples(), np.float32)
+
+    def _if_it_ended_here(self, end: int) -> tuple[Samples, Samples]:
+        """Return the windows and gains from which the marks of the columns up to `end` would follow."""
+        ended = copy(self)
+        ended._up = copy(self._up)
+        ended._push(self._silence())
+        windows, gains = ended.take_windows()
+        columns = end - self._column
+        return windows[:columns], gains[:columns]
 
     def take_windows(self) -> tuple[Samples, Samples]:
         """Return the complete STFT windows, float32 [columns, 2 * hop], and the gain of each, which brings the audio up
@@ -158,9 +239,20 @@ class _Stream:
 
     def add_marks(self, marks: Samples) -> None:
         """Overlap-add the next columns' marks, float32 [columns, 2 * hop]."""
-        hop, first = self._hop, self._column
+        first = self._column
         self._column += len(marks)
-        marks = marks * self._timing.marked(np.arange(first, self._column))[:, None]
+        columns = np.arange(first, self._column)
+        marked = self._timing.marked(columns)
+        if self._timing.early:  # the stream has ended before an early mark was due
+            marked |= columns >= self._early_end
+        self._add(first, marks * marked[:, None])
+
+    def add_early_marks(self, first: int, marks: Samples) -> None:
+        """Overlap-add marks as `add_marks` does, from column `first` on, and leave the place where it is."""
+        self._add(first, marks[first - self._column :])
+
+    def _add(self, first: int, marks: Samples) -> None:
+        hop = self._hop
         added = np.zeros((len(marks) + 1) * hop, np.float32)
         added[:-hop] = marks[:, :hop].ravel()
         added[hop:] += marks[:, hop:].ravel()
@@ -173,8 +265,8 @@ class _Stream:
 
     def take(self, last: bool) -> Samples:
         """Return all frames with known marks; at the stream's end all frames."""
-        held_back = 0 if last else self._timing.delay_frames * FRAME_SAMPLES
-        ready = max(len(self._clean) - held_back, 0)
+        held_back = 0 if last else self._arrived - self._timing.hold_back.gone(self._arrived)
+        ready = len(self._clean) - held_back * FRAME_SAMPLES
         mark, read = self._timing.down.start(self._mark, ready)
         out = np.clip(self._clean[:ready] + mark, -1.0, 1.0)
         self._clean, self._mark, self._mark_at = self._clean[ready:], self._mark[read:], self._mark_at + read

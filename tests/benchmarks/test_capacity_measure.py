@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.capacity import measure
 from benchmarks.costs.table import from_json
-from misotts.watermark.watermarker import delay_frames
+from misotts.watermark.watermarker import hold_back
 
 pytestmark = pytest.mark.long
 
@@ -23,7 +23,7 @@ def test_the_stages_alone(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert from_json(table.to_json()) == table
     assert table.source == "measured"
     assert table.max_batch == 4
-    assert table.hold_back_frames == delay_frames(demo_folder)
+    assert table.hold_back == hold_back(demo_folder)
     assert all(0.1 < ms < 5000 for grid in (table.step, table.decode, table.watermark) for row in grid.ms for ms in row)
     assert table.watermark.ms[1][1] > table.watermark.ms[0][0]  # 32 frames and one
     assert table.prefill.ms[1] > table.prefill.ms[0]

@@ -21,6 +21,7 @@ from benchmarks.load.summary import overall
 from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
 from misotts.engines.interface import Limits
 from misotts.generate.flow import AdmissionRule, FlowOptions
+from misotts.hold_back import GRADUAL, HoldBack
 from tests.support.constant_costs import DECODE, HOLD_BACK, LIMITS, LONE, SEND, STEP, TABLE, WATERMARK, flat, growing
 
 
@@ -52,6 +53,13 @@ def test_a_lone_callers_last_audio_is_a_step_for_every_frame() -> None:
     assert answer.finish == "length"
     assert frames > HOLD_BACK
     assert answer.ended_s * 1000 == pytest.approx(LONE + (frames - HOLD_BACK - 1) * STEP)
+
+
+def test_a_stream_that_starts_at_once_waits_for_one_step_and_its_early_mark() -> None:
+    answer = alone(replace(TABLE, hold_back=HoldBack(HOLD_BACK, GRADUAL)))
+    assert (answer.ttfa_s or 0) * 1000 == pytest.approx(LONE - HOLD_BACK * STEP + WATERMARK)
+    assert play(answer.arrivals).underrun_s == 0
+    assert answer.audio_s == alone(TABLE).audio_s
 
 
 def test_the_simulated_server_has_the_rules_of_the_real_one() -> None:

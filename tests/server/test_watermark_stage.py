@@ -13,7 +13,7 @@ import numpy as np
 from misotts.config import FRAME_SAMPLES
 from misotts.serve.local import RunningServer
 from misotts.watermark.detector import Detector, Finding, judge
-from misotts.watermark.watermarker import delay_frames
+from misotts.watermark.watermarker import hold_back
 from misotts_client import Client
 from tests.support.processes import run_folder
 from tests.support.raw import infer, text
@@ -25,7 +25,7 @@ STREAM, SLOT, ADMISSION = 1_000_000, 8, 1_000_000
 
 def test_the_first_chunk_of_an_utterance_is_one_frame(client: Client, demo_folder: Path) -> None:
     """The watermark adds no frame to the time to first audio."""
-    assert delay_frames(demo_folder) == 0
+    assert hold_back(demo_folder).frames == 0
     chunks = list(client.stream("Hello from Miso.", max_audio_ms=800, seed=3))
     assert len(chunks[0].audio) == FRAME_SAMPLES
     assert sum(len(chunk.audio) for chunk in chunks) == 10 * FRAME_SAMPLES

@@ -2,6 +2,7 @@
 
 from benchmarks.costs.table import CostTable, Grid, Line, PromptCost
 from misotts.engines.interface import Limits
+from misotts.hold_back import HoldBack
 
 STEP, DECODE, WATERMARK, PROMPT, HOP, SEND, NETWORK = 20.0, 3.0, 4.0, 1.0, 2.0, 0.5, 10.0
 HOLD_BACK = 5
@@ -29,7 +30,7 @@ TABLE = CostTable(
     network_ms=NETWORK,
     speed_when_busy=[1.0, 1.0, 1.0],
     overlaps=False,
-    hold_back_frames=HOLD_BACK,
+    hold_back=HoldBack(HOLD_BACK),
     block_size=32,
     kv_blocks=500,
     date="2026-11-23T00:00:00+00:00",

@@ -1,28 +1,26 @@
 """The streaming watermark equals the published network on the whole clip, and itself for any cuts."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
 
 from demo.silentcipher.networks import load_networks
 from misotts.config import FRAME_SAMPLES
+from misotts.hold_back import HoldBack
 from misotts.slots import Piece
 from misotts.watermark.key import symbols_of
 from misotts.watermark.mark_network import MarkNetwork
 from misotts.watermark.resample import Resampler, ResampleStream
 from misotts.watermark.silentcipher import SilentCipherConfig, SilentCipherError
-from misotts.watermark.watermarker import Timing, Watermarker, delay_frames
+from misotts.watermark.watermarker import Timing, Watermarker, hold_back
 from tests.support.clips import speech_like
 from tests.support.silentcipher_peer import PublishedFolder, make_published_folder
-
-KEY = bytes([7, 250, 0, 133, 64])
+from tests.support.watermarks import KEY, mark_in_pieces, with_hparams
 
 
 @pytest.fixture(scope="module")
@@ -30,25 +28,9 @@ def watermarker(demo_folder: Path) -> Watermarker:
     return Watermarker(demo_folder, slots=4, key=KEY)
 
 
-def mark_in_pieces(watermarker: Watermarker, audio: np.ndarray, frames: list[int], slot: int = 0) -> list[np.ndarray]:
-    """Stream `audio` in pieces of `frames`; the last piece takes the rest."""
-    cuts = np.cumsum(frames) * FRAME_SAMPLES
-    pieces = np.split(audio, cuts[cuts < len(audio)])
-    last = len(pieces) - 1
-    return [watermarker.mark([Piece(slot, n == 0, piece, n == last)])[0] for n, piece in enumerate(pieces)]
-
-
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> PublishedFolder:
     return make_published_folder(tmp_path_factory.mktemp("model") / "silentcipher")
-
-
-def with_hparams(source: Path, folder: Path, **changes: object) -> Path:
-    """Make a model folder with the SilentCipher of `source` and `changes` of its `hparams.yaml`."""
-    shutil.copytree(source, folder / "silentcipher")
-    file = folder / "silentcipher" / "hparams.yaml"
-    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changes))
-    return folder
 
 
 def published_marks(published: PublishedFolder, audio: np.ndarray, rms: float) -> torch.Tensor:
@@ -124,15 +106,16 @@ def test_the_demo_network_equals_the_trained_one_on_the_whole_clip(demo_folder: 
 )
 def test_the_delay_is_stated(published: PublishedFolder, tmp_path: Path, changes: dict[str, int], frames: int) -> None:
     folder = with_hparams(published.folder, tmp_path / "model", **changes)
-    assert delay_frames(folder) == frames
+    assert hold_back(folder).frames == frames
     watermarker = Watermarker(folder, slots=1, key=KEY)
     pieces = mark_in_pieces(watermarker, speech_like(7 * FRAME_SAMPLES), [1] * 7)
-    assert next(n for n, piece in enumerate(pieces) if len(piece)) == frames
+    starts = next(n for n, piece in enumerate(pieces) if len(piece))
+    assert starts == changes.get("delay_frames", 0), "without the key a stream starts at once"
     assert sum(map(len, pieces)) == 7 * FRAME_SAMPLES
 
 
 def test_nothing_is_held_back_on_the_demo_model(watermarker: Watermarker, demo_folder: Path) -> None:
-    assert delay_frames(demo_folder) == 0
+    assert hold_back(demo_folder) == HoldBack()
     audio = speech_like(5 * FRAME_SAMPLES)
     pieces = mark_in_pieces(watermarker, audio, [1] * 5)
     assert [len(piece) for piece in pieces] == [FRAME_SAMPLES] * 5
@@ -142,8 +125,8 @@ def test_nothing_is_held_back_on_the_demo_model(watermarker: Watermarker, demo_f
 
 def test_a_delay_marks_more_columns_and_changes_no_others(demo_folder: Path, tmp_path: Path) -> None:
     """Without delay every fourth column, across the border of two frames, is unmarked; the other marks are the same."""
-    delayed = with_hparams(demo_folder / "silentcipher", tmp_path / "model", delay_frames=None)
-    assert delay_frames(delayed) == 1
+    delayed = with_hparams(demo_folder / "silentcipher", tmp_path / "model", delay_frames=1)
+    assert hold_back(delayed) == HoldBack(1)
     audio = speech_like(12 * FRAME_SAMPLES)
     (full,) = Watermarker(delayed, slots=1, key=KEY).mark([Piece(0, True, audio, True)])
     (prompt,) = Watermarker(demo_folder, slots=1, key=KEY).mark([Piece(0, True, audio, True)])

@@ -20,7 +20,7 @@ from misotts.serve.stage import acknowledge
 from misotts.serve.stage.datagrams import DatagramReceiver
 from misotts.serve.stage.stage import Stage
 from misotts.serve.stage.tensors import array, send, text
-from misotts.watermark.watermarker import delay_frames
+from misotts.watermark.watermarker import hold_back
 from misotts_client.errors import MisoError, finish_of
 from misotts_gateway import tickets
 from misotts_gateway.spans import SpanSender
@@ -40,8 +40,8 @@ class GenerateStage(Stage):
         self.link.loading("backbone, depth decoder, KV pool")
         limits = Limits(max_streams=settings.max_streams)
         engine = load_engine(settings.model, self.config, limits, settings.engines, settings.kv_memory, self.device)
-        first_frames = delay_frames(settings.model) + 1
-        self.generator = Generator(self.config, engine, limits, first_frames, settings.flow, settings.sessions)
+        kept = hold_back(settings.model)
+        self.generator = Generator(self.config, engine, limits, kept, settings.flow, settings.sessions)
         self.acknowledgements = DatagramReceiver(
             settings.acknowledge_socket,
             acknowledge.unpack,
