@@ -198,26 +198,23 @@ class _Stream:
             first, self._early_end = self._timing.early[arrived]
             found.append((first, *self._if_it_ended_here(self._early_end)))
             done = upto
-        if last:
-            self._push(np.concatenate([samples[done:], self._silence()]))
-        else:
-            self._push(samples[done:])
+        samples = samples[done:]
+        if last:  # after this silence every mark is known
+            samples = np.concatenate([samples, np.zeros(self._timing.flush_samples(), np.float32)])
+        self._push(samples)
         return found
 
     def _push(self, samples: Samples) -> None:
         self._window = np.concatenate([self._window, self._up.push(samples)])
 
-    def _silence(self) -> Samples:
-        """Return the silence after which every mark is known."""
-        return np.zeros(self._timing.flush_samples(), np.float32)
-
     def _if_it_ended_here(self, end: int) -> tuple[Samples, Samples]:
         """Return the windows and gains from which the marks of the columns up to `end` would follow."""
+        columns, up = end - self._column, self._timing.up
         ended = copy(self)
         ended._up = copy(self._up)
-        ended._push(self._silence())
+        ended._push(np.zeros(2 * up.reach + up.in_block, np.float32))  # what follows is zero without being resampled
+        ended._window = np.pad(ended._window, (0, max((columns + 1) * self._hop - len(ended._window), 0)))
         windows, gains = ended.take_windows()
-        columns = end - self._column
         return windows[:columns], gains[:columns]
 
     def take_windows(self) -> tuple[Samples, Samples]:
