@@ -95,7 +95,7 @@ class FreeNetwork:
 
     def reset(self, slots: list[int]) -> None: ...
 
-    def marks(self, slots: list[int], windows: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    def marks(self, slots: list[int], windows: np.ndarray, gains: np.ndarray, keep: bool = True) -> np.ndarray:
         return np.full(windows.shape, 1e-4, np.float32)
 
 

@@ -30,6 +30,10 @@ BATCH_SHARE = 0.5
 
 FRAME_S = FRAME_MS / 1000
 
+SLOW_S = FRAME_S / 2
+"""If the later stages take longer for a chunk, a first chunk has about as many frames as if all were held back from the
+start of a stream: its caller has more to play until the next one, and the stages have fewer chunks."""
+
 
 class Pace:
     """Chunk sizes of one stream. Times are seconds of one clock."""
@@ -57,23 +61,25 @@ class Pace:
                 do not make it run out.
         """
         step_s, self._last_frame = now - self._last_frame, now
+        heard = self._hold_back.gone(self._sent + frames) - self._audible
         scale = max(1 + running // MANY_STREAMS, round(BATCH_SHARE * delay_s / FRAME_S))
         if self._chunk_frames:
             due = frames >= self._chunk_frames
         elif self._began is None:
             first = max(scale, FULL_FRAMES) if crowded else scale
-            due = self._hold_back.gone(frames) >= min(first, MAX_CHUNK_FRAMES)
+            if delay_s > SLOW_S:
+                first = self._hold_back.gone(self._hold_back.frames + first)
+            due = heard >= min(first, MAX_CHUNK_FRAMES)
         elif now + step_s + LEAD_S + delay_s < self._played_out:
             most = max(FULL_FRAMES * (1 + running // MANY_STREAMS), HELD_SHARE * self.left_s(now) / FRAME_S, scale)
             due = frames >= min(most, MAX_CHUNK_FRAMES)
         else:
-            due = frames >= min(scale, MAX_CHUNK_FRAMES)
+            due = heard >= scale or frames >= MAX_CHUNK_FRAMES
         if due:
-            before = self._audible
             self._sent += frames
-            if more := self._audible - before:
+            if heard:
                 self._began = now if self._began is None else self._began
-                self._played_out = max(self._played_out, now) + more * FRAME_S
+                self._played_out = max(self._played_out, now) + heard * FRAME_S
         return due
 
     @property

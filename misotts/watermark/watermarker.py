@@ -144,16 +144,15 @@ class Watermarker:
         """Compute early marks in one call, from the state before the pieces."""
         if not early:
             return
-        columns = max(len(each.windows) for each in early)  # silence beyond a row's own columns does not change them
-        rows = [(columns - len(each.windows), each) for each in early]
-        marks = self._network.marks(
-            slots=[each.slot for each in early],
-            windows=np.stack([np.pad(each.windows, ((0, more), (0, 0))) for more, each in rows]),
-            gains=np.stack([np.pad(each.gains, (0, more), constant_values=1) for more, each in rows]),
-            keep=False,
-        )
+        columns = max(each.end - each.begin for each in early)  # silence after a row's own columns does not change them
+        windows = np.zeros((len(early), columns, self._network.config.N_FFT), np.float32)
+        gains = np.ones((len(early), columns), np.float32)
+        for row, each in enumerate(early):
+            audible = min(len(each.windows), columns)
+            windows[row, :audible], gains[row, :audible] = each.windows[:audible], each.gains[:audible]
+        marks = self._network.marks([each.slot for each in early], windows, gains, keep=False)
         for each, mark in zip(early, marks, strict=True):
-            each.stream.add_early_marks(each.first, mark[: len(each.windows)])
+            each.stream.add_early_marks(each.first, mark[each.first - each.begin : each.end - each.begin])
 
 
 @dataclass(frozen=True)
@@ -162,11 +161,14 @@ class _Early:
 
     slot: int
     stream: _Stream
+    begin: int
+    """The column whose mark is the next one of the stream."""
     first: int
-    """The first of them; the last one's mark is the last that follows from `windows`."""
+    end: int
+    """The first of the columns with an early mark, and the one after the last."""
     windows: Samples
     gains: Samples
-    """As in `MarkNetwork.marks`: the audio so far and silence, from the first column that has no state yet."""
+    """As in `MarkNetwork.marks`, from the first column that has no state yet to the end of the audio so far."""
 
 
 class _Stream:
@@ -187,8 +189,8 @@ class _Stream:
         # The network's rate, from the first sample that the resampling of what has not gone out reads.
         self._mark, self._mark_at = np.zeros(0, np.float32), -timing.down.reach
 
-    def push(self, samples: Samples, last: bool) -> list[tuple[int, Samples, Samples]]:
-        """Append frames; return the first column, the windows and the gains for each group of early marks."""
+    def push(self, samples: Samples, last: bool) -> list[tuple[int, int, int, Samples, Samples]]:
+        """Append frames; return what each group of early marks needs: see `_Early`."""
         self._clean = np.concatenate([self._clean, samples])
         before, self._arrived = self._arrived, self._arrived + len(samples) // FRAME_SAMPLES
         found, done = [], 0
@@ -196,7 +198,7 @@ class _Stream:
             upto = (arrived - before) * FRAME_SAMPLES
             self._push(samples[done:upto])
             first, self._early_end = self._timing.early[arrived]
-            found.append((first, *self._if_it_ended_here(self._early_end)))
+            found.append((self._column, first, self._early_end, *self._if_it_ended_here()))
             done = upto
         samples = samples[done:]
         if last:  # after this silence every mark is known
@@ -207,15 +209,13 @@ class _Stream:
     def _push(self, samples: Samples) -> None:
         self._window = np.concatenate([self._window, self._up.push(samples)])
 
-    def _if_it_ended_here(self, end: int) -> tuple[Samples, Samples]:
-        """Return the windows and gains from which the marks of the columns up to `end` would follow."""
-        columns, up = end - self._column, self._timing.up
-        ended = copy(self)
+    def _if_it_ended_here(self) -> tuple[Samples, Samples]:
+        """Return all windows that contain audio, and their gains."""
+        up, ended = self._timing.up, copy(self)
         ended._up = copy(self._up)
         ended._push(np.zeros(2 * up.reach + up.in_block, np.float32))  # what follows is zero without being resampled
-        ended._window = np.pad(ended._window, (0, max((columns + 1) * self._hop - len(ended._window), 0)))
-        windows, gains = ended.take_windows()
-        return windows[:columns], gains[:columns]
+        ended._window = np.concatenate([ended._window, np.zeros(2 * self._hop, np.float32)])
+        return ended.take_windows()
 
     def take_windows(self) -> tuple[Samples, Samples]:
         """Return the complete STFT windows, float32 [columns, 2 * hop], and the gain of each, which brings the audio up
@@ -245,8 +245,8 @@ class _Stream:
         self._add(first, marks * marked[:, None])
 
     def add_early_marks(self, first: int, marks: Samples) -> None:
-        """Overlap-add marks as `add_marks` does, from column `first` on, and leave the place where it is."""
-        self._add(first, marks[first - self._column :])
+        """Overlap-add marks from column `first` on; the next columns stay the same."""
+        self._add(first, marks)
 
     def _add(self, first: int, marks: Samples) -> None:
         hop = self._hop
