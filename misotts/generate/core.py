@@ -59,6 +59,8 @@ PATIENCE = 2.0
 """An utterance is refused after all when it has waited for its slot this many times as long as it may."""
 PROVEN_AFTER_S = 1.0
 """A listener that is about to run out after this time shows that too many run."""
+SLOW_S = 0.06
+"""If a step and the later stages' time for a chunk together take longer, a first chunk waits for more frames."""
 DELAY_SHARE = 1 / 16
 """Weight of the newest chunks' time where chunks have become faster."""
 
@@ -318,6 +320,7 @@ class Core:
         """Take the frames [samples, codebooks] of the oldest step in flight."""
         running = len(self.scheduler.running)
         crowded = len(self.scheduler.waiting) > self._free_slots  # others only wait for the next plan
+        slow = now - self._planned_at + self._delay_s > SLOW_S
         sampled = zip(self._in_flight.popleft(), frames, frames.any(axis=1).tolist(), strict=True)
         # The youngest first: a stream's first sound must not wait behind the next frames of the others.
         for utterance, codes, is_speech in reversed(list(sampled)):
@@ -333,7 +336,7 @@ class Core:
             elif len(utterance.frames) == utterance.order.max_frames:
                 self._finish(stream, LENGTH, now, codes)
             else:
-                stream.add(codes, running, self._delay_s, now, crowded)
+                stream.add(codes, running, self._delay_s, now, crowded, slow)
 
     def close(self, error: MisoError, now: float) -> None:
         """End every stream with `error`, and refuse all that come from now on for the same reason."""

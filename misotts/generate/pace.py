@@ -30,10 +30,6 @@ BATCH_SHARE = 0.5
 
 FRAME_S = FRAME_MS / 1000
 
-SLOW_S = FRAME_S / 2
-"""If the later stages take longer for a chunk, a first chunk has about as many frames as if all were held back from the
-start of a stream: its caller has more to play until the next one, and the stages have fewer chunks."""
-
 
 class Pace:
     """Chunk sizes of one stream. Times are seconds of one clock."""
@@ -49,7 +45,9 @@ class Pace:
         self._played_out = now
         """Time at which the caller will have played everything, if it plays without pause from the first chunk on."""
 
-    def full(self, frames: int, running: int, delay_s: float, now: float, crowded: bool = False) -> bool:
+    def full(
+        self, frames: int, running: int, delay_s: float, now: float, crowded: bool = False, slow: bool = False
+    ) -> bool:
         """True if `frames` frames, the last of which is new, should be sent now.
 
         Args:
@@ -59,6 +57,8 @@ class Pace:
             crowded: True if utterances wait for a slot, so that the server works at its limit. The first chunk is then
                 a full one: a caller that has waited for its slot loses little, and steps that take longer than others
                 do not make it run out.
+            slow: True if the next audio may come late. The first chunk then has about as many frames as if all were
+                held back from the stream's start: its caller has more to play until the next one comes.
         """
         step_s, self._last_frame = now - self._last_frame, now
         heard = self._hold_back.gone(self._sent + frames) - self._audible
@@ -67,7 +67,7 @@ class Pace:
             due = frames >= self._chunk_frames
         elif self._began is None:
             first = max(scale, FULL_FRAMES) if crowded else scale
-            if delay_s > SLOW_S:
+            if slow:
                 first = self._hold_back.gone(self._hold_back.frames + first)
             due = heard >= min(first, MAX_CHUNK_FRAMES)
         elif now + step_s + LEAD_S + delay_s < self._played_out:

@@ -136,11 +136,17 @@ class Stream:
         return now - oldest >= SILENT_AFTER_S
 
     def add(
-        self, codes: npt.NDArray[np.int32], running: int, delay_s: float, now: float, crowded: bool = False
+        self,
+        codes: npt.NDArray[np.int32],
+        running: int,
+        delay_s: float,
+        now: float,
+        crowded: bool = False,
+        slow: bool = False,
     ) -> None:
         """Add a frame's codes int32 [codebooks]; send a chunk when it is time: see `Pace.full`."""
         self._pending.append(codes)
-        if self.pace.full(len(self._pending), running, delay_s, now, crowded):
+        if self.pace.full(len(self._pending), running, delay_s, now, crowded, slow):
             self._flush(now)
 
     def end(self, finish: str, now: float, last: npt.NDArray[np.int32] | None = None) -> None:

@@ -118,9 +118,9 @@ def test_the_first_chunk_has_the_frames_that_the_later_stages_hold_back() -> Non
     assert [frames for _, frames in send([0.01] * 9, HoldBack(5, GRADUAL))] == [1, 1, 2, 4, 1]
 
 
-def test_a_first_chunk_is_about_as_if_all_were_held_back_while_the_later_stages_are_slow() -> None:
-    sizes = [frames for _, frames in send([0.01] * 20, HoldBack(5, GRADUAL), delay_s=0.05)]
-    assert sizes[0] == 5
+def test_a_first_chunk_is_about_as_if_all_were_held_back_while_the_server_is_slow() -> None:
+    pace = Pace(0, HoldBack(5, GRADUAL), 0.0)
+    assert [pace.full(frames, 1, 0.0, 0.01 * frames, slow=True) for frames in range(1, 6)] == [False] * 4 + [True]
 
 
 @pytest.mark.parametrize(("delay_s", "least"), [(0.0, 1), (0.1, 1), (0.3, 2), (9.0, MAX_CHUNK_FRAMES)])
