@@ -49,7 +49,7 @@ def make_plan(
         "options": answers[: len(bases)],
         "changes": answers[len(bases) :],
         "operating_points": [
-            planner.operating_point(option, point) for point in POINTS for option in (*bases, *held_back(bases))
+            planner.operating_point(option, point) for point in POINTS for option in (*bases, *held_back(bases[:1]))
         ],
         "conversations": conversations.figures(traffic, bases[0].costs, holdings[0].streams(traffic)),
         "failures": [planner.failure(bases[0], count) for count in (found.at_peak, found.with_spare)] if found else [],
