@@ -75,13 +75,18 @@ class RunningEnvoy:
 
 @contextlib.contextmanager
 def running_envoy(
-    folder: Path, replicas: Sequence[Ports], change: Configuration | None = None, most: int | None = None
+    folder: Path,
+    replicas: Sequence[Ports],
+    change: Configuration | None = None,
+    most: int | None = None,
+    heap: int | None = None,
 ) -> Iterator[RunningEnvoy]:
     """Run Envoy in front of servers of 127.0.0.1; its files and its log are in `folder`.
 
     Args:
         change: fields of the callers' `HttpConnectionManager` that replace those of the file.
         most: calls of a cluster at once; None: as in the file.
+        heap: bytes of the largest heap; None: as in the file.
 
     Raises:
         RuntimeError: it has not started.
@@ -93,6 +98,8 @@ def running_envoy(
     _listen(callers, port)
     _listen(operator, operator_port)
     config["admin"]["address"]["socket_address"]["port_value"] = admin_port
+    if heap is not None:
+        config["overload_manager"]["resource_monitors"][0]["typed_config"]["max_heap_size_bytes"] = heap
     secret = folder / "certificate.yaml"
     secret.write_text((DEPLOY / "certificate.yaml").read_text().replace("/etc/envoy-tls", str(folder)))
     tls = callers["filter_chains"][0]["transport_socket"]["typed_config"]["common_tls_context"]

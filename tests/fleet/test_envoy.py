@@ -323,6 +323,35 @@ def test_more_calls_than_the_circuit_breakers_allow_are_refused_at_once(fleet: F
         assert [call.result().finish for call in two] == ["eos", "eos"]
 
 
+def test_bodies_that_fill_the_heap_are_ended(fleet: Fleet, tmp_path: Path) -> None:
+    """Requests with 4 MB of context that wait for their answers fill the heap: they are ended, and no other call is."""
+
+    def late(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        if len(request.inputs) == 1:
+            yield from paced(4)(request, context)
+        else:
+            time.sleep(2)
+            yield answer(finish="eos")
+
+    for each in fleet.fakes:
+        each.script = late
+    ports = [Ports(each.grpc_port, each.http_port, each.ready_port) for each in fleet.gateways]
+    context = [Segment("Hello.", 0, np.full(1_000_000, 0.1, np.float32))]
+    count = 24
+    with (
+        running_envoy(tmp_path, ports, heap=64 * 2**20) as envoy,
+        Client(envoy.url, ca=envoy.ca) as client,
+        ThreadPoolExecutor(count + 1) as threads,
+    ):
+        wait_until(lambda: healthy(envoy) == 2, 20)
+        small = threads.submit(client.speak, "Hello.")
+        time.sleep(1)
+        large = [threads.submit(client.speak, "Hello.", context=context) for _ in range(count)]
+        assert any(isinstance(call.exception(), Unavailable) for call in large)
+        assert small.result().finish == "eos"
+        assert client.speak("Hello.", context=context).finish == "eos"
+
+
 def test_a_new_certificate_is_used_without_a_restart(fleet: Fleet, tmp_path: Path) -> None:
     with fleet.tls() as connection:
         before = connection.getpeercert(binary_form=True)
