@@ -194,9 +194,12 @@ def doctor(
     model: Model = DEFAULT_MODEL,
     voices: Voices = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
-    grpc_port: Annotated[int, port_option("Port of gRPC.")] = 8001,
-    http_port: Annotated[int, port_option("Port of the HTTP API.")] = 8080,
-    ready_port: Annotated[int, port_option("Port of the probes.")] = 8003,
+    gpu: Annotated[
+        list[int] | None, typer.Option(min=0, help="As for `serve`; may be repeated, for all servers of a host.")
+    ] = None,
+    grpc_port: Annotated[int | None, port_option("Port of gRPC; by default that of `serve`.")] = None,
+    http_port: Annotated[int | None, port_option("Port of the HTTP API; by default that of `serve`.")] = None,
+    ready_port: Annotated[int | None, port_option("Port of the probes; by default that of `serve`.")] = None,
     watermark_key_file: KeyFile = None,
     allow_reference_key: Annotated[bool, typer.Option(help="As for `serve`.")] = False,
 ) -> None:
@@ -204,7 +207,13 @@ def doctor(
 
     Exit status 1 if something will fail.
     """
-    machine = Machine(model, voices, watermark_key_file, allow_reference_key, host, (grpc_port, http_port, ready_port))
+    from misotts.serve.settings import Ports
+
+    if len(gpu or ()) > 1 and (grpc_port or http_port or ready_port):
+        raise typer.BadParameter("--grpc-port, --http-port and --ready-port are one server's; give one --gpu with them")
+    servers = [Ports.of(number, grpc_port, http_port, ready_port) for number in gpu or (None,)]
+    ports = tuple(port for server in servers for port in vars(server).values())
+    machine = Machine(model, voices, watermark_key_file, allow_reference_key, host, ports)
     results = list(_lines(machine))
     for _, line in results:
         typer.echo(line)

@@ -140,7 +140,7 @@ def serve(
     At the signal it refuses new requests, lets running streams end and exits with status 0. A second signal stops it
     immediately. It exits with status 1 if it cannot start, or if a stage, tritonserver or the gateway dies.
     """
-    from misotts.serve.gpus import PORTS_APART, NoGpuError, use_gpu
+    from misotts.serve.gpus import NoGpuError, use_gpu
     from misotts.serve.launcher import ServeError
     from misotts.serve.launcher import serve as run
     from misotts.serve.report import report, write_json
@@ -149,8 +149,7 @@ def serve(
 
     if log_json:
         write_json()
-    more = PORTS_APART * (gpu or 0)
-    ports = Ports(grpc_port or 8001 + more, http_port or 8080 + more, ready_port or 8003 + more)
+    ports = Ports.of(gpu, grpc_port, http_port, ready_port)
     if len({*vars(ports).values()}) < 3:
         raise typer.BadParameter("--grpc-port, --http-port and --ready-port must differ")
     with one_line_errors(ServeError, WatermarkKeyError, NoGpuError):

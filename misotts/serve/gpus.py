@@ -7,9 +7,6 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-PORTS_APART = 10
-"""Ports of the servers of neighbouring GPUs are this far apart."""
-
 _ASK = ("nvidia-smi", "--query-gpu=pci.bus_id", "--format=csv,noheader")
 _DEVICES = Path("/sys/bus/pci/devices")
 _DRIVER = Path("/dev/nvidiactl")

@@ -23,6 +23,10 @@ GATEWAY = "gateway"
 """The name of the gateway on the control connection."""
 
 
+PORTS_APART = 10
+"""Ports of the servers of neighbouring GPUs are this far apart."""
+
+
 @dataclass(frozen=True)
 class Ports:
     """The ports of the gateway."""
@@ -30,6 +34,12 @@ class Ports:
     grpc: int = 8001
     http: int = 8080
     ready: int = 8003
+
+    @classmethod
+    def of(cls, gpu: int | None, grpc: int | None, http: int | None, ready: int | None) -> Ports:
+        """Return the ports of the server of a GPU, or of the only server; those that are given, as they are."""
+        more = PORTS_APART * (gpu or 0)
+        return cls(grpc or cls.grpc + more, http or cls.http + more, ready or cls.ready + more)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from misotts.cli.doctor import CHECKS
 from misotts.cli.main import app
 from misotts.serve.local import free_ports
+from misotts.serve.settings import Ports
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -43,6 +44,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what loads networks."""
     for name in ("model", "driver"):
         monkeypatch.setitem(CHECKS, name, lambda _: "left out")
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_ports_of_all_servers_of_a_host_are_checked(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def servers(*options: str) -> Result:
+        words = ["doctor", f"--model={demo_folder}", "--host=127.0.0.1", "--allow-reference-key", *options]
+        return CliRunner().invoke(app, words, env={"MISOTTS_WATERMARK_KEY": ""})
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(Ports, "ready", taken.getsockname()[1] - 70)
+        assert f"port {taken.getsockname()[1]} of" in failed(servers("--gpu=0", "--gpu=7"))
+        assert "8001, 8080, " in servers("--gpu=0").stdout
+        assert "8031, 8110, " in servers("--gpu=3").stdout
+    assert servers("--gpu=0", "--gpu=1", "--grpc-port=9000").exit_code == 2
 
 
 @pytest.mark.usefixtures("quick")
