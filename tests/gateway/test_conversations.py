@@ -132,6 +132,21 @@ def test_a_turn_can_be_interrupted_while_its_last_audio_is_played(port: int, tri
     assert 200 <= heard_ms < 1_500
 
 
+def test_elevenlabs_closes_a_context_again_while_its_last_audio_is_played(port: int, triton: FakeTriton) -> None:
+    def says(text: str, context: str) -> list[dict[str, Any]]:
+        close = {"context_id": context, "close_context": True}
+        return [{"context_id": context, "text": text}, {"context_id": context, "flush": True}, close]
+
+    with talking(port, "/v1/text-to-speech/alloy/multi-stream-input?output_format=pcm_24000") as talker:
+        talker.send(*says("A sentence that takes some seconds to play.", "a"))
+        talker.until(lambda each: each["isFinal"])
+        time.sleep(0.2)
+        talker.send({"context_id": "a", "close_context": True}, *says("Then this.", "b"))
+        talker.until(lambda each: each["isFinal"])
+    assert {each["contextId"] for each in talker.got if each["isFinal"]} == {"a", "b"}
+    assert 200 <= inputs(triton.requests[1])["SESSION_HEARD_MS"] < 1_500
+
+
 def test_playback() -> None:
     now = [0.0]
     playback = Playback(lambda: now[0])

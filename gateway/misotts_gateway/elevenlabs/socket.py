@@ -73,6 +73,8 @@ class MultiStreamInput(_ElevenLabsSocket):
         super().__init__(service, caller, websocket)
         self.contexts: dict[str, Context] = {}
         """Those that have not ended, by name."""
+        self.ended: Context | None = None
+        """The last one that has ended by itself: its audio may still be played."""
         self._finishing = False
         """True once the caller has asked to close the socket."""
 
@@ -110,9 +112,12 @@ class MultiStreamInput(_ElevenLabsSocket):
 
     async def _close(self, id: str) -> None:
         """Close a context: after a flush without text it says what is left, else it ends now. A second close ends it
-        now. One that has ended, or never was, needs no answer."""
+        now. One that has ended, or never was, needs no answer; of the last one that has ended, the next turn is told
+        what was heard."""
         context = self.contexts.get(id)
         if context is None:
+            if self.ended and self.ended.named == {"contextId": id}:
+                await self.ended.cancel()
             return
         if context.flushed and not context.closing:
             context.finish()
@@ -179,6 +184,8 @@ class Context(SocketTurn):
     async def _end(self) -> None:
         await self.finish_audio()
         self.over = True
+        if isinstance(self._socket, MultiStreamInput):
+            self._socket.ended = self
         await self._final()
 
     async def _final(self) -> None:
