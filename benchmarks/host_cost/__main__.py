@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.host_cost import profiles
+from benchmarks.host_cost import STEP_MS, profiles
 from benchmarks.host_cost.callers import Heard, hear
 from benchmarks.host_cost.serve import VARIABLE
 from benchmarks.record import save
@@ -107,13 +107,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--streams", type=int, action="append", help="number of callers; may be repeated")
     parser.add_argument("--utterance-s", type=float, action="append", help="length of an utterance; may be repeated")
     parser.add_argument("--stand-ins", default="generate,decode,watermark", help="stages that cost nothing")
+    parser.add_argument("--step-ms", type=float, default=13.0, help="time of a step of the engine's stand-in")
     parser.add_argument("--functions", action="store_true", help="also sample the functions, which costs CPU time")
     parser.add_argument("--name", default="host-cost", help="begins the name of the file of results")
     options = parser.parse_args(arguments)
-    os.environ[VARIABLE] = options.stand_ins
+    os.environ |= {VARIABLE: options.stand_ins, STEP_MS: str(options.step_ms)}
     streams = options.streams or [8, 64]
     serve = [f"--max-streams={max(streams)}", f"--streams-per-address={max(streams) + 8}", "--lead-seconds=10"]
     figures: dict[str, Any] = {"load_average": round(os.getloadavg()[0], 1), "stand_ins": options.stand_ins}
+    figures["step_ms"] = options.step_ms
     with (
         tempfile.TemporaryDirectory() as folder,
         running_server(_model(options.model, Path(folder)), *serve, start_s=START_S, module=SERVE) as server,

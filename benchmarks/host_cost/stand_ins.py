@@ -5,6 +5,8 @@ Each class is the server's own stage; only what computes is replaced.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.host_cost import STEP_MS
 from misotts.config import FRAME_SAMPLES, ModelConfig
 from misotts.engines.interface import Limits, Step
 from misotts.engines.kv_memory import BLOCK_SIZE
@@ -23,20 +26,22 @@ from misotts.watermark.watermarker import hold_back
 
 
 class FreeEngine:
-    """An engine that returns every frame at once. Its utterances never end before their length."""
+    """An engine whose steps cost the host nothing. Its utterances never end before their length."""
 
     block_size = BLOCK_SIZE
 
     def __init__(self, config: ModelConfig, limits: Limits) -> None:
         self.num_blocks = 1 + limits.max_streams * -(-config.max_seq_len // BLOCK_SIZE)
+        self._step_s = float(os.environ.get(STEP_MS, "0")) / 1000
         self._codes = torch.ones(limits.max_streams, config.audio_num_codebooks, dtype=torch.int64)
 
     def step(self, step: Step) -> torch.Tensor:
+        time.sleep(self._step_s)
         return self._codes[: int(step.samples.sum())]
 
 
 class FreeDecoder:
-    """Returns silence of the right length."""
+    """Returns a constant of the right length: silence would make the gateway search all of it for a first sound."""
 
     def __init__(self, *_: Any) -> None: ...
 
@@ -44,7 +49,7 @@ class FreeDecoder:
 
     def decode_each(self, pieces: Sequence[Piece[np.int32]]) -> Iterator[tuple[int, np.ndarray]]:
         for number, piece in enumerate(pieces):
-            yield number, np.zeros(len(piece.data) * FRAME_SAMPLES, np.float32)
+            yield number, np.full(len(piece.data) * FRAME_SAMPLES, 0.1, np.float32)
 
 
 class FreeWatermarker:
