@@ -119,7 +119,7 @@ def wrong_byte_counts_and_inner_models(server: RunningServer) -> None:
         _, details = raw_call(server, message(TEXT=("BYTES", [1], text)))
         assert "INVALID_ARGUMENT: TEXT" in details
         assert not INNER.search(details), details
-    header = ("INT64", [5], bytes(40))
+    header = ("UINT8", [48], bytes(48))
     codes = ("INT32", [2, 32], bytes(256))
     for stage in ("prompt", "generate", "decode", "watermark"):
         request = service_pb2.ModelInferRequest.FromString(message(HEADER=header, CODES=codes, TEXT=HELLO))

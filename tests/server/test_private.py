@@ -13,15 +13,16 @@ import pytest
 
 from misotts.serve.local import RunningServer
 from misotts.serve.settings import SETTINGS
+from misotts.serve.stage.header import Header
 from tests.support.processes import processes, run_folder, shared_memory
 from tests.support.raw import infer, text
 
-HEADER = np.array([1, 0, 0, 1, 1, 0], np.int64)
+HEADER = Header(stream=1, slot=0, index=0, seed=1, admission=1, session_turns=0, finish="eos").pack()
 STAGE_INPUTS: dict[str, dict[str, np.ndarray]] = {
     "prompt": dict(TEXT=text(b"hello")),
     "generate": dict(FRAMES=np.zeros((3, 33), np.int32), ORDER=text(b'{"max_frames": 1, "seed": 1}')),
-    "decode": dict(HEADER=HEADER, CODES=np.ones((2, 32), np.int32), FINISH=text(b"eos")),
-    "watermark": dict(HEADER=HEADER, AUDIO=np.zeros(3840, np.float32), FINISH=text(b"eos")),
+    "decode": dict(HEADER=HEADER, CODES=np.ones((2, 32), np.int32)),
+    "watermark": dict(HEADER=HEADER, AUDIO=np.zeros(3840, np.float32)),
 }
 
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from misotts.config import FRAME_SAMPLES
 from misotts.serve.local import RunningServer
+from misotts.serve.stage.header import Header
 from misotts.watermark.detector import Detector, Finding, judge
 from misotts.watermark.watermarker import hold_back
 from misotts_client import Client
 from tests.support.processes import run_folder
-from tests.support.raw import infer, text
+from tests.support.raw import infer
 
 CHUNKS = (1, 1, 2, 4, 8, 8, 8)
 STREAM, SLOT, ADMISSION = 1_000_000, 8, 1_000_000
@@ -40,9 +41,8 @@ def test_the_detector_finds_the_key_in_speech_from_the_stage(
         response = infer(
             f"unix:{run_folder(eager_server)}/grpc:1",
             "watermark",
-            HEADER=np.array([STREAM, SLOT, index, 7, ADMISSION, 3], np.int64),
+            HEADER=Header(STREAM, SLOT, index, 7, ADMISSION, 3, "eos" if index == len(pieces) - 1 else "").pack(),
             AUDIO=piece,
-            FINISH=text(b"eos" if index == len(pieces) - 1 else b""),
         )
         assert not response.error_message
         names = [output.name for output in response.infer_response.outputs]

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from misotts.config import MAX_UNACKNOWLEDGED, NO_SLOT
+from misotts.serve.stage.header import Header
 from misotts.serve.stage.stage import Stage, log
-from misotts.serve.stage.tensors import array, text
+from misotts.serve.stage.tensors import array
 from misotts.serve.stage.worker import Worker
 from misotts.slots import Piece
 from misotts_client.errors import Internal, Unavailable, finish_of
@@ -28,11 +29,8 @@ class Chunk:
     """A chunk of a stream as it reaches a stage."""
 
     sender: Any
-    header: npt.NDArray[np.int64]
-    """int64 [6]: the stream's number, its slot, the chunk's index, the seed, `Utterance.admission` and
-    `Utterance.session_turns`."""
+    header: Header
     data: npt.NDArray[Any]
-    finish: str
     arrived: float
     """`time.monotonic()` seconds."""
 
@@ -56,15 +54,15 @@ class ChunkStage(Stage):
         self._admission_to = [0] * self.settings.max_streams
         self._chunks = 0
         limit = 2 * MAX_UNACKNOWLEDGED * self.settings.max_streams + 1024
-        self._worker = Worker(self._work, lambda chunk: int(chunk.header[0]), limit, self.idle)
+        self._worker = Worker(self._work, lambda chunk: chunk.header.stream, limit, self.idle)
 
     def take(self, request: Any, sender: Any) -> None:
-        header, data, finish = array(request, "HEADER"), array(request, self.input), text(request, "FINISH")
-        if header is None or data is None or finish is None:
+        header, data = array(request, "HEADER"), array(request, self.input)
+        if header is None or data is None:
             raise Internal(f"the {self.name} stage lacks a tensor that the ensemble gives")
         try:
-            # Copies: Triton reuses the request's memory once `execute` has returned.
-            self._worker.put(Chunk(sender, header.copy(), data.copy(), finish, time.monotonic()))
+            # A copy: Triton reuses the request's memory once `execute` has returned.
+            self._worker.put(Chunk(sender, Header.unpack(header), data.copy(), time.monotonic()))
         except queue.Full:
             raise Unavailable(f"the queue of the {self.name} stage is full") from None
 
@@ -81,13 +79,13 @@ class ChunkStage(Stage):
             if piece := self._piece(chunk):
                 batch.append((chunk, piece))
             else:
-                self._answer(chunk, None, np.zeros(0, np.float32), chunk.finish)
+                self._answer(chunk, None, np.zeros(0, np.float32), chunk.header.finish)
         done = set()
         try:
             for number, audio in self._process([piece for _, piece in batch]) if batch else ():
                 done.add(number)
                 chunk, piece = batch[number]
-                self._answer(chunk, piece, audio, chunk.finish)
+                self._answer(chunk, piece, audio, chunk.header.finish)
         except Exception:
             log.exception("a batch of %d chunks failed", len(batch))
             finish = finish_of(Internal(f"the {self.name} stage failed"))
@@ -98,16 +96,16 @@ class ChunkStage(Stage):
     def _piece(self, chunk: Chunk) -> Piece[Any] | None:
         """Return the chunk's piece of its slot's stream, or None: a refused stream has no slot, and a late chunk's
         stream has lost its slot to a newer one."""
-        _, slot, _, _, admission, _ = chunk.header.tolist()
+        slot, admission = chunk.header.slot, chunk.header.admission
         if slot == NO_SLOT or admission < self._admission_to[slot]:
             return None
         first = admission > self._admission_to[slot]
         self._admission_to[slot] = admission
-        return Piece(slot, first, chunk.data, last=bool(chunk.finish))
+        return Piece(slot, first, chunk.data, last=bool(chunk.header.finish))
 
     def _answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
-        if self.spans and chunk.header[2] == 0:
-            self.spans.send(self.name, chunk.arrived, time.monotonic(), stream=int(chunk.header[0]))
+        if self.spans and chunk.header.index == 0:
+            self.spans.send(self.name, chunk.arrived, time.monotonic(), stream=chunk.header.stream)
         try:
             self.answer(chunk, piece, audio, finish)
         except Exception:  # the other streams of the batch go on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from misotts.decode.decoder import Decoder
@@ -23,5 +24,5 @@ class DecodeStage(ChunkStage):
         self.start_worker(decoder.decode_each)
 
     def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
-        outputs = {"HEADER": chunk.header, "AUDIO": audio, "FINISH": finish}
-        send(chunk.sender, outputs, final=True)
+        header = replace(chunk.header, finish=finish)
+        send(chunk.sender, {"HEADER": header.pack(), "AUDIO": audio}, final=True)

@@ -7,8 +7,6 @@ import time
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from misotts.engines.interface import Limits
 from misotts.engines.load import load_engine
 from misotts.generate.loop import Generator
@@ -18,6 +16,7 @@ from misotts.generate.utterance import Utterance
 from misotts.order import Order
 from misotts.serve.stage import acknowledge
 from misotts.serve.stage.datagrams import DatagramReceiver
+from misotts.serve.stage.header import Header
 from misotts.serve.stage.stage import Stage
 from misotts.serve.stage.tensors import array, send, text
 from misotts.watermark.watermarker import hold_back
@@ -120,14 +119,9 @@ class NextStage:
     def chunk(self, chunk: Chunk) -> None:
         if self.spans and chunk.index == 0 and self.utterance.first_frame_at:
             self.send_spans(self.spans)
-        outputs = {
-            "HEADER": np.array(
-                [chunk.stream, chunk.slot, chunk.index, chunk.seed, chunk.admission, chunk.session_turns], np.int64
-            ),
-            "CODES": chunk.codes,
-            "FINISH": chunk.finish,
-        }
-        send(self.sender, outputs, final=bool(chunk.finish))
+        place = chunk.stream, chunk.slot, chunk.index
+        header = Header(*place, chunk.seed, chunk.admission, chunk.session_turns, chunk.finish)
+        send(self.sender, {"HEADER": header.pack(), "CODES": chunk.codes}, final=bool(chunk.finish))
 
     def send_spans(self, spans: SpanSender) -> None:
         """Send what has been done for the first chunk."""

@@ -60,20 +60,20 @@ class WatermarkStage(ChunkStage):
 
     def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
         """Send the response, if there is one, and acknowledge the chunk in any case."""
-        stream, _, index, seed, _, session_turns = chunk.header.tolist()
+        header = chunk.header
         delivery = self.deliveries.add(piece, len(audio), finish)
         try:
             if delivery.sent:
                 numbers = {
                     "FRAME": np.array([delivery.frame], np.int32),
-                    "SEED_USED": np.array([seed], np.int64),
-                    "SESSION_TURNS": np.array([session_turns], np.int32),
+                    "SEED_USED": np.array([header.seed], np.int64),
+                    "SESSION_TURNS": np.array([header.session_turns], np.int32),
                 }
                 send(chunk.sender, {"AUDIO": audio, **numbers, "FINISH": finish}, final=True)
             else:
                 end(chunk.sender)
         finally:
-            self.acknowledgements.send(stream, index, delivery.failed)
+            self.acknowledgements.send(header.stream, header.index, delivery.failed)
 
     def idle(self) -> None:
         self.acknowledgements.flush()

@@ -10,6 +10,7 @@ import pytest
 
 from misotts.config import NO_SLOT
 from misotts.serve.stage.chunk_stage import Audio, Chunk, ChunkStage
+from misotts.serve.stage.header import Header
 from misotts.slots import Piece
 from tests.support.waiting import wait_until
 
@@ -44,7 +45,7 @@ def stage() -> Any:
                 yield number, pieces[number].data * np.float32(2)
 
         def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
-            self.answers.append((int(chunk.header[0]), int(chunk.header[2]), audio.tolist(), finish))
+            self.answers.append((chunk.header.stream, chunk.header.index, audio.tolist(), finish))
 
     return Doubler()
 
@@ -53,9 +54,8 @@ def send(
     stage: Any, stream: int, slot: int, index: int, *data: float, finish: str = "", admission: int | None = None
 ) -> None:
     """Send a chunk; `admission` is the stream's number, unless it is given."""
-    header = np.array([stream, slot, index, 0, stream if admission is None else admission, 0], np.int64)
-    codes = np.array(data, np.float32)
-    values = {"HEADER": header, "CODES": codes, "FINISH": np.array([finish.encode()], np.object_)}
+    header = Header(stream, slot, index, 0, stream if admission is None else admission, 0, finish)
+    values = {"HEADER": header.pack(), "CODES": np.array(data, np.float32)}
     request = {name: SimpleNamespace(as_numpy=lambda value=value: value) for name, value in values.items()}
     stage.take(request, sender=None)
 
