@@ -182,14 +182,15 @@ class StageMetrics:
         """Publish all metrics of the stage by name: the total of a counter, the value of a gauge, and what a histogram
         has observed since the last call, in seconds."""
         for name, (metric, published) in self._metrics.items():
-            if metric.kind == "counter":
-                published.increment(values[name] - self._published[name])
-                self._published[name] = values[name]
-            elif metric.kind == "gauge":
-                published.set(values[name])
-            else:
+            if metric.kind == "histogram":
                 for seconds in values[name]:
                     published.observe(seconds)
+            elif more := values[name] - self._published[name]:  # each call is a message to Triton and back
+                if metric.kind == "counter":
+                    published.increment(more)
+                else:
+                    published.set(values[name])
+                self._published[name] = values[name]
 
 
 def page() -> str:

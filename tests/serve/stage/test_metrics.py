@@ -20,7 +20,7 @@ class Family:
     published: dict[str, Any]
 
     def __init__(self, name: str, description: str, kind: str) -> None:
-        self.kind, self.value = kind, 0.0
+        self.kind, self.value, self.calls = kind, 0.0, 0
         self.observed: list[float] = []
         self.published[name] = self
 
@@ -30,9 +30,11 @@ class Family:
 
     def increment(self, value: float) -> None:
         self.value += value
+        self.calls += 1
 
     def set(self, value: float) -> None:
         self.value = value
+        self.calls += 1
 
     def observe(self, value: float) -> None:
         self.observed.append(value)
@@ -62,3 +64,4 @@ def test_counters_gauges_and_histograms_are_published(monkeypatch: pytest.Monkey
     assert found["misotts_generate_steps_total"].value == 5
     assert found["misotts_generate_running"].value == 1
     assert found["misotts_generate_step_seconds"].observed == [0.1, 0.2, 0.3]
+    assert sum(family.calls for family in found.values()) == 4, "what has not changed is not sent"
