@@ -16,8 +16,8 @@ FULL_FRAMES = 8
 generation stalls."""
 
 HELD_SHARE = 0.5
-"""Share of the caller's audio that may be held back for a longer chunk: each chunk costs the host time in three stages
-and in the gateway."""
+"""Time for which frames may be held back for a longer chunk, as a share of the caller's audio: each chunk costs the
+host time in three stages and in the gateway."""
 
 MANY_STREAMS = 128
 """This many running streams add the smallest chunk's size and `FULL_FRAMES` once more."""
@@ -37,7 +37,7 @@ class Pace:
     def __init__(self, chunk_frames: int, hold_back: HoldBack, now: float) -> None:
         """`chunk_frames`: frames of every chunk, 0: as many as `full` decides."""
         self._chunk_frames, self._hold_back = chunk_frames, hold_back
-        self._last_frame = now
+        self._last_frame = self._last_chunk = now
         self._sent = 0
         """Frames in the chunks so far."""
         self._began: float | None = None
@@ -71,11 +71,13 @@ class Pace:
                 first = self._hold_back.gone(self._hold_back.frames + first)
             due = heard >= min(first, MAX_CHUNK_FRAMES)
         elif now + step_s + LEAD_S + delay_s < self._played_out:
-            most = max(FULL_FRAMES * (1 + running // MANY_STREAMS), HELD_SHARE * self.left_s(now) / FRAME_S, scale)
-            due = frames >= min(most, MAX_CHUNK_FRAMES)
+            full = frames >= max(FULL_FRAMES * (1 + running // MANY_STREAMS), scale)
+            late = now + step_s - self._last_chunk > HELD_SHARE * self.left_s(now)
+            due = (full and late) or frames >= MAX_CHUNK_FRAMES
         else:
             due = heard >= scale or frames >= MAX_CHUNK_FRAMES
         if due:
+            self._last_chunk = now
             self._sent += frames
             if heard:
                 self._began = now if self._began is None else self._began
