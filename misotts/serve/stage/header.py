@@ -44,4 +44,5 @@ class Header:
             struct.error, ValueError: the bytes are not those of a header.
         """
         raw = packed.tobytes()
-        return cls(*_NUMBERS.unpack_from(raw), raw[_NUMBERS.size :].decode())
+        stream, slot, index, seed, admission, session_turns = _NUMBERS.unpack_from(raw)
+        return cls(stream, slot, index, seed, admission, session_turns, raw[_NUMBERS.size :].decode())
