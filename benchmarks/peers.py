@@ -3,7 +3,8 @@
     python -m benchmarks.peers [--threads 1] [--rounds 5] [--output FILE]
 
 All sides take turns on every set of prompts, so that other work on the machine slows all of them, and ratios are taken
-round by round. A prompt is text and then audio, new in every round, so that no prefix is reused.
+round by round. A prompt is text and then audio, new in every round, so that no prefix is reused. The parts of a step of
+our default engine are timed before.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,16 @@ import torch
 import transformers
 from transformers import CompileConfig, CsmForConditionalGeneration
 
-from benchmarks.costs.engines import random_prompts, speak
+from benchmarks.costs.engines import make_engines, random_prompts, speak
+from benchmarks.costs.timing import measure
 from benchmarks.csm_peer import make_peer
 from benchmarks.record import record, save, write
 from misotts.config import ConfigError, ModelConfig
-from misotts.engines.interface import Limits
+from misotts.engines.interface import Batch, Limits, Step
+from misotts.engines.kv_memory import BLOCK_SIZE
 from misotts.engines.load import load_engine
 from misotts.engines.table import EngineChoice
+from misotts.engines.two_part import sampling_of
 from misotts.generate.loop import Generator
 from misotts.generate.utterance import Utterance
 from misotts.model.checkpoint import Checkpoint
@@ -44,6 +49,8 @@ TEXT, AUDIO = 40, 60
 """Positions of a prompt."""
 FRAMES = 60
 STREAMS = (1, 16)
+PART_STREAMS, POSITIONS, CALLS = (1, 4, 16), 120, 30
+"""Of the times by part: numbers of streams, positions of each in the cache, calls."""
 TEMPERATURES = {"sampled": 0.9, "greedy": 0.0}
 TOP_K = 50
 OURS = {"ours": EngineChoice("compiled", depth="compiled"), "ours, eager": EngineChoice("torch", depth="torch")}
@@ -148,6 +155,36 @@ def _figures(rates: Mapping[str, list[float]]) -> dict[str, Any]:
     return figures
 
 
+@torch.inference_mode()
+def parts(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, dict[int, float]]:
+    """Return the milliseconds of the parts of a step of our default engine by number of streams, as medians. The loop
+    and the scheduler are not among them."""
+    columns, most = POSITIONS // BLOCK_SIZE + 1, max(PART_STREAMS)
+    engines = make_engines("compiled", weights, config, 1 + most * columns, most, "cpu", torch.float32)
+    found: dict[str, dict[int, float]] = {}
+    for streams, top_k in itertools.product(PART_STREAMS, (TOP_K, 1)):
+        slots, ones = np.arange(streams), np.ones(streams, np.int32)
+        blocks = 1 + np.arange(streams * columns, dtype=np.int32).reshape(streams, columns)
+        nothing = np.zeros((0, config.frame_columns), np.int64)
+        warm = np.full(streams, TEMPERATURES["sampled"], np.float32)
+        step = Step(
+            slots, ones * POSITIONS, ones, blocks, streams, nothing, ones > 0, slots, slots, warm, slots * 0 + top_k
+        )
+        inputs = torch.randn(streams, config.backbone.embed_dim)
+        sampling = partial(sampling_of, step, slots, config.audio_num_codebooks, inputs.device)
+        actions: dict[str, Callable[[], object]] = {
+            "backbone": partial(engines.backbone.forward, Batch(inputs, ones, ones * POSITIONS, blocks)),
+            "depth decoder": partial(engines.depth.forward, inputs, sampling()),
+            "sampling parameters, noise": sampling,
+            "whole step": partial(engines.engine.step, step),
+        }
+        for name, action in actions.items():
+            if top_k > 1 or name != "backbone":
+                name += ", greedy" if top_k == 1 else ""
+                found.setdefault(name, {})[streams] = round(measure(action, "cpu", CALLS).ms, 3)
+    return found
+
+
 def in_words(figures: dict[str, Any]) -> str:
     """Return one line for each figure of a race: frames per second, then ratios."""
     width = max(map(len, figures))
@@ -170,6 +207,8 @@ def main() -> None:
         sides = load_sides(arguments.model, config)
     except (ConfigError, CheckpointError) as error:
         sys.exit(f"error: {error}")
+    by_part = parts(Checkpoint(arguments.model, config), config)
+    print("\n".join(f"{name}: {times} ms" for name, times in by_part.items()), flush=True)
     speeds: dict[str, Any] = {}
     same: dict[str, Any] = {}
     for streams in STREAMS:
@@ -184,6 +223,7 @@ def main() -> None:
     found = {
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         **{"threads": arguments.threads, "rounds": arguments.rounds, "frames": FRAMES, "prompt": TEXT + AUDIO},
+        "step_ms": by_part,
         "frames_per_second": speeds,
         "greedy_frames_are_ours": same,
     }

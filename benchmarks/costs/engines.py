@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from misotts.config import MASKED, ModelConfig
+from misotts.engines.compiled.engine import CompiledBackbone, CompiledDepth
 from misotts.engines.eager.backbone import TorchBackbone
 from misotts.engines.eager.depth import TorchDepth
 from misotts.engines.embedding import Embedding
@@ -63,7 +64,7 @@ def make_engines(
     dtype: torch.dtype,
     weight_type: WeightType = "full",
 ) -> Engines:
-    """Return the engines of that name in `ENGINES`; `graph` alone has weight types."""
+    """Return the engines of that name, one of `ENGINES` or `compiled`; `graph` alone has weight types."""
     embedding = Embedding(weights, config, device, dtype)
     if name == "graph":
         run = operations_on(device)
@@ -71,8 +72,13 @@ def make_engines(
         graph_backbone = GraphBackbone(weights, config, num_blocks, BLOCK_SIZE, run, device, dtype, weight_type)
         graph_engine = GraphEngine(config, embedding, graph_backbone, graph_depth, max_streams)
         return Engines(config, embedding, graph_backbone, graph_depth, graph_engine)
-    depth = TorchDepth(weights, config, embedding)
-    backbone = TorchBackbone(weights, config, num_blocks, BLOCK_SIZE, device, dtype)
+    depth: Depth
+    backbone: Backbone
+    if name == "compiled":
+        depth, backbone = CompiledDepth(weights, config, embedding), CompiledBackbone(weights, config, num_blocks)
+    else:
+        depth = TorchDepth(weights, config, embedding)
+        backbone = TorchBackbone(weights, config, num_blocks, BLOCK_SIZE, device, dtype)
     return Engines(config, embedding, backbone, depth, TwoPart(config, embedding, backbone, depth, max_streams))
 
 

@@ -51,6 +51,18 @@ def driver(_: Machine) -> str:
     return "no GPU: everything runs on the CPU"
 
 
+def compiler(_: Machine) -> str:
+    import torch
+
+    from misotts.engines.compiled.library import library_fault
+
+    if torch.cuda.is_available():
+        return "not needed on a GPU"
+    if fault := library_fault():
+        raise FaultError(f"{fault}: the server would use PyTorch, ten times slower", "apt-get install g++, or set CXX")
+    return "it has made the CPU engine"
+
+
 def shared_memory(_: Machine) -> str:
     size = shutil.disk_usage("/dev/shm")
     if size.free < SHARED_MEMORY_BYTES:
@@ -167,6 +179,7 @@ def clock(_: Machine) -> str:
 
 CHECKS: dict[str, Callable[[Machine], str]] = {
     "driver": driver,
+    "C++ compiler": compiler,
     "shared memory": shared_memory,
     "open files": open_files,
     "TMPDIR": temporary_folder,

@@ -52,5 +52,9 @@ class TwoPart:
 def sampling_of(step: Step, rows: npt.NDArray[np.int64], codebooks: int, device: torch.device) -> Sampling:
     """Return the sampling parameters of the sequences `rows` of a step."""
     seeds, numbers, top_k = to_device(step.seeds[rows], device), to_device(step.numbers[rows], device), step.top_k[rows]
-    noise = gumbel_noise(seeds, numbers, codebooks, ranks=int(top_k.max()))
+    ranks = int(top_k.max())
+    if ranks > 1:
+        noise = gumbel_noise(seeds, numbers, codebooks, ranks)
+    else:  # noise changes nothing where each codebook has one candidate
+        noise = torch.zeros(len(rows), codebooks, 1, device=device)
     return Sampling(to_device(step.temperature[rows], device), to_device(top_k, device), noise)

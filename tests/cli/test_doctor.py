@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from misotts.cli.doctor import CHECKS
 from misotts.cli.main import app
+from misotts.engines.compiled.library import library
 from misotts.serve.local import free_ports
 from misotts.serve.settings import Ports
 
@@ -42,7 +43,7 @@ def test_a_machine_that_will_do(demo_folder: Path, folder: Path) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what loads networks."""
-    for name in ("model", "driver"):
+    for name in ("model", "driver", "C++ compiler"):
         monkeypatch.setitem(CHECKS, name, lambda _: "left out")
 
 
@@ -86,6 +87,21 @@ def test_what_will_fail_is_named(demo_folder: Path, folder: Path, monkeypatch: p
         others = Usage(0, 0, 2**40)
         patch.setattr("misotts.cli.doctor.shutil.disk_usage", lambda path: docker if path == "/dev/shm" else others)
         assert "--shm-size 1g" in failed(examine(demo_folder))
+
+
+def test_without_a_compiler_the_default_engine_cannot_be_made(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CHECKS, "model", lambda _: "left out")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for command, missing in {"no-such-compiler": "no-such-compiler", "no-such-cache g++": "no-such-cache"}.items():
+        library.cache_clear()
+        monkeypatch.setenv("CXX", command)
+        line = failed(examine(demo_folder))
+        assert line.startswith(f"FAIL  C++ compiler   the compiled engine cannot be made: {missing} is not installed: ")
+    monkeypatch.setenv("CXX", "nice g++")
+    assert "C++ compiler   it has made" in examine(demo_folder).stdout
+    library.cache_clear()
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

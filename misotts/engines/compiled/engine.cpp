@@ -114,19 +114,25 @@ struct Transformer {
         const int64_t end = place.position + 1, blocks = (end + BLOCK - 1) / BLOCK;
         if (int64_t(memory.size()) < blocks * BLOCK) memory.resize(blocks * BLOCK);
         float *weights = memory.data();
+        const int64_t shared = heads / kv_heads, size = block_size(), step = head_stride();
+        const float scale = 1 / std::sqrt(float(head_dim));
         for (int64_t h = 0; h < heads; h++) {
-            const int64_t of_head = h / (heads / kv_heads) * block_size();
+            const int64_t of_head = h / shared * size;
             Vector top = all(LOWEST);
             for (int64_t b = 0; b < blocks; b++) {
-                const float *k = keys + place.blocks[b] * kv_heads * block_size() + of_head;
+                const float *k = keys + place.blocks[b] * kv_heads * size + of_head;
                 Vector scores[VECTORS] = {};
                 for (int64_t d = 0; d < head_dim; d++)
+#pragma GCC unroll 8
                     for (int v = 0; v < VECTORS; v++)
                         scores[v] += load(k + d * BLOCK + v * LANES) * q[h * head_dim + d];
-                const float scale = 1 / std::sqrt(float(head_dim));
-                for (int v = 0; v < VECTORS; v++) store(weights + b * BLOCK + v * LANES, scores[v] * scale);
-                if (b == blocks - 1) std::fill(weights + end, weights + blocks * BLOCK, LOWEST);
-                for (int v = 0; v < VECTORS; v++) top = larger(top, load(weights + b * BLOCK + v * LANES));
+#pragma GCC unroll 8
+                for (int v = 0; v < VECTORS; v++) {
+                    const int64_t first = b * BLOCK + v * LANES;
+                    const Vector score = lane_numbers() < int32_t(end - first) - Mask{} ? scores[v] * scale : all(LOWEST);
+                    store(weights + first, score);
+                    top = larger(top, score);
+                }
             }
             const float highest = largest(top);
             Vector total = {};
@@ -139,13 +145,13 @@ struct Transformer {
             for (int64_t d = 0; d < head_dim; d += LANES) {
                 Vector sums[4] = {};
                 for (int64_t b = 0; b < blocks; b++) {
-                    const float *v = values + place.blocks[b] * kv_heads * block_size() + of_head + d;
+                    const float *v = values + place.blocks[b] * kv_heads * size + of_head + d;
                     const float *weight = weights + b * BLOCK;
                     const int64_t count = std::min<int64_t>(BLOCK, end - b * BLOCK);
                     int64_t i = 0;
                     for (; i + 4 <= count; i += 4)
-                        for (int j = 0; j < 4; j++) sums[j] += load(v + (i + j) * head_stride()) * weight[i + j];
-                    for (; i < count; i++) sums[0] += load(v + i * head_stride()) * weight[i];
+                        for (int j = 0; j < 4; j++) sums[j] += load(v + (i + j) * step) * weight[i + j];
+                    for (; i < count; i++) sums[0] += load(v + i * step) * weight[i];
                 }
                 // Lanes beyond the head are overwritten by the next head; those beyond the row are never read.
                 store(out + h * head_dim + d, ((sums[0] + sums[1]) + (sums[2] + sums[3])) * factor);

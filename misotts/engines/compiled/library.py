@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import subprocess
 import tempfile
 from functools import lru_cache
@@ -42,14 +43,14 @@ def library() -> ctypes.CDLL:
     Raises:
         EngineError: there is no C++ compiler, it fails, or the cache folder cannot be written.
     """
-    compiler = os.environ.get("CXX", "g++")
     try:
+        compiler = shlex.split(os.environ.get("CXX", "")) or ["g++"]  # such as "ccache g++"
         path = _cache() / f"engine-{_key(compiler)}.so"
         if not path.is_file():
             _compile(compiler, path)
         loaded = ctypes.CDLL(str(path))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        reason = f"{compiler} is not installed" if isinstance(error, FileNotFoundError) else _last_line(error)
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+        reason = f"{error.filename} is not installed" if isinstance(error, FileNotFoundError) else _last_line(error)
         raise EngineError(f"the compiled engine cannot be made: {reason}") from None
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(loaded, name)
@@ -72,7 +73,7 @@ def _cache() -> Path:
     return folder
 
 
-def _key(compiler: str) -> str:
+def _key(compiler: list[str]) -> str:
     """Hash of what determines the library: a library for another processor could stop the process."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -81,14 +82,14 @@ def _key(compiler: str) -> str:
         processor = platform.processor()
     sources = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
     text = [source.read_text(encoding="utf-8") for source in sources]
-    parts = (*text, compiler, *FLAGS, platform.machine(), processor)
+    parts = (*text, *compiler, *FLAGS, platform.machine(), processor)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(compiler: list[str], path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as draft:
         made = Path(draft) / path.name
-        command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
+        command = [*compiler, *FLAGS, str(SOURCE), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
         made.replace(path)
 

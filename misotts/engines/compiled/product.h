@@ -21,6 +21,7 @@ constexpr int LANES = 4, MAX_ROWS = 1, SUMS = 8;
 #endif
 constexpr int PANEL = 32;  // outputs that have their weights side by side
 constexpr int VECTORS = PANEL / LANES;
+constexpr int LINE = 16;  // floats of a cache line
 constexpr int BLOCK = 32;  // positions of a KV block
 constexpr int GROUP = 4;  // panels that a thread computes at once
 constexpr int64_t WORTH_THREADS = 1 << 20;  // multiplications below which one thread is as fast
@@ -36,6 +37,11 @@ Mask load(const int32_t *p) { return *reinterpret_cast<const UnalignedMask *>(p)
 void store(float *p, Vector v) { *reinterpret_cast<Unaligned *>(p) = v; }
 Vector all(float x) { return x - Vector{}; }
 Vector larger(Vector a, Vector b) { return a > b ? a : b; }
+Mask lane_numbers() {
+    Mask numbers;
+    for (int lane = 0; lane < LANES; lane++) numbers[lane] = lane;
+    return numbers;
+}
 int64_t padded(int64_t n) { return (n + PANEL - 1) / PANEL * PANEL; }
 
 template <class Combine> float reduce(Vector v, Combine combine) {
@@ -74,13 +80,16 @@ struct Matrix {
 template <int ROWS, int PANELS, bool ADD>
 void tile(const float *x, int64_t x_stride, const float *panels, int64_t inputs, float *out, int64_t out_stride) {
     Vector sums[ROWS][PANELS * VECTORS] = {};
-    for (int64_t i = 0; i < inputs; i++)
+    for (int64_t i = 0; i < inputs; i++) {
+        if (ROWS == MAX_ROWS)  // of the next group: with few rows the processor's own prefetch is ahead of the products
+            for (int64_t f = 0; f < PANEL; f += LINE) __builtin_prefetch(panels + (GROUP * inputs + i) * PANEL + f);
 #pragma GCC unroll 8
         for (int v = 0; v < PANELS * VECTORS; v++) {
             const Vector weight = load(panels + (v / VECTORS * inputs + i) * PANEL + v % VECTORS * LANES);
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++) sums[r][v] += weight * x[r * x_stride + i];
         }
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 8
