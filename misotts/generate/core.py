@@ -31,7 +31,7 @@ from misotts.engines.interface import Limits, Step
 from misotts.generate.admission import Admission
 from misotts.generate.blocks import BlockPool
 from misotts.generate.conversations import OVERLAP_S, SESSIONS, Conversations, SessionOptions, overlap
-from misotts.generate.flow import DEFAULTS, FlowOptions, listener_runs_out, pausing
+from misotts.generate.flow import DEFAULTS, PROVEN_AFTER_S, FlowOptions, first_frames, listener_runs_out, pausing
 from misotts.generate.scheduler import QueueFullError, Scheduler, TooLongError
 from misotts.generate.slot_table import SlotTable
 from misotts.generate.statistics import Statistics
@@ -57,8 +57,6 @@ MOST_WAITS = 512
 """Waits that are published: so many requests do not come between two reports."""
 PATIENCE = 2.0
 """An utterance is refused after all when it has waited for its slot this many times as long as it may."""
-PROVEN_AFTER_S = 1.0
-"""A listener that is about to run out after this time shows that too many run."""
 SLOW_S = 0.06
 """If a step and the later stages' time for a chunk together take longer, a first chunk waits for more frames."""
 DELAY_SHARE = 1 / 16
@@ -304,10 +302,9 @@ class Core:
 
     def _most(self, now: float) -> int:
         """Return the number of utterances that may run, new ones included."""
-        admission = self.admission
-        paced = admission.options.admission == "pace"
+        admission, paced = self.admission, self.admission.options.admission == "pace"
         if paced and listener_runs_out(self.streams.values(), now, PROVEN_AFTER_S):
-            self.admission.hold(self._taken_slots)
+            admission.hold(self._taken_slots)
             return 0  # whatever the steps say
         return admission.proven
 
@@ -320,6 +317,7 @@ class Core:
         """Take the frames [samples, codebooks] of the oldest step in flight."""
         running = len(self.scheduler.running)
         crowded = len(self.scheduler.waiting) > self._free_slots  # others only wait for the next plan
+        first = first_frames(self.streams.values(), 0 if crowded else self.admission.most, now)
         slow = now - self._planned_at + self._delay_s > SLOW_S
         sampled = zip(self._in_flight.popleft(), frames, frames.any(axis=1).tolist(), strict=True)
         # The youngest first: a stream's first sound must not wait behind the next frames of the others.
@@ -336,7 +334,7 @@ class Core:
             elif len(utterance.frames) == utterance.order.max_frames:
                 self._finish(stream, LENGTH, now, codes)
             else:
-                stream.add(codes, running, self._delay_s, now, crowded, slow)
+                stream.add(codes, running, self._delay_s, now, first, slow)
 
     def close(self, error: MisoError, now: float) -> None:
         """End every stream with `error`, and refuse all that come from now on for the same reason."""

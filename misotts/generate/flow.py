@@ -18,7 +18,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from misotts.generate.pace import FRAME_S, LEAD_S
+from misotts.config import NO_SLOT
+from misotts.generate.pace import FRAME_S, FULL_FRAMES, LEAD_S
 from misotts.generate.stream import Stream
 from misotts.generate.utterance import Utterance
 from misotts.order import Order
@@ -28,6 +29,12 @@ TICK_SPARE_S = 0.0005
 
 SPARE_S = 2.0
 """A listener with more audio than this yields to one that is about to run out."""
+
+PROVEN_AFTER_S = 1.0
+"""A listener that is about to run out after this time shows that too many run."""
+
+BEGINNING_S = 0.5
+"""A stream begins until its caller has played this long."""
 
 AdmissionRule = Literal["slots", "pace"]
 
@@ -65,6 +72,21 @@ def pausing(streams: Collection[Stream], waiting: bool, now: float) -> set[Utter
         or (urgent and stream.utterance.batch)
         or (not waiting and (_leads(stream, tick) or (urgent and stream.pace.left_s(now) > SPARE_S)))
     }
+
+
+def first_frames(streams: Iterable[Stream], most: int, now: float) -> int:
+    """Return the number of frames that a caller should hear in a first chunk at least.
+
+    One is heard soonest. But a stream costs most while it begins: where many begin at once, small chunks of each would
+    come too late. So the number grows with the share of streams that begin in the `most` that may run. It is a full
+    chunk where `most` is 0, because others wait for a slot: a caller that has waited loses little.
+    """
+    if not most:
+        return FULL_FRAMES
+    beginning = sum(
+        stream.utterance.slot != NO_SLOT and (stream.pace.playing_s(now) or 0.0) < BEGINNING_S for stream in streams
+    )
+    return min(max(FULL_FRAMES * (beginning - 1) // most, 1), FULL_FRAMES)
 
 
 def tick_s(now: float) -> float:

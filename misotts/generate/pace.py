@@ -45,18 +45,14 @@ class Pace:
         self._played_out = now
         """Time at which the caller will have played everything, if it plays without pause from the first chunk on."""
 
-    def full(
-        self, frames: int, running: int, delay_s: float, now: float, crowded: bool = False, slow: bool = False
-    ) -> bool:
+    def full(self, frames: int, running: int, delay_s: float, now: float, first: int = 1, slow: bool = False) -> bool:
         """True if `frames` frames, the last of which is new, should be sent now.
 
         Args:
             running: number of running streams.
             delay_s: time that the later stages have lately taken for a chunk. They do one chunk of a stream after the
                 other, so a chunk must play for about as long as the next one takes, which may take that much longer.
-            crowded: True if utterances wait for a slot, so that the server works at its limit. The first chunk is then
-                a full one: a caller that has waited for its slot loses little, and steps that take longer than others
-                do not make it run out.
+            first: number of frames that the caller should hear in the first chunk at least.
             slow: True if the next audio may come late. The first chunk then has about as many frames as if all were
                 held back from the stream's start: its caller has more to play until the next one comes.
         """
@@ -66,7 +62,7 @@ class Pace:
         if self._chunk_frames:
             due = frames >= self._chunk_frames
         elif self._began is None:
-            first = max(scale, FULL_FRAMES) if crowded else scale
+            first = max(scale, first)
             if slow:
                 first = self._hold_back.gone(self._hold_back.frames + first)
             due = heard >= min(first, MAX_CHUNK_FRAMES)

@@ -141,12 +141,12 @@ class Stream:
         running: int,
         delay_s: float,
         now: float,
-        crowded: bool = False,
+        first: int = 1,
         slow: bool = False,
     ) -> None:
         """Add a frame's codes int32 [codebooks]; send a chunk when it is time: see `Pace.full`."""
         self._pending.append(codes)
-        if self.pace.full(len(self._pending), running, delay_s, now, crowded, slow):
+        if self.pace.full(len(self._pending), running, delay_s, now, first, slow):
             self._flush(now)
 
     def end(self, finish: str, now: float, last: npt.NDArray[np.int32] | None = None) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from misotts.config import MAX_UNACKNOWLEDGED
 from misotts.engines.interface import Limits
+from misotts.generate.flow import BEGINNING_S
 from misotts.generate.stream import SILENT_AFTER_S, Chunk
 from misotts.generate.utterance import Utterance
 from misotts_client.errors import DeadlineExceeded, Unavailable
@@ -69,12 +70,26 @@ def test_length_ends_the_utterance_with_its_last_frame(stage: ScriptedStage, max
 
 def test_chunks_have_the_size_of_the_request_and_are_numbered(stage: ScriptedStage) -> None:
     free = stage.submit(utterance(seed=1, max_frames=40))
+    run(stage)
     fixed = stage.submit(utterance(seed=2, max_frames=10, chunk_frames=4))
     run(stage)
     assert len(free.chunks[0].codes) == 1
     assert len(free.codes) == 40
     assert [len(chunk.codes) for chunk in fixed.chunks] == [4, 4, 2]
     assert [chunk.index for chunk in fixed.chunks] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("callers", "frames"), [(1, 1), (4, 1), (9, 4), (16, 7)])
+def test_first_chunks_are_longer_where_many_streams_begin_at_once(callers: int, frames: int) -> None:
+    """The share of those that begin beside a stream, of 16 slots, is that of its first chunk in a full one of 8."""
+    stage = ScriptedStage(never_ends, Limits(max_streams=16))
+    inboxes = [stage.submit(utterance(seed=seed, max_frames=20)) for seed in range(1, callers + 1)]
+    run(stage)
+    assert {len(inbox.chunks[0].codes) for inbox in inboxes} == {frames}
+    stage.now += BEGINNING_S
+    later = stage.submit(utterance(seed=1, max_frames=20))
+    run(stage)
+    assert len(later.chunks[0].codes) == 1
 
 
 def test_a_first_chunk_is_sent_before_the_other_chunks_of_its_step(stage: ScriptedStage) -> None:
