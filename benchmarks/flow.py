@@ -53,6 +53,8 @@ FULL_S = 12.0
 START_S = 60.0
 OVERLOAD_S = 20.0
 REFUSAL_FIGURES = ("calls", "refused", "refusal_ms", "gateway", "callers")
+BURSTS_MS = (3_000, 10_000, 20_000)
+BURST_AFTER_S = 5.0
 LATE_S = 0.02
 SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
 
@@ -136,7 +138,8 @@ def overload(model: Path) -> dict[str, Any]:
                 found[rule][f"{times} times"] = _judged(_gateway(server), server.url, load)
                 print(rule, times, found[rule], flush=True)
             if rule == "pace":
-                found[rule]["burst"] = asyncio.run(_burst(server))
+                time.sleep(BURST_AFTER_S)
+                found[rule]["burst"] = {f"{most_ms} ms": asyncio.run(_burst(server, most_ms)) for most_ms in BURSTS_MS}
                 print(found[rule]["burst"], flush=True)
     return found
 
@@ -195,31 +198,33 @@ def _rounded(values: list[float], digits: int) -> dict[str, float | None]:
     return {name: None if found[name] is None else round(found[name] or 0.0, digits) for name in ("p50", "p95", "max")}
 
 
-async def _burst(server: RunningServer) -> dict[str, Any]:
-    """Send 60 calls at once, then short ones; return the delays told, and when the first of these was accepted."""
+async def _burst(server: RunningServer, most_ms: int) -> dict[str, Any]:
+    """Send 60 calls at once for `most_ms` of audio each, and from the first refusal on short ones; return the delay
+    told in that refusal, the median of those in the others, and the time after which the first short call was accepted.
+    """
     async with AsyncClient(server.url) as client:
 
         async def call(audio_ms: int) -> float | None:
             try:
                 async with client.stream(TEXT, max_audio_ms=audio_ms) as stream:
                     async for _ in stream:
-                        if audio_ms < 3000:
+                        if audio_ms < most_ms:
                             break
             except Unavailable as error:
                 return error.retry_after_s or 0.0
             return None
 
-        began = time.monotonic()
-        calls = [asyncio.create_task(call(3000)) for _ in range(60)]
-        await asyncio.sleep(0.3)
-        told = [delay for task in calls if task.done() and (delay := task.result()) is not None]
-        sent = time.monotonic()
+        calls = [asyncio.create_task(call(most_ms)) for _ in range(60)]
+        for task in asyncio.as_completed(calls):
+            if (first_s := await task) is not None:
+                break
+        began = sent = time.monotonic()
         while await call(800) is not None:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
             sent = time.monotonic()
-        free_s = sent - began
-        await asyncio.gather(*calls)
-    return {"told_s": round(statistics.median(told), 2) if told else None, "free_after_s": round(free_s, 2)}
+        told = [delay for delay in await asyncio.gather(*calls) if delay is not None]
+    median_s = statistics.median(told)
+    return {"first_told_s": first_s, "told_s": round(median_s, 2), "free_after_s": round(sent - began, 2)}
 
 
 async def _drained(server: RunningServer) -> dict[str, Any]:

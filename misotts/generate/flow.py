@@ -78,15 +78,16 @@ def first_frames(streams: Iterable[Stream], most: int, now: float) -> int:
     """Return the number of frames that a caller should hear in a first chunk at least.
 
     One is heard soonest. But a stream costs most while it begins: where many begin at once, small chunks of each would
-    come too late. So the number grows with the share of streams that begin in the `most` that may run. It is a full
-    chunk where `most` is 0, because others wait for a slot: a caller that has waited loses little.
+    come too late. So the number grows with the share of streams that begin in the `most` that may run, up to a full
+    chunk for a half. It is a full one where `most` is 0, because others wait for a slot: a caller that has waited
+    loses little.
     """
     if not most:
         return FULL_FRAMES
     beginning = sum(
         stream.utterance.slot != NO_SLOT and (stream.pace.playing_s(now) or 0.0) < BEGINNING_S for stream in streams
     )
-    return min(max(FULL_FRAMES * (beginning - 1) // most, 1), FULL_FRAMES)
+    return min(max(2 * FULL_FRAMES * (beginning - 1) // most, 1), FULL_FRAMES)
 
 
 def tick_s(now: float) -> float:

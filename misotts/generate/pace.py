@@ -19,6 +19,10 @@ HELD_SHARE = 0.5
 """Time for which frames may be held back for a longer chunk, as a share of the caller's audio: each chunk costs the
 host time in three stages and in the gateway."""
 
+MOST_SHARE = 2.0
+"""Audio of a chunk as a share of the caller's: decode and watermark take longer for a longer one, and all of a fast
+engine's streams have long chunks at once."""
+
 MANY_STREAMS = 128
 """This many running streams add the smallest chunk's size and `FULL_FRAMES` once more."""
 
@@ -67,9 +71,10 @@ class Pace:
                 first = self._hold_back.gone(self._hold_back.frames + first)
             due = heard >= min(first, MAX_CHUNK_FRAMES)
         elif now + step_s + LEAD_S + delay_s < self._played_out:
-            full = frames >= max(FULL_FRAMES * (1 + running // MANY_STREAMS), scale)
-            late = now + step_s - self._last_chunk > HELD_SHARE * self.left_s(now)
-            due = (full and late) or frames >= MAX_CHUNK_FRAMES
+            full, left_s = max(FULL_FRAMES * (1 + running // MANY_STREAMS), scale), self.left_s(now)
+            late = now + step_s - self._last_chunk > HELD_SHARE * left_s
+            most = min(max(full, MOST_SHARE * left_s / FRAME_S), MAX_CHUNK_FRAMES)
+            due = (frames >= full and late) or frames >= most
         else:
             due = heard >= scale or frames >= MAX_CHUNK_FRAMES
         if due:

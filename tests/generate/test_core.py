@@ -79,9 +79,9 @@ def test_chunks_have_the_size_of_the_request_and_are_numbered(stage: ScriptedSta
     assert [chunk.index for chunk in fixed.chunks] == [0, 1, 2]
 
 
-@pytest.mark.parametrize(("callers", "frames"), [(1, 1), (4, 1), (9, 4), (16, 7)])
+@pytest.mark.parametrize(("callers", "frames"), [(1, 1), (2, 1), (5, 4), (9, 8), (16, 8)])
 def test_first_chunks_are_longer_where_many_streams_begin_at_once(callers: int, frames: int) -> None:
-    """The share of those that begin beside a stream, of 16 slots, is that of its first chunk in a full one of 8."""
+    """A first chunk has one frame of the 8 of a full one for each other stream that begins, of half of the 16 slots."""
     stage = ScriptedStage(never_ends, Limits(max_streams=16))
     inboxes = [stage.submit(utterance(seed=seed, max_frames=20)) for seed in range(1, callers + 1)]
     run(stage)

@@ -75,7 +75,7 @@ def test_no_frame_is_lost_and_no_chunk_exceeds_the_contract(steps: list[float], 
 
 def test_a_fast_engine_soon_makes_full_chunks() -> None:
     sizes = [frames for _, frames in send([0.004] * 129)]
-    assert sizes == [1, 1, 1, 17, *[MAX_CHUNK_FRAMES] * 4, 9]
+    assert sizes == [1, 1, 1, 8, 20, *[MAX_CHUNK_FRAMES] * 3, 23]
 
 
 def test_a_slow_engine_makes_small_chunks_until_the_caller_has_enough_audio() -> None:
