@@ -207,9 +207,9 @@ def _second_burst(server: RunningServer, most_ms: int) -> dict[str, Any]:
 
 
 async def _burst(server: RunningServer, most_ms: int) -> dict[str, Any]:
-    """Send `BURST_CALLS` calls at once for `most_ms` of audio each, and from the first refusal on short ones; return the delay
-    told in that refusal, the median of those in the others, and the time after which the first short call was accepted.
-    """
+    """Send `BURST_CALLS` calls at once for `most_ms` of audio each, and from the first refusal on short ones. Return
+    the delay told in that refusal, the median of those in the others, and the time after which the first short call
+    was accepted."""
     async with AsyncClient(server.url) as client:
 
         async def call(audio_ms: int) -> float | None:
