@@ -317,8 +317,9 @@ class Core:
         """Take the frames [samples, codebooks] of the oldest step in flight."""
         running = len(self.scheduler.running)
         crowded = len(self.scheduler.waiting) > self._free_slots  # others only wait for the next plan
-        first = first_frames(self.streams.values(), 0 if crowded else self.admission.most, now)
-        slow = now - self._planned_at + self._delay_s > SLOW_S
+        step_s = now - self._planned_at
+        first = first_frames(self.streams.values(), 0 if crowded else self.admission.most, step_s, now)
+        slow = step_s + self._delay_s > SLOW_S
         sampled = zip(self._in_flight.popleft(), frames, frames.any(axis=1).tolist(), strict=True)
         # The youngest first: a stream's first sound must not wait behind the next frames of the others.
         for utterance, codes, is_speech in reversed(list(sampled)):

@@ -74,20 +74,21 @@ def pausing(streams: Collection[Stream], waiting: bool, now: float) -> set[Utter
     }
 
 
-def first_frames(streams: Iterable[Stream], most: int, now: float) -> int:
+def first_frames(streams: Iterable[Stream], most: int, step_s: float, now: float) -> int:
     """Return the number of frames that a caller should hear in a first chunk at least.
 
     One is heard soonest. But a stream costs most while it begins: where many begin at once, small chunks of each would
     come too late. So the number grows with the share of streams that begin in the `most` that may run, up to a full
-    chunk for a half. It is a full one where `most` is 0, because others wait for a slot: a caller that has waited
-    loses little.
+    chunk for a half, or to as many as steps of `step_s` make in a frame's time. It is a full one where `most` is 0,
+    because others wait for a slot: a caller that has waited loses little.
     """
     if not most:
         return FULL_FRAMES
     beginning = sum(
         stream.utterance.slot != NO_SLOT and (stream.pace.playing_s(now) or 0.0) < BEGINNING_S for stream in streams
     )
-    return min(max(2 * FULL_FRAMES * (beginning - 1) // most, 1), FULL_FRAMES)
+    longest = 1 + int(min(FRAME_S / max(step_s, TICK_SPARE_S), FULL_FRAMES - 1))
+    return min(max(2 * FULL_FRAMES * (beginning - 1) // most, 1), longest)
 
 
 def tick_s(now: float) -> float:
