@@ -86,7 +86,8 @@ def _received_signals() -> Iterator[list[str]]:
         yield received
     finally:
         for number, handler in zip(numbers, earlier, strict=True):
-            signal.signal(number, handler)
+            # A further signal must not kill a process that has drained and is about to end with status 0.
+            signal.signal(number, signal.SIG_IGN if received else handler)
 
 
 def _check(options: ServeOptions) -> ModelConfig:
