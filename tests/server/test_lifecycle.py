@@ -83,12 +83,12 @@ def test_a_server_that_was_stopped_as_a_whole_goes_on(demo_folder: Path) -> None
         assert len(client.speak("Hello.", max_audio_ms=400).audio) == 5 * FRAME_SAMPLES
 
 
-@pytest.mark.parametrize("after_s", [0.5, 3.0])
-def test_a_start_that_is_told_to_stop_stops_at_once(demo_folder: Path, after_s: float) -> None:
-    server = start_server(demo_folder)
+@pytest.mark.parametrize("loading", [GATEWAY, "generate"])
+def test_a_start_that_is_told_to_stop_stops_at_once(demo_folder: Path, loading: str) -> None:
+    server = start_server(demo_folder, stderr=subprocess.PIPE)
     try:
-        wait_until(lambda: len(processes(server)) > 1, limit_s=20)  # it has started the gateway
-        time.sleep(after_s)
+        assert server.process.stderr
+        assert next(line for line in server.process.stderr if line.startswith(f"misotts: {loading}"))
         everything = processes(server)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(3) == 0
