@@ -1,8 +1,9 @@
-"""Flow control on the real server: audio made and heard by kinds of callers, refusals of an overload, a drain.
+"""Flow control on the real server: audio made and heard by kinds of callers, refusals of an overload and the delays that
+they tell, a drain.
 
-    python -m benchmarks.flow callers|overload|refusals|simulated [--model models/random]
+    python -m benchmarks.flow callers|overload|delays|refusals|simulated [--model models/random]
 
-The first two start servers of their own, the third a gateway alone. It writes `benchmarks/results/flow-PART-DATE.json`.
+The first three start servers of their own, `refusals` a gateway alone. It writes `benchmarks/results/flow-PART-DATE.json`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from random import Random
 from typing import Any, get_args
 
 import grpc
@@ -53,8 +55,10 @@ FULL_S = 12.0
 START_S = 60.0
 OVERLOAD_S = 20.0
 REFUSAL_FIGURES = ("calls", "refused", "refusal_ms", "gateway", "callers")
-BURSTS_MS = (3_000, 10_000, 20_000)
+BURSTS_MS = {"3 s": (3_000, 3_000), "10 s": (10_000, 10_000), "20 s": (20_000, 20_000), "1 to 10 s": (1_000, 10_000)}
+"""Least and most audio of the calls of a burst."""
 BURST_CALLS = 100
+LEARN_BURSTS, BURSTS = 2, 4
 BURST_AFTER_S = 5.0
 LATE_S = 0.02
 SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
@@ -138,9 +142,16 @@ def overload(model: Path) -> dict[str, Any]:
                 load = Load(rate=times * carried / 3.0, seconds=OVERLOAD_S, chars=UTTERANCE_CHARS, lead_ms=None)
                 found[rule][f"{times} times"] = _judged(_gateway(server), server.url, load)
                 print(rule, times, found[rule], flush=True)
-            if rule == "pace":
-                found[rule]["bursts"] = {f"{most_ms} ms": _second_burst(server, most_ms) for most_ms in BURSTS_MS}
-                print(found[rule]["bursts"], flush=True)
+    return found
+
+
+def delays(model: Path) -> dict[str, Any]:
+    """Return the delays that the refused of bursts are told, and those after which a call is accepted."""
+    found = {}
+    for name, span_ms in BURSTS_MS.items():
+        with running_server(model, "--max-wait=2", "--max-streams=16") as server:
+            found[name] = _bursts(server, span_ms)
+            print(name, found[name], flush=True)
     return found
 
 
@@ -198,36 +209,38 @@ def _rounded(values: list[float], digits: int) -> dict[str, float | None]:
     return {name: None if found[name] is None else round(found[name] or 0.0, digits) for name in ("p50", "p95", "max")}
 
 
-def _second_burst(server: RunningServer, most_ms: int) -> dict[str, Any]:
-    """Return what the second of two bursts was told: the first has shown the server how long such utterances are."""
-    for _ in range(2):
+def _bursts(server: RunningServer, span_ms: tuple[int, int]) -> list[dict[str, Any]]:
+    """Return what the refused of `BURSTS` bursts of one kind were told, after others that show the server how long
+    such utterances are."""
+    found = []
+    for seed in range(LEARN_BURSTS + BURSTS):
         time.sleep(BURST_AFTER_S)
-        found = asyncio.run(_burst(server, most_ms))
-    return found
+        found.append(asyncio.run(_burst(server, span_ms, Random(seed))))
+    return found[LEARN_BURSTS:]
 
 
-async def _burst(server: RunningServer, most_ms: int) -> dict[str, Any]:
-    """Send `BURST_CALLS` calls at once for `most_ms` of audio each, and from the first refusal on short ones. Return
-    the delay told in that refusal, the median of those in the others, and the time after which the first short call
-    was accepted."""
+async def _burst(server: RunningServer, span_ms: tuple[int, int], rng: Random) -> dict[str, Any]:
+    """Send `BURST_CALLS` calls at once, each for an audio of random length, and from the first refusal on one more
+    again and again, until it is accepted. Return the delay told in that refusal, the median of those in the others, and
+    the time after which that call was accepted."""
     async with AsyncClient(server.url) as client:
 
-        async def call(audio_ms: int) -> float | None:
+        async def call(leaves: bool) -> float | None:
             try:
-                async with client.stream(TEXT, max_audio_ms=audio_ms) as stream:
+                async with client.stream(TEXT, max_audio_ms=rng.randint(*span_ms)) as stream:
                     async for _ in stream:
-                        if audio_ms < most_ms:
+                        if leaves:
                             break
             except Unavailable as error:
                 return error.retry_after_s or 0.0
             return None
 
-        calls = [asyncio.create_task(call(most_ms)) for _ in range(BURST_CALLS)]
+        calls = [asyncio.create_task(call(leaves=False)) for _ in range(BURST_CALLS)]
         for task in asyncio.as_completed(calls):
             if (first_s := await task) is not None:
                 break
         began = sent = time.monotonic()
-        while await call(800) is not None:
+        while await call(leaves=True) is not None:
             await asyncio.sleep(0.02)
             sent = time.monotonic()
         told = [delay for delay in await asyncio.gather(*calls) if delay is not None]
@@ -261,7 +274,7 @@ async def _drained(server: RunningServer) -> dict[str, Any]:
 def refusals(_: Path) -> dict[str, Any]:
     """Return the refusal times of a gateway alone: a stand-in for the launcher tells it that every place is taken. The
     calls are those of 3 and 10 times what 16 streams take."""
-    figures = {"submitted": 0, "places": 0, "waits_s": [9.0], "slot_s": 1.0, "max_wait_s": 2.0}
+    figures = {"submitted": 0, "places": 0, "waits_s": [9.0], "slot_s": 1.0, "max_wait_s": 2.0, "again_s": 1.5}
     lines = encode({"command": "state", "ready": True}) + encode({"command": "admission", "figures": figures})
     grpc_port, http_port, ready_port = free_ports(3)
     found = {}
@@ -312,7 +325,7 @@ def simulated(_: Path) -> dict[str, Any]:
     return found
 
 
-PARTS = {"callers": callers, "overload": overload, "refusals": refusals, "simulated": simulated}
+PARTS = {"callers": callers, "overload": overload, "delays": delays, "refusals": refusals, "simulated": simulated}
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ class Figures:
         waits_s: the expected waits of the next ones, up to the first that is too long; those behind wait as long.
         slot_s: time until a slot is free again once all are taken.
         max_wait_s: the longest wait.
+        again_s: the longest wait after a refusal.
     """
 
     slots: int
@@ -41,6 +42,7 @@ class Figures:
     waits_s: list[float]
     slot_s: float
     max_wait_s: float
+    again_s: float
 
 
 class Admission:
@@ -48,11 +50,13 @@ class Admission:
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
-        self._figures = Figures(0, 0, 0, 0, 0, [0.0], 0.0, 0.0)
+        self._figures = Figures(0, 0, 0, 0, 0, [0.0], 0.0, 0.0, 0.0)
         self._heard_at = -STALE_S
         self._let_in: dict[int, float] = {}
         """Times by number, the oldest first."""
         self._number = 0
+        self._refuses = False
+        """True from a refusal for a wait that is too long, until the wait has become shorter than `again_s`."""
 
     def hear(self, figures: Mapping[str, Any]) -> None:
         """Take new figures.
@@ -63,10 +67,10 @@ class Admission:
         waits_s = [float(wait_s) for wait_s in figures["waits_s"]]
         if not waits_s:
             raise ValueError("no waits")
-        slot_s, max_wait_s = float(figures["slot_s"]), float(figures["max_wait_s"])
+        times = {name: float(figures[name]) for name in ("slot_s", "max_wait_s", "again_s")}
         come = int(figures["submitted"]) - self._figures.submitted
         counts = {name: int(figures[name]) for name in ("slots", "free_slots", "waiting", "submitted", "places")}
-        self._figures = Figures(**counts, waits_s=waits_s, slot_s=slot_s, max_wait_s=max_wait_s)
+        self._figures = Figures(**counts, **times, waits_s=waits_s)
         self._heard_at = self._clock()
         # They come about in the order in which they were let in; the figures count those that have come.
         for number, at in list(self._let_in.items()):
@@ -99,9 +103,11 @@ class Admission:
         if before >= figures.places:
             raise try_again("all places are taken", figures.slot_s)
         wait_s = figures.waits_s[min(before, len(figures.waits_s) - 1)]
-        if wait_s > figures.max_wait_s:
-            allowed = f"the wait for a slot would be {wait_s:.1f} s, at most {figures.max_wait_s:g} s are allowed"
-            raise try_again(allowed, wait_s - figures.max_wait_s)
+        most_s = figures.again_s if self._refuses else figures.max_wait_s
+        self._refuses = wait_s > most_s
+        if self._refuses:
+            allowed = f"the wait for a slot would be {wait_s:.1f} s, at most {most_s:g} s are allowed"
+            raise try_again(allowed, wait_s - figures.again_s)
         self._number += 1
         self._let_in[self._number] = now
         return self._number

@@ -10,9 +10,10 @@ least n * 80 ms / t can be carried, and if it is above, at most that many.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
-from itertools import cycle, islice
+from itertools import accumulate, cycle, islice
 
 import numpy as np
 
@@ -29,7 +30,9 @@ single steps at n = 1 shows, where other work takes the machine's time, that not
 MIN_SPANS = 3
 RECOVER_S = 30.0
 """Time after which one more is tried again where too many were too slow: the machine may have been disturbed."""
-KEPT_LENGTHS = 32
+KEPT_LENGTHS = 64
+"""Lengths that are remembered: of a burst to an idle server the short utterances end first, and fewer would be the long
+ones alone."""
 
 
 class Admission:
@@ -104,30 +107,40 @@ class Admission:
         """Record that `streams` streams are too many now: those that wait wait for one of them to end."""
         self.most = self.proven = max(min(self.proven, streams), 1)
 
-    def _left_s(self, frames: int, most: int, shares: list[float]) -> float:
-        """Return the expected time until an utterance of at most `most` frames ends, which has `frames` frames.
-        `shares`: lengths of the last that ended, each as a share of the most that it might have had."""
-        longer = [share for share in shares if share * most > frames]
-        # One that is longer than the others may end at any time.
-        expected = sum(longer) / len(longer) * most if longer else (frames + most) / 2
-        return (expected - frames) * self.frame_s
-
-    def waits(self, running: Iterable[tuple[int, int]], waiting: Iterable[int], count: int) -> list[float]:
+    def waits(self, running: Iterable[tuple[int, int, int]], waiting: Iterable[int], count: int) -> list[float]:
         """Return the expected waits of the next `count` utterances for their slots, behind those that are `waiting`; 0
         before steps are measured. Each is taken to be as long as one of the last that ended.
 
         Args:
-            running: frames so far and most frames of each utterance that has a slot.
+            running: `Stream.progress` of each utterance that has a slot.
             waiting: most frames of each utterance before them in the queue.
         """
-        shares = [ended / longest for ended, longest in self._lengths] or [1.0]
-        ends = sorted(self._left_s(frames, most, shares) for frames, most in running)[-self.most :]
+        lengths = _Lengths([ended / longest for ended, longest in self._lengths])
+        ends = sorted(lengths.left(*each) * self.frame_s for each in running)[-self.most :]
         ends += [0.0] * (self.most - len(ends))
         heapq.heapify(ends)
         for most in waiting:
-            heapq.heapreplace(ends, ends[0] + self._left_s(0, most, shares))
+            heapq.heapreplace(ends, ends[0] + lengths.left(0, most) * self.frame_s)
         waits = []
         for frames in islice(cycle([frames for frames, _ in self._lengths] or [1]), count):
             waits.append(ends[0])
             heapq.heapreplace(ends, ends[0] + frames * self.frame_s)
         return waits
+
+
+class _Lengths:
+    """The lengths of utterances that have ended, each as a share of the most that it might have had."""
+
+    def __init__(self, shares: list[float]) -> None:
+        self._shares = sorted(shares or [1.0])
+        self._sums = list(accumulate(reversed(self._shares)))[::-1]
+
+    def left(self, frames: int, most: int, under_way: int = 0) -> float:
+        """Return the number of frames that are to be made of an utterance with `frames` frames and at most `most`, and
+        those `under_way` in the later stages."""
+        first = bisect_right(self._shares, frames / most)
+        if first < len(self._shares):
+            expected = self._sums[first] / (len(self._shares) - first) * most
+        else:  # it is longer than the others, and may end at any time
+            expected = (frames + most) / 2
+        return expected - frames + under_way

@@ -166,7 +166,7 @@ class Core:
         wait_s = self.wait_s(utterance.batch)
         if wait_s > options.max_wait_s:
             over_s = f"the wait for a slot would be {wait_s:.1f} s, at most {options.max_wait_s:g} s are allowed"
-            raise try_again(over_s, wait_s - options.max_wait_s)
+            raise try_again(over_s, wait_s - options.again_s)
         try:
             self.scheduler.add(utterance)
         except QueueFullError as error:
@@ -190,11 +190,7 @@ class Core:
 
     def _waits(self, ahead: list[Utterance], count: int) -> list[float]:
         """Return the expected waits of the next `count` utterances behind those `ahead` of them in the queue."""
-        held = [(stream.utterance, stream.finish) for stream in self.streams.values()]
-        # One that has ended has its slot until the later stages are done with it.
-        running = [
-            (len(u.frames), len(u.frames) if finish else u.order.max_frames) for u, finish in held if u.slot != NO_SLOT
-        ]
+        running = [each.progress for each in self.streams.values() if each.utterance.slot != NO_SLOT]
         return self.admission.waits(running, [u.order.max_frames for u in ahead if u.slot == NO_SLOT], count)
 
     def _slot_s(self) -> float:
@@ -257,6 +253,7 @@ class Core:
             "waits_s": waits_s[: allowed + 1],
             "slot_s": round(self._slot_s(), 3),
             "max_wait_s": most_s,
+            "again_s": admission.options.again_s,
         }
 
     def plan(self, now: float) -> Step | None:
@@ -360,7 +357,7 @@ class Core:
             waited = (
                 f"no slot was free for {now - stream.submitted:.1f} s, at most {options.max_wait_s:g} s are allowed"
             )
-            self._fail(stream, try_again(waited, self.wait_s() - options.max_wait_s), now)
+            self._fail(stream, try_again(waited, self.wait_s() - options.again_s), now)
         elif deadline is not None and now >= deadline:
             self._fail(stream, DeadlineExceeded("TIMEOUT_MS has passed"), now)
         elif stream.silent(now):

@@ -36,6 +36,9 @@ PROVEN_AFTER_S = 1.0
 BEGINNING_S = 0.5
 """A stream begins until its caller has played this long."""
 
+AGAIN_SHARE = 0.5
+"""See `FlowOptions.again_s`."""
+
 AdmissionRule = Literal["slots", "pace"]
 
 
@@ -49,6 +52,12 @@ class FlowOptions:
     """`slots`: as many utterances run as there are slots; `pace`: as many as the step time allows in 80 ms."""
     max_wait_s: float = 2.0
     """An utterance that would wait longer for its slot is refused."""
+
+    @property
+    def again_s(self) -> float:
+        """A server that has refused an utterance refuses more until the wait for a slot is as short as this. The time
+        until then is told: the time until it is `max_wait_s` would be the small difference of two long times."""
+        return AGAIN_SHARE * self.max_wait_s
 
     def lead_of(self, order: Order, now: float) -> float | None:
         """Return the bound of an order's lead in s; None: batch work. It is infinite for a listener with a TIMEOUT_MS

@@ -124,11 +124,22 @@ class Stream:
         """True if no acknowledgement is missing."""
         return self.abandoned or not self._unacknowledged
 
+    @property
+    def under_way(self) -> int:
+        """Number of frames that have been sent and have not left the last stage."""
+        return sum(frames for _, frames in self._unacknowledged.values())
+
+    @property
+    def progress(self) -> tuple[int, int, int]:
+        """The number of its frames, the most that it may have, and the number of those under way. One that has ended
+        has its slot until the later stages are done with it."""
+        frames = len(self.utterance.frames)
+        return frames, frames if self.finish else self.utterance.order.max_frames, self.under_way
+
     def arrived_s(self, now: float) -> float:
         """Return the audio, in s, that has left the last stage and that the caller has not played; below 0 if it has
         run out."""
-        under_way = sum(frames for _, frames in self._unacknowledged.values())
-        return self.pace.left_s(now) - under_way * FRAME_S
+        return self.pace.left_s(now) - self.under_way * FRAME_S
 
     def silent(self, now: float) -> bool:
         """True if the oldest chunk has waited too long for its acknowledgement."""
