@@ -1,6 +1,6 @@
 """Compare the simulator with the real server: the same calls, predicted from a cost table and measured.
 
-    python -m benchmarks.capacity.validate [--rates 0.5 1.2 2] [--seconds 20] [--rounds 3]
+    python -m benchmarks.capacity.validate [--rates 2 4 6] [--seconds 20] [--rounds 3]
 
 The stages are measured alone. Then come rounds of loads at each rate, and a sweep for the knee. Closed loops before and
 after every load calibrate the table for it, because the speed of a shared machine changes within minutes. The same
@@ -38,6 +38,8 @@ CALIBRATION_S = 5.0
 PRECISION = 0.15
 """Precision of the search for the knee."""
 LIMITS = Limits()
+ENGINE = ("--backbone=torch", "--depth=torch")
+"""The server's engine is the one whose steps `measure_alone` measures."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Round:
 def validate(model: Path, rates: Sequence[float], seconds: float, rounds: int, objective: Objective) -> dict[str, Any]:
     """Return the whole comparison, ready for JSON."""
     alone = measure_alone(model, SIZES, ROUNDS_TOGETHER)
-    with running_server(model) as server:
+    with running_server(model, *ENGINE) as server:
         target = Target.of(server)
         hop_ms, send_ms = measure_messages(server.url)
         alone = replace(alone, hop_ms=hop_ms, send_ms=send_ms)
@@ -167,7 +169,7 @@ def show(load: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("models/random"))
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 1.2, 2.0])
+    parser.add_argument("--rates", type=float, nargs="+", default=[2.0, 4.0, 6.0])
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ttfa-p95-ms", type=float, default=400.0)
