@@ -1,9 +1,10 @@
-"""Flow control on the real server: audio made and heard by kinds of callers, refusals of an overload and the delays that
-they tell, a drain.
+"""Flow control on the real server: audio made and heard by kinds of callers, refusals of an overload and the delays
+that they tell, a drain.
 
     python -m benchmarks.flow callers|overload|delays|refusals|simulated [--model models/random]
 
-The first three start servers of their own, `refusals` a gateway alone. It writes `benchmarks/results/flow-PART-DATE.json`.
+The first three start servers of their own, `refusals` a gateway alone. It writes
+`benchmarks/results/flow-PART-DATE.json`.
 """
 
 from __future__ import annotations

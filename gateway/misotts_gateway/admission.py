@@ -67,10 +67,10 @@ class Admission:
         waits_s = [float(wait_s) for wait_s in figures["waits_s"]]
         if not waits_s:
             raise ValueError("no waits")
-        times = {name: float(figures[name]) for name in ("slot_s", "max_wait_s", "again_s")}
+        slot_s, max_wait_s, again_s = (float(figures[name]) for name in ("slot_s", "max_wait_s", "again_s"))
         come = int(figures["submitted"]) - self._figures.submitted
         counts = {name: int(figures[name]) for name in ("slots", "free_slots", "waiting", "submitted", "places")}
-        self._figures = Figures(**counts, **times, waits_s=waits_s)
+        self._figures = Figures(**counts, waits_s=waits_s, slot_s=slot_s, max_wait_s=max_wait_s, again_s=again_s)
         self._heard_at = self._clock()
         # They come about in the order in which they were let in; the figures count those that have come.
         for number, at in list(self._let_in.items()):

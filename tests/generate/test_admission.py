@@ -111,7 +111,8 @@ class Listener:
 
 class Machine:
     """A core on an engine that takes `fixed_s` + `each_s` for each frame of a step, and a time that varies like that of
-    a machine with other work if there is `noise`. The later stages take `later_s` for each frame; they process together what has come."""
+    a machine with other work if there is `noise`. The later stages take `later_s` for each frame; they process together
+    what has come."""
 
     def __init__(
         self,
