@@ -103,10 +103,10 @@ class Admission:
         if before >= figures.places:
             raise try_again("all places are taken", figures.slot_s)
         wait_s = figures.waits_s[min(before, len(figures.waits_s) - 1)]
-        most_s = figures.again_s if self._refuses else figures.max_wait_s
+        most_s, when = (figures.again_s, " after a refusal") if self._refuses else (figures.max_wait_s, "")
         self._refuses = wait_s > most_s
         if self._refuses:
-            allowed = f"the wait for a slot would be {wait_s:.1f} s, at most {most_s:g} s are allowed"
+            allowed = f"the wait for a slot would be {wait_s:.1f} s, at most {most_s:g} s are allowed{when}"
             raise try_again(allowed, wait_s - figures.again_s)
         self._number += 1
         self._let_in[self._number] = now
