@@ -39,7 +39,7 @@ from benchmarks.load.summary import percentiles
 from benchmarks.record import save
 from misotts.config import FRAME_MS, SAMPLE_RATE
 from misotts.engines.interface import Limits
-from misotts.generate.flow import AdmissionRule, FlowOptions
+from misotts.generate.flow import DEFAULTS, AdmissionRule, FlowOptions
 from misotts.serve.local import RunningServer, free_ports, running_server
 from misotts.serve.messages import encode
 from misotts_client import AsyncClient, SpeechRequest
@@ -275,7 +275,8 @@ async def _drained(server: RunningServer) -> dict[str, Any]:
 def refusals(_: Path) -> dict[str, Any]:
     """Return the refusal times of a gateway alone: a stand-in for the launcher tells it that every place is taken. The
     calls are those of 3 and 10 times what 16 streams take."""
-    figures = {"submitted": 0, "places": 0, "waits_s": [9.0], "slot_s": 1.0, "max_wait_s": 2.0, "again_s": 1.5}
+    full = {"submitted": 0, "places": 0, "waits_s": [9.0], "slot_s": 1.0}
+    figures = {**full, "max_wait_s": DEFAULTS.max_wait_s, "again_s": DEFAULTS.again_s}
     lines = encode({"command": "state", "ready": True}) + encode({"command": "admission", "figures": figures})
     grpc_port, http_port, ready_port = free_ports(3)
     found = {}
