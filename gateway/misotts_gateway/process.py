@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import logging
 import signal
@@ -117,6 +118,7 @@ class Gateway:
             bound_send_buffers(port)
         if not self.keys.required:
             log.warning("no --api-keys: any caller is served")
+        gc.freeze()  # full collections of what lives as long as the process would hold the event loop for 20 ms
         self.link.send(state="ready", detail="")
         watching = [asyncio.create_task(task) for task in self._watches(connections)]
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
@@ -83,6 +84,7 @@ class Stage:
             self.link.failed(_first_line(error))
             raise
         self._published = StageMetrics(self.name)
+        gc.freeze()  # full collections of what lives as long as the process would hold every stream for 0.1 s
         self.link.start_heartbeat(self._heartbeat)
         self.link.ready()
 
