@@ -172,7 +172,7 @@ def test_a_day_is_24_numbers(tmp_path: Path) -> None:
 
 
 def run_capacity(*options: str) -> Any:
-    return CliRunner().invoke(app, ["capacity", "--calls=50", *options])
+    return CliRunner().invoke(app, ["capacity", "--calls=50", "--utterance-s=2", *options])
 
 
 def plan(folder: Path, *options: str) -> tuple[dict[str, Any], str]:
@@ -185,7 +185,7 @@ def plan(folder: Path, *options: str) -> tuple[dict[str, Any], str]:
 
 def test_capacity_answers_with_the_source_of_its_costs(tmp_path: Path) -> None:
     prices = ("--price=h100=2.5", "--price=h200=3.5")
-    found, printed = plan(tmp_path, "--gpu=h100", "--max-streams=8", "--callers=400", "--continuity=0.9", *prices)
+    found, printed = plan(tmp_path, "--gpu=h100", "--max-streams=3", "--callers=150", "--continuity=0.9", *prices)
     planned, *others = found["options"]
     assert "from the floor model, never measured" in printed
     assert all(answer["source"] == "floor model" for answer in found["options"] + found["changes"])

@@ -194,6 +194,7 @@ print(peak - start)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_two_gigabytes_are_prepared_in_little_memory(tmp_path: Path) -> None:
     """Transformers' layout needs the most memory, because rows of q and k are permuted. The source is a sparse file:

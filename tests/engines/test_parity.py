@@ -100,7 +100,7 @@ def our_frames(
     [
         ("even", "text", 64),
         ("even", "long", 64),
-        ("24 heads", "audio context", 64),
+        ("24 heads", "audio context", 24),
         ("few codebooks", "audio context", 64),
         ("few codebooks", "long", 64),
         ("wide decoder", "audio context", 64),

@@ -66,7 +66,6 @@ class CallbackWatch:
             run_handle(handle)
             self.longest_s = max(self.longest_s, time.thread_time() - began)
 
-        gc.collect()
         gc.freeze()  # as the gateway does at its start
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(events.Handle, "_run", timed)

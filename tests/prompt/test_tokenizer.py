@@ -60,6 +60,12 @@ def tokenizer(model_folder: Path) -> Tokenizer:
     return Tokenizer(model_folder, full_size())
 
 
+@pytest.fixture(scope="session")
+def csm_tokenizer(model_folder: Path) -> Tokenizer:
+    """It sets no space behind the speaker's tag."""
+    return Tokenizer(model_folder, full_size(speaker_space=False))
+
+
 def reference(text: str) -> list[int]:
     return meta.Tokenizer.get_instance().encode(text, bos=True, eos=True)
 
@@ -104,10 +110,9 @@ def test_text_never_becomes_a_special_token_of_the_demo(demo_folder: Path) -> No
     assert min(tokens[1:-1]) > 1
 
 
-def test_speaker_tag_with_and_without_space(model_folder: Path) -> None:
-    spaced, tight = (Tokenizer(model_folder, full_size(speaker_space=space)) for space in (True, False))
-    assert spaced.encode("Hello", speaker=12) == reference("[12] Hello")
-    assert tight.encode("Hello", speaker=12) == reference("[12]Hello")
+def test_speaker_tag_with_and_without_space(tokenizer: Tokenizer, csm_tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode("Hello", speaker=12) == reference("[12] Hello")
+    assert csm_tokenizer.encode("Hello", speaker=12) == reference("[12]Hello")
 
 
 WHITE = [
@@ -129,12 +134,13 @@ WHITE = [
 
 
 @pytest.mark.parametrize("white", WHITE, ids=ascii)
-def test_white_space_at_the_beginning_is_treated_as_in_each_familys_reference(white: str, model_folder: Path) -> None:
+def test_white_space_at_the_beginning_is_treated_as_in_each_familys_reference(
+    white: str, tokenizer: Tokenizer, csm_tokenizer: Tokenizer
+) -> None:
     """MisoTTS's generator encodes `f"[{speaker}] {text.lstrip()}"`, CSM's `f"[{speaker}]{text}"`."""
-    miso, csm = (Tokenizer(model_folder, full_size(speaker_space=space)) for space in (True, False))
     text = f"{white}Hello,{white}world.{white}"
-    assert miso.encode(text, speaker=3) == reference(f"[3] Hello,{white}world.{white}")
-    assert csm.encode(text, speaker=3) == reference(f"[3]{text}")
+    assert tokenizer.encode(text, speaker=3) == reference(f"[3] Hello,{white}world.{white}")
+    assert csm_tokenizer.encode(text, speaker=3) == reference(f"[3]{text}")
 
 
 def test_llamas_own_template_is_replaced(model_folder: Path, tmp_path: Path) -> None:
