@@ -1,4 +1,5 @@
 import difflib
+import gc
 import json
 import os
 import sys
@@ -29,6 +30,9 @@ from tests.support.clips import folder_with_ann, tone, write
 # Every run tests the same examples, and a busy machine fails no deadline.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+# The objects of all tests are many, and looking for garbage among them at the usual rate takes a sixth of the time.
+gc.set_threshold(20_000, 20, 50)
 
 # More threads of torch would compete with the test runner for two cores.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
