@@ -1,6 +1,8 @@
 """The compiled engine computes what the eager one does, and a row's bits do not depend on the rest of the batch."""
 
 import logging
+import platform
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,11 +47,29 @@ COLUMNS = 2
 CHUNKS = (1, 7, 32, 64)
 """Most positions of a sequence in one pass."""
 
+REGISTERS = {"as the processor has": "", "8 floats": "avx512f", "4 floats": "avx"}
+"""The instructions that the compiler may not use for registers of another width."""
+X86 = platform.machine() == "x86_64"
+
 Weights = dict[str, torch.Tensor]
 
 
+@pytest.fixture(scope="module", params=REGISTERS if X86 else list(REGISTERS)[:1])
+def registers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compile the engine for registers of one width."""
+    with pytest.MonkeyPatch.context() as patch:
+        if instructions := REGISTERS[request.param]:
+            patch.setattr(compiled_library, "FLAGS", (*compiled_library.FLAGS, f"-mno-{instructions}"))
+            command = ["g++", *compiled_library.FLAGS, "-dM", "-E", "-x", "c++", "/dev/null"]
+            defined = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            assert f"__{instructions.upper()}__" not in defined
+        library.cache_clear()
+        yield
+    library.cache_clear()
+
+
 @pytest.fixture(scope="module", params=SHAPES)
-def shape(request: pytest.FixtureRequest) -> tuple[ModelConfig, Weights]:
+def shape(registers: None, request: pytest.FixtureRequest) -> tuple[ModelConfig, Weights]:
     torch.manual_seed(0)
     config = SHAPES[request.param]
     return config, make_weights(config)
