@@ -1,13 +1,15 @@
 """A stage's connection to the launcher. Reports go to the launcher and commands come back.
 
-When one of the two processes ends, however it ends, the kernel closes the connection: the launcher then reports the
-stage as dead, and a stage without a launcher ends itself.
+When a stage ends, however it ends, the kernel closes the connection, and the launcher reports the stage as dead. When
+the launcher ends, the kernel kills the stage.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -27,6 +29,7 @@ class LauncherLink:
         self._stage = stage
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(path)
+        self._unused = _killed_with(path)
         self._messages = Messages(self._socket)
         self._send_lock = threading.Lock()
         threading.Thread(target=self._listen, name="launcher-link", daemon=True).start()
@@ -60,7 +63,7 @@ class LauncherLink:
         self._send(admission=admission)
 
     def _send(self, **message: Any) -> None:
-        # OSError: the launcher has ended, and `_listen` is about to end this process.
+        # OSError: the launcher has ended, and the kernel is about to kill this process.
         with self._send_lock, contextlib.suppress(OSError):
             self._socket.sendall(encode({"stage": self._stage, **message}))
 
@@ -71,4 +74,17 @@ class LauncherLink:
                     self.others_ready.set()
                 else:
                     self._messages.malformed += 1
-        os._exit(1)  # nothing would stop or watch this process any more
+
+
+def _killed_with(path: str) -> socket.socket:
+    """Have the kernel kill this process when that which listens at `path` ends; return a connection to keep open.
+
+    No thread of Python could do that: when the launcher is killed, and tritonserver with it, the stub's main thread
+    can wait for tritonserver for ever while it holds Python's lock.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect(path)
+    fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(connection, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(connection, fcntl.F_SETFL, os.O_ASYNC)  # a signal when the other end is closed, which never sends
+    return connection

@@ -1,58 +1,72 @@
 """A stage's connection to the launcher, seen from the stage."""
 
-import os
+import signal
 import socket
 import subprocess
 import sys
-import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from misotts.serve.stage.link import LauncherLink
 from tests.support.waiting import wait_until
-
-Pair = tuple[LauncherLink, socket.socket]
 
 
 @pytest.fixture
-def connected(tmp_path: Path) -> Pair:
-    """A stage's link, and the launcher's end of the connection."""
+def listener(tmp_path: Path) -> Iterator[socket.socket]:
+    """The launcher's control socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(tmp_path / "control"))
         listener.listen()
-        link = LauncherLink(str(tmp_path / "control"), "generate")
-        return link, listener.accept()[0]
+        yield listener
 
 
-@pytest.fixture
-def ended(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set when the stage's process would have ended."""
-    event = threading.Event()
-    monkeypatch.setattr(os, "_exit", lambda _: event.set())
-    return event
+STAGE = """
+import ctypes, sys
+from misotts.serve.stage.link import LauncherLink
+
+link = LauncherLink(sys.argv[1], "generate")
+link.ready()
+if sys.argv[2] == "waits with Python's lock":
+    ctypes.PyDLL(None).pause()
+link.others_ready.wait()
+print(link.malformed, flush=True)
+ctypes.CDLL(None).pause()
+"""
 
 
-@pytest.mark.timeout(30)
-def test_a_command_sets_its_event_and_a_closed_connection_ends_the_stage(
-    connected: Pair, ended: threading.Event
-) -> None:
-    link, launcher = connected
-    launcher.sendall(b'\xff\n[]\n{"command": "sing"}\n{"command": ["others_ready"]}\n')
-    wait_until(lambda: link.malformed == 4)
-    assert not link.others_ready.is_set()
-    launcher.sendall(b'{"command": "others_ready"}\n')
-    assert link.others_ready.wait(5)
-    assert not ended.is_set()
-    launcher.close()
-    assert ended.wait(5)
+@contextmanager
+def stage(listener: socket.socket, what: str) -> Iterator[tuple[subprocess.Popen[str], list[socket.socket]]]:
+    """A process with a stage's link, and the launcher's ends of its connections."""
+    command = [sys.executable, "-c", STAGE, listener.getsockname(), what]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        listener.settimeout(30)
+        try:
+            yield process, [listener.accept()[0] for _ in range(2)]
+        finally:
+            process.kill()
 
 
-def test_a_launcher_killed_before_it_has_read_a_report_ends_the_stage(connected: Pair, ended: threading.Event) -> None:
-    link, launcher = connected
-    link.ready()
-    launcher.close()  # the connection is reset, not closed
-    assert ended.wait(5)
+def test_a_command_sets_its_event(listener: socket.socket) -> None:
+    with stage(listener, "") as (process, (launcher, _)):
+        launcher.sendall(b'\xff\n[]\n{"command": "sing"}\n{"command": ["others_ready"]}\n')
+        launcher.sendall(b'{"command": "others_ready"}\n')
+        assert process.stdout
+        assert process.stdout.readline() == "4\n"
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize("what", ["", "waits with Python's lock"])
+def test_a_stage_ends_with_its_launcher(listener: socket.socket, what: str) -> None:
+    with stage(listener, what) as (process, connections):
+        wait_until(lambda: connections[0].recv(1, socket.MSG_PEEK) != b"")  # a report that the launcher does not read
+        time.sleep(0.2)
+        assert process.poll() is None
+        for connection in connections:
+            connection.close()
+        assert process.wait(5) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("module", ["worker", "link", "acknowledge", "metrics"])
