@@ -121,9 +121,8 @@ class Planner:
         self._max_streams, self._seed, self._counted, self._show = max_streams, seed, counted, show
 
     def limits(self, option: Option) -> Limits:
-        """Return as many slots as asked for, but no more than the cost table covers, and a queue of that length."""
-        slots = min(self._max_streams, option.costs.max_batch)
-        return Limits(max_streams=slots, max_waiting=max(slots, 64))
+        """Return as many slots as asked for, but no more than the cost table covers, and the server's queue."""
+        return Limits(max_streams=min(self._max_streams, option.costs.max_batch))
 
     def holds(self, option: Option, start: float = 1.0) -> Holding:
         """Search for the largest rate that holds the objective."""

@@ -125,6 +125,7 @@ async def _spoken(core: Core, turn: Turn, caller: Caller) -> AsyncGenerator[Soun
         )
         async with aclosing(utterance(core, request, caller, first=spoken == 0)) as pieces:
             async for piece in pieces:
+                seed = piece.seed if seed is None else seed  # the server has drawn it for the first utterance
                 for audio in _silence(silence_ms):
                     yield Sound(audio, piece.seed)
                 silence_ms = 0
