@@ -26,7 +26,7 @@ from misotts.engines.table import WeightType
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
-TRACKED, WHEELS, SERVER = 20 * MIB, 8 * MIB, 36 * MIB
+TRACKED, WHEELS, SERVER = 21 * MIB, 7 * MIB, 36 * MIB
 """Most bytes of the tracked files, of `make gpu-suite-wheels` and of `make gpu-server-files`: 64 MiB may travel to the
 GPU machine."""
 

@@ -306,6 +306,9 @@ def test_a_long_text_is_one_stream_of_whole_sentences(port: int, triton: FakeTri
     assert all(each["TEXT"].endswith("split.") for each in spoken)
     # Each utterance has a seed of its own, which the first one's tells.
     assert [each["SEED"] for each in spoken[:3]] == [2**63 - 2, 2**63 - 1, -(2**63)]
+    triton.requests.clear()
+    drawn = int(speak(port, text, response_format="wav").headers["x-misotts-seed"])
+    assert [inputs(each).get("SEED") for each in triton.requests[:3]] == [None, drawn + 1, drawn + 2]
     assert not any("MAX_AUDIO_MS" in each for each in spoken)
     assert given.body.count(b"RIFF") == 1
     assert len(given.body) == 44 + 2 * sum(samples_of(each["TEXT"]) for each in spoken)
