@@ -48,8 +48,8 @@ from misotts_client.transport import infer_request
 
 TEXT = "A caller listens to this at the pace of playback."
 AUDIO_MS = 80_000
-LOOKS_S = (10.0, 20.0)
 STOPS_AFTER_S = 2.0
+LOOKS_S = (STOPS_AFTER_S + 10, STOPS_AFTER_S + 20)
 UTTERANCE_CHARS = 43
 """At the 70 ms a character of `Load`, 3 s of audio."""
 FULL_S = 12.0
@@ -95,6 +95,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "stops reading": dict(stops=True, lead_ms=None, small_window=False),
     "stops reading, window of 64 KB": dict(stops=True, lead_ms=None, small_window=True),
     "batch": dict(stops=False, lead_ms=0, small_window=False),
+    "batch, stops reading": dict(stops=True, lead_ms=0, small_window=False),
     "batch, stops reading, window of 64 KB": dict(stops=True, lead_ms=0, small_window=True),
 }
 

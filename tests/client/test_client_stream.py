@@ -28,6 +28,7 @@ from misotts_client import (
 )
 from misotts_client.transport import is_loopback
 from tests.support.fake_triton import FakeTriton, Script, answer, endless, last_flag, refusal, silent, utterance
+from tests.support.tone import inputs
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -225,6 +226,7 @@ def test_speak(triton: FakeTriton, speak: Callable[[str], Speech]) -> None:
     assert speech.rtf == speech.total_s / 0.2
     assert speech.leading_silence_s == 0.08
     assert speech.audible_ttfa_s == speech.ttfa_s + 0.08
+    assert inputs(triton.requests[0])["LEAD_MS"] == 0, "no listener waits for the end of it"
 
 
 # Cancelling, blocking
