@@ -95,7 +95,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "stops reading": dict(stops=True, lead_ms=None, small_window=False),
     "stops reading, window of 64 KB": dict(stops=True, lead_ms=None, small_window=True),
     "batch": dict(stops=False, lead_ms=0, small_window=False),
-    "batch, stops reading": dict(stops=True, lead_ms=0, small_window=False),
     "batch, stops reading, window of 64 KB": dict(stops=True, lead_ms=0, small_window=True),
 }
 
