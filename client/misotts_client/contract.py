@@ -125,8 +125,8 @@ INPUTS: Mapping[str, Field] = {
     ),
     "LEAD_MS": Field(
         "INT32",
-        "how far generation may be ahead of playback, in ms, while nothing waits for a slot; 0: as far as capacity "
-        "that listeners leave allows; if left out, the server's `--lead-seconds`",
+        "how far generation may be ahead of playback, in ms, while nothing waits for a slot, at least 1 s and one "
+        "chunk; 0: as far as capacity that listeners leave allows; if left out, the server's `--lead-seconds`",
         low=0,
         high=160_000,
     ),

@@ -165,10 +165,6 @@ class Conversations:
         """Let a turn wait for the one before."""
         self._waiting.append((utterance, now))
 
-    def waits(self, utterance: Utterance) -> bool:
-        """True if the utterance waits for the turn before."""
-        return any(other is utterance for other, _ in self._waiting)
-
     def take_waiting(self, now: float) -> Iterator[tuple[Utterance, bool]]:
         """Yield the turns that need not wait any longer, and whether each may begin; else another one still speaks."""
         waiting, self._waiting = self._waiting, []

@@ -264,8 +264,7 @@ class Core:
             for stream in list(self.streams.values()):
                 self._retire(stream, now)
             self._begin_turns(now)
-        done = sum(frames for _, frames in self._acknowledged)
-        self.admission.add_time(now - self._planned_at, self._served, done, now)
+        self.admission.add_time(now - self._planned_at, self._served, sum(n for _, n in self._acknowledged), now)
         if self._acknowledged:
             mean_s = sum(now - sent for sent, _ in self._acknowledged) / len(self._acknowledged)
             self._delay_s = max(mean_s, self._delay_s + DELAY_SHARE * (mean_s - self._delay_s))
@@ -277,6 +276,7 @@ class Core:
         paused = pausing(self.streams.values(), bool(self.scheduler.waiting), now)
         self.paused = len(paused)
         parts = self.scheduler.schedule(paused, self._most(now))
+        self._refuse_late(now)
         self._planned_at = now
         self._served = sum(
             stream.utterance.slot != NO_SLOT and (stream.behind or stream.utterance not in paused)
@@ -343,7 +343,7 @@ class Core:
 
     def _retire(self, stream: Stream, now: float) -> None:
         """End or forget a stream if it is time."""
-        deadline, options = stream.utterance.order.deadline, self.admission.options
+        deadline = stream.utterance.order.deadline
         if stream.finish:
             if stream.settled or stream.silent(now):
                 self._forget(stream)
@@ -351,17 +351,20 @@ class Core:
             self._fail(stream, Internal("a later stage failed"), now)
         elif stream.cancelled:
             self._fail(stream, Cancelled("the caller left"), now)
-        elif self.conversations.waits(stream.utterance):
-            pass  # not for a slot
-        elif stream.utterance.slot == NO_SLOT and now - stream.submitted > PATIENCE * options.max_wait_s:
-            waited = (
-                f"no slot was free for {now - stream.submitted:.1f} s, at most {options.max_wait_s:g} s are allowed"
-            )
-            self._fail(stream, try_again(waited, self.wait_s() - options.again_s), now)
         elif deadline is not None and now >= deadline:
             self._fail(stream, DeadlineExceeded("TIMEOUT_MS has passed"), now)
         elif stream.silent(now):
             self._fail(stream, Internal("a later stage stopped answering"), now)
+
+    def _refuse_late(self, now: float) -> None:
+        """Refuse those that have waited too long for a slot, once this plan has given out the free ones."""
+        options = self.admission.options
+        for utterance in list(self.scheduler.waiting):
+            stream = self.streams[utterance.stream]
+            waited_s = now - stream.submitted
+            if utterance.slot == NO_SLOT and waited_s > PATIENCE * options.max_wait_s:
+                late = f"it has waited {waited_s:.1f} s for a slot, at most {options.max_wait_s:g} s are allowed"
+                self._fail(stream, try_again(late, self.wait_s(utterance.batch) - options.again_s), now)
 
     def _finish(self, stream: Stream, finish: str, now: float, last: npt.NDArray[np.int32]) -> None:
         """End an utterance that is complete."""

@@ -29,6 +29,10 @@ MANY_STREAMS = 128
 LEAD_S = 0.16
 """Audio that a caller should still have when a chunk is sent, two frames, in case the next one is late."""
 
+LEAST_AHEAD_S = 1.0
+"""Audio that a stream may make in any case, beyond what the later stages and one chunk hold back. With less, its caller
+would be about to run out at any time, for which batch work pauses and nothing is admitted."""
+
 BATCH_SHARE = 0.5
 """Share of a chunk's time in the later stages that the batch with the next one takes."""
 
@@ -100,8 +104,8 @@ class Pace:
 
     def ahead(self, generated: int, lead_s: float, now: float) -> bool:
         """True if `generated` frames, sent or not, are more than `lead_s` of audio ahead of playback. A lead that is
-        smaller than what the later stages and one chunk hold back counts as that much: the caller would run out."""
+        smaller than `LEAST_AHEAD_S` beyond what the later stages and one chunk hold back counts as that much."""
         if self._began is None:
             return False
-        least_s = (self._hold_back.frames + max(self._chunk_frames, 1)) * FRAME_S + LEAD_S
+        least_s = (self._hold_back.frames + max(self._chunk_frames, 1)) * FRAME_S + LEAST_AHEAD_S
         return self.left_s(now) + (generated - self._audible) * FRAME_S > max(lead_s, least_s)

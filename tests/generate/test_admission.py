@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 from random import Random
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from misotts.engines.interface import Limits
 from misotts.generate.admission import RECOVER_S, Admission
 from misotts.generate.blocks import BlockPool
 from misotts.generate.core import PATIENCE, Core
-from misotts.generate.flow import FlowOptions
+from misotts.generate.flow import AdmissionRule, FlowOptions
 from misotts.generate.stream import Chunk, deliver
 from misotts.generate.utterance import Utterance
 from misotts_client.errors import MisoError, Unavailable
@@ -326,6 +327,59 @@ def test_the_gateway_spares_generate_nearly_all_that_it_would_refuse(times: floa
                 counts["spared"] += at > began_s
     assert counts["refused"] <= 0.02 * counts["spared"]
     assert counts["accepted"] * times >= 0.9 * (counts["accepted"] + counts["spared"])
+
+
+@pytest.mark.parametrize("rule", get_args(AdmissionRule))
+@pytest.mark.parametrize(("lead_ms", "chunk_frames"), [(1, 0), (300, 0), (1000, 25)])
+def test_a_caller_with_a_small_lead_takes_nothing_from_others(
+    rule: AdmissionRule, lead_ms: int, chunk_frames: int
+) -> None:
+    """A machine far below its limit: others are served at once, and batch work goes on."""
+    machine = Machine(FlowOptions(admission=rule), 16, 0.005, 0.001, later_s=0.002)
+    for _ in range(16):
+        machine.ask(20, 60)
+    machine.run_until(6)
+    small = machine.ask(300, 300, lead_ms=lead_ms, chunk_frames=chunk_frames)
+    machine.run_until(9)
+    batch, others = machine.ask(100, 100, lead_ms=0), []
+    for second in range(10, 18):
+        others.append(machine.ask(20, 60))
+        machine.run_until(second)
+    assert machine.core.admission.proven == 16
+    assert all(each.finish == "eos" and each.waited_s < 0.1 for each in others[:-2])
+    assert (batch.finish, small.silent_s()) == ("length", 0)
+
+
+@pytest.mark.parametrize("plan_s", [0.001, 0.05])
+@pytest.mark.parametrize("max_wait_s", [0.0, 0.005])
+def test_no_wait_is_needed_where_a_slot_is_free(max_wait_s: float, plan_s: float) -> None:
+    """The plan that gives out slots comes some time after the request."""
+    machine = Machine(FlowOptions(max_wait_s=max_wait_s), 4, 0.005, 0.001)
+    for _ in range(4):
+        machine.ask(20, 60)
+    machine.now += plan_s
+    machine.run_until(3)
+    assert [each.finish for each in machine.listeners] == ["eos"] * 4
+    for _ in range(5):
+        machine.ask(20, 60)
+    machine.run_until(6)
+    assert [each.finish for each in machine.listeners[4:8]] == ["eos"] * 4
+    assert "at most" in str(machine.listeners[8].error)
+
+
+def test_batch_work_that_has_waited_too_long_is_told_its_own_wait() -> None:
+    """Others of its kind wait before it, which a listener would not wait for."""
+    machine = Machine(FlowOptions(max_wait_s=10.0), 2, 0.02, 0.01)
+    for _ in range(4):
+        machine.ask(50, 50)
+    machine.run_until(8)
+    batch = [machine.ask(50, 50, lead_ms=0) for _ in range(20)]
+    machine.run_until(9)
+    machine.core.admission.options = FlowOptions(max_wait_s=0.5)
+    machine.run_until(9.2)
+    late = [each.error for each in batch if each.error and "it has waited" in str(each.error)]
+    assert len(late) > 5
+    assert max(error.retry_after_s or 0.0 for error in late) > 2 * machine.core.wait_s()
 
 
 def test_an_utterance_that_was_accepted_in_error_is_refused_after_all() -> None:
