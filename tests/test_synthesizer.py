@@ -1,5 +1,7 @@
 """The pipeline without a server."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +42,17 @@ def test_a_turn_is_the_request_whose_context_has_the_turns_before(demo_folder: P
         assert next(library.stream("Good bye.", session="a", max_audio_ms=80)).session_turns == 4
         assert not len(library.speak("", session="a", session_end=1))
         assert next(library.stream("Good bye.", session="a", max_audio_ms=80)).session_turns == 0
+
+
+def test_a_process_may_end_in_the_middle_of_a_stream(demo_folder: Path) -> None:
+    """Without `close`: the engine is freed when the loop's thread has ended, not under it."""
+    script = """
+import sys
+from misotts.synthesizer import Synthesizer
+stream = Synthesizer.load(sys.argv[1]).stream("Hello.", max_audio_ms=60_000)
+next(stream)
+sys.exit(0)
+"""
+    command = [sys.executable, "-c", script, str(demo_folder)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr

@@ -6,6 +6,7 @@ thread never waits for the network or for another stage: a second thread puts ch
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import threading
@@ -89,6 +90,8 @@ class Generator:
         self._thread = threading.Thread(target=self._run, name="generate", daemon=True)
 
     def start(self) -> None:
+        """Start the threads. They are stopped by `close`, or when the process ends, before the engine is freed."""
+        atexit.register(self.close)
         self._outbox.start()
         self._thread.start()
 
@@ -135,6 +138,7 @@ class Generator:
         if self._thread.is_alive():
             self._thread.join()
         self._outbox.close()
+        atexit.unregister(self.close)
 
     def deliver(self) -> None:
         """Deliver waiting chunks in the caller's thread, for a generator that is not started."""

@@ -1,6 +1,7 @@
 """The compiled engine computes what the eager one does, and a row's bits do not depend on the rest of the batch."""
 
 import logging
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -27,8 +28,9 @@ from tests.support.models import bare_folder, config_with, tiny_config
 
 SHAPES = {
     "tiny": tiny_config(),
-    "as many key heads as heads, many codes": tiny_config(
+    "as many key heads as heads, many codes, odd widths": tiny_config(
         audio_vocab_size=1003,
+        backbone=dict(num_layers=1, embed_dim=30, num_heads=3, num_kv_heads=3, intermediate_dim=7),
         decoder=dict(num_layers=2, embed_dim=72, num_heads=6, num_kv_heads=6, intermediate_dim=50),
     ),
     "more codebooks than a block has positions": config_with(
@@ -48,7 +50,8 @@ CHUNKS = (1, 7, 32, 64)
 """Most positions of a sequence in one pass."""
 
 REGISTERS = {"as the processor has": "", "8 floats": "avx512f", "4 floats": "avx"}
-"""The instructions that the compiler may not use for registers of another width."""
+"""The instructions that the compiler may not use for registers of another width. These libraries check indices."""
+CHECKED = "-D_GLIBCXX_ASSERTIONS"
 X86 = platform.machine() == "x86_64"
 
 Weights = dict[str, torch.Tensor]
@@ -59,7 +62,7 @@ def registers(request: pytest.FixtureRequest) -> Iterator[None]:
     """Compile the engine for registers of one width."""
     with pytest.MonkeyPatch.context() as patch:
         if instructions := REGISTERS[request.param]:
-            patch.setattr(compiled_library, "FLAGS", (*compiled_library.FLAGS, f"-mno-{instructions}"))
+            patch.setattr(compiled_library, "FLAGS", (*compiled_library.FLAGS, f"-mno-{instructions}", CHECKED))
             command = ["g++", *compiled_library.FLAGS, "-dM", "-E", "-x", "c++", "/dev/null"]
             defined = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             assert f"__{instructions.upper()}__" not in defined
@@ -152,6 +155,32 @@ def test_a_row_has_the_same_bits_in_any_batch_and_any_chunks(
         assert torch.equal(found_embedding, embedding[rows])
 
 
+def test_a_row_of_nan_leaves_nothing_in_its_place(shape: tuple[ModelConfig, Weights]) -> None:
+    config, weights = shape
+    depth, backbone = CompiledDepth(weights, config, Embedding(weights, config)), CompiledBackbone(weights, config, 3)
+    hidden, sampling = torch.randn(5, config.backbone.embed_dim), make_sampling(5, config)
+    bad = hidden.clone()
+    bad[2] = torch.nan
+    codes, embedding = depth.forward(hidden, sampling)
+    (state,) = prefill(backbone, [hidden], range(1), 5)
+    beside, _ = depth.forward(bad, sampling)
+    prefill(backbone, [bad], range(1), 5)
+    assert torch.equal(beside[[0, 1, 3, 4]], codes[[0, 1, 3, 4]])
+    again, embedding_again = depth.forward(hidden, sampling)
+    assert torch.equal(again, codes)
+    assert torch.equal(embedding_again, embedding)
+    assert torch.equal(prefill(backbone, [hidden], range(1), 5)[0], state)
+
+
+def test_a_call_of_the_depth_decoder_without_rows_does_nothing(shape: tuple[ModelConfig, Weights]) -> None:
+    """A library that checks its indices would end the process."""
+    config, weights = shape
+    hidden, sampling = torch.empty(0, config.backbone.embed_dim), make_sampling(1, config)
+    none = Sampling(sampling.temperature[:0], sampling.top_k[:0], sampling.noise[:0])
+    codes, _ = CompiledDepth(weights, config, Embedding(weights, config)).forward(hidden, none)
+    assert codes.shape == (0, config.audio_num_codebooks)
+
+
 def test_sampling_is_that_of_sorted_logits(shape: tuple[ModelConfig, Weights]) -> None:
     """An independent sort of the logits gives the same codes. Of equal logits the lower code is the likelier."""
     config, weights = shape
@@ -204,3 +233,15 @@ def test_a_compiler_that_fails_leaves_no_library(
     with pytest.raises(EngineError, match=r"^the compiled engine cannot be made: .*"):
         library()
     assert not list((without_library / "misotts").iterdir())
+
+
+def test_a_damaged_library_is_made_anew(without_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library is on the disk before it has its name, so a power cut cannot leave a part of it."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    monkeypatch.delenv("CXX", raising=False)
+    path = compiled_library._cache() / f"engine-{compiled_library._key(['g++'])}.so"
+    path.write_bytes(b"")
+    library()
+    assert path.stat().st_size > 0
+    assert len(synced) == 1

@@ -49,7 +49,8 @@ struct Transformer {
     }
 
     void set_input(int64_t row, const float *values) {
-        std::copy(values, values + width, &x[row * stride()]);
+        // What a row of NaN left in the padding would reach the next row here: `normalise` reads whole registers.
+        std::fill(std::copy(values, values + width, &x[row * stride()]), x.data() + (row + 1) * stride(), 0.0f);
     }
 
     void normalise(const float *from, const float *scale, float *to) const {
@@ -267,7 +268,7 @@ Depth *depth_new(Transformer *transformer, const int64_t *sizes, const float *co
 // width]; logits [n, codebooks, codes] or null.
 void depth_forward(Depth *d, int64_t n, const float *hidden, const float *temperature, const int64_t *top_k,
                    const float *noise, int64_t ranks, int64_t *codes, float *embedding, float *logits) {
-    d->frames(n, hidden, temperature, top_k, noise, ranks, codes, embedding, logits);
+    if (n > 0) d->frames(n, hidden, temperature, top_k, noise, ranks, codes, embedding, logits);
 }
 
 void depth_free(Depth *d) { delete d; }

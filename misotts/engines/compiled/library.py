@@ -1,6 +1,7 @@
 """The compiled engine's library: `engine.cpp`, compiled for the processor of this machine.
 
-It is compiled once, which takes about two seconds, and kept in the user's cache folder. It serves models of any size.
+It is compiled once, which takes about two seconds, and kept in the user's cache folder. If it cannot be loaded from there
+it is compiled again. It serves models of any size.
 """
 
 from __future__ import annotations
@@ -46,9 +47,11 @@ def library() -> ctypes.CDLL:
     try:
         compiler = shlex.split(os.environ.get("CXX", "")) or ["g++"]  # such as "ccache g++"
         path = _cache() / f"engine-{_key(compiler)}.so"
-        if not path.is_file():
+        try:
+            loaded = ctypes.CDLL(str(path))
+        except OSError:  # it is not there, or damaged
             _compile(compiler, path)
-        loaded = ctypes.CDLL(str(path))
+            loaded = ctypes.CDLL(str(path))
     except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         reason = f"{error.filename} is not installed" if isinstance(error, FileNotFoundError) else _last_line(error)
         raise EngineError(f"the compiled engine cannot be made: {reason}") from None
@@ -91,6 +94,8 @@ def _compile(compiler: list[str], path: Path) -> None:
         made = Path(draft) / path.name
         command = [*compiler, *FLAGS, str(SOURCE), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
+        with made.open("rb") as file:
+            os.fsync(file.fileno())  # a library that a power cut shortened would end the process that reads it
         made.replace(path)
 
 
