@@ -247,6 +247,8 @@ class Core:
             self.counts.first_audio.observe(utterance.first_s)
         if utterance.audible_s is not None:
             self.counts.first_audible.observe(utterance.audible_s)
+        if utterance.leading_silence_s is not None:
+            self.counts.leading_silence.observe(utterance.leading_silence_s)
         self._access.write(
             utterance.caller,
             duration_s=time.monotonic() - utterance.began,

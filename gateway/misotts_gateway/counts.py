@@ -33,6 +33,9 @@ class Counts:
         self.first_audible = self._histogram(
             "first_audible_seconds", "Time from a request to its first audible sample as a player plays it."
         )
+        self.leading_silence = self._histogram(
+            "leading_silence_seconds", "Audio of an utterance before its first audible sample."
+        )
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -120,13 +120,14 @@ def test_silence_counts_in_the_time_to_the_first_audible_sample(core_before: Cal
         async with aclosing(core.speak(ASKED, CALLER)) as pieces:
             async for _ in pieces:
                 pass
-        registry, names = core.counts.registry, ("audio_seconds", "audible_seconds")
-        ends = [f"misotts_gateway_first_{name}_{end}" for name in names for end in ("count", "sum")]
+        registry, names = core.counts.registry, ("first_audio", "first_audible", "leading_silence")
+        ends = [f"misotts_gateway_{name}_seconds_{end}" for name in names for end in ("count", "sum")]
         return [registry.get_sample_value(name) or 0 for name in ends]
 
-    count, first_s, audible_count, audible_s = asyncio.run(sums(late))
-    assert [count, audible_count, audible_s] == [1, 1, pytest.approx(first_s + 0.12)]
-    assert asyncio.run(sums(silent))[2:] == [0, 0]
+    count, first_s, audible_count, audible_s, silence_count, silence_s = asyncio.run(sums(late))
+    assert [count, audible_count, silence_count] == [1, 1, 1]
+    assert [audible_s, silence_s] == pytest.approx([first_s + 0.12, 0.12])
+    assert asyncio.run(sums(silent))[2:] == [0, 0, 0, 0]
 
 
 def test_a_conversation_belongs_to_its_tenant_or_address(core_before: Callable[..., Core]) -> None:
