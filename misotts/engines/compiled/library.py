@@ -1,6 +1,6 @@
 """The compiled engine's library: `engine.cpp`, compiled for the processor of this machine.
 
-It is compiled once, which takes about two seconds, and kept in the user's cache folder. If it cannot be loaded from there
+It is compiled once, which takes about two seconds, and kept in the user's cache folder. If that one cannot be loaded,
 it is compiled again. It serves models of any size.
 """
 
