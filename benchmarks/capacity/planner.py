@@ -28,7 +28,7 @@ BEFORE_S, AFTER_S = 60.0, 60.0
 BURST_S = 10.0
 """Time after a failure in which the broken calls are repeated."""
 SATURATED = 0.9
-"""A stage that is busy for more than this share of the time is the bottleneck."""
+"""A stage that is busy for at least this share of the time may be the bottleneck."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,20 @@ class Point:
     rate: float
     overall: dict[str, Any]
     busy: dict[str, float]
-    """Share of the time that each stage was busy."""
+    """Share of the judged time, from the end of the warm-up to the last call, that each stage was busy, in the order of
+    the stages, and the device."""
     misses: list[str]
 
     @property
     def bottleneck(self) -> str:
-        stage = max((name for name in self.busy if name != "device"), key=lambda name: self.busy[name])
-        return stage if self.busy[stage] >= SATURATED else "none"
+        """The last stage that is busy for `SATURATED` of the time, or `none`.
+
+        A stage gets no more work than those before it let through, so the last busy one limits them all. `generate`
+        works ahead of playback and is busy long before it limits: it is named only where no later stage is busy, and is
+        then the limit only if the load is the largest that holds.
+        """
+        stages = reversed([stage for stage in self.busy if stage != "device"])
+        return next((stage for stage in stages if self.busy[stage] >= SATURATED), "none")
 
 
 @dataclass(frozen=True)
@@ -139,12 +146,11 @@ class Planner:
 
     def point(self, option: Option, rate: float) -> Point:
         """Simulate one server under `rate` calls per s, in a steady state."""
-        seconds = WARM_UP_S + self._counted / rate
-        load = self.traffic.load(rate, seconds, self._seed, option.chunk_frames)
-        run = simulate(load, option.costs, self.limits(option), options=DEFAULTS)
-        figures = overall([answer for answer in run.answers if answer.due_s >= WARM_UP_S], seconds)
-        del figures["audio_s_per_s"]  # some of its calls were not counted
-        busy = {stage: round(busy_s / run.seconds, 3) for stage, busy_s in run.busy.items()}
+        seconds = self._counted / rate
+        load = replace(self.traffic.load(rate, seconds, self._seed, option.chunk_frames), warm_up_s=WARM_UP_S)
+        run = simulate(load, option.costs, self.limits(option), options=DEFAULTS, window=(WARM_UP_S, load.end_s))
+        figures = overall(run.answers, seconds, WARM_UP_S)
+        busy = {stage: round(busy_s / seconds, 3) for stage, busy_s in run.busy.items()}
         return Point(rate, figures, busy, self.objective.misses(figures))
 
     def operating_point(self, option: Option, point: OperatingPoint) -> dict[str, Any]:

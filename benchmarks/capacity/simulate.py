@@ -48,7 +48,8 @@ class Simulated:
     seconds: float
     """Virtual time from the start to the end of the last call."""
     busy: dict[str, float]
-    """Seconds that each stage worked, including its waits for the device; `device`: seconds that the device worked."""
+    """Seconds that each stage worked, including its waits for the device; `device`: seconds that the device worked.
+    Those within `window`, where one was given."""
     mean_batch: float
     """Frames per step of generate."""
 
@@ -59,9 +60,11 @@ def simulate(
     limits: Limits,
     planned: Iterable[Call] | None = None,
     options: FlowOptions = WAITING,
+    window: tuple[float, float] | None = None,
 ) -> Simulated:
     """Simulate the calls of `load`, or those `planned` (in the order of their times), on a server of `limits` and
-    `options` until all have ended.
+    `options` until all have ended. `window`: begin and end of the virtual time in which `busy` is counted; without it,
+    all of it.
 
     Raises:
         ValueError: the load has slow readers, which are not simulated.
@@ -83,23 +86,21 @@ def simulate(
             make(call)
 
     def closed_loop() -> Process:
-        while environment.now < load.seconds:
+        while environment.now < load.end_s:
             yield make(next(remaining)).ended
 
+    noted: list[dict[str, float]] = []
+    for at_s in window or ():
+        server.later(at_s, lambda _: noted.append(server.busy()))
     for loop in [open_loop] if load.streams is None else [closed_loop] * load.streams:
         environment.process(loop())
     environment.run()
+    before, after = noted or (dict.fromkeys(server.busy(), 0.0), server.busy())
     counts = server.generate.core.statistics
     return Simulated(
         answers=sorted(answers, key=lambda answer: answer.call.number),
         seconds=max((answer.ended_s for answer in answers), default=0.0),
-        busy={
-            "prompt": server.prompt_busy_s,
-            "generate": counts.busy_s,
-            "decode": server.decode.busy_s,
-            "watermark": server.watermark.busy_s,
-            "device": server.device.busy_s,
-        },
+        busy={stage: busy_s - before[stage] for stage, busy_s in after.items()},
         mean_batch=counts.frames / counts.steps if counts.steps else 0.0,
     )
 
@@ -117,6 +118,16 @@ class Server:
         self._gateway, self._published = Admission(lambda: self.environment.now), -REFRESH_EVERY_S
         self._prompt, self._outbox = _Thread(self.environment), _Thread(self.environment)
         self.prompt_busy_s = 0.0
+
+    def busy(self) -> dict[str, float]:
+        """Return the seconds that each stage has worked so far, in the order of the stages, and the device."""
+        return {
+            "prompt": self.prompt_busy_s,
+            "generate": self.generate.core.statistics.busy_s,
+            "decode": self.decode.busy_s,
+            "watermark": self.watermark.busy_s,
+            "device": self.device.busy_s,
+        }
 
     def _device_of(self, stage: str) -> Device:
         return Device(self.environment, lambda _: 1.0) if stage in self.costs.on_host else self.device

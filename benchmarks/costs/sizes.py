@@ -41,6 +41,8 @@ class Sizes:
     server_points: tuple[float, float] = (20, 400)
     """The server's operating points: calls per second of the one for latency, streams of the one for throughput."""
     server_seconds: float = 12
+    server_warm_up_s: float = 10
+    """Time before each operating point in which its calls do not count: until then fewer callers listen."""
     peer_batches: tuple[int, ...] = (1, 16, 64)
     peer_frames: int = 12
     peer_rounds: int = 3
@@ -73,6 +75,7 @@ SMALL = replace(
     server_rates=(1,),
     server_points=(1, 2),
     server_seconds=2,
+    server_warm_up_s=1,
     peer_batches=(1,),
     peer_frames=2,
     peer_rounds=1,

@@ -34,8 +34,9 @@ from misotts.prompt.builder import Prompter
 from misotts.prompt.voices import Voices
 from misotts.serve.stage.worker import next_batch
 from misotts.slots import Piece
-from misotts.watermark.watermarker import Watermarker, hold_back
+from misotts.watermark.watermarker import Samples, Watermarker, hold_back
 from misotts_client.request import SpeechRequest
+from misotts_client.speech import leading_silence_s
 
 TEXT = "The quick brown fox jumps over the lazy dog, and nobody is surprised."
 ENGINE = ENGINES[-1]
@@ -66,6 +67,8 @@ class _Heard:
 
     called: float
     first: float = 0.0
+    silence_s: float | None = None
+    """Audio before the first audible sample; None until one has come."""
     ended: float = 0.0
     samples: int = 0
 
@@ -90,7 +93,7 @@ class _Stages:
     def prompt_ms(self) -> float:
         return measure(lambda: self._prompter.build(SpeechRequest(TEXT)), "cpu", repeats=10).ms
 
-    def speak(self, streams: int, frames: int) -> dict[str, float]:
+    def speak(self, streams: int, frames: int) -> dict[str, float | None]:
         """Let `streams` callers call at once, each for `frames` frames.
 
         Raises:
@@ -108,29 +111,36 @@ class _Stages:
             while not rest or not inbox.empty():
                 rest.append(inbox.next(PATIENCE_S))
             chunks, rest = next_batch(rest, lambda chunk: chunk.stream)
-            for chunk, samples in zip(chunks, self._process(chunks), strict=True):
+            for chunk, audio in zip(chunks, self._process(chunks), strict=True):
                 self._generator.acknowledge(chunk.stream, chunk.index)
                 caller, now = callers[chunk.stream], time.perf_counter()
-                caller.first = caller.first or (now if samples else 0.0)
-                caller.samples += samples
+                caller.first = caller.first or (now if len(audio) else 0.0)
+                if caller.silence_s is None and (silence_s := leading_silence_s(audio)) is not None:
+                    caller.silence_s = caller.samples / SAMPLE_RATE + silence_s
+                caller.samples += len(audio)
                 caller.ended = now if chunk.finish else 0.0
         return _figures(list(callers.values()), began, frames)
 
-    def _process(self, chunks: list[Chunk]) -> list[int]:
-        """Decode and mark chunks of different streams; return the number of samples of each."""
+    def _process(self, chunks: list[Chunk]) -> list[Samples]:
+        """Decode and mark chunks of different streams."""
         decoded = self._decoder.decode([Piece(c.slot, c.index == 0, c.codes) for c in chunks])
         pieces = [Piece(c.slot, c.index == 0, audio, bool(c.finish)) for c, audio in zip(chunks, decoded, strict=True)]
-        return [len(marked) for marked in self._watermarker.mark(pieces)]
+        return self._watermarker.mark(pieces)
 
 
-def _figures(callers: list[_Heard], began: float, frames: int) -> dict[str, float]:
+def _figures(callers: list[_Heard], began: float, frames: int) -> dict[str, float | None]:
     seconds = max(caller.ended for caller in callers) - began
     assert all(caller.samples == frames * FRAME_SAMPLES for caller in callers), "a caller did not hear everything"
     first = sorted((caller.first - caller.called) * 1000 for caller in callers)
     audio = frames * FRAME_SAMPLES / SAMPLE_RATE
+    # Random weights may speak too softly to be heard at all.
+    silences = [caller.silence_s for caller in callers if caller.silence_s is not None]
+    audible = [caller.first - caller.called + caller.silence_s for caller in callers if caller.silence_s is not None]
     return {
         "first_audio_ms_p50": round(statistics.median(first), 1),
         "first_audio_ms_p95": round(first[int(0.95 * (len(first) - 1) + 0.5)], 1),
+        "audible_ms_p50": round(statistics.median(audible) * 1000, 1) if audible else None,
+        "leading_silence_ms_p50": round(statistics.median(silences) * 1000, 1) if silences else None,
         "audio_s_per_s": round(len(callers) * audio / seconds, 2),
         "real_time_factor": round(max(caller.ended - caller.called for caller in callers) / audio, 3),
     }

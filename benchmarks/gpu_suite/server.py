@@ -74,7 +74,12 @@ def server(section: Section, mps: bool = False) -> None:
             for rate in sizes.server_rates:
                 load = Load(sizes.server_seconds, rate=rate, max_ms_per_char=SLOWEST_MS_PER_CHAR)
                 _measure(section, "calls", load, target, calls_per_s=rate)
-            plain = Load(sizes.server_seconds, max_ms_per_char=SLOWEST_MS_PER_CHAR, lead_ms=None)
+            plain = Load(
+                sizes.server_seconds,
+                warm_up_s=sizes.server_warm_up_s,
+                max_ms_per_char=SLOWEST_MS_PER_CHAR,
+                lead_ms=None,
+            )
             calls_per_s, listeners = sizes.server_points
             for point in (replace(LATENCY, calls_per_s=calls_per_s), replace(THROUGHPUT, streams=listeners)):
                 load = replace(plain, rate=point.rate(plain.mean_audio_s))
@@ -91,6 +96,7 @@ def _measure(section: Section, table: str, load: Load, target: Target, **where: 
         "heard": figures["heard_to_the_end"],
         "ttfa_ms_p50": figures["ttfa_ms"]["p50"],
         "ttfa_ms_p95": figures["ttfa_ms"]["p95"],
+        "audible_ttfa_ms_p50": figures["audible_ttfa_ms"]["p50"],
         "audible_ttfa_ms_p95": figures["audible_ttfa_ms"]["p95"],
         "leading_silence_ms_p50": figures["leading_silence_ms"]["p50"],
         "rtf_p95": figures["rtf"]["p95"],

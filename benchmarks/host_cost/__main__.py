@@ -16,7 +16,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from demo.model import make_silentcipher
 from misotts.serve.local import RunningServer, running_server
 
 SILENTCIPHER = "silentcipher"
-CHUNKS = "misotts_watermark_chunks_total"
+CHUNK_STAGES = ("decode", "watermark")
 SERVE = "benchmarks.host_cost.serve"
 START_S = 600.0
 IDLE_S = 4.0
@@ -49,29 +49,40 @@ def measure(server: RunningServer, streams: int, utterance_s: float, functions: 
     callers.start()
     theirs.close()  # so that the end of the callers ends the wait for what they heard
     time.sleep(began - time.monotonic())
-    before, start, chunks = _cpu_s(server), time.monotonic(), server.metrics()[CHUNKS]
+    before, start, told = _cpu_s(server), time.monotonic(), server.metrics()
     with tempfile.TemporaryDirectory() as folder:
         samplers = profiles.start(_python_processes(server), MEASURED_S - 1, Path(folder)) if functions else []
         time.sleep(began + MEASURED_S - time.monotonic())
         after, seconds = _cpu_s(server), time.monotonic() - start
-        chunks = server.metrics()[CHUNKS] - chunks
+        spent = {name: value - told[name] for name, value in server.metrics().items() if name in told}
         for sampler in samplers:
             sampler.wait(60)
         found = {"functions": profiles.read(list(_python_processes(server)), Path(folder))} if functions else {}
     heard: Heard = ours.recv()
     callers.join()
+    chunks = spent["misotts_watermark_chunks_total"]
     ms = {name: round((after[name] - cpu_s) * 1000 / (streams * seconds), 3) for name, cpu_s in before.items()}
     return {
         "streams": streams,
         "utterance_s": utterance_s,
         "cpu_ms_per_stream_s": {**ms, "all": round(sum(ms.values()), 3)},
         "chunks_per_stream_s": round(chunks / (streams * seconds), 3),
+        "busy_ms_per_chunk": busy_ms_per_chunk(spent),
         "messages_per_stream_s": round(heard.messages / (streams * MEASURED_S), 3),
         "audio_s_per_stream_s": round(heard.audio_s / (streams * MEASURED_S), 3),
         "first_audio_ms": round(statistics.median(heard.first_audio_s) * 1000, 1) if heard.first_audio_s else None,
         "silence_s": round(max(heard.late_s, default=0.0), 3),
         "errors": sorted(set(heard.errors)),
         **found,
+    }
+
+
+def busy_ms_per_chunk(spent: Mapping[str, float]) -> dict[str, float]:
+    """Return for decode and watermark the time of their worker thread for a chunk; with a stand-in in the stage's place
+    it is the time of its messages. `spent`: growth of the server's metrics."""
+    return {
+        stage: round(spent[f"misotts_{stage}_busy_seconds_total"] * 1000 / spent[f"misotts_{stage}_chunks_total"], 3)
+        for stage in CHUNK_STAGES
     }
 
 

@@ -56,20 +56,22 @@ async def _hear(url: str, streams: int, utterance_s: float, began: float, end: f
         asked = SpeechRequest("Hello.", max_audio_ms=int(utterance_s * 1000), seed=index * 1000 + number)
         data = bytes(infer_request(asked).SerializeToString())
         played_out = late_s = 0.0
-        async for response in channels[index % count].unary_stream(METHOD)(data):
-            now = time.monotonic()
-            length = audio_samples(response, found.errors)
-            if not length:
-                continue
-            if not played_out:
-                found.first_audio_s.append(now - sent)
-                played_out = now
-            late_s += max(now - played_out, 0.0)
-            played_out = max(played_out, now) + length / SAMPLE_RATE
-            if now >= began:
-                messages += 1
-                samples += length
-        found.late_s.append(late_s)
+        try:
+            async for response in channels[index % count].unary_stream(METHOD)(data):
+                now = time.monotonic()
+                length = audio_samples(response, found.errors)
+                if not length:
+                    continue
+                if not played_out:
+                    found.first_audio_s.append(now - sent)
+                    played_out = now
+                late_s += max(now - played_out, 0.0)
+                played_out = max(played_out, now) + length / SAMPLE_RATE
+                if now >= began:
+                    messages += 1
+                    samples += length
+        finally:  # long utterances are cancelled when the measurement ends
+            found.late_s.append(late_s)
         return played_out
 
     async def caller(index: int) -> None:

@@ -23,7 +23,8 @@ SLOWNESS = 1.5
 """Seconds that a slow caller waits for each second of audio before it takes more."""
 
 SILENCE = 1e-3
-"""Root mean square below which an utterance counts as silent: -60 dB of full scale."""
+"""Root mean square below which an utterance counts as silent: -60 dB of full scale. One without an audible sample is
+silent too."""
 LEAST_S_PER_CHAR = 0.02
 """Audio of a server without FINISH that is shorter than this cannot have spoken the text."""
 
@@ -123,6 +124,7 @@ class AnswerCheck:
         """`bare`: chunks have no FRAME, seed and FINISH, and the audio may have any length that the text allows."""
         self._request, self._bare = request, bare
         self._energy = 0.0
+        self._audible = False
         self._finish = ""
         self.samples = 0
         self.fault = ""
@@ -138,6 +140,7 @@ class AnswerCheck:
             self._fail("WRONG_SEED")
         self.samples += len(chunk.audio)
         self._energy += energy
+        self._audible = self._audible or leading_silence_s(chunk.audio) is not None
         self._finish = chunk.finish
 
     def end(self) -> None:
@@ -148,7 +151,7 @@ class AnswerCheck:
             whole = self.samples >= LEAST_S_PER_CHAR * len(self._request.text) * SAMPLE_RATE
         if not whole or (self.samples % FRAME_SAMPLES and not self._bare):
             self._fail("WRONG_LENGTH")
-        elif self._energy < SILENCE**2 * self.samples:
+        elif self._energy < SILENCE**2 * self.samples or not self._audible:
             self._fail("SILENT")
 
     def _fail(self, kind: str) -> None:

@@ -106,7 +106,7 @@ def load(
     typer.echo(write(output, result))
     typer.echo(write_page(output.with_suffix(".html"), (output.stem, result)))
     if sum(result["overall"]["errors"].values()) == result["overall"]["calls"]:
-        typer.echo("error: every call failed", err=True)
+        typer.echo(f"error: {'every call failed' if result['overall']['calls'] else 'no call was due'}", err=True)
         raise typer.Exit(1)
     if not result["valid"]:
         raise typer.Exit(3)

@@ -63,7 +63,7 @@ async def drive(
         await asyncio.gather(*tasks)
 
     async def closed_loop() -> None:
-        while clock() < load.seconds:
+        while clock() < load.end_s:
             await make_call(next(planned))
 
     async with OpenAiClient(http) if http else AsyncClient(url) as client:

@@ -86,7 +86,7 @@ def measure(load: Load, target: Target, show: Callable[[Run], None]) -> dict[str
     measured = run_load(load, target, show)
     # After the run, so that the detector takes no time from the calls.
     checked = check_watermarks(measured.run.answers, target.detector, target.key) if target.detector else 0
-    figures = summarise(measured.run, load.seconds)
+    figures = summarise(measured.run, load)
     per_call = figures.pop("calls")
     return {
         "load": asdict(load),

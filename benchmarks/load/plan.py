@@ -30,7 +30,9 @@ class Load:
     """A closed loop of `streams`, or an open loop of `rate`; the other one is None."""
 
     seconds: float
-    """Time during which new calls are made; calls that are under way then are heard to their end."""
+    """Time during which calls that count are made; calls that are under way then are heard to their end."""
+    warm_up_s: float = 0.0
+    """Time before it in which calls are made, under the same load, that do not count: the server fills up."""
     streams: int | None = None
     """Number of callers, each of which calls again as soon as its last call has ended."""
     rate: float | None = None
@@ -55,6 +57,11 @@ class Load:
     seed: int = 0
 
     @property
+    def end_s(self) -> float:
+        """Time from which no more calls are made."""
+        return self.warm_up_s + self.seconds
+
+    @property
     def mean_audio_s(self) -> float:
         """Mean length of an utterance that speaks to its limit."""
         return self.chars * self.max_ms_per_char / 1000 * math.exp(SPREAD**2 / 2)
@@ -74,7 +81,8 @@ class Call:
 
 
 def calls(load: Load) -> Iterator[Call]:
-    """Yield the calls in order: those due within `seconds` in an open loop, without end in a closed loop."""
+    """Yield the calls in order: those due before `end_s` in an open loop, which may be none, without end in a closed
+    loop."""
     corpus = TEXTS.read_text(encoding="utf-8").split()
     # A generator of its own, so that the same seed sends the same texts at every rate and in both loops.
     rng = Random(load.seed)
@@ -87,8 +95,8 @@ def _due_times(load: Load) -> Iterator[float | None]:
         while True:
             yield None
     rng = Random(f"arrivals {load.seed}")
-    at_s = 0.0
-    while at_s < load.seconds:
+    at_s = rng.expovariate(load.rate) if load.arrivals == "poisson" else 0.0
+    while at_s < load.end_s:
         yield at_s
         at_s += rng.expovariate(load.rate) if load.arrivals == "poisson" else 1 / load.rate
 

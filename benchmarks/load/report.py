@@ -52,9 +52,14 @@ def progress(seconds: float, console: Console) -> Iterator[Callable[[Run], None]
 
 
 def _state(run: Run) -> str:
-    heard = [answer.ttfa_s for answer in run.answers if answer.ttfa_s is not None]
     failed = sum(1 for answer in run.answers if answer.error)
-    first = f", first audio {median(heard) * 1000:.0f} ms (median)" if heard else ""
+    times = {
+        "first audio": [answer.ttfa_s for answer in run.answers if answer.ttfa_s is not None],
+        "audible": [answer.audible_ttfa_s for answer in run.answers if answer.audible_ttfa_s is not None],
+        "silence": [answer.leading_silence_s for answer in run.answers if answer.leading_silence_s is not None],
+    }
+    medians = [f"{name} {median(found) * 1000:.0f}" for name, found in times.items() if found]
+    first = f"; medians in ms: {', '.join(medians)}" if medians else ""
     return f"{run.under_way} under way, {len(run.answers)} done, {failed} failed{first}"
 
 

@@ -14,6 +14,7 @@ from misotts.serve.settings import STAGES
 
 PUBLISH_S = 0.6
 """Stages publish their metrics every half second."""
+STEPS, FRAMES = "misotts_generate_steps_total", "misotts_generate_frames_total"
 OTHERS = "all else on the machine"
 
 
@@ -45,26 +46,27 @@ def snapshot(metrics_url: str, server: RunningServer | None) -> Snapshot:
 
 
 def stages(before: Snapshot, after: Snapshot, seconds: float, audio_s: float) -> dict[str, Any] | None:
-    """Return the busy time of each stage, and the mean batch; None without metrics.
+    """Return the busy time of each stage, and the mean batch; None without the stages' metrics, as at a gateway alone.
 
     Args:
         before, after: around the load.
         seconds: length of the load.
         audio_s: seconds of audio that callers heard in between.
     """
-    if not before.metrics or not after.metrics:
-        return None
     spent = {name: after.metrics[name] - value for name, value in before.metrics.items() if name in after.metrics}
+    names = {stage: f"misotts_{stage}_busy_seconds_total" for stage in STAGES}
+    if not {*names.values(), STEPS, FRAMES} <= spent.keys():
+        return None
     found: dict[str, Any] = {}
-    for stage in STAGES:
-        busy_s = spent[f"misotts_{stage}_busy_seconds_total"]
+    for stage, name in names.items():
+        busy_s = spent[name]
         found[stage] = {
             "busy_s": round(busy_s, 3),
             "busy_share": round(busy_s / seconds, 3),
             "busy_ms_per_audio_s": round(busy_s * 1000 / audio_s, 2) if audio_s else None,
         }
-    steps = spent["misotts_generate_steps_total"]
-    found["generate"]["mean_batch"] = round(spent["misotts_generate_frames_total"] / steps, 2) if steps else None
+    steps = spent[STEPS]
+    found["generate"]["mean_batch"] = round(spent[FRAMES] / steps, 2) if steps else None
     return found
 
 

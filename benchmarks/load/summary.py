@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.load.caller import Answer
 from benchmarks.load.drive import Run
+from benchmarks.load.plan import Load
 from benchmarks.load.playback import gaps, play
 from misotts.config import SAMPLE_RATE
 
@@ -35,13 +36,13 @@ def percentiles(values: Iterable[float], failed: int = 0) -> dict[str, float | N
     return {**{f"p{point}": at(-(-point * count // 100)) for point in POINTS}, "max": at(count)}
 
 
-def summarise(run: Run, seconds: float) -> dict[str, Any]:
-    """Return the run's figures; new calls were made for `seconds`."""
+def summarise(run: Run, load: Load) -> dict[str, Any]:
+    """Return the figures of a load's run."""
     faults = invalid(run)
     return {
         "valid": not faults,
         "why_invalid": faults,
-        "overall": overall(run.answers, seconds),
+        "overall": overall(run.answers, load.seconds, load.warm_up_s),
         "generator": {
             "loop_lag_ms": _scaled(percentiles(run.lags_s), 1000),
             "cpu_share": round(run.cpu_s / run.seconds, 3),
@@ -50,12 +51,16 @@ def summarise(run: Run, seconds: float) -> dict[str, Any]:
     }
 
 
-def overall(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
-    """Return the figures of all calls together.
+def overall(answers: Sequence[Answer], seconds: float, warm_up_s: float = 0.0) -> dict[str, Any]:
+    """Return the figures of the calls that were due in `seconds` after `warm_up_s`, together.
 
     Gaps and playback leave out slow callers, because their chunks wait for them; the real-time factor leaves out
     callers that hang up too. A failed call has no gaps and counts as the worst in everything else.
     """
+    # Only audio that came while those calls were being made: a few late callers must not dilute the rate.
+    arrivals = [arrival for answer in answers if not answer.error for arrival in answer.arrivals]
+    samples = sum(arrival.samples for arrival in arrivals if warm_up_s <= arrival.at_s <= warm_up_s + seconds)
+    answers = [answer for answer in answers if answer.due_s >= warm_up_s]
     paced = [answer for answer in answers if answer.call.listener != "slow"]
     whole = [answer for answer in paced if answer.call.listener == "listens" or answer.error]
     good = [answer for answer in paced if not answer.error]
@@ -63,9 +68,6 @@ def overall(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
     right = [answer for answer in answers if not answer.error]
     audible = [answer.audible_ttfa_s for answer in right if answer.audible_ttfa_s is not None]
     silences = [answer.leading_silence_s for answer in right if answer.leading_silence_s is not None]
-    # Only audio that came while calls were being made: a few late callers must not dilute the rate.
-    arrivals = [arrival for answer in answers if not answer.error for arrival in answer.arrivals]
-    samples = sum(arrival.samples for arrival in arrivals if arrival.at_s <= seconds)
     return {
         "calls": len(answers),
         "heard_to_the_end": sum(1 for answer in answers if answer.finish and not answer.error),
@@ -83,9 +85,9 @@ def overall(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
     }
 
 
-def pooled(runs: Sequence[Sequence[Answer]], seconds: float) -> dict[str, Any]:
-    """Return the figures of all calls of several runs, each with calls for `seconds`."""
-    figures = overall([answer for answers in runs for answer in answers], seconds)
+def pooled(runs: Sequence[Sequence[Answer]], seconds: float, warm_up_s: float = 0.0) -> dict[str, Any]:
+    """Return the figures of several runs together, each with calls for `seconds` after `warm_up_s`."""
+    figures = overall([answer for answers in runs for answer in answers], seconds, warm_up_s)
     return {**figures, "audio_s_per_s": round(figures["audio_s_per_s"] / len(runs), 3)}
 
 

@@ -22,6 +22,9 @@ def sweep(
         typer.Option(min=1, help="A rate with a larger p95 of the TTFA is not promoted either."),
     ] = None,
     seconds: options.Seconds = 30.0,
+    warm_up_s: Annotated[
+        float, typer.Option(min=0, help="Time before that in which calls come at the same rate and do not count.")
+    ] = 10.0,
     repeats: Annotated[int, typer.Option(min=1, help="Runs at each rate, each with other calls, judged together.")] = 3,
     chars: options.Chars = 60,
     max_ms_per_char: options.MaxMsPerChar = 70.0,
@@ -56,6 +59,7 @@ def sweep(
         # Callers as they are, with the server's own bound of their lead.
         Load(
             seconds=seconds,
+            warm_up_s=warm_up_s,
             rate=1.0,
             chars=chars,
             max_ms_per_char=max_ms_per_char,
@@ -77,7 +81,7 @@ def sweep(
     with (
         one_line_errors(MisoError, RuntimeError),
         target(url, ready_port, model, http=http) as server,
-        progress(seconds, console) as show,
+        progress(warm_up_s + seconds, console) as show,
     ):
         result = record(climb(plan, rate or RATES, on_server(server, show), show_point))
     columns = {

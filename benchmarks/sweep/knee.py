@@ -25,6 +25,8 @@ class Objective:
 
     def misses(self, overall: dict[str, Any]) -> list[str]:
         """Return what the overall figures of a load miss, in words; nothing if they hold."""
+        if not overall["calls"]:
+            return ["no call was due"]
         found = []
         p95, continuity = overall["ttfa_ms"]["p95"], overall["continuity"]
         if p95 is None or (self.ttfa_p95_ms is not None and p95 > self.ttfa_p95_ms):

@@ -104,7 +104,7 @@ def _point(plan: Sweep, attempt: Try, rate: float) -> dict[str, Any]:
     loads = [replace(plan.load, rate=rate, seed=plan.load.seed + number) for number in range(plan.repeats)]
     tried = [attempt(load) for load in loads]
     others = [each.other_cores for each in tried if each.other_cores is not None]
-    figures = pooled([each.answers for each in tried], plan.load.seconds)
+    figures = pooled([each.answers for each in tried], plan.load.seconds, plan.load.warm_up_s)
     return {
         "rate": round(rate, DIGITS),
         "misses": plan.objective.misses(figures),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from benchmarks.capacity.calibrate import SCALED, Seen, calibrate
-from benchmarks.capacity.planner import Option, Planner, fleet
+from benchmarks.capacity.planner import Option, Planner, Point, fleet
 from benchmarks.capacity.simulate import simulate
 from benchmarks.capacity.traffic import Traffic, read_day
 from benchmarks.costs import table as cost
@@ -23,7 +23,7 @@ from benchmarks.record import write
 from benchmarks.sweep.knee import Objective
 from misotts.cli.main import app
 from misotts.engines.interface import Limits
-from tests.support.constant_costs import HOP, LIMITS, LONE, TABLE, growing
+from tests.support.constant_costs import HOP, LIMITS, LONE, PROMPT, TABLE, growing
 
 grids = st.tuples(*[st.lists(st.integers(1, 500), min_size=1, max_size=5, unique=True).map(sorted)] * 2).flatmap(
     lambda axes: st.lists(
@@ -133,6 +133,27 @@ def test_a_fleet_has_as_many_servers_as_the_peak_needs() -> None:
     price = found.price_per_audio_hour(TRAFFIC, 2.0, scaled=False)
     assert price * TRAFFIC.audio_hours_a_day == pytest.approx(24 * found.with_spare * 2.0)
     assert found.price_per_audio_hour(TRAFFIC, 2.0, scaled=True) < price
+
+
+def test_busy_shares_are_those_of_the_judged_time() -> None:
+    """Four seconds are judged, with ten before them and a drain after them."""
+    point = Planner(TRAFFIC, OBJECTIVE, max_streams=64, counted=64).point(Option("", GROWING), 16.0)
+    assert point.busy["prompt"] == pytest.approx(point.overall["calls"] / 4 * PROMPT / 1000, rel=0.05)
+    assert point.busy["generate"] == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("busy", "named"),
+    [
+        ({"prompt": 0.1, "generate": 1.0, "decode": 0.6, "watermark": 0.95, "device": 1.0}, "watermark"),
+        ({"prompt": 0.1, "generate": 1.0, "decode": 0.92, "watermark": 0.7, "device": 1.0}, "decode"),
+        ({"prompt": 0.1, "generate": 1.0, "decode": 0.6, "watermark": 0.7, "device": 1.0}, "generate"),
+        ({"prompt": 0.95, "generate": 0.8, "decode": 0.3, "watermark": 0.3, "device": 0.8}, "prompt"),
+        ({"prompt": 0.1, "generate": 0.8, "decode": 0.3, "watermark": 0.3, "device": 0.95}, "none"),
+    ],
+)
+def test_the_bottleneck_is_the_last_busy_stage(busy: dict[str, float], named: str) -> None:
+    assert Point(1.0, {}, busy, []).bottleneck == named
 
 
 def test_an_objective_below_a_lone_callers_ttfa_never_holds() -> None:

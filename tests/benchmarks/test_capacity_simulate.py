@@ -31,7 +31,7 @@ def plain(rate: float, seconds: float, **changes: Any) -> Load:
 
 def alone(table: CostTable) -> Answer:
     """Simulate one call on an idle server."""
-    (answer,) = simulate(plain(1, 0.001), table, LIMITS).answers
+    (answer,) = simulate(plain(1, 0.001, arrivals="constant"), table, LIMITS).answers
     return answer
 
 
@@ -39,7 +39,7 @@ def ttfa_ms(table: CostTable) -> float:
     return (alone(table).ttfa_s or 0) * 1000
 
 
-PROMPT_POSITIONS = TABLE.prompt.positions(len(next(calls(plain(1, 1))).request.text))
+PROMPT_POSITIONS = TABLE.prompt.positions(len(next(calls(plain(1, 1, arrivals="constant"))).request.text))
 
 
 @pytest.mark.parametrize("overlaps", [False, True])
@@ -80,7 +80,10 @@ def test_the_simulated_server_has_the_rules_of_the_real_one() -> None:
 
 
 def test_a_listener_is_generated_no_further_ahead_than_its_lead() -> None:
-    (call,) = [replace(call, cancel_after_s=math.inf) for call in calls(plain(1, 0.001, chars=200, lead_ms=1000))]
+    (call,) = [
+        replace(call, cancel_after_s=math.inf)
+        for call in calls(plain(1, 0.001, arrivals="constant", chars=200, lead_ms=1000))
+    ]
     (answer,) = simulate(plain(1, 1), TABLE, LIMITS, [call]).answers
     assert answer.ended_s - answer.arrivals[0].at_s == pytest.approx(answer.audio_s - 1.0, abs=0.7)
 
@@ -207,6 +210,18 @@ def test_more_load_is_never_better() -> None:
     assert all(later > 0.97 * earlier for earlier, later in pairwise(p95))
     assert p95[-1] > 2 * p95[0]
     assert found[0]["continuity"] == 1 > found[-1]["continuity"]
+
+
+def test_the_busy_time_of_a_window_is_that_of_the_whole_run_within_it() -> None:
+    load = plain(4, 6)
+
+    def busy(*window: float) -> dict[str, float]:
+        return simulate(load, TABLE, LIMITS, window=window or None).busy  # type: ignore[arg-type]
+
+    whole, parts = busy(), [busy(0, 2), busy(2, 5), busy(5, 100)]
+    for stage, busy_s in whole.items():
+        assert sum(part[stage] for part in parts) == pytest.approx(busy_s)
+    assert parts[0]["generate"] == pytest.approx(2, abs=0.6)
 
 
 def test_a_full_server_refuses() -> None:

@@ -1,11 +1,15 @@
 """The benchmark of the host's cost: stand-ins that behave as the stages do, and the shares of functions."""
 
+import asyncio
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.host_cost import profiles
+from benchmarks.host_cost import callers, profiles
+from benchmarks.host_cost.__main__ import busy_ms_per_chunk
 from benchmarks.host_cost.serve import CHECKOUT, write_repository
 from benchmarks.host_cost.stand_ins import FreeDecoder, FreeNetwork, FreeWatermarker
 from misotts.config import FRAME_SAMPLES
@@ -13,6 +17,8 @@ from misotts.decode.decoder import Decoder
 from misotts.slots import Piece
 from misotts.watermark import watermarker
 from misotts.watermark.watermarker import Watermarker
+from tests.support.fake_triton import answer, running
+from tests.support.gateway import running_gateway
 
 
 def test_only_the_stages_of_stand_ins_differ_from_the_servers(tmp_path: Path) -> None:
@@ -46,6 +52,31 @@ def test_stand_ins_of_the_watermark_send_as_much_audio_and_as_late(
 
 def test_the_stand_in_of_the_decoder_has_all_its_methods() -> None:
     assert {name for name in vars(Decoder) if not name.startswith("_")} - {"decode"} <= set(dir(FreeDecoder))
+
+
+def test_a_gap_in_an_utterance_that_is_cut_off_is_heard(tmp_path: Path) -> None:
+    """The measurement ends before long utterances do."""
+
+    def script(*_: object) -> Iterator[object]:
+        yield answer(FRAME_SAMPLES, level=0.1)
+        time.sleep(0.5)
+        yield answer(FRAME_SAMPLES, level=0.1)
+        time.sleep(1.5)
+        yield answer(FRAME_SAMPLES, level=0.1, finish="length")
+
+    with running(f"{tmp_path}/grpc:1") as triton:
+        triton.script = script  # type: ignore[assignment]
+        with running_gateway(triton.url) as gateway:
+            began = time.monotonic() + 0.2
+            heard = asyncio.run(callers._hear(gateway.url, 1, 60.0, began, began + 1.0))
+    assert heard.late_s == pytest.approx([0.42], abs=0.2)
+    assert heard.errors == []
+
+
+def test_the_time_of_a_chunk_is_that_of_the_stage_over_its_chunks() -> None:
+    spent = {"misotts_decode_busy_seconds_total": 0.5, "misotts_decode_chunks_total": 1000.0}
+    spent |= {"misotts_watermark_busy_seconds_total": 0.2, "misotts_watermark_chunks_total": 800.0}
+    assert busy_ms_per_chunk(spent) == {"decode": 0.5, "watermark": 0.25}
 
 
 def test_functions_have_their_own_shares_without_waits(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from benchmarks.load.drive import Run
 from benchmarks.load.plan import MAX_CHARS, MIN_CHARS, Call, Load, calls
 from benchmarks.load.playback import Arrival, buffered, gaps, play
 from benchmarks.load.report import progress, show_result
+from benchmarks.load.server_share import Snapshot
 from benchmarks.load.summary import invalid, overall, percentiles, summarise
 from benchmarks.record import write
 from misotts.cli.main import app
@@ -125,6 +126,25 @@ def test_constant_arrivals() -> None:
     assert times == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
 
 
+def test_poisson_arrivals_come_at_their_rate_from_the_first_on() -> None:
+    counts = [len(list(calls(Load(seconds=2.0, rate=1.0, seed=seed)))) for seed in range(400)]
+    assert np.mean(counts) == pytest.approx(2, abs=0.2)
+    assert np.var(counts) == pytest.approx(2, abs=0.4)
+
+
+def test_calls_of_the_warm_up_are_made_and_do_not_count() -> None:
+    load = Load(seconds=4.0, warm_up_s=2.0, rate=1.0, arrivals="constant")
+    answers = []
+    for call in calls(load):
+        at_s = call.at_s or 0.0
+        late_s = 1.0 if at_s < 2 else 0.25
+        answers.append(Answer(call, at_s, at_s, [Arrival(at_s + late_s, SAMPLE_RATE)], finish="eos"))
+    assert [answer.due_s for answer in answers] == [0, 1, 2, 3, 4, 5]
+    figures = overall(answers, load.seconds, load.warm_up_s)
+    assert (figures["calls"], figures["ttfa_ms"]["max"]) == (4, 250)
+    assert figures["audio_s_per_s"] == 5 / 4  # the second call's audio comes at 2 s
+
+
 REQUEST = SpeechRequest("Hello.", seed=7, max_audio_ms=3 * FRAME_MS, chunk_frames=1)
 
 
@@ -147,6 +167,7 @@ RIGHT = [chunk(0), chunk(1), chunk(2, "length")]
         ([chunk(0), chunk(2, "eos")], "WRONG_FRAME"),
         ([chunk(1), chunk(2, "eos")], "WRONG_FRAME"),
         ([chunk(0, level=0), chunk(1, "eos", level=0)], "SILENT"),
+        ([chunk(0, level=0.002), chunk(1, "eos", level=0.002)], "SILENT"),  # -54 dB, and no sample above -50 dB
         ([chunk(0, level=math.nan), chunk(1, "eos")], "NOT_AUDIO"),
         ([chunk(0, level=2.0), chunk(1, "eos")], "NOT_AUDIO"),
         ([chunk(0, seed=8), chunk(1, "eos")], "WRONG_SEED"),
@@ -180,16 +201,16 @@ class Scripted:
 
 
 def answer_of(client: Scripted, call: Call) -> Answer:
-    ticks: Iterator[int] = count()
+    ticks: Iterator[int] = count(2)
     return asyncio.run(make(call, client, lambda: next(ticks)))  # type: ignore[arg-type]
 
 
-LISTENS = Call(0, -2.0, REQUEST, "listens", math.inf)
+LISTENS = Call(0, 0.0, REQUEST, "listens", math.inf)
 
 
 def test_time_to_first_audio_runs_from_when_the_call_was_due() -> None:
     answer = answer_of(Scripted(*RIGHT), LISTENS)
-    assert (answer.sent_s, answer.ttfa_s, answer.ended_s) == (0, 3, 4)
+    assert (answer.sent_s, answer.ttfa_s, answer.ended_s) == (2, 3, 6)
     assert answer.rtf == pytest.approx(6 / (3 * FRAME_S))
 
 
@@ -203,7 +224,7 @@ def test_the_first_audible_sample_is_heard_after_the_silence_and_the_gaps_before
     loud = replace(chunk(1, "length"), audio=np.full(FRAME_SAMPLES, -0.004, np.float32))
     answer = answer_of(Scripted(quiet, loud), replace(LISTENS, request=replace(REQUEST, max_audio_ms=2 * FRAME_MS)))
     assert answer.leading_silence_s == pytest.approx(FRAME_S)
-    # The chunks come at 1 and 2 s, and the call was due at -2 s.
+    # The chunks come at 3 and 4 s, and the call was due at 0 s.
     assert answer.ttfa_s == 3
     assert answer.audible_ttfa_s == pytest.approx(4)
     figures = overall([answer], 10.0)
@@ -245,7 +266,7 @@ def result_of(load: Load, *answers: Answer) -> dict[str, Any]:
     run = Run(answers=list(answers), seconds=10, lags_s=[0.001] * 100)
     machine = {"cpu": "a <fast> one", "cores": 2}
     head = {"date": "2026-11-23", "command": "bench", "machine": machine, "stages": None}
-    return {**head, "processes": [], "load": asdict(load), **summarise(run, load.seconds)}
+    return {**head, "processes": [], "load": asdict(load), **summarise(run, load)}
 
 
 Results = tuple[dict[str, Any], dict[str, Any]]
@@ -297,8 +318,14 @@ def test_a_server_that_dies_under_load_leaves_the_calls_figures(monkeypatch: pyt
     assert server_share.processes(before, after, 1.0, 0.1) == []
 
 
+def test_a_gateway_alone_leaves_the_calls_figures() -> None:
+    """Its metrics hold nothing of the stages: see docs/gateway.md."""
+    before, after = (Snapshot({"misotts_gateway_calls_total": calls}, [], 0.0) for calls in (1.0, 5.0))
+    assert server_share.stages(before, after, 1.0, 1.0) is None
+
+
 def test_a_percentile_without_values_is_not_called_failed(tmp_path: Path) -> None:
-    result = result_of(LOAD, answer_of(Scripted(*RIGHT), Call(0, 0.0, REQUEST, "cancels", 0.5 * FRAME_S)))
+    result = result_of(LOAD, answer_of(Scripted(*RIGHT), Call(0, 2.0, REQUEST, "cancels", 0.5 * FRAME_S)))
     p95s = [report.percentile(result["overall"], key, "p95") for key in ("ttfa_ms", "gap_ms", "rtf")]
     assert p95s == ["1,000", "-", "-"]
     assert {row.name: row.first for row in compare.rows(result, result)}["real-time factor, p95"] == "-"
@@ -306,6 +333,18 @@ def test_a_percentile_without_values_is_not_called_failed(tmp_path: Path) -> Non
     failed = result_of(LOAD, answer_of(Scripted(Unavailable("full")), LISTENS))
     assert [report.percentile(failed["overall"], key, "p95") for key in ("rtf", "gap_ms")] == ["failed", "-"]
     assert "<td>failed</td>" in page.write_page(tmp_path / "page.html", ("all failed", failed)).read_text()
+
+
+def test_the_three_times_stand_beside_each_other(tmp_path: Path) -> None:
+    answer = answer_of(Scripted(chunk(0, level=0), chunk(1, "eos")), LISTENS)
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    with progress(1.0, console) as show:
+        show(Run(answers=[answer]))
+    assert "medians in ms: first audio 3000, audible 4000, silence 80" in console.file.getvalue()  # type: ignore[attr-defined]
+    text = page.write_page(tmp_path / "page.html", ("one", result_of(LOAD, answer))).read_text()
+    for figure, name in (("3,000", "ms to first audio"), ("4,000", "ms to the first audible sample")):
+        assert f"<b>{figure}</b><span>{name}, p50" in text
+    assert "<b>80</b><span>ms of leading silence, p50" in text
 
 
 def test_the_progress_begins_anew_with_every_run() -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,42 @@ def test_a_call_hears_the_whole_utterance(triton: FakeTriton, url: str) -> None:
 def test_an_answer_that_is_no_speech_fails(triton: FakeTriton, url: str, frames: int, level: float, fault: str) -> None:
     triton.script = lambda *_: iter([answer(frames * FRAME_SAMPLES, level=level, finish="eos")])
     assert call(OpenAiServer(url)).error == fault
+
+
+SAMPLES = np.full(24_000, 8_000, "<i2").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "fault"),
+    [
+        ({}, SAMPLES, ""),
+        ({"content-type": "audio/pcm"}, SAMPLES, ""),
+        ({"content-type": "audio/L16;rate=24000;channels=1"}, SAMPLES, ""),
+        ({"content-type": "application/octet-stream", "x-sample-rate": "24000"}, SAMPLES, ""),
+        ({"content-type": "audio/mpeg"}, SAMPLES, "NOT_PCM"),
+        ({"content-type": "application/json"}, SAMPLES, "NOT_PCM"),
+        ({"content-type": "audio/pcm;rate=48000"}, SAMPLES, "NOT_PCM"),
+        ({"content-type": "audio/pcm", "x-sample-rate": "48000"}, SAMPLES, "NOT_PCM"),
+        ({"content-type": "audio/pcm"}, b"RIFF" + SAMPLES, "NOT_PCM"),
+        ({"content-type": "audio/pcm"}, b'{"error": "no"}' + SAMPLES, "NOT_PCM"),
+        ({"content-type": "audio/pcm"}, SAMPLES + b"\0", "NOT_PCM"),
+    ],
+)
+def test_an_answer_in_another_format_fails(headers: dict[str, str], body: bytes, fault: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.handle_request).start()
+        assert call(OpenAiServer(f"http://127.0.0.1:{server.server_port}")).error == fault
 
 
 def test_a_refusal_and_a_server_that_is_not_there_fail(url: str) -> None:

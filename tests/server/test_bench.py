@@ -73,7 +73,7 @@ def test_a_closed_loop_has_at_most_as_many_calls_as_streams(server: RunningServe
 
 def test_a_sweep_finds_the_knee(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knee, "MOST_STEPS", 2)
-    plan = Sweep(Objective(60_000, 0.0), Load(rate=2.0, seconds=0.5), repeats=2, precision=0.5)
+    plan = Sweep(Objective(60_000, 0.0), Load(rate=2.0, seconds=0.5, arrivals="constant"), repeats=2, precision=0.5)
     result = sweep(plan, on_server(Target.of(server), lambda run: None), lambda point: None)
     assert result["knee"] == {"holds": 4.0, "misses": None}
     assert [point["rate"] for point in result["points"]] == [2.0, 4.0]
@@ -91,7 +91,7 @@ def test_closed_loops_measure_the_stages_in_the_server(server: RunningServer, mo
 
 
 def test_refused_calls_are_counted_by_code(server: RunningServer) -> None:
-    load = replace(LOAD, voices=("unknown",), voice_share=1.0, seconds=0.5)
+    load = replace(LOAD, voices=("unknown",), voice_share=1.0, seconds=0.5, arrivals="constant")
     overall = measure(load, Target.of(server), lambda run: None)["overall"]
     assert overall["errors"] == {"NOT_FOUND": overall["calls"]}
     assert overall["continuity"] == 0
@@ -100,7 +100,7 @@ def test_refused_calls_are_counted_by_code(server: RunningServer) -> None:
 
 def test_the_same_load_by_openais_http(server: RunningServer) -> None:
     http = OpenAiServer(f"http://127.0.0.1:{server.ports.http}", body={"max_audio_ms": 1600})
-    load = Load(seconds=1.0, rate=2.0, chars=10)
+    load = Load(seconds=1.0, rate=2.0, arrivals="constant", chars=10)
     result = measure(load, replace(Target.of(server), http=http), lambda run: None)
     overall = result["overall"]
     assert overall["errors"] == {}
