@@ -55,6 +55,8 @@ UTTERANCE_CHARS = 43
 FULL_S = 12.0
 START_S = 60.0
 OVERLOAD_S = 20.0
+OVERLOADS: dict[str, tuple[int, int | None]] = {"3 times": (3, None), "10 times": (10, None), "3 times, batch": (3, 0)}
+"""Load as a multiple of what is carried, and LEAD_MS."""
 REFUSAL_FIGURES = ("calls", "refused", "refusal_ms", "gateway", "callers")
 BURSTS_MS = {"3 s": (3_000, 3_000), "10 s": (10_000, 10_000), "20 s": (20_000, 20_000), "1 to 10 s": (1_000, 10_000)}
 """Least and most audio of the calls of a burst."""
@@ -127,7 +129,7 @@ async def _watch(server: RunningServer, kind: dict[str, Any]) -> dict[str, Any]:
 
 
 def overload(model: Path) -> dict[str, Any]:
-    """Return the refusals and the continuity of the accepted at 3 and 10 times what the machine carries."""
+    """Return the refusals and the continuity of the accepted in each of `OVERLOADS`; with `slots` not at 10 times."""
     found: dict[str, Any] = {}
     for rule in ("pace", "slots"):
         with running_server(model, f"--admission={rule}", "--max-wait=2", "--max-streams=16") as server:
@@ -139,10 +141,12 @@ def overload(model: Path) -> dict[str, Any]:
                 "carried_streams": round(carried, 2),
                 "admissible": server.metrics()["misotts_generate_admissible"],
             }
-            for times in (3, 10) if rule == "pace" else (3,):
-                load = Load(rate=times * carried / 3.0, seconds=OVERLOAD_S, chars=UTTERANCE_CHARS, lead_ms=None)
-                found[rule][f"{times} times"] = _judged(_gateway(server), server.url, load)
-                print(rule, times, found[rule], flush=True)
+            for name, (times, lead_ms) in OVERLOADS.items():
+                if rule == "slots" and times == 10:
+                    continue
+                load = Load(rate=times * carried / 3.0, seconds=OVERLOAD_S, chars=UTTERANCE_CHARS, lead_ms=lead_ms)
+                found[rule][name] = _judged(_gateway(server), server.url, load)
+                print(rule, name, found[rule], flush=True)
     return found
 
 
@@ -274,9 +278,11 @@ async def _drained(server: RunningServer) -> dict[str, Any]:
 
 def refusals(_: Path) -> dict[str, Any]:
     """Return the refusal times of a gateway alone: a stand-in for the launcher tells it that every place is taken. The
-    calls are those of 3 and 10 times what 16 streams take."""
-    full = {"submitted": 0, "places": 0, "waits_s": [9.0], "slot_s": 1.0}
-    figures = {**full, "max_wait_s": DEFAULTS.max_wait_s, "again_s": DEFAULTS.again_s}
+    calls are those of `OVERLOADS` where 16 streams are carried."""
+    full = {"places": 0, "waits_s": [9.0]}
+    seconds = {"slot_s": 1.0, **{name: getattr(DEFAULTS, name) for name in ("max_wait_s", "again_s", "lead_s")}}
+    counts = {"slots": 16, "free_slots": 0, "waiting": 64, "submitted": 0}
+    figures = {**counts, "listeners": full, "batch": full, **seconds}
     lines = encode({"command": "state", "ready": True}) + encode({"command": "admission", "figures": figures})
     grpc_port, http_port, ready_port = free_ports(3)
     found = {}
@@ -296,11 +302,11 @@ def refusals(_: Path) -> dict[str, Any]:
         publishing = threading.Thread(target=publish)
         publishing.start()
         try:
-            for times in (3, 10):
-                load = Load(rate=times * 16 / 3.0, seconds=OVERLOAD_S, chars=UTTERANCE_CHARS, lead_ms=None)
+            for name, (times, lead_ms) in OVERLOADS.items():
+                load = Load(rate=times * 16 / 3.0, seconds=OVERLOAD_S, chars=UTTERANCE_CHARS, lead_ms=lead_ms)
                 judged = _judged(gateway.pid, f"127.0.0.1:{grpc_port}", load)
-                found[f"{times} times"] = {name: judged[name] for name in REFUSAL_FIGURES}
-                print(times, found[f"{times} times"], flush=True)
+                found[name] = {figure: judged[figure] for figure in REFUSAL_FIGURES}
+                print(name, found[name], flush=True)
         finally:
             ended.set()
             publishing.join()
@@ -319,11 +325,11 @@ def simulated(_: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"costs": costs.label}
     for rule in get_args(AdmissionRule):
         found[rule] = {"carried_streams": round(carried, 1)}
-        for times in (3, 10):
-            load = Load(rate=times * carried / 3.0, seconds=9.0, chars=UTTERANCE_CHARS, lead_ms=None)
+        for name, (times, lead_ms) in OVERLOADS.items():
+            load = Load(rate=times * carried / 3.0, seconds=9.0, chars=UTTERANCE_CHARS, lead_ms=lead_ms)
             run = simulate(load, costs, limits, options=FlowOptions(admission=rule))
-            found[rule][f"{times} times"] = judge([each for each in run.answers if each.due_s > 4])
-            print(rule, times, found[rule][f"{times} times"], flush=True)
+            found[rule][name] = judge([each for each in run.answers if each.due_s > 4])
+            print(rule, name, found[rule][name], flush=True)
     return found
 
 

@@ -142,8 +142,8 @@ class Server:
         assert event.callbacks is not None
         event.callbacks.append(then)
 
-    def enter(self) -> int:
-        """Let a request into the gateway, which has figures of at most `REFRESH_EVERY_S` ago; return its number, for
+    def enter(self, lead_ms: int | None) -> int:
+        """Let a request with this LEAD_MS into the gateway, which has figures of at most `REFRESH_EVERY_S` ago; return its number, for
         `leave`. The gateway takes no time here.
 
         Raises:
@@ -152,7 +152,7 @@ class Server:
         if self.environment.now - self._published >= REFRESH_EVERY_S:
             self._published = self.environment.now
             self._gateway.hear(self.generate.core.figures())
-        return self._gateway.enter()
+        return self._gateway.enter(lead_ms)
 
     def leave(self, number: int) -> None:
         self._gateway.leave(number)
@@ -214,7 +214,7 @@ class Caller:
 
     def _at_gateway(self, _: simpy.Event) -> None:
         try:
-            self._number = self._server.enter()
+            self._number = self._server.enter(self.answer.call.request.lead_ms)
         except Unavailable as error:
             refused = finish_of(error)
             self._server.later(self._server.costs.network_ms / 1000, lambda _: self._end(refused))

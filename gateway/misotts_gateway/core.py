@@ -107,9 +107,9 @@ class Core:
         return self._upstream.private
 
     @contextmanager
-    def admit(self, caller: Caller) -> Iterator[None]:
+    def admit(self, caller: Caller, lead_ms: int | None = None) -> Iterator[None]:
         """Admit a turn of one or several utterances: it counts as one request and one stream, and a drain that begins
-        meanwhile refuses none of them.
+        meanwhile refuses none of them. `lead_ms` is their LEAD_MS.
 
         Raises:
             MisoError: the server drains, or the caller is over a limit of its own.
@@ -119,7 +119,7 @@ class Core:
                 if self.draining:
                     raise Unavailable("the server is shutting down")
                 self._limits.check(caller)  # first: one that is let in counts until it comes to `generate`
-                held.callback(self.admission.leave, self.admission.enter())
+                held.callback(self.admission.leave, self.admission.enter(lead_ms))
                 held.enter_context(self._limits.hold(caller))
             except MisoError as error:
                 self.refused(error)
@@ -142,7 +142,7 @@ class Core:
         """
         utterance = _Utterance(asked, caller)
         try:
-            with nullcontext() if admitted else self.admit(caller):
+            with nullcontext() if admitted else self.admit(caller, asked.request.lead_ms):
                 self._running.add(utterance)
                 utterance.ticket = self._tickets.new(caller.share)
                 if self._traces:

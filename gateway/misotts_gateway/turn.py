@@ -87,7 +87,7 @@ async def sounds(core: Core, turn: Turn, caller: Caller) -> AsyncGenerator[Sound
     own = own_session() if turn.request.session is None and turn.utterances > 1 else None
     if own:
         turn = replace(turn, request=replace(turn.request, session=own))
-    with core.admit(caller):
+    with core.admit(caller, turn.request.lead_ms):
         try:
             async with aclosing(_spoken(core, turn, caller)) as pieces:
                 async for piece in pieces:

@@ -237,28 +237,28 @@ class Core:
 
     def figures(self) -> dict[str, Any]:
         """Return what a gateway publishes and refuses by: `misotts_gateway.admission` has the meanings."""
-        scheduler, admission = self.scheduler, self.admission
-        ahead = scheduler.ahead(batch=False)
-        places, most_s = scheduler.places(batch=False), admission.options.max_wait_s
-        free = max(self._free_slots - len(ahead), 0)
-        behind = self._waits(ahead, max(min(places, MOST_WAITS), free + 1))[free:]
-        waits_s = [0.0] * free + [round(wait_s, 3) for wait_s in behind]
-        allowed = sum(wait_s <= most_s for wait_s in waits_s)
+        scheduler, options = self.scheduler, self.admission.options
         return {
             "slots": scheduler.limits.max_streams,
             "free_slots": scheduler.free_slots,
             "waiting": len(scheduler.waiting),
             "submitted": self.statistics.submitted,
-            "places": places,
-            "waits_s": waits_s[: allowed + 1],
+            "listeners": self._queue_figures(batch=False),
+            "batch": self._queue_figures(batch=True),
             "slot_s": round(self._slot_s(), 3),
-            "max_wait_s": most_s,
-            "again_s": admission.options.again_s,
+            "max_wait_s": options.max_wait_s,
+            "again_s": options.again_s,
+            "lead_s": options.lead_s,
         }
 
+    def _queue_figures(self, batch: bool) -> dict[str, Any]:
+        places = self.scheduler.places(batch)
+        waits_s = self._waits(self.scheduler.ahead(batch), max(min(places, MOST_WAITS), 1))
+        allowed = sum(wait_s <= self.admission.options.max_wait_s for wait_s in waits_s)
+        return {"places": places, "waits_s": [round(wait_s, 3) for wait_s in waits_s[: allowed + 1]]}
+
     def plan(self, now: float) -> Step | None:
-        """End the streams that need it, then plan the engine's next step; None if there is nothing to
-        compute."""
+        """End the streams that need it, then plan the engine's next step; None if there is nothing to compute."""
         if now - self._retired >= self._retire_every_s:
             self._retired = now
             for stream in list(self.streams.values()):

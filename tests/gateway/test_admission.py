@@ -1,5 +1,7 @@
 """The gateway refuses from the figures of `generate`, at once and no more than `generate` would."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,9 +12,14 @@ from misotts_gateway.admission import ON_ITS_WAY_S, STALE_S, Admission
 WAITS_S = [0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
 FREE = {
     **{"slots": 4, "free_slots": 2, "waiting": 0},
-    **{"submitted": 40, "places": 66, "waits_s": WAITS_S, "slot_s": 0.5, "max_wait_s": 2.0, "again_s": 1.0},
+    **{"submitted": 40, "slot_s": 0.5, "max_wait_s": 2.0, "again_s": 1.0, "lead_s": 10.0},
+    **{"listeners": {"places": 66, "waits_s": WAITS_S}, "batch": {"places": 60, "waits_s": [1.0, 1.5, 2.0, 2.5]}},
 }
-FULL = {**FREE, "waits_s": [9.0]}
+
+
+def figures(waits_s: object, submitted: int = 41, places: object = 66) -> dict[str, Any]:
+    """Return figures with these of listeners."""
+    return {**FREE, "submitted": submitted, "listeners": {"places": places, "waits_s": waits_s}}
 
 
 class Clock:
@@ -22,11 +29,11 @@ class Clock:
         return self.now
 
 
-def let_in(admission: Admission, requests: int) -> tuple[int, list[float]]:
+def let_in(admission: Admission, requests: int, lead_ms: int | None = None) -> tuple[int, list[float]]:
     entered, told = 0, []
     for _ in range(requests):
         try:
-            admission.enter()
+            admission.enter(lead_ms)
             entered += 1
         except Unavailable as error:
             told.append(error.retry_after_s or 0.0)
@@ -45,7 +52,7 @@ def test_a_request_that_has_ended_no_longer_counts() -> None:
     admission = Admission(Clock())
     admission.hear(FREE)
     for _ in range(200):  # of a caller that an earlier stage refuses
-        admission.leave(admission.enter())
+        admission.leave(admission.enter(None))
     assert let_in(admission, 10)[0] == 6
 
 
@@ -55,10 +62,10 @@ def test_requests_on_their_way_are_counted_beside_the_figures() -> None:
     admission.hear(FREE)
     assert let_in(admission, 3)[0] == 3
     clock.now += ON_ITS_WAY_S / 2
-    admission.hear({**FREE, "submitted": 41, "waits_s": [0.4, 0.9, 1.4, 1.9, 2.4]})
+    admission.hear(figures([0.4, 0.9, 1.4, 1.9, 2.4]))
     assert let_in(admission, 2)[0] == 2, "one of three has come"
     clock.now += 2 * ON_ITS_WAY_S
-    admission.hear({**FREE, "submitted": 41, "waits_s": [1.9, 2.4]})
+    admission.hear(figures([1.9, 2.4]))
     assert let_in(admission, 10)[0] == 1, "the others never will"
 
 
@@ -66,18 +73,32 @@ def test_after_a_refusal_the_wait_must_become_much_shorter() -> None:
     """Then the delay told is not the small difference of two long times."""
     admission = Admission(Clock())
     for waits_s, entered, told in [([1.9, 2.1], 1, 1.1), ([1.9], 0, 0.9), ([1.1], 0, 0.1), ([0.9, 1.9], 2, 0.0)]:
-        admission.hear({**FREE, "submitted": 41, "waits_s": waits_s})
+        admission.hear(figures(waits_s))
         admission._let_in.clear()
         found = let_in(admission, 2)
         assert found[0] == entered
         assert found[1] == pytest.approx([told] * (2 - entered))
 
 
+def test_batch_work_is_refused_from_its_own_figures() -> None:
+    """What was let in comes before it, but only listeners before a listener."""
+    admission = Admission(Clock())
+    admission.hear(FREE)
+    assert let_in(admission, 1)[0] == 1
+    entered, told = let_in(admission, 5, lead_ms=0)
+    assert (entered, set(told)) == (2, {1.5})
+    assert let_in(admission, 80, lead_ms=1)[0] == 5, "a refusal of batch work is none of listeners"
+    admission = Admission(Clock())
+    admission.hear({**FREE, "lead_s": 0.0})
+    assert let_in(admission, 80)[0] == 3, "without LEAD_MS a request is batch work where the server's lead is 0"
+    assert let_in(admission, 80, lead_ms=500)[0] == 6
+
+
 def test_without_figures_everything_enters() -> None:
     clock = Clock()
     admission = Admission(clock)
     assert let_in(admission, 500)[0] == 500
-    admission.hear(FULL)
+    admission.hear(figures([9.0]))
     assert let_in(admission, 5)[0] == 0
     clock.now += STALE_S + 0.1
     assert let_in(admission, 500)[0] == 500
@@ -87,17 +108,17 @@ def test_without_figures_everything_enters() -> None:
 @given(places=st.integers(0, 100), requests=st.integers(0, 150))
 def test_the_queue_is_never_overfilled(places: int, requests: int) -> None:
     admission = Admission(Clock())
-    admission.hear({**FREE, "places": places, "waits_s": [0.0]})
+    admission.hear(figures([0.0], places=places))
     entered, told = let_in(admission, requests)
     assert entered == min(places, requests)
     assert set(told) <= {FREE["slot_s"]}
 
 
 @pytest.mark.parametrize(
-    "figures", [{}, {**FREE, "places": "many"}, {**FREE, "waits_s": None}, {**FREE, "waits_s": []}]
+    "wrong", [{}, figures(WAITS_S, places="many"), figures(None), figures([]), {**FREE, "batch": 1}]
 )
-def test_figures_without_sense_change_nothing(figures: dict[str, object]) -> None:
+def test_figures_without_sense_change_nothing(wrong: dict[str, Any]) -> None:
     admission = Admission(Clock())
     with pytest.raises((KeyError, ValueError, TypeError)):
-        admission.hear(figures)
+        admission.hear(wrong)
     assert let_in(admission, 10)[0] == 10

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 from random import Random
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -131,7 +131,7 @@ class Machine:
         self.listeners: list[Listener] = []
         self._by_stream: dict[int, Listener] = {}
 
-    def ask(self, length: int, most: int, **fields: int) -> Listener:
+    def ask(self, length: int, most: int, **fields: Any) -> Listener:
         spoken = utterance(1, max_frames=most, **fields)
         listener = Listener(self, spoken, length, self.now, self.core.wait_s())
         self._by_stream[spoken.stream] = listener
@@ -248,7 +248,7 @@ def test_frames_in_the_later_stages_are_waited_for() -> None:
 
 def refuses(gateway: GatewayAdmission) -> bool:
     try:
-        gateway.leave(gateway.enter())
+        gateway.leave(gateway.enter(None))
     except Unavailable:
         return True
     return False
@@ -275,7 +275,7 @@ def told_by_the_gateway(rng: Random, spread: float) -> tuple[list[float], float]
     gateway.hear(machine.core.figures())
     for _ in range(slots + max_waiting + 5):
         try:
-            gateway.enter()
+            gateway.enter(None)
             ask()
         except Unavailable as error:
             told.append(error.retry_after_s or 0.0)
@@ -299,10 +299,12 @@ def test_the_gateway_tells_each_refused_request_of_a_burst_when_a_place_is_free(
     assert sum(near) >= true * len(near)
 
 
-@pytest.mark.parametrize("times", [3, 10])
-def test_the_gateway_spares_generate_nearly_all_that_it_would_refuse(times: float) -> None:
+@pytest.mark.parametrize(("times", "lead_s", "lead_ms"), [(3, 10, None), (10, 10, None), (3, 10, 0), (3, 0, None)])
+def test_the_gateway_spares_generate_nearly_all_that_it_would_refuse(
+    times: float, lead_s: float, lead_ms: int | None
+) -> None:
     """An overload of requests that take 50 to 150 ms from the gateway to `generate`, as on a busy host."""
-    machine, rng, began_s, end_s = Machine(FlowOptions(), 16, 0.02, 0.002), Random(1), 5.0, 20.0
+    machine, rng, began_s, end_s = Machine(FlowOptions(lead_s), 16, 0.02, 0.002), Random(1), 5.0, 20.0
     gateway = GatewayAdmission(lambda: machine.now)
     per_s = times * 16 / (37 * (0.02 + 0.002 * 16))
     events = [(n / 10, "report") for n in range(round(end_s * 10))]
@@ -318,10 +320,10 @@ def test_the_gateway_spares_generate_nearly_all_that_it_would_refuse(times: floa
             gateway.hear(machine.core.figures())
         elif what == "submit":
             length = rng.randrange(25, 50)
-            counts["refused" if machine.ask(length, 3 * length).error else "accepted"] += at > began_s
+            counts["refused" if machine.ask(length, 3 * length, lead_ms=lead_ms).error else "accepted"] += at > began_s
         else:
             try:
-                gateway.enter()
+                gateway.enter(lead_ms)
                 heapq.heappush(events, (at + rng.uniform(0.05, 0.15), "submit"))
             except Unavailable:
                 counts["spared"] += at > began_s

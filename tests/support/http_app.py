@@ -31,7 +31,7 @@ class OneChunk:
         self._piece = Piece(b"", message, frames * FRAME_SAMPLES, frames, "eos")
 
     @contextmanager
-    def admit(self, caller: Caller) -> Iterator[None]:
+    def admit(self, caller: Caller, lead_ms: int | None) -> Iterator[None]:
         yield
 
     def forget(self, session: str, caller: Caller) -> None:
