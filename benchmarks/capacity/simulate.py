@@ -143,8 +143,8 @@ class Server:
         event.callbacks.append(then)
 
     def enter(self, lead_ms: int | None) -> int:
-        """Let a request with this LEAD_MS into the gateway, which has figures of at most `REFRESH_EVERY_S` ago; return its number, for
-        `leave`. The gateway takes no time here.
+        """Let a request with this LEAD_MS into the gateway, which has figures of at most `REFRESH_EVERY_S` ago; return
+        its number, for `leave`. The gateway takes no time here.
 
         Raises:
             Unavailable: the gateway refuses it.
