@@ -364,13 +364,13 @@ class Core:
             waited_s = now - stream.submitted
             if utterance.slot == NO_SLOT and waited_s > PATIENCE * options.max_wait_s:
                 late = f"it has waited {waited_s:.1f} s for a slot, at most {options.max_wait_s:g} s are allowed"
-                self._fail(stream, try_again(late, self.wait_s(utterance.batch) - options.again_s), now)
+                wait_s = max(self.wait_s(utterance.batch), options.max_wait_s)  # a shorter one has proved untrue
+                self._fail(stream, try_again(late, wait_s - options.again_s), now)
 
     def _finish(self, stream: Stream, finish: str, now: float, last: npt.NDArray[np.int32]) -> None:
         """End an utterance that is complete."""
-        utterance, order = stream.utterance, stream.utterance.order
-        self.admission.add_end(len(utterance.frames), order.max_frames)
-        self.statistics.guarded += finish == LENGTH and order.guarded
+        self.admission.add_end(len(stream.utterance.frames), stream.utterance.order.max_frames)
+        self.statistics.guarded += finish == LENGTH and stream.utterance.order.guarded
         self._end(stream, finish, now, last)
 
     def _end(self, stream: Stream, finish: str, now: float, last: npt.NDArray[np.int32] | None = None) -> None:

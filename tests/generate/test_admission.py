@@ -220,6 +220,17 @@ def test_the_accepted_rarely_run_out_on_a_machine_with_other_work(fixed_s: float
     assert used >= 12
 
 
+def test_a_new_server_refuses_with_pace_in_true_words() -> None:
+    """It lets in one more in 0.75 s, and has told each of the burst that it need not wait."""
+    machine = Machine(PACE, 16, 0.05, 0.001, later_s=0.001)
+    burst = [machine.ask(60, 180) for _ in range(16)]
+    machine.run_until(20)
+    refused = [each.error for each in burst if each.error]
+    assert 0 < len(refused) < 14
+    assert all("it has waited 4.0 s for a slot, at most 2 s are allowed" in str(error) for error in refused)
+    assert all((error.retry_after_s or 0.0) >= PACE.again_s for error in refused)
+
+
 def test_a_refusal_says_when_a_place_is_free() -> None:
     """A burst of ten times the slots: a request that comes again after the time it was told is served."""
     machine = Machine(FlowOptions(max_wait_s=2.0), 8, 0.03, 0.001)
