@@ -18,6 +18,9 @@ from misotts.watermark.key import KEY_ENV
 
 KEPT_MIB = 64
 """Freed memory that a stage keeps for its next call."""
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(KEPT_MIB * 2**20)}
+"""malloc's settings in the stages' environment. It would return the memory of a call's tensors and fetch it again, page
+by page, at the next, which takes half of the time of decode and watermark."""
 
 
 class NoTritonError(RuntimeError):
@@ -73,10 +76,7 @@ class TritonServer:
             # A thread that spins while it waits takes the core from the thread that it waits for: steps of 20 ms
             # then take seconds.
             "OMP_WAIT_POLICY": "passive",
-            # malloc would return the memory of a call's tensors and fetch it again, page by page, at the next, which
-            # takes half of the time of decode and watermark.
-            "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-            "MALLOC_TRIM_THRESHOLD_": str(KEPT_MIB * 2**20),
+            **KEEP_MEMORY,
             **inherited,
             "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
             "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ.get('PATH', '')}",
