@@ -28,7 +28,7 @@ from misotts_gateway.access_log import AccessLog
 from misotts_gateway.admission import Admission
 from misotts_gateway.callers import FORWARDED_FOR, REQUEST_ID, TRACEPARENT, Caller
 from misotts_gateway.counts import Counts
-from misotts_gateway.errors import TooMany, UnknownKey, lost_call, public_error
+from misotts_gateway.errors import Draining, TooMany, UnknownKey, lost_call, public_error
 from misotts_gateway.limits import STALLED_S, CallerLimits
 from misotts_gateway.request import EMPTY_FINAL, Asked, ModelLimits
 from misotts_gateway.tickets import INPUT, Tickets
@@ -107,9 +107,13 @@ class Core:
         return self._upstream.private
 
     @contextmanager
-    def admit(self, caller: Caller, lead_ms: int | None = None) -> Iterator[None]:
+    def admit(self, caller: Caller, lead_ms: int | None = None, text: str | None = None) -> Iterator[None]:
         """Admit a turn of one or several utterances: it counts as one request and one stream, and a drain that begins
-        meanwhile refuses none of them. `lead_ms` is their LEAD_MS.
+        meanwhile refuses none of them.
+
+        Args:
+            lead_ms: LEAD_MS of the utterances.
+            text: of the turn, of which a refusal is recorded as that of one utterance; None: `speak` records it.
 
         Raises:
             MisoError: the server drains, or the caller is over a limit of its own.
@@ -117,12 +121,16 @@ class Core:
         with ExitStack() as held:
             try:
                 if self.draining:
-                    raise Unavailable("the server is shutting down")
+                    raise Draining
                 self._limits.check(caller)  # first: one that is let in counts until it comes to `generate`
                 held.callback(self.admission.leave, self.admission.enter(lead_ms))
                 held.enter_context(self._limits.hold(caller))
             except MisoError as error:
                 self.refused(error)
+                if text is not None:
+                    utterance = _Utterance(Asked(SpeechRequest(text)), caller)
+                    utterance.outcome = error.code
+                    self._record(utterance)
                 raise
             yield
 
@@ -194,7 +202,18 @@ class Core:
             reason = error.reason
         elif isinstance(error, UnknownKey):
             reason = "key"
+        elif isinstance(error, Draining):
+            reason = "draining"
+        elif isinstance(error, Unavailable):
+            reason = "no_slot"
         self.counts.refused.labels(reason).inc()
+
+    def took_silence(self) -> None:
+        """Take note that the caller of the utterance which the running task speaks has taken audio of another source,
+        while a piece of the utterance waits."""
+        for utterance in self._running:
+            if utterance.task is asyncio.current_task() and utterance.given_at:
+                utterance.given_at = time.monotonic()
 
     def end_stalled(self) -> None:
         """End the utterances of which the caller has taken nothing for `STALLED_S`. Called every second or so."""
@@ -202,6 +221,7 @@ class Core:
         for utterance in list(self._running):
             if utterance.given_at and now - utterance.given_at > STALLED_S and utterance.task:
                 self.counts.refused.labels("stalled").inc()
+                utterance.outcome = Unavailable.code
                 utterance.task.cancel()
 
     def _message(self, asked: Asked, ticket: int, caller: Caller) -> bytes:

@@ -24,6 +24,13 @@ class TooMany(Unavailable):
         self.reason = reason
 
 
+class Draining(Unavailable):
+    """The server is shutting down."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down")
+
+
 class UnknownKey(InvalidArgument):
     """The caller shows no key that this server knows: HTTP says 401, gRPC UNAUTHENTICATED."""
 

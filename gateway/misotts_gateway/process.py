@@ -19,9 +19,10 @@ import grpc
 from misotts_gateway import memory
 from misotts_gateway.access_log import AccessLog
 from misotts_gateway.callers import Callers
-from misotts_gateway.connections import Connections, bound_send_buffers, raise_descriptor_limit
+from misotts_gateway.connections import Connections, bound_send_buffers, raise_descriptor_limit, unsent
 from misotts_gateway.core import Core
 from misotts_gateway.counts import Counts
+from misotts_gateway.errors import Draining
 from misotts_gateway.http.app import http_app
 from misotts_gateway.http.server import HttpServer
 from misotts_gateway.http.service import OptionError, make_service
@@ -41,8 +42,8 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 60.0
 """Time that callers get to take their chunks when a gateway without a launcher is told to stop."""
-FLUSH_S = 5.0
-"""Time in which the kernel may send what callers have not received when the last stream has ended."""
+CLOSE_S = 1.0
+"""Time in which connections are closed when their callers have got everything. The launcher's patience is longer."""
 TICKETS_S, MEMORY_S, CONNECTIONS_S, FILES_S, UPSTREAM_S = 0.1, 0.1, 0.25, 2.0, 1.0
 
 
@@ -85,6 +86,9 @@ class Gateway:
         self.service = make_service(options, self.core, self.callers)
         self.http = HttpServer(http_app(self.service), tls_files(options))
         self.link = LauncherLink(self.counts.malformed.inc, self.core.admission)
+        self._ports = (options.grpc_port, options.http_port)
+        self._unsent = 0
+        """Once a drain has no more streams, the number of connections with bytes that are not sent."""
         self._upstream_ready = False
         self.counts.slots.set_function(lambda: self.core.admission.figures.slots)
         self.counts.free_slots.set_function(lambda: self.core.admission.figures.free_slots)
@@ -100,8 +104,7 @@ class Gateway:
     async def run(self) -> None:
         """See `misotts_gateway.process.run`."""
         options = self.options
-        ports = (options.grpc_port, options.http_port)
-        connections = Connections(ports, raise_descriptor_limit(), self.callers.trusts)
+        connections = Connections(self._ports, raise_descriptor_limit(), self.callers.trusts)
         if options.launcher:
             await self.link.connect(options.launcher)
             self.link.send(state="loading", detail="listeners")
@@ -114,7 +117,7 @@ class Gateway:
         await probes.start(options.host, options.ready_port)
         await self.http.start(options.host, options.http_port)
         await server.start()
-        for port in ports:
+        for port in self._ports:
             bound_send_buffers(port)
         if not self.keys.required:
             log.warning("no --api-keys: any caller is served")
@@ -123,7 +126,7 @@ class Gateway:
         watching = [asyncio.create_task(task) for task in self._watches(connections)]
         try:
             await self._until_stopped()
-            await self._drain(server, connections)
+            await self._drain(server)
             if self.link.lost.is_set():
                 raise GatewayError("the launcher has ended or is silent")
         finally:
@@ -164,22 +167,28 @@ class Gateway:
         for task in waits:
             task.cancel()
 
-    async def _drain(self, server: grpc.aio.Server, connections: Connections) -> None:
-        """Refuse new requests; return when every caller has taken its last chunk."""
+    async def _drain(self, server: grpc.aio.Server) -> None:
+        """Refuse new requests; return when every caller has taken its last chunk and the kernel has sent it."""
         self.core.draining = True
         self._stop.clear()  # a second signal stops at once
         limit = asyncio.get_running_loop().time() + (float("inf") if self.options.launcher else DRAIN_S)
-        while (
-            self.core.streams or self.protocol.busy or self.service.busy
-        ) and asyncio.get_running_loop().time() < limit:
-            if self._stop.is_set() or self.link.lost.is_set():
-                return
+        if not await self._all_is_sent(limit):
+            return
+        for call in self.protocol.calls:  # which have nothing under way, and could be open for long
+            call.end(Draining())
+        await asyncio.gather(server.stop(CLOSE_S), self.http.stop(CLOSE_S))
+        await self._all_is_sent(limit)
+
+    async def _all_is_sent(self, limit: float) -> bool:
+        """Wait until no request is served and the kernel has sent everything; return False at the time `limit`, and at
+        once when this process is told to stop or has lost its launcher."""
+        while asyncio.get_running_loop().time() < limit and not (self._stop.is_set() or self.link.lost.is_set()):
+            serving = self.core.streams or self.protocol.busy or self.service.busy
+            self._unsent = 0 if serving else self.http.unsent or unsent(self._ports)
+            if not (serving or self._unsent):
+                return True
             await asyncio.sleep(0.02)
-        await asyncio.gather(server.stop(FLUSH_S), self.http.stop(FLUSH_S))
-        for _ in range(int(FLUSH_S / 0.02)):
-            if not connections.unsent_bytes():
-                break
-            await asyncio.sleep(0.02)
+        return False
 
     def _state(self) -> tuple[bool, dict[str, Any]]:
         """See `Probes`."""
@@ -208,7 +217,7 @@ class Gateway:
         self.core.end_stalled()
         self.core.model = model_limits(self.link.state.get("model")) or self.core.model
         self.link.check()
-        self.link.send(report={"streams": max(self.core.streams, self.service.busy)})
+        self.link.send(report={"streams": max(self.core.streams, self.service.busy, self._unsent)})
 
     async def _watch_upstream(self) -> None:
         ready = await self.upstream.ready()

@@ -67,9 +67,11 @@ class Tickets:
         self._paths = {reader: socket_path(run, reader) for reader in READERS} if run else {}
         self._serials = count(1)
         self._shares: dict[str, int] = {}
-        self._unsent: dict[tuple[str, int], Note] = {}
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
+        self._unsent: dict[str, dict[int, Note]] = {reader: {} for reader in self._paths}
+        # A socket for each: notes that one reader does not read fill the send buffer of theirs.
+        self._sockets = {reader: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for reader in self._paths}
+        for each in self._sockets.values():
+            each.setblocking(False)
 
     def new(self, share: str) -> int:
         """Return a new ticket for a caller of `share`: its key or address."""
@@ -89,19 +91,25 @@ class Tickets:
 
     def flush(self) -> None:
         """Send what no socket has taken yet."""
-        for key, note in list(self._unsent.items()):
-            try:
-                self._socket.sendto(pack(note), self._paths[key[0]])
-            except BlockingIOError:
-                return
-            except OSError:
-                pass  # the reader has ended, and the server with it
-            del self._unsent[key]
+        for reader in self._paths:
+            self._flush(reader)
 
     def close(self) -> None:
-        self._socket.close()
+        for each in self._sockets.values():
+            each.close()
 
     def _send(self, reader: str, note: Note) -> None:
         if reader in self._paths:
-            self._unsent[reader, note.ticket] = note  # a later note of a ticket covers an earlier one
-            self.flush()
+            self._unsent[reader][note.ticket] = note  # a later note of a ticket covers an earlier one
+            self._flush(reader)
+
+    def _flush(self, reader: str) -> None:
+        notes = self._unsent[reader]
+        for ticket, note in list(notes.items()):
+            try:
+                self._sockets[reader].sendto(pack(note), self._paths[reader])
+            except BlockingIOError:
+                return  # it does not read now
+            except OSError:
+                pass  # it has ended, and the server with it
+            del notes[ticket]

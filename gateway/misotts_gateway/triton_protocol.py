@@ -21,7 +21,7 @@ from misotts_gateway import request as requests
 from misotts_gateway.callers import REQUEST_ID, Caller, Callers
 from misotts_gateway.core import Core
 from misotts_gateway.errors import UnknownKey, status_of
-from misotts_gateway.limits import FIRST_REQUEST_S, HALF_CLOSE_S, IDLE_CALL_S, UTTERANCES_PER_CALL
+from misotts_gateway.limits import FIRST_REQUEST_S, HALF_CLOSE_S, IDLE_CALL_S, STALLED_S, UTTERANCES_PER_CALL
 from misotts_gateway.upstream import METHOD, MODEL_CONFIG, READY, SERVICE
 from misotts_gateway.wire import MalformedError, fields
 
@@ -221,6 +221,10 @@ class Call:
                     await self._write(piece.data)
         except MisoError as error:
             await self._refuse(error, id)
+        except asyncio.CancelledError:
+            # While the call goes on, `Core.end_stalled` alone cancels this task. The last message may be lost.
+            self.end(Unavailable(f"nothing was taken while audio waited for {STALLED_S:g} s"))
+            raise
         except grpc.aio.InternalError:
             pass  # the caller has left in the middle of a write
         except Exception:

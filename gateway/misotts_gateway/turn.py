@@ -87,7 +87,8 @@ async def sounds(core: Core, turn: Turn, caller: Caller) -> AsyncGenerator[Sound
     own = own_session() if turn.request.session is None and turn.utterances > 1 else None
     if own:
         turn = replace(turn, request=replace(turn.request, session=own))
-    with core.admit(caller, turn.request.lead_ms):
+    text = "".join(part for part in turn.parts if isinstance(part, str))
+    with core.admit(caller, turn.request.lead_ms, text):
         try:
             async with aclosing(_spoken(core, turn, caller)) as pieces:
                 async for piece in pieces:
@@ -128,6 +129,7 @@ async def _spoken(core: Core, turn: Turn, caller: Caller) -> AsyncGenerator[Soun
                 seed = piece.seed if seed is None else seed  # the server has drawn it for the first utterance
                 for audio in _silence(silence_ms):
                     yield Sound(audio, piece.seed)
+                    core.took_silence()
                 silence_ms = 0
                 left_ms = None if left_ms is None else left_ms - len(piece.audio) * 1000 // SAMPLE_RATE
                 yield replace(piece, utterance=spoken)

@@ -2,7 +2,8 @@
 
 starting   start the gateway, which answers /ready and /live from then on; start tritonserver, wait for the four stages
 serving    watch the stages, tritonserver and the gateway
-draining   the gateway refuses new requests and ends when its callers have taken their last chunks
+draining   the gateway refuses new requests, and ends when its callers have taken their last chunks and the kernel has
+           sent them
 stopping   stop tritonserver, then the gateway
 """
 
@@ -44,8 +45,6 @@ GATEWAY_START_LIMIT_S = 120.0
 """Time after which the gateway listens. It takes a second, and longer where the start of the stages takes the cores."""
 GATEWAY_STOP_LIMIT_S = 2
 """Time that the gateway gets to tell its callers of the end."""
-SETTLED_S = 1.0
-"""Two heartbeats: if all report zero streams for this long, none is in flight between two of them."""
 WATCH_S = 0.1
 START_WATCH_S = 0.02
 """The same during the start, in which the stages' shared memory appears and is closed to other users."""
@@ -256,20 +255,18 @@ class _Launcher:
         return self._phase == "draining" and self._gateway.status == 0
 
     def _drain(self) -> bool:
-        """Have the gateway refuse new requests and wait until all streams have ended; return False if they take too
-        long."""
+        """Have the gateway refuse new requests and wait until it has ended, as it does when its callers have got
+        everything; return False if that takes too long."""
         self._phase = "draining"
         _report(f"{self._signals[0]}: draining; send it again to stop immediately")
         self._control.command(GATEWAY, "drain")
         limit = time.monotonic() + self._settings.drain_s
-        settled = time.monotonic() + SETTLED_S
-        while time.monotonic() < settled and not self._gateway_is_done:
+        while not self._gateway_is_done:
             self._watch()
-            if streams := self._control.streams:
-                settled = time.monotonic() + SETTLED_S
-                if time.monotonic() > limit:
-                    _report(f"{streams} streams have not ended within {self._settings.drain_s:g} s: stopping anyway")
-                    return False
+            if time.monotonic() > limit:
+                streams, limit_s = self._control.streams, self._settings.drain_s
+                _report(f"{streams} streams have not ended within {limit_s:g} s: stopping anyway")
+                return False
         _report("all streams have ended")
         return True
 

@@ -1,29 +1,39 @@
 """The core without a network: what it tells the stages of a caller, and which utterances it ends."""
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor
 
+from misotts.serve.local import free_ports
 from misotts_client import InvalidArgument, SpeechRequest, Unavailable
-from misotts_client.contract import check_request
+from misotts_client.contract import FRAME_SAMPLES, SAMPLE_RATE, check_request
+from misotts_client.transport import infer_request
 from misotts_gateway import memory
 from misotts_gateway.access_log import AccessLog
-from misotts_gateway.callers import Caller
+from misotts_gateway.callers import Caller, Callers
 from misotts_gateway.core import Core
 from misotts_gateway.counts import Counts
-from misotts_gateway.keys import Key
+from misotts_gateway.keys import Key, Keys
 from misotts_gateway.limits import CallerLimits
+from misotts_gateway.listeners import grpc_server
+from misotts_gateway.options import GatewayOptions
 from misotts_gateway.request import Asked
+from misotts_gateway.text.ssml import Silence
 from misotts_gateway.tickets import READERS, Note, Tickets, pack, share_of, socket_path, unpack
+from misotts_gateway.triton_protocol import TritonProtocol
+from misotts_gateway.turn import Turn, sounds
+from tests.gateway.test_admission import FREE
 from tests.support.fake_triton import answer, utterance
 
 ASKED = Asked(SpeechRequest("Hello."))
@@ -160,6 +170,15 @@ def test_a_note_that_no_socket_takes_is_sent_later(tmp_path: Path, readers: Read
     assert unpack(pack(Note(0, 7, gone=True))) is None  # it would speak of all requests without a ticket
 
 
+def test_a_reader_that_does_not_read_holds_back_its_own_notes_alone(tmp_path: Path, readers: Readers) -> None:
+    tickets = Tickets(tmp_path)
+    found: list[Note | None] = []
+    for index in range(2_000):
+        tickets.gone(tickets.new("share"), index)
+        found += readers.notes("generate")
+    assert len(found) == 2_000
+
+
 def test_a_caller_that_takes_nothing_is_ended(
     core_before: Callable[..., Core], readers: Readers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +215,91 @@ def test_a_drain_and_a_stream_without_an_end_are_errors(core_before: Callable[..
     draining.draining = True
     with pytest.raises(Unavailable, match="shutting down"):
         asyncio.run(speak(draining))
-    assert b'refused_total{reason="unavailable"} 1.0' in draining.counts.text()
+    assert b'refused_total{reason="draining"} 1.0' in draining.counts.text()
+
+
+def test_a_turn_that_is_refused_is_recorded_like_an_utterance(core_before: Callable[..., Core], tmp_path: Path) -> None:
+    """Turns are admitted by `Core.admit`, gRPC's requests by `Core.speak`."""
+    core = core_before(answer(finish="eos"))
+    core._access = AccessLog(str(tmp_path / "log"))
+    core.admission.hear({**FREE, "waits_s": [9.0]})
+
+    async def refused(pieces: Any) -> None:
+        async with aclosing(pieces):
+            with pytest.raises(Unavailable, match="the wait for a slot would be"):
+                await anext(pieces)
+
+    asyncio.run(refused(core.speak(ASKED, CALLER)))
+    asyncio.run(refused(sounds(core, Turn([Silence(500), "Hello", "."], SpeechRequest("")), CALLER)))
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    told = {(line["request_id"], line["characters"], line["audio_s"], line["outcome"]) for line in lines}
+    assert (len(lines), told) == (2, {("id", 6, 0.0, "UNAVAILABLE")})
+    counted = core.counts.text().decode()
+    assert 'requests_total{outcome="UNAVAILABLE",tenant=""} 2.0' in counted
+    assert 'refused_total{reason="no_slot"} 2.0' in counted
+
+
+def test_a_listener_that_plays_silence_takes_it(
+    core_before: Callable[..., Core], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("misotts_gateway.core.STALLED_S", 0.1)
+    core = core_before(answer(finish="eos"))
+
+    async def listen(rests_s: float) -> int:
+        samples = 0
+        turn = Turn([Silence(8_000), "Hello."], SpeechRequest(""))
+        async with aclosing(sounds(core, turn, CALLER)) as pieces:
+            async for piece in pieces:
+                samples += len(piece.audio)
+                await asyncio.sleep(rests_s)
+        return samples
+
+    async def run(rests_s: float) -> int:
+        listener = asyncio.create_task(listen(rests_s))
+        while not listener.done():
+            await asyncio.sleep(0.01)
+            core.end_stalled()
+        return await listener
+
+    assert asyncio.run(run(0.04)) == 8 * SAMPLE_RATE + FRAME_SAMPLES
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(run(0.3))
+
+
+def test_a_grpc_caller_that_takes_nothing_gets_an_error(
+    core_before: Callable[..., Core], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that ended with OK would have others than our clients take it for a whole utterance."""
+    monkeypatch.setattr("misotts_gateway.core.STALLED_S", 0.2)
+    core = core_before(*utterance(40, samples=24_000))
+    (port,) = free_ports(1)
+    protocol = TritonProtocol(core, Callers((), Keys(None)), lambda: True)
+    message = infer_request(SpeechRequest("Hello.")).SerializeToString()
+    options = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
+
+    async def run() -> tuple[int, grpc.StatusCode, str]:
+        server = grpc_server(GatewayOptions(upstream="", host="127.0.0.1", grpc_port=port), protocol)
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+            method = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+            call = method(iter([message]), timeout=20)
+            await call.read()
+            while core.streams:
+                await asyncio.sleep(0.05)
+                core.end_stalled()
+            taken = 1
+            with suppress(grpc.aio.AioRpcError):
+                while await call.read() is not grpc.aio.EOF:
+                    taken += 1
+            status = await call.code(), await call.details()
+        await server.stop(None)
+        return taken, *status
+
+    taken, code, details = asyncio.run(run())
+    assert 0 < taken < 40
+    assert code == grpc.StatusCode.UNAVAILABLE
+    assert details.startswith("UNAVAILABLE: nothing was taken while audio waited")
+    assert b'requests_total{outcome="UNAVAILABLE",tenant=""} 1.0' in core.counts.text()
 
 
 def test_the_memory_guard_ends_the_older_half_of_the_incomplete_requests() -> None:

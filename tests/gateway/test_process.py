@@ -14,12 +14,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from typer.testing import CliRunner
+from websockets.exceptions import ConnectionClosed
 
 from benchmarks.fleet.envoy import write_certificate
 from misotts.cli.main import app
@@ -27,7 +29,10 @@ from misotts_client import Client, InvalidArgument, SpeechRequest, Unavailable
 from misotts_client.transport import infer_request
 from tests.support.fake_triton import FakeTriton, answer, endless, utterance
 from tests.support.gateway import RunningGateway, running_gateway, write_keys
+from tests.support.http import dechunked
+from tests.support.tone import speak_tone
 from tests.support.waiting import wait_until
+from tests.support.ws import talking
 
 
 @pytest.fixture
@@ -209,6 +214,58 @@ def test_sigterm_drains(fake: FakeTriton) -> None:
     with running_gateway(fake.url) as gateway:
         gateway.process.send_signal(signal.SIGTERM)
         assert gateway.process.wait(8) == 0
+
+
+def test_a_drain_waits_until_the_kernel_has_sent_everything(fake: FakeTriton, tmp_path: Path) -> None:
+    """12 s of audio are in the kernel, and three callers read nothing for a while: over HTTP on a connection that stays
+    and on one that is closed with the answer, and over a WebSocket."""
+    fake.script = speak_tone()
+    launcher, text = Launcher(tmp_path / "control"), "x" * 200
+    with running_gateway(fake.url, f"--launcher={tmp_path}/control") as gateway, ExitStack() as opened:
+        launcher.send(READY)
+        body = json.dumps({"input": text, "response_format": "mulaw"}).encode()
+        callers = []
+        for connection in ("keep-alive", "close"):
+            callers.append(opened.enter_context(small_buffer(gateway.http_port)))
+            head = "POST /v1/audio/speech HTTP/1.1\r\nhost: a\r\ncontent-type: application/json"
+            lengths = f"connection: {connection}\r\ncontent-length: {len(body)}"
+            callers[-1].sendall(f"{head}\r\n{lengths}\r\n\r\n".encode() + body)
+        reading = opened.enter_context(small_buffer(gateway.http_port))
+        talker = opened.enter_context(talking(gateway.http_port, MULAW, sock=reading, max_queue=1))
+        talker.send({"type": "Speak", "text": text}, {"type": "Flush"})
+        wait_until(lambda: 'outcome="eos",tenant=""} 3.0' in gateway.metrics())
+        launcher.send(b'{"command": "drain"}')
+        for _ in range(10):  # longer than the launcher would let a gateway without streams live, and CLOSE_S
+            while not launcher.messages.empty():
+                reported = launcher.messages.get()
+            assert gateway.process.poll() is None, "the kernel has not sent everything"
+            time.sleep(0.4)
+        assert reported["report"]["streams"] == 3, "the launcher has to wait"
+        heard = lambda _: sum(len(each) for each in talker.got if isinstance(each, bytes)) == 12 * 8_000  # noqa: E731
+        talker.until(heard, 10)
+        for caller in reversed(callers):  # the connection that stays ends with the gateway
+            raw = b""
+            caller.settimeout(10)
+            while part := caller.recv(65_536):
+                raw += part
+            audio, complete = dechunked(raw.partition(b"\r\n\r\n")[2])
+            assert (len(audio), complete) == (12 * 8_000, True)
+        with pytest.raises(ConnectionClosed) as closed:
+            talker.until(lambda _: False, 10)
+        assert closed.value.rcvd
+        assert closed.value.rcvd.code == 1012
+        assert gateway.process.wait(8) == 0
+
+
+MULAW = "/v1/speak?encoding=mulaw&sample_rate=8000&container=none"
+
+
+def small_buffer(port: int) -> socket.socket:
+    """Return a connection to a port that takes little before its caller reads."""
+    caller = socket.socket()
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    caller.connect(("127.0.0.1", port))
+    return caller
 
 
 @pytest.mark.parametrize(

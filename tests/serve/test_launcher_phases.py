@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +53,25 @@ def test_a_killed_gateway_ends_the_server(server: RunningServer) -> None:
     (gateway,) = [each for each in psutil.Process(server.process.pid).children() if "misotts_gateway" in each.cmdline()]
     gateway.kill()
     assert "gateway was killed by signal 9" in error_of(server)
+
+
+def test_the_gateway_may_send_what_its_callers_have_not_read(server: RunningServer) -> None:
+    """The launcher gives a gateway that has been told to end 2 s."""
+    server.wait_until_ready()
+    with socket.socket() as caller:
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        caller.connect(("127.0.0.1", server.ports.http))
+        caller.sendall(b"GET /page/app.js HTTP/1.1\r\nhost: a\r\n\r\n" * 8)
+        time.sleep(0.5)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(4)
+        assert server.process.poll() is None
+        raw = b""
+        caller.settimeout(10)
+        while part := caller.recv(65_536):
+            raw += part
+    assert raw.count(b"HTTP/1.1 200 OK") == 8
+    assert server.process.wait(20) == 0
 
 
 def test_a_signal_after_the_last_stream_has_ended_is_no_failure(server: RunningServer) -> None:

@@ -31,8 +31,11 @@ class OneChunk:
         self._piece = Piece(b"", message, frames * FRAME_SAMPLES, frames, "eos")
 
     @contextmanager
-    def admit(self, caller: Caller, lead_ms: int | None) -> Iterator[None]:
+    def admit(self, caller: Caller, lead_ms: int | None, text: str) -> Iterator[None]:
         yield
+
+    def took_silence(self) -> None:
+        pass
 
     def forget(self, session: str, caller: Caller) -> None:
         pass

@@ -25,8 +25,9 @@ IDLE_S = 75.0
 """A connection without a request is closed after this time."""
 FIRST_REQUEST_S = 10.0
 """A connection that has not sent a request's headers by then is closed."""
-CLOSING_S = 10.0
-"""A connection that is being closed and has not taken what was sent by then is cut."""
+CLOSING_S = 30.0
+"""A connection that is being closed and has taken nothing for this time is cut. The kernel takes more when a third of
+what it holds (48 KB) is sent, which lasts 16 s at 24 kbit/s."""
 MAX_HEADERS = 32 * 2**10
 """Bytes of a request's line and headers."""
 
@@ -73,7 +74,8 @@ class HttpServer:
         self._tls = tls
         self._running: asyncio.Task[None] | None = None
         self._silent_since: dict[Any, float] = {}
-        self._closing_since: dict[Any, float] = {}
+        self._closing_since: dict[Any, tuple[int, float]] = {}
+        """What a connection has not taken, in bytes, and since when it is so much."""
 
     async def start(self, host: str, port: int) -> None:
         """Listen; raises OSError, whose file name names the port, if the port cannot be had."""
@@ -83,21 +85,26 @@ class HttpServer:
             await asyncio.sleep(0.005)
 
     def close_silent(self) -> None:
-        """Close the connections that have sent no complete request for `FIRST_REQUEST_S`, and cut those that have been
-        closing for `CLOSING_S`. Called every second or so.
+        """Close the connections that have sent no complete request for `FIRST_REQUEST_S`, and cut those that are
+        closing and have taken nothing for `CLOSING_S`. Called every second or so.
 
         uvicorn itself waits without end for a first request, and for a caller that reads nothing of the last answer.
         """
         now = time.monotonic()
-        connections = [each for each in self._server.server_state.connections if each.transport is not None]
+        connections = self._connections()
         silent = {each for each in connections if getattr(each, "cycle", each) is None}
         closing = {each for each in connections if each.transport.is_closing()}
         self._silent_since = {each: self._silent_since.get(each, now) for each in silent - closing}
-        self._closing_since = {each: self._closing_since.get(each, now) for each in closing}
+        left = {each: each.transport.get_write_buffer_size() for each in closing}
+        earlier = self._closing_since
+        self._closing_since = {
+            each: earlier[each] if each in earlier and earlier[each][0] == size else (size, now)
+            for each, size in left.items()
+        }
         for each, since in self._silent_since.items():
             if now - since > FIRST_REQUEST_S:
                 each.transport.close()
-        for each, since in self._closing_since.items():
+        for each, (_, since) in self._closing_since.items():
             if now - since > CLOSING_S:
                 each.transport.abort()
 
@@ -114,15 +121,24 @@ class HttpServer:
         except OSError as error:
             log.error("HTTP's certificate stays as it was: %s", error)
 
+    @property
+    def unsent(self) -> int:
+        """Number of connections of which the kernel has not got every byte."""
+        transports = [each.transport for each in self._connections()]
+        return sum(each.is_closing() or each.get_write_buffer_size() > 0 for each in transports)
+
     async def stop(self, timeout_s: float) -> None:
-        """Accept no more connections, and return when the answers that have begun are complete, or after a time."""
+        """Accept no more connections, and return when the answers that have begun are complete, or after a time. It
+        may be called again."""
         if self._running is None:
             return
         self._server.should_exit = True
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._running), timeout_s)
+        await asyncio.wait({self._running}, timeout=timeout_s)
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
+
+    def _connections(self) -> list[Any]:
+        return [each for each in self._server.server_state.connections if each.transport is not None]
 
 
 class _Server(uvicorn.Server):

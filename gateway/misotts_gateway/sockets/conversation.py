@@ -186,7 +186,7 @@ class Conversation:
             while self._queue and self._queue[0].turn is turn and self._queue[0].action:
                 await self._do(self._queue.popleft())
             if self._queue and self._queue[0].turn is turn:
-                with self._service.core.admit(self._caller):
+                with self._service.core.admit(self._caller, text=self._queue[0].text):
                     self._serving = turn
                     while await self._more(turn, HOLD_S):
                         await self._do(self._queue.popleft())
