@@ -33,7 +33,7 @@ from misotts_gateway.text.ssml import Silence
 from misotts_gateway.tickets import READERS, Note, Tickets, pack, share_of, socket_path, unpack
 from misotts_gateway.triton_protocol import TritonProtocol
 from misotts_gateway.turn import Turn, sounds
-from tests.gateway.test_admission import FREE
+from tests.gateway.test_admission import figures
 from tests.support.fake_triton import answer, utterance
 
 ASKED = Asked(SpeechRequest("Hello."))
@@ -222,7 +222,7 @@ def test_a_turn_that_is_refused_is_recorded_like_an_utterance(core_before: Calla
     """Turns are admitted by `Core.admit`, gRPC's requests by `Core.speak`."""
     core = core_before(answer(finish="eos"))
     core._access = AccessLog(str(tmp_path / "log"))
-    core.admission.hear({**FREE, "waits_s": [9.0]})
+    core.admission.hear(figures([9.0]))
 
     async def refused(pieces: Any) -> None:
         async with aclosing(pieces):
