@@ -31,7 +31,7 @@ class OneChunk:
         self._piece = Piece(b"", message, frames * FRAME_SAMPLES, frames, "eos")
 
     @contextmanager
-    def admit(self, caller: Caller, lead_ms: int | None, text: str) -> Iterator[None]:
+    def admit(self, caller: Caller, lead_ms: int | None = None, text: str | None = None) -> Iterator[None]:
         yield
 
     def took_silence(self) -> None:
