@@ -8,7 +8,7 @@ labelled "from the floor model, never measured".
 Sources: the rates are NVIDIA's data sheets (dense, without sparsity), memory rates times the share that an H100 reached
 in a copy (3.0 of 3.35 TB/s). The model's sizes are its configuration. The codec's operations were counted by torch's
 FlopCounterMode on the published Mimi decoder; the watermark's are those of SilentCipher's published width. The host's
-part of the watermark and of messages through Triton was timed on a 2-core AMD EPYC virtual machine (23 Nov 2026).
+part of messages through Triton (23 Nov 2026) and of the watermark was timed on a 2-core AMD EPYC virtual machine.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ CODEC = Work(bytes=39.9e6 * 4, flops=0.43e9, dtype="float32")
 WATERMARK_FLOP = 48e9 * 0.08
 """Operations of one frame of the watermark's network. They are convolutions, which cuDNN by default runs in TF32, at
 half the rate of bfloat16."""
-WATERMARK_HOST_MS = 0.05
-"""Resampling, windows and overlap-add of one frame of one stream on one core of the host, with any GPU: 0.044 ms in
-chunks of 25 frames, 0.052 in chunks of 8 (26 Nov 2026)."""
+WATERMARK_HOST_MS = 0.063
+"""Resampling, windows and overlap-add of one frame of one stream on one core of the host, with any GPU. In the real
+server (`benchmarks.host_cost --utterance-s 5`, 27 Nov 2026) a chunk of 10 frames kept the stage busy for 1.655 ms with
+a free network (`host-watermark-...json`) and for 0.651 with a free watermark (`host-messages-...json`): 1.0 ms, over 10
+frames and 5.8 more that early marks and the end of a stream cost. In a loop of its own it takes 0.044 to 0.052 ms."""
 HOP_MS = 0.7
 SEND_MS = 0.35
 PROMPT_MS = 1.0
