@@ -65,7 +65,7 @@ def test_a_gap_in_an_utterance_that_is_cut_off_is_heard(tmp_path: Path) -> None:
         yield answer(FRAME_SAMPLES, level=0.1, finish="length")
 
     with running(f"{tmp_path}/grpc:1") as triton:
-        triton.script = script  # type: ignore[assignment]
+        triton.script = script
         with running_gateway(triton.url) as gateway:
             began = time.monotonic() + 0.2
             heard = asyncio.run(callers._hear(gateway.url, 1, 60.0, began, began + 1.0))
