@@ -33,7 +33,7 @@ from misotts_gateway.text.ssml import Silence
 from misotts_gateway.tickets import READERS, Note, Tickets, pack, share_of, socket_path, unpack
 from misotts_gateway.triton_protocol import TritonProtocol
 from misotts_gateway.turn import Turn, sounds
-from tests.gateway.test_admission import figures
+from tests.support.admission import figures
 from tests.support.fake_triton import answer, utterance
 
 ASKED = Asked(SpeechRequest("Hello."))
