@@ -10,6 +10,7 @@ from misotts_client.errors import Unavailable
 from misotts_gateway.admission import ON_ITS_WAY_S, STALE_S, Admission
 from tests.support.admission import FREE, WAITS_S, figures
 
+
 class Clock:
     now = 100.0
 
