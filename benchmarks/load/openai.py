@@ -51,7 +51,9 @@ class StatusError(MisoError):
 class NotPcmError(MisoError):
     """An answer that is not 16-bit samples at 24 kHz."""
 
-    code = "NOT_PCM"
+    def __init__(self, words: str) -> None:
+        super().__init__(words)
+        self.code = "NOT_PCM"  # type: ignore[misc]  # of the instance: it is no code of the contract
 
 
 class OpenAiClient:

@@ -204,6 +204,7 @@ def plan(folder: Path, *options: str) -> tuple[dict[str, Any], str]:
     return json.loads(output.read_text()), " ".join(result.output.split())
 
 
+@pytest.mark.long
 def test_capacity_answers_with_the_source_of_its_costs(tmp_path: Path) -> None:
     prices = ("--price=h100=2.5", "--price=h200=3.5")
     found, printed = plan(tmp_path, "--gpu=h100", "--max-streams=3", "--callers=150", "--continuity=0.9", *prices)

@@ -216,6 +216,7 @@ def test_sigterm_drains(fake: FakeTriton) -> None:
         assert gateway.process.wait(8) == 0
 
 
+@pytest.mark.long
 def test_a_drain_waits_until_the_kernel_has_sent_everything(fake: FakeTriton, tmp_path: Path) -> None:
     """12 s of audio are in the kernel, and three callers read nothing for a while: over HTTP on a connection that stays
     and on one that is closed with the answer, and over a WebSocket."""

@@ -55,6 +55,7 @@ def test_a_killed_gateway_ends_the_server(server: RunningServer) -> None:
     assert "gateway was killed by signal 9" in error_of(server)
 
 
+@pytest.mark.long
 def test_the_gateway_may_send_what_its_callers_have_not_read(server: RunningServer) -> None:
     """The launcher gives a gateway that has been told to end 2 s."""
     server.wait_until_ready()

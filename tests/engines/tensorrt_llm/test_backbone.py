@@ -115,6 +115,7 @@ class OnTheGpu(Session):
         super().run(inputs, outputs)
 
 
+@pytest.mark.long
 def test_no_step_waits_for_the_device(model: Path, emulated_gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """The frames on the emulated GPU are the CPU's, and the tables reach the device without a wait."""
     expected = speak_by(model, load(model))
