@@ -16,7 +16,8 @@ from misotts_gateway.limits import CONNECTIONS_PER_ADDRESS, MAX_CONNECTIONS, SEN
 
 _FD = "/proc/self/fd"
 RETRANSMISSIONS = 5
-"""The kernel sends bytes again after 0.2 s, 0.4 s and so on: a machine that acknowledges none of so many is gone."""
+"""The kernel sends bytes again after 0.2 s, 0.4 s and so on. A drain does not wait for a caller whose machine has
+acknowledged none of so many."""
 
 
 def raise_descriptor_limit() -> int:

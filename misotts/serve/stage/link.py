@@ -29,7 +29,7 @@ class LauncherLink:
         self._stage = stage
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(path)
-        self._unused = _killed_with(path)
+        self._kept_open = _killed_with(path)
         self._messages = Messages(self._socket)
         self._send_lock = threading.Lock()
         threading.Thread(target=self._listen, name="launcher-link", daemon=True).start()
