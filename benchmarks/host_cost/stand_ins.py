@@ -100,8 +100,10 @@ class FreeNetwork:
 
     def reset(self, slots: list[int]) -> None: ...
 
-    def marks(self, slots: list[int], windows: np.ndarray, gains: np.ndarray, keep: bool = True) -> np.ndarray:
-        return np.full(windows.shape, 1e-4, np.float32)
+    def marks(
+        self, slots: list[int], audio: np.ndarray, gains: np.ndarray, wanted: np.ndarray, keep: bool = True
+    ) -> np.ndarray:
+        return np.full(audio.shape, 1e-4, np.float32)
 
 
 class NetworkStage(watermark.WatermarkStage):

@@ -71,30 +71,40 @@ class MarkNetwork:
             tensor[slots] = 0
 
     def marks(
-        self, slots: list[int], windows: npt.NDArray[np.float32], gains: npt.NDArray[np.float32], keep: bool = True
+        self,
+        slots: list[int],
+        audio: npt.NDArray[np.float32],
+        gains: npt.NDArray[np.float32],
+        wanted: npt.NDArray[np.bool_],
+        keep: bool = True,
     ) -> npt.NDArray[np.float32]:
         """Run the next columns of some streams. Without `keep` the state stays that from before them, and a slot may
         occur several times.
 
-        windows float32 [n, columns, N_FFT] are the audio at the network's rate; gains float32 [n, columns] bring it to
-        the loudness of the network's training. Returns the marks of the columns `columns_ahead` earlier, float32
-        [n, columns, N_FFT], to be overlap-added at their windows' places. A stream's first `columns_ahead` marks belong
-        to no column.
+        audio float32 [n, (columns + 1) * hop] is under the columns' windows, at the network's rate; gains float32
+        [n, columns] bring it to the loudness of the network's training. Returns the sum of the marks of the columns
+        `columns_ahead` earlier, of those that are `wanted` [n, columns]: float32 [n, (columns + 1) * hop], which begins
+        where the first one's window does. A stream's first `columns_ahead` marks belong to no column.
         """
-        rows = torch.tensor(slots, device=self._device)
+        rows, hop = torch.tensor(slots, device=self._device), self.config.HOP_LENGTH
         state = self._state.rows(rows)
-        spectra = torch.fft.rfft(torch.from_numpy(windows).to(self._device) * self._window)[..., : self._bins]
+        windows = torch.from_numpy(audio).to(self._device).unfold(1, 2 * hop, hop)
+        spectra = torch.fft.rfft(windows * self._window)[..., : self._bins]
         gain = torch.from_numpy(gains).to(self._device)
         info = self._run_layers(spectra.abs() * gain.unsqueeze(-1), state)
         spectra, state.spectra = _delay(spectra[..., : self._band], state.spectra)
         gain, state.gains = _delay(gain, state.gains)
         # The message is subtracted from the carrier, never more than the carrier's magnitude.
         magnitude = torch.minimum(info * (self._carrier_rms / gain.clamp(min=1e-12)).unsqueeze(-1), spectra.abs())
+        magnitude *= torch.from_numpy(wanted).to(self._device).unsqueeze(-1)
         mark = F.pad(-magnitude * torch.sgn(spectra), (0, self.config.bins - self._band))
-        state.columns += windows.shape[1]
+        state.columns += gains.shape[1]
         if keep:
             self._state.store(rows, state)
-        marks: npt.NDArray[np.float32] = (torch.fft.irfft(mark, n=self.config.N_FFT) * self._synthesis).cpu().numpy()
+        early, late = (torch.fft.irfft(mark, n=self.config.N_FFT) * self._synthesis).split(hop, dim=-1)
+        summed = F.pad(early, (0, 0, 0, 1))
+        summed[:, 1:] += late
+        marks: npt.NDArray[np.float32] = summed.flatten(1).cpu().numpy()
         return marks
 
     def _run_layers(self, carrier: torch.Tensor, state: _State) -> torch.Tensor:

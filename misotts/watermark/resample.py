@@ -7,6 +7,7 @@ every block of one size into a block of the other: a windowed-sinc filter (Kaise
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
@@ -29,15 +30,15 @@ class Resampler:
     rate_in: int
     rate_out: int
 
-    @property
+    @cached_property
     def in_block(self) -> int:
         return self.rate_in // gcd(self.rate_in, self.rate_out)
 
-    @property
+    @cached_property
     def out_block(self) -> int:
         return self.rate_out // gcd(self.rate_in, self.rate_out)
 
-    @property
+    @cached_property
     def reach(self) -> int:
         """Number of input samples that an output depends on to each side."""
         if self.rate_in == self.rate_out:
@@ -57,6 +58,18 @@ class Resampler:
         window = np.i0(_KAISER_BETA * np.sqrt(inside)) / np.i0(_KAISER_BETA) * (np.abs(distance) <= self.reach)
         return (cutoff * np.sinc(cutoff * distance) * window).astype(np.float32)
 
+    @cached_property
+    def halves(self) -> list[tuple[slice, slice, Samples]]:
+        """The matrix in two halves of its outputs, without the inputs that a half does not read: inputs, outputs and
+        matrix of each. A product with both takes four fifths of the time of one with all zeros."""
+        middle = self.out_block // 2
+        parts = []
+        for outputs in (slice(0, middle), slice(middle, self.out_block)):
+            read = np.flatnonzero(self.matrix[:, outputs].any(axis=1))
+            inputs = slice(int(read[0]), int(read[-1]) + 1)
+            parts.append((inputs, outputs, np.ascontiguousarray(self.matrix[inputs, outputs])))
+        return parts
+
     def known(self, samples: Counts) -> Counts:
         """Return the number of output samples that the first `samples` of a stream determine."""
         return np.maximum((samples - self.reach) // self.in_block, 0) * self.out_block
@@ -71,10 +84,10 @@ class Resampler:
         later output depends on."""
         blocks, rest = divmod(count, self.out_block)
         assert not rest
-        padded = np.zeros(blocks * self.in_block + 2 * self.reach, np.float32)
-        known = samples[: len(padded)]
-        padded[: len(known)] = known
-        return _run_blocks(self, padded, blocks), blocks * self.in_block
+        missing = blocks * self.in_block + 2 * self.reach - len(samples)
+        if missing > 0:
+            samples = np.concatenate([samples, np.zeros(missing, np.float32)])
+        return _run_blocks(self, samples, blocks), blocks * self.in_block
 
 
 class ResampleStream:
@@ -92,13 +105,20 @@ class ResampleStream:
         self._buffer = self._buffer[blocks * self._resampler.in_block :]
         return out
 
+    def rest(self) -> Samples:
+        """Return the output up to where it is zero, if silence came next; the state stays."""
+        return copy(self).push(np.zeros(2 * self._resampler.reach + self._resampler.in_block, np.float32))
+
 
 def _run_blocks(resampler: Resampler, padded: Samples, blocks: int) -> Samples:
-    """Resample `blocks` blocks of input with `reach` samples to each side → as many blocks, float32 [samples]."""
-    if not blocks:
-        return np.zeros(0, np.float32)
-    width = resampler.in_block + 2 * resampler.reach
-    windows = np.lib.stride_tricks.sliding_window_view(padded, width)[:: resampler.in_block][:blocks]
-    # A copy, because numpy multiplies overlapping rows without BLAS, 30 times slower.
-    out: Samples = (np.ascontiguousarray(windows) @ resampler.matrix).reshape(-1)
-    return out
+    """Resample `blocks` blocks of input, contiguous and with `reach` samples to each side → as many blocks, float32
+    [samples]."""
+    if not resampler.reach:
+        return padded[: blocks * resampler.in_block]
+    shape = blocks, resampler.in_block + 2 * resampler.reach
+    windows = np.ndarray(shape, np.float32, padded, strides=(resampler.in_block * 4, 4))  # they overlap
+    windows = windows.copy()  # because numpy multiplies overlapping rows without BLAS, 30 times slower
+    out = np.empty((blocks, resampler.out_block), np.float32)
+    for inputs, outputs, matrix in resampler.halves:
+        np.matmul(windows[:, inputs], matrix, out=out[:, outputs])
+    return out.reshape(-1)

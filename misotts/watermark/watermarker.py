@@ -15,8 +15,8 @@ so far, and batch normalisation uses its trained statistics.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -50,17 +50,28 @@ class Timing:
         self.hold_back = HoldBack(self._full_delay(), GRADUAL) if given is None else HoldBack(given)
         self.early = self._early() if given is None else {}
         """The columns, first and end, that get an early mark when so many frames have arrived."""
+        self._marked = np.zeros(0, np.bool_)
+        """`marked` of a stream's first columns."""
 
-    def marked(self, columns: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """True for each column with a mark that is known when the first frame that it changes goes out."""
-        arrived = np.array([self.hold_back.arrived(frame) for frame in self._first_frames(columns)], np.int64)
-        late = columns >= self.up.known(arrived * FRAME_SAMPLES) // self.config.HOP_LENGTH - self.config.columns_ahead
-        return (columns >= 0) & ~late
+    def marked(self, first: int, end: int) -> npt.NDArray[np.bool_]:
+        """True for each of the columns `first` to `end` with a mark that is known when the first frame that it changes
+        goes out; bool [end - first]. `first` may be negative."""
+        if end > len(self._marked):
+            self._marked = self._known(np.arange(2 * end))
+        before = np.zeros(max(min(-first, end - first), 0), np.bool_)
+        return np.concatenate([before, self._marked[max(first, 0) : max(end, 0)]])
 
+    @cached_property
     def flush_samples(self) -> int:
         """Number of samples of silence at 24 kHz after which the mark of a stream's last sample is known."""
         hops = (self.config.columns_ahead + 3) * self.config.HOP_LENGTH
         return hops * SAMPLE_RATE // self.config.SR + 2 * self.up.reach + FRAME_SAMPLES
+
+    def _known(self, columns: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """See `marked`."""
+        arrived = np.array([self.hold_back.arrived(frame) for frame in self._first_frames(columns)], np.int64)
+        known = self.up.known(arrived * FRAME_SAMPLES) // self.config.HOP_LENGTH - self.config.columns_ahead
+        return columns < known
 
     def _first_frames(self, columns: npt.NDArray[np.int64]) -> list[int]:
         """Return the number of the first frame that each column changes."""
@@ -72,7 +83,7 @@ class Timing:
         """Return the least number of frames that must be held back for every column's mark to be known."""
         frame = FRAME_SAMPLES * self.config.SR // SAMPLE_RATE  # columns until a frame and a column coincide again
         self.hold_back = HoldBack()
-        while not self.marked(np.arange(frame)).all():
+        while not self._known(np.arange(frame)).all():
             self.hold_back = HoldBack(self.hold_back.frames + 1)
         return self.hold_back.frames
 
@@ -81,7 +92,7 @@ class Timing:
         most = GRADUAL * self.hold_back.frames * FRAME_SAMPLES * self.config.SR // SAMPLE_RATE // self.config.HOP_LENGTH
         columns = np.arange(most)
         early: dict[int, tuple[int, int]] = {}
-        for column, frame, known in zip(columns, self._first_frames(columns), self.marked(columns), strict=True):
+        for column, frame, known in zip(columns, self._first_frames(columns), self._known(columns), strict=True):
             if not known:
                 arrived = self.hold_back.arrived(frame)
                 early[arrived] = early.get(arrived, (int(column), 0))[0], int(column) + 1
@@ -115,16 +126,18 @@ class Watermarker:
         wait for long ones."""
         streams, early = self._push(pieces)
         self._mark_early(early)
-        windows = [stream.take_windows() for stream in streams]
-        for start, end, members, done in rounds([len(each) for each, _ in windows]):
+        taken = [stream.take_columns() for stream in streams]
+        hop = self._network.config.HOP_LENGTH
+        for start, end, members, done in rounds([columns.count for columns in taken]):
             if members:
                 marks = self._network.marks(
                     slots=[pieces[m].slot for m in members],
-                    windows=np.stack([windows[m][0][start:end] for m in members]),
-                    gains=np.stack([windows[m][1][start:end] for m in members]),
+                    audio=np.stack([taken[m].audio[start * hop : (end + 1) * hop] for m in members]),
+                    gains=np.stack([taken[m].gains[start:end] for m in members]),
+                    wanted=np.stack([taken[m].wanted[start:end] for m in members]),
                 )
                 for member, mark in zip(members, marks, strict=True):
-                    streams[member].add_marks(mark)
+                    streams[member].add_marks(taken[member].first + start, mark)
             for number in done:
                 yield number, streams[number].take(pieces[number].last)
 
@@ -135,24 +148,41 @@ class Watermarker:
         for slot in first:
             self._streams[slot] = _Stream(self._timing)
         streams = [self._streams[piece.slot] for piece in pieces]
-        early = []
+        early: list[_Early] = []
         for stream, piece in zip(streams, pieces, strict=True):
-            early += [_Early(piece.slot, stream, *found) for found in stream.push(piece.data, piece.last)]
+            early += (_Early(piece.slot, stream, columns) for columns in stream.push(piece.data, piece.last))
         return streams, early
 
     def _mark_early(self, early: list[_Early]) -> None:
         """Compute early marks in one call, from the state before the pieces."""
         if not early:
             return
-        columns = max(each.end - each.begin for each in early)  # silence after a row's own columns does not change them
-        windows = np.zeros((len(early), columns, self._network.config.N_FFT), np.float32)
-        gains = np.ones((len(early), columns), np.float32)
+        # Silence after a row's own columns does not change them.
+        most, hop = max(each.columns.count for each in early), self._network.config.HOP_LENGTH
+        audio = np.zeros((len(early), (most + 1) * hop), np.float32)
+        gains, wanted = np.ones((len(early), most), np.float32), np.zeros((len(early), most), np.bool_)
         for row, each in enumerate(early):
-            audible = min(len(each.windows), columns)
-            windows[row, :audible], gains[row, :audible] = each.windows[:audible], each.gains[:audible]
-        marks = self._network.marks([each.slot for each in early], windows, gains, keep=False)
+            columns = each.columns
+            audio[row, : len(columns.audio)] = columns.audio
+            gains[row, : columns.count], wanted[row, : columns.count] = columns.gains, columns.wanted
+        marks = self._network.marks([each.slot for each in early], audio, gains, wanted, keep=False)
         for each, mark in zip(early, marks, strict=True):
-            each.stream.add_early_marks(each.first, mark[each.first - each.begin : each.end - each.begin])
+            each.stream.add_marks(each.columns.first, mark[: len(each.columns.audio)])
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What the network needs to make the marks of a stream's next columns: see `MarkNetwork.marks`."""
+
+    first: int
+    """The first of the columns whose marks come next, `columns_ahead` before the first under `audio`."""
+    audio: Samples
+    gains: Samples
+    wanted: npt.NDArray[np.bool_]
+
+    @property
+    def count(self) -> int:
+        return len(self.gains)
 
 
 @dataclass(frozen=True)
@@ -161,14 +191,7 @@ class _Early:
 
     slot: int
     stream: _Stream
-    begin: int
-    """The column whose mark is the next one of the stream."""
-    first: int
-    end: int
-    """The first of the columns with an early mark, and the one after the last."""
-    windows: Samples
-    gains: Samples
-    """As in `MarkNetwork.marks`, from the first column that has no state yet to the end of the audio so far."""
+    columns: _Columns
 
 
 class _Stream:
@@ -179,8 +202,8 @@ class _Stream:
         self._arrived = 0  # frames
         self._clean = np.zeros(0, np.float32)  # 24 kHz, samples that have not gone out
         self._up = ResampleStream(timing.up)
-        # The first column reaches half a window before the stream's start.
-        self._window = np.zeros(self._hop, np.float32)
+        # The audio under the windows that come next. The first one reaches half a window before the stream's start.
+        self._audio = np.zeros(self._hop, np.float32)
         self._counted = int(LOUDNESS_PRIOR_S * timing.config.SR)
         self._power = SPEECH_POWER * self._counted
         # The network's first marks belong to columns before column 0 and are dropped.
@@ -189,76 +212,64 @@ class _Stream:
         # The network's rate, from the first sample that the resampling of what has not gone out reads.
         self._mark, self._mark_at = np.zeros(0, np.float32), -timing.down.reach
 
-    def push(self, samples: Samples, last: bool) -> list[tuple[int, int, int, Samples, Samples]]:
-        """Append frames; return what each group of early marks needs: see `_Early`."""
+    def push(self, samples: Samples, last: bool) -> list[_Columns]:
+        """Append frames; return the columns that get early marks, in groups."""
         self._clean = np.concatenate([self._clean, samples])
         before, self._arrived = self._arrived, self._arrived + len(samples) // FRAME_SAMPLES
-        found, done = [], 0
+        early, done = [], 0
         for arrived in [each for each in self._timing.early if before < each <= self._arrived]:
             upto = (arrived - before) * FRAME_SAMPLES
             self._push(samples[done:upto])
-            first, self._early_end = self._timing.early[arrived]
-            found.append((self._column, first, self._early_end, *self._if_it_ended_here()))
+            early.append(self._if_it_ended_here(*self._timing.early[arrived]))
             done = upto
         samples = samples[done:]
         if last:  # after this silence every mark is known
-            samples = np.concatenate([samples, np.zeros(self._timing.flush_samples(), np.float32)])
+            samples = np.concatenate([samples, np.zeros(self._timing.flush_samples, np.float32)])
         self._push(samples)
-        return found
+        return early
 
     def _push(self, samples: Samples) -> None:
-        self._window = np.concatenate([self._window, self._up.push(samples)])
+        self._audio = np.concatenate([self._audio, self._up.push(samples)])
 
-    def _if_it_ended_here(self) -> tuple[Samples, Samples]:
-        """Return all windows that contain audio, and their gains."""
-        up, ended = self._timing.up, copy(self)
-        ended._up = copy(self._up)
-        ended._push(np.zeros(2 * up.reach + up.in_block, np.float32))  # what follows is zero without being resampled
-        ended._window = np.concatenate([ended._window, np.zeros(2 * self._hop, np.float32)])
-        return ended.take_windows()
+    def _if_it_ended_here(self, first: int, end: int) -> _Columns:
+        """Return the columns up to `end`, of which those from `first` on are wanted."""
+        self._early_end = end
+        count = end - self._column
+        audio = np.zeros((count + 1) * self._hop, np.float32)
+        known = np.concatenate([self._audio, self._up.rest()])[: len(audio)]
+        audio[: len(known)] = known
+        wanted = np.arange(self._column, end) >= first
+        return _Columns(self._column, audio, self._gains(audio)[0], wanted)
 
-    def take_windows(self) -> tuple[Samples, Samples]:
-        """Return the complete STFT windows, float32 [columns, 2 * hop], and the gain of each, which brings the audio up
-        to the window's end to `SPEECH_POWER`."""
-        hop = self._hop
-        columns = max(len(self._window) // hop - 1, 0)
-        windows = np.zeros((0, 2 * hop), np.float32)
-        if columns:
-            windows = np.lib.stride_tricks.sliding_window_view(self._window, 2 * hop)[::hop][:columns]
-        new = (windows[:, hop:].astype(np.float64) ** 2).sum(axis=1)
-        power = self._power + new.cumsum()
-        counted = self._counted + hop * np.arange(1, columns + 1)
-        if columns:
-            self._power, self._counted = float(power[-1]), int(counted[-1])
-        gains = np.sqrt(SPEECH_POWER / np.maximum(power / counted, POWER_FLOOR)).astype(np.float32)
-        self._window = self._window[columns * hop :]
-        return windows, gains
-
-    def add_marks(self, marks: Samples) -> None:
-        """Overlap-add the next columns' marks, float32 [columns, 2 * hop]."""
-        first = self._column
-        self._column += len(marks)
-        columns = np.arange(first, self._column)
-        marked = self._timing.marked(columns)
+    def take_columns(self) -> _Columns:
+        """Return the columns whose windows are complete."""
+        count = max(len(self._audio) // self._hop - 1, 0)
+        first, self._column = self._column, self._column + count
+        wanted = self._timing.marked(first, self._column)
         if self._timing.early:  # the stream has ended before an early mark was due
-            marked |= columns >= self._early_end
-        self._add(first, marks * marked[:, None])
+            wanted |= np.arange(first, self._column) >= self._early_end
+        audio, self._audio = self._audio[: (count + 1) * self._hop], self._audio[count * self._hop :]
+        gains, self._power, self._counted = self._gains(audio)
+        return _Columns(first, audio, gains, wanted)
 
-    def add_early_marks(self, first: int, marks: Samples) -> None:
-        """Overlap-add marks from column `first` on; the next columns stay the same."""
-        self._add(first, marks)
+    def _gains(self, audio: Samples) -> tuple[Samples, float, int]:
+        """Return for each of the next columns the gain that brings the audio up to its window's end to `SPEECH_POWER`,
+        and at the last one's the power of all audio and the number of its samples."""
+        hops = audio[self._hop :].reshape(-1, self._hop)
+        power = self._power + np.einsum("ij,ij->i", hops, hops).cumsum(dtype=np.float64)
+        counted = self._counted + self._hop * np.arange(1, len(hops) + 1)
+        gains = np.sqrt(SPEECH_POWER / np.maximum(power / counted, POWER_FLOOR)).astype(np.float32)
+        return (gains, float(power[-1]), int(counted[-1])) if len(hops) else (gains, self._power, self._counted)
 
-    def _add(self, first: int, marks: Samples) -> None:
-        hop = self._hop
-        added = np.zeros((len(marks) + 1) * hop, np.float32)
-        added[:-hop] = marks[:, :hop].ravel()
-        added[hop:] += marks[:, hop:].ravel()
-        at = (first - 1) * hop - self._mark_at
-        added, at = added[max(-at, 0) :], max(at, 0)
-        missing = at + len(added) - len(self._mark)
+    def add_marks(self, column: int, marks: Samples) -> None:
+        """Add the sum of marks, which begins with the window of `column`."""
+        at = (column - 1) * self._hop - self._mark_at
+        if at < 0:  # before the stream
+            marks, at = marks[-at:], 0
+        missing = at + len(marks) - len(self._mark)
         if missing > 0:
             self._mark = np.concatenate([self._mark, np.zeros(missing, np.float32)])
-        self._mark[at : at + len(added)] += added
+        self._mark[at : at + len(marks)] += marks
 
     def take(self, last: bool) -> Samples:
         """Return all frames with known marks; at the stream's end all frames."""

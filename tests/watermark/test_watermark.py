@@ -61,21 +61,49 @@ def test_columns_equal_the_published_network_on_the_whole_clip(published: Publis
     assert ahead == 6, "the published kernels see six columns ahead"
     tail = np.zeros((ahead + 1) * hop, np.float32)
     padded = np.concatenate([np.zeros(hop, np.float32), audio, tail])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * hop)[::hop]
-    ours = []
-    for at in range(0, len(windows), step):
-        part = windows[None, at : at + step].copy()
-        ours.append(network.marks([1], part, np.ones(part.shape[:2], np.float32))[0])
-    got = np.concatenate(ours)[ahead:]
+    got = marked_in_steps(network, 1, padded, step)[ahead * hop :]
     window = np.hanning(4097)[:-1]
     synthesis = window / (window**2 + np.roll(window**2, hop))
     whole = published_marks(published, np.concatenate([audio, tail]), network._carrier_rms)
     wanted = np.fft.irfft(whole.numpy().T, n=4096) * synthesis
-    # The whole clip ends in silence, which has no mark. Every column before it must agree.
-    agree = min(len(got), len(wanted))
-    assert agree >= columns
-    assert np.abs(wanted[:columns]).max() > 1e-5, "nothing was marked"
-    np.testing.assert_allclose(got[:agree], wanted[:agree], rtol=0, atol=2e-7)
+    expected = overlap_add(wanted)
+    # The whole clip ends in silence, which has no mark. All before it must agree.
+    agree = min(len(got), len(expected)) - hop
+    assert agree >= columns * hop
+    assert np.abs(expected[: columns * hop]).max() > 1e-5, "nothing was marked"
+    np.testing.assert_allclose(got[:agree], expected[:agree], rtol=0, atol=2e-7)
+
+
+def marked_in_steps(network: MarkNetwork, slot: int, audio: np.ndarray, step: int) -> np.ndarray:
+    """Return the sum of the marks of all columns under `audio` at the network's rate, made `step` columns at a time."""
+    hop = network.config.HOP_LENGTH
+    columns, summed = len(audio) // hop - 1, np.zeros(len(audio), np.float32)
+    for first in range(0, columns, step):
+        count = min(step, columns - first)
+        part = slice(first * hop, (first + count + 1) * hop)
+        ones = np.ones((1, count), np.float32)
+        summed[part] += network.marks([slot], audio[None, part].copy(), ones, ones > 0)[0]
+    return summed
+
+
+def overlap_add(marks: np.ndarray) -> np.ndarray:
+    """[columns, 2 * hop] → [(columns + 1) * hop]."""
+    hop = marks.shape[1] // 2
+    summed = np.zeros((len(marks) + 1) * hop)
+    for column, mark in enumerate(marks):
+        summed[column * hop : (column + 2) * hop] += mark
+    return summed
+
+
+def test_only_wanted_columns_are_marked(demo_folder: Path) -> None:
+    network = MarkNetwork(demo_folder / "silentcipher", KEY, slots=1)
+    hop, wanted = network.config.HOP_LENGTH, np.array([[False, True, False, True]])
+    audio, ones = speech_like(5 * hop, seed=4)[None], np.ones((1, 4), np.float32)
+    each = [network.marks([0], audio, ones, np.arange(4)[None] == column, keep=False)[0] for column in range(4)]
+    assert all(np.abs(mark).max() > 1e-4 for mark in each)
+    assert not each[1][:hop].any()
+    assert not each[1][3 * hop :].any()
+    np.testing.assert_allclose(network.marks([0], audio, ones, wanted)[0], each[1] + each[3], rtol=0, atol=1e-8)
 
 
 def test_the_demo_network_equals_the_trained_one_on_the_whole_clip(demo_folder: Path, speech: np.ndarray) -> None:
@@ -85,12 +113,7 @@ def test_the_demo_network_equals_the_trained_one_on_the_whole_clip(demo_folder: 
     hop, columns = networks.hparams["HOP_LENGTH"], 4 * 20
     audio = speech[: columns * hop]
     deployed = MarkNetwork(folder, KEY, slots=1)
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(audio, (hop, hop)), 2 * hop)[::hop]
-    gain = np.ones((1, 4), np.float32)
-    got = np.concatenate([deployed.marks([0], windows[None, n : n + 4].copy(), gain)[0] for n in range(0, columns, 4)])
-    overlapped = np.zeros((columns + 1) * hop, np.float32)
-    for n, mark in enumerate(got):
-        overlapped[n * hop : (n + 2) * hop] += mark
+    overlapped = marked_in_steps(deployed, 0, np.pad(audio, (hop, 0)), 4)
     symbols = torch.tensor([[symbols_of(KEY)[n % 21] for n in range(columns + 1)]])
     mask = torch.ones_like(symbols, dtype=torch.bool)
     with torch.no_grad():
@@ -138,7 +161,7 @@ def test_a_delay_marks_more_columns_and_changes_no_others(demo_folder: Path, tmp
 
 def test_unmarked_columns_are_those_that_would_be_late(demo_folder: Path) -> None:
     timing = Timing(SilentCipherConfig.load(demo_folder / "silentcipher"))
-    assert np.flatnonzero(~timing.marked(np.arange(17))).tolist() == [4, 8, 12, 16]
+    assert np.flatnonzero(~timing.marked(0, 17)).tolist() == [4, 8, 12, 16]
 
 
 def test_frames_borders_are_not_audible(watermarker: Watermarker) -> None:
