@@ -67,7 +67,8 @@ def measure(server: RunningServer, streams: int, utterance_s: float, functions: 
         "utterance_s": utterance_s,
         "cpu_ms_per_stream_s": {**ms, "all": round(sum(ms.values()), 3)},
         "chunks_per_stream_s": round(chunks / (streams * seconds), 3),
-        "busy_ms_per_chunk": busy_ms_per_chunk(spent),
+        "busy_ms_per_chunk": ms_per_chunk(spent, "busy"),
+        "sending_ms_per_chunk": ms_per_chunk(spent, "sending"),
         "messages_per_stream_s": round(heard.messages / (streams * MEASURED_S), 3),
         "audio_s_per_stream_s": round(heard.audio_s / (streams * MEASURED_S), 3),
         "first_audio_ms": round(statistics.median(heard.first_audio_s) * 1000, 1) if heard.first_audio_s else None,
@@ -77,11 +78,11 @@ def measure(server: RunningServer, streams: int, utterance_s: float, functions: 
     }
 
 
-def busy_ms_per_chunk(spent: Mapping[str, float]) -> dict[str, float]:
-    """Return for decode and watermark the time of their worker thread for a chunk; with a stand-in in the stage's place
-    it is the time of its messages. `spent`: growth of the server's metrics."""
+def ms_per_chunk(spent: Mapping[str, float], doing: str) -> dict[str, float]:
+    """Return for decode and watermark the time of one of their threads for a chunk: `busy` is the work, `sending` the
+    message to the next process. `spent`: growth of the server's metrics."""
     return {
-        stage: round(spent[f"misotts_{stage}_busy_seconds_total"] * 1000 / spent[f"misotts_{stage}_chunks_total"], 3)
+        stage: round(spent[f"misotts_{stage}_{doing}_seconds_total"] * 1000 / spent[f"misotts_{stage}_chunks_total"], 3)
         for stage in CHUNK_STAGES
     }
 

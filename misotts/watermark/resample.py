@@ -116,8 +116,8 @@ def _run_blocks(resampler: Resampler, padded: Samples, blocks: int) -> Samples:
     if not resampler.reach:
         return padded[: blocks * resampler.in_block]
     shape = blocks, resampler.in_block + 2 * resampler.reach
-    windows = np.ndarray(shape, np.float32, padded, strides=(resampler.in_block * 4, 4))  # they overlap
-    windows = windows.copy()  # because numpy multiplies overlapping rows without BLAS, 30 times slower
+    overlapping: Samples = np.ndarray(shape, np.float32, padded, strides=(resampler.in_block * 4, 4))
+    windows = overlapping.copy()  # because numpy multiplies overlapping rows without BLAS, 30 times slower
     out = np.empty((blocks, resampler.out_block), np.float32)
     for inputs, outputs, matrix in resampler.halves:
         np.matmul(windows[:, inputs], matrix, out=out[:, outputs])

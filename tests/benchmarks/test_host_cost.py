@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.host_cost import callers, profiles
-from benchmarks.host_cost.__main__ import busy_ms_per_chunk
+from benchmarks.host_cost.__main__ import ms_per_chunk
 from benchmarks.host_cost.serve import CHECKOUT, write_repository
 from benchmarks.host_cost.stand_ins import FreeDecoder, FreeNetwork, FreeWatermarker
 from misotts.config import FRAME_SAMPLES
@@ -76,7 +76,7 @@ def test_a_gap_in_an_utterance_that_is_cut_off_is_heard(tmp_path: Path) -> None:
 def test_the_time_of_a_chunk_is_that_of_the_stage_over_its_chunks() -> None:
     spent = {"misotts_decode_busy_seconds_total": 0.5, "misotts_decode_chunks_total": 1000.0}
     spent |= {"misotts_watermark_busy_seconds_total": 0.2, "misotts_watermark_chunks_total": 800.0}
-    assert busy_ms_per_chunk(spent) == {"decode": 0.5, "watermark": 0.25}
+    assert ms_per_chunk(spent, "busy") == {"decode": 0.5, "watermark": 0.25}
 
 
 def test_functions_have_their_own_shares_without_waits(tmp_path: Path) -> None:

@@ -35,18 +35,34 @@ class Chunk:
     """`time.monotonic()` seconds."""
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What the stage has made of a chunk."""
+
+    chunk: Chunk
+    piece: Piece[Any] | None
+    """None if the chunk's stream has no slot."""
+    audio: Audio
+    """May be empty."""
+    finish: str
+
+
 class ChunkStage(Stage):
-    """Works on chunks in batches over slots."""
+    """Works on chunks in batches over slots.
+
+    A thread of its own sends the answers: Triton's `send` returns only when the server has taken the response, and the
+    next batch does not wait for that.
+    """
 
     input: str
     """Name of the tensor that holds a chunk's data."""
 
-    def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
-        """Send `chunk`'s answer. `audio` may be empty; `piece` is None if the chunk's stream has no slot."""
+    def answer(self, answer: Answer) -> None:
+        """Send an answer. The sending thread alone calls this, in the order in which the chunks were finished."""
         raise NotImplementedError
 
     def idle(self) -> None:
-        """Called now and then while no chunk arrives."""
+        """Called by the sending thread now and then while it has nothing to send."""
 
     def start_worker(self, process: Process) -> None:
         """Begin to accept chunks, at the end of `load`."""
@@ -54,7 +70,8 @@ class ChunkStage(Stage):
         self._admission_to = [0] * self.settings.max_streams
         self._chunks = 0
         limit = 2 * MAX_UNACKNOWLEDGED * self.settings.max_streams + 1024
-        self._worker = Worker(self._work, lambda chunk: chunk.header.stream, limit, self.idle)
+        self._sender = Worker(self._send, id, limit, self.idle)
+        self._worker = Worker(self._work, lambda chunk: chunk.header.stream, limit)
 
     def take(self, request: Any, sender: Any) -> None:
         header, data = array(request, "HEADER"), array(request, self.input)
@@ -67,10 +84,14 @@ class ChunkStage(Stage):
             raise Unavailable(f"the queue of the {self.name} stage is full") from None
 
     def progress(self) -> float:
-        return self._worker.last_progress
+        return min(self._worker.last_progress, self._sender.last_progress)
 
     def metrics(self) -> dict[str, Any]:
-        return {"busy_seconds_total": self._worker.busy_s, "chunks_total": self._chunks}
+        return {
+            "busy_seconds_total": self._worker.busy_s,
+            "sending_seconds_total": self._sender.busy_s,
+            "chunks_total": self._chunks,
+        }
 
     def _work(self, chunks: list[Chunk]) -> None:
         self._chunks += len(chunks)
@@ -106,7 +127,12 @@ class ChunkStage(Stage):
     def _answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
         if self.spans and chunk.header.index == 0:
             self.spans.send(self.name, chunk.arrived, time.monotonic(), stream=chunk.header.stream)
-        try:
-            self.answer(chunk, piece, audio, finish)
-        except Exception:  # the other streams of the batch go on
-            log.exception("an answer failed")
+        self._sender.put(Answer(chunk, piece, audio, finish))
+
+    def _send(self, answers: list[Answer]) -> None:
+        for answer in answers:
+            self._sender.report_progress()
+            try:
+                self.answer(answer)
+            except Exception:  # the other streams go on
+                log.exception("an answer failed")

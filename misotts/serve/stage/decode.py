@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from misotts.decode.decoder import Decoder
 from misotts.mimi import load_mimi
-from misotts.serve.stage.chunk_stage import Audio, Chunk, ChunkStage
+from misotts.serve.stage.chunk_stage import Answer, ChunkStage
 from misotts.serve.stage.tensors import send
-from misotts.slots import Piece
 
 
 class DecodeStage(ChunkStage):
@@ -23,6 +21,6 @@ class DecodeStage(ChunkStage):
         decoder.prepare()
         self.start_worker(decoder.decode_each)
 
-    def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
-        header = replace(chunk.header, finish=finish)
-        send(chunk.sender, {"HEADER": header.pack(), "AUDIO": audio}, final=True)
+    def answer(self, answer: Answer) -> None:
+        header = replace(answer.chunk.header, finish=answer.finish)
+        send(answer.chunk.sender, {"HEADER": header.pack(), "AUDIO": answer.audio}, final=True)

@@ -32,6 +32,11 @@ MALFORMED = Metric(
     "Number of messages of other processes that the stage has dropped because they made no sense.",
     "It increases: another process of this user writes to the server's sockets.",
 )
+SENDING = Metric(
+    "sending_seconds_total",
+    "Seconds in which the stage has sent chunks on, in a thread of its own beside its work.",
+    "Its rate is near 1: the bottleneck is here, and the host is too slow for so many chunks.",
+)
 CHUNKS = Metric("chunks_total", "Number of chunks that the stage has processed.")
 
 METRICS: dict[str, tuple[Metric, ...]] = {
@@ -153,8 +158,8 @@ METRICS: dict[str, tuple[Metric, ...]] = {
             "Its p95 is above your objective.",
         ),
     ),
-    "decode": (BUSY, CHUNKS),
-    "watermark": (BUSY, CHUNKS),
+    "decode": (BUSY, SENDING, CHUNKS),
+    "watermark": (BUSY, SENDING, CHUNKS),
 }
 METRICS = {stage: (*metrics, MALFORMED) for stage, metrics in METRICS.items()}
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from misotts.config import FRAME_SAMPLES
 from misotts.serve.stage.acknowledge import AcknowledgementSender
-from misotts.serve.stage.chunk_stage import Audio, Chunk, ChunkStage
+from misotts.serve.stage.chunk_stage import Answer, ChunkStage
 from misotts.serve.stage.tensors import end, send
 from misotts.slots import Piece
 from misotts.watermark.watermarker import Watermarker
@@ -58,10 +58,10 @@ class WatermarkStage(ChunkStage):
         self.deliveries = Deliveries(settings.max_streams)
         self.start_worker(watermarker.mark_each)
 
-    def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
+    def answer(self, answer: Answer) -> None:
         """Send the response, if there is one, and acknowledge the chunk in any case."""
-        header = chunk.header
-        delivery = self.deliveries.add(piece, len(audio), finish)
+        header, sender = answer.chunk.header, answer.chunk.sender
+        delivery = self.deliveries.add(answer.piece, len(answer.audio), answer.finish)
         try:
             if delivery.sent:
                 numbers = {
@@ -69,9 +69,9 @@ class WatermarkStage(ChunkStage):
                     "SEED_USED": np.array([header.seed], np.int64),
                     "SESSION_TURNS": np.array([header.session_turns], np.int32),
                 }
-                send(chunk.sender, {"AUDIO": audio, **numbers, "FINISH": finish}, final=True)
+                send(sender, {"AUDIO": answer.audio, **numbers, "FINISH": answer.finish}, final=True)
             else:
-                end(chunk.sender)
+                end(sender)
         finally:
             self.acknowledgements.send(header.stream, header.index, delivery.failed)
 

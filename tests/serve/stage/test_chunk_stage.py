@@ -1,6 +1,7 @@
 """The base of `decode` and `watermark` without Triton: order, late chunks and a failing batch."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from misotts.config import NO_SLOT
-from misotts.serve.stage.chunk_stage import Audio, Chunk, ChunkStage
+from misotts.serve.stage.chunk_stage import Answer, Audio, ChunkStage
 from misotts.serve.stage.header import Header
+from misotts.serve.stage.worker import IDLE_S
 from misotts.slots import Piece
 from tests.support.waiting import wait_until
 
@@ -29,7 +31,8 @@ def stage() -> Any:
             self.answers: list[tuple[int, int, list[float], str]] = []
             self.batches: list[list[int]] = []
             self.firsts: list[tuple[int, bool]] = []
-            self.entered, self.gate = threading.Event(), threading.Event()
+            self.entered, self.gate, self.sending = threading.Event(), threading.Event(), threading.Event()
+            self.sending.set()
             self.start_worker(self.double)
 
         def double(self, pieces: Sequence[Piece[Any]]) -> Iterator[tuple[int, Audio]]:
@@ -44,8 +47,10 @@ def stage() -> Any:
                     raise RuntimeError("fourteen")
                 yield number, pieces[number].data * np.float32(2)
 
-        def answer(self, chunk: Chunk, piece: Piece[Any] | None, audio: Audio, finish: str) -> None:
-            self.answers.append((chunk.header.stream, chunk.header.index, audio.tolist(), finish))
+        def answer(self, answer: Answer) -> None:
+            self.sending.wait(5)
+            header = answer.chunk.header
+            self.answers.append((header.stream, header.index, answer.audio.tolist(), answer.finish))
 
     return Doubler()
 
@@ -123,3 +128,30 @@ def test_a_stream_that_waited_longer_than_its_slots_last_one_is_heard(stage: Any
     wait_for(stage, 2)
     assert stage.answers[1] == (4, 0, [6.0], "length")
     assert stage.firsts == [(0, True), (0, True)]
+
+
+def test_the_next_batch_does_not_wait_until_the_answers_are_sent(stage: Any) -> None:
+    stage.sending.clear()
+    stage.gate.set()
+    for index in range(3):
+        send(stage, 1, 0, index, index)
+        wait_until(lambda: len(stage.batches) > index)  # noqa: B023
+    assert stage.answers == []
+    stage.sending.set()
+    wait_for(stage, 3)
+    assert [index for _, index, _, _ in stage.answers] == [0, 1, 2]
+
+
+def test_a_thread_that_sends_no_more_is_seen(stage: Any) -> None:
+    stage.gate.set()
+    seen = stage.progress()
+    wait_until(lambda: stage.progress() > seen)
+    stage.sending.clear()
+    send(stage, 1, 0, 0, 1)
+    wait_until(lambda: len(stage.batches) == 1)
+    time.sleep(2 * IDLE_S)
+    seen = stage.progress()
+    time.sleep(3 * IDLE_S)
+    assert stage.progress() == seen, "the worker is alive, which must not hide the sender"
+    stage.sending.set()
+    wait_until(lambda: stage.progress() > seen)
