@@ -100,9 +100,7 @@ class FreeNetwork:
 
     def reset(self, slots: list[int]) -> None: ...
 
-    def marks(
-        self, slots: list[int], audio: np.ndarray, gains: np.ndarray, wanted: np.ndarray, keep: bool = True
-    ) -> np.ndarray:
+    def marks(self, slots: list[int], audio: np.ndarray, wanted: np.ndarray, keep: bool = True) -> np.ndarray:
         return np.full(audio.shape, 1e-4, np.float32)
 
 

@@ -28,6 +28,11 @@ from misotts.watermark.silentcipher import (
 ATTENUATION = 10 ** (-36 / 20)
 """MisoTTS embeds at 36 dB below the carrier."""
 
+LOUDNESS_PRIOR_S = 0.25
+"""A stream starts as if this much speech of `SPEECH_POWER` had come before it."""
+
+POWER_FLOOR = 1e-8
+
 
 class MarkNetwork:
     """Turns windows of audio into windows of mark, `config.columns_ahead` columns later, with a slot of state for each
@@ -59,6 +64,7 @@ class MarkNetwork:
         layers = (*self._encoder, *self._decoder[:-1])
         return _State(
             columns=zeros(dtype=torch.int64),
+            power=zeros(dtype=torch.float64),
             inputs=[zeros(layer.channels, 2, self._bins) for layer in layers],
             spectra=zeros(ahead, self._band, dtype=torch.complex64),
             carriers=zeros(min(ahead, len(self._encoder)), self._bins),
@@ -70,27 +76,26 @@ class MarkNetwork:
         for tensor in self._state.tensors():
             tensor[slots] = 0
 
+    @torch.inference_mode()
     def marks(
         self,
         slots: list[int],
         audio: npt.NDArray[np.float32],
-        gains: npt.NDArray[np.float32],
         wanted: npt.NDArray[np.bool_],
         keep: bool = True,
     ) -> npt.NDArray[np.float32]:
         """Run the next columns of some streams. Without `keep` the state stays that from before them, and a slot may
         occur several times.
 
-        audio float32 [n, (columns + 1) * hop] is under the columns' windows, at the network's rate; gains float32
-        [n, columns] bring it to the loudness of the network's training. Returns the sum of the marks of the columns
-        `columns_ahead` earlier, of those that are `wanted` [n, columns]: float32 [n, (columns + 1) * hop], which begins
-        where the first one's window does. A stream's first `columns_ahead` marks belong to no column.
+        audio float32 [n, (columns + 1) * hop] is under the columns' windows, at the network's rate. Returns the sum of
+        the marks of the columns `columns_ahead` earlier, of those that are `wanted` [n, columns]: float32
+        [n, (columns + 1) * hop], which begins where the first one's window does. A stream's first `columns_ahead` marks
+        belong to no column.
         """
         rows, hop = torch.tensor(slots, device=self._device), self.config.HOP_LENGTH
-        state = self._state.rows(rows)
-        windows = torch.from_numpy(audio).to(self._device).unfold(1, 2 * hop, hop)
-        spectra = torch.fft.rfft(windows * self._window)[..., : self._bins]
-        gain = torch.from_numpy(gains).to(self._device)
+        state, samples = self._state.rows(rows), torch.from_numpy(audio).to(self._device)
+        spectra = torch.fft.rfft(samples.unfold(1, 2 * hop, hop) * self._window)[..., : self._bins]
+        gain = self._gains(samples, state)
         info = self._run_layers(spectra.abs() * gain.unsqueeze(-1), state)
         spectra, state.spectra = _delay(spectra[..., : self._band], state.spectra)
         gain, state.gains = _delay(gain, state.gains)
@@ -98,7 +103,7 @@ class MarkNetwork:
         magnitude = torch.minimum(info * (self._carrier_rms / gain.clamp(min=1e-12)).unsqueeze(-1), spectra.abs())
         magnitude *= torch.from_numpy(wanted).to(self._device).unsqueeze(-1)
         mark = F.pad(-magnitude * torch.sgn(spectra), (0, self.config.bins - self._band))
-        state.columns += gains.shape[1]
+        state.columns += wanted.shape[1]
         if keep:
             self._state.store(rows, state)
         early, late = (torch.fft.irfft(mark, n=self.config.N_FFT) * self._synthesis).split(hop, dim=-1)
@@ -106,6 +111,18 @@ class MarkNetwork:
         summed[:, 1:] += late
         marks: npt.NDArray[np.float32] = summed.flatten(1).cpu().numpy()
         return marks
+
+    def _gains(self, audio: torch.Tensor, state: _State) -> torch.Tensor:
+        """Return for each column the gain that brings the audio up to its window's end to the loudness of the network's
+        training, [n, columns]."""
+        new = audio.unflatten(1, (-1, self.config.HOP_LENGTH))[:, 1:]
+        power = state.power.unsqueeze(1) + torch.linalg.vecdot(new, new).double().cumsum(1)
+        state.power = power[:, -1]
+        columns = state.columns.unsqueeze(1) + torch.arange(1, power.shape[1] + 1, device=audio.device)
+        prior = int(LOUDNESS_PRIOR_S * self.config.SR)
+        mean = (power + SPEECH_POWER * prior) / (columns * self.config.HOP_LENGTH + prior)
+        gains: torch.Tensor = (SPEECH_POWER / mean.clamp(min=POWER_FLOOR)).sqrt().float()
+        return gains
 
     def _run_layers(self, carrier: torch.Tensor, state: _State) -> torch.Tensor:
         """Magnitudes [n, columns, bins] → the message's magnitudes [n, columns, band] for the columns `columns_ahead`
@@ -143,6 +160,8 @@ class _State:
 
     columns: torch.Tensor
     """int64 [slots]: number of columns so far."""
+    power: torch.Tensor
+    """float64 [slots]: sum of the squares of their samples."""
     inputs: list[torch.Tensor]
     """[slots, channels, 2, bins] for each 3 x 3 layer: its last two input columns."""
     spectra: torch.Tensor
@@ -153,11 +172,11 @@ class _State:
     """[slots, columns ahead]: gains of the columns in `spectra`."""
 
     def tensors(self) -> list[torch.Tensor]:
-        return [self.columns, *self.inputs, self.spectra, self.carriers, self.gains]
+        return [self.columns, self.power, *self.inputs, self.spectra, self.carriers, self.gains]
 
     def rows(self, slots: torch.Tensor) -> _State:
-        columns, *inputs, spectra, carriers, gains = (t[slots] for t in self.tensors())
-        return _State(columns, inputs, spectra, carriers, gains)
+        columns, power, *inputs, spectra, carriers, gains = (t[slots] for t in self.tensors())
+        return _State(columns, power, inputs, spectra, carriers, gains)
 
     def store(self, slots: torch.Tensor, rows: _State) -> None:
         for mine, theirs in zip(self.tensors(), rows.tensors(), strict=True):

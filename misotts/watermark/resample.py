@@ -7,7 +7,6 @@ every block of one size into a block of the other: a windowed-sinc filter (Kaise
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
@@ -107,7 +106,11 @@ class ResampleStream:
 
     def rest(self) -> Samples:
         """Return the output up to where it is zero, if silence came next; the state stays."""
-        return copy(self).push(np.zeros(2 * self._resampler.reach + self._resampler.in_block, np.float32))
+        resampler = self._resampler
+        blocks = len(self._buffer) // resampler.in_block + 1
+        padded = np.zeros(blocks * resampler.in_block + 2 * resampler.reach, np.float32)
+        padded[: len(self._buffer)] = self._buffer
+        return _run_blocks(resampler, padded, blocks)
 
 
 def _run_blocks(resampler: Resampler, padded: Samples, blocks: int) -> Samples:

@@ -21,20 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from misotts.config import FRAME_SAMPLES, SAMPLE_RATE
 from misotts.hold_back import GRADUAL, HoldBack
-from misotts.slots import Piece, in_order, rounds, starting_slots
+from misotts.slots import Piece, Scalar, in_order, rounds, starting_slots
 from misotts.watermark.key import REFERENCE_KEY
 from misotts.watermark.mark_network import MarkNetwork
 from misotts.watermark.resample import Resampler, ResampleStream
-from misotts.watermark.silentcipher import SPEECH_POWER, SilentCipherConfig
-
-LOUDNESS_PRIOR_S = 0.25
-"""A stream starts as if this much speech of `SPEECH_POWER` had come before it."""
-
-POWER_FLOOR = 1e-8
+from misotts.watermark.silentcipher import SilentCipherConfig
 
 Samples = npt.NDArray[np.float32]
 
@@ -58,8 +52,9 @@ class Timing:
         goes out; bool [end - first]. `first` may be negative."""
         if end > len(self._marked):
             self._marked = self._known(np.arange(2 * end))
-        before = np.zeros(max(min(-first, end - first), 0), np.bool_)
-        return np.concatenate([before, self._marked[max(first, 0) : max(end, 0)]])
+        if first >= 0:
+            return self._marked[first:end]
+        return np.concatenate([np.zeros(min(-first, end - first), np.bool_), self._marked[: max(end, 0)]])
 
     @cached_property
     def flush_samples(self) -> int:
@@ -120,7 +115,6 @@ class Watermarker:
         """Return the frames that each piece completes, float32 [frames * 1920]. At most one piece per slot."""
         return in_order(self.mark_each(pieces))
 
-    @torch.inference_mode()
     def mark_each(self, pieces: Sequence[Piece[np.float32]]) -> Iterator[tuple[int, Samples]]:
         """Yield each piece's number and the frames it completes once they are known, so that a short piece does not
         wait for long ones."""
@@ -132,9 +126,8 @@ class Watermarker:
             if members:
                 marks = self._network.marks(
                     slots=[pieces[m].slot for m in members],
-                    audio=np.stack([taken[m].audio[start * hop : (end + 1) * hop] for m in members]),
-                    gains=np.stack([taken[m].gains[start:end] for m in members]),
-                    wanted=np.stack([taken[m].wanted[start:end] for m in members]),
+                    audio=_stack([taken[m].audio[start * hop : (end + 1) * hop] for m in members]),
+                    wanted=_stack([taken[m].wanted[start:end] for m in members]),
                 )
                 for member, mark in zip(members, marks, strict=True):
                     streams[member].add_marks(taken[member].first + start, mark)
@@ -160,12 +153,11 @@ class Watermarker:
         # Silence after a row's own columns does not change them.
         most, hop = max(each.columns.count for each in early), self._network.config.HOP_LENGTH
         audio = np.zeros((len(early), (most + 1) * hop), np.float32)
-        gains, wanted = np.ones((len(early), most), np.float32), np.zeros((len(early), most), np.bool_)
+        wanted = np.zeros((len(early), most), np.bool_)
         for row, each in enumerate(early):
-            columns = each.columns
-            audio[row, : len(columns.audio)] = columns.audio
-            gains[row, : columns.count], wanted[row, : columns.count] = columns.gains, columns.wanted
-        marks = self._network.marks([each.slot for each in early], audio, gains, wanted, keep=False)
+            audio[row, : len(each.columns.audio)] = each.columns.audio
+            wanted[row, : each.columns.count] = each.columns.wanted
+        marks = self._network.marks([each.slot for each in early], audio, wanted, keep=False)
         for each, mark in zip(early, marks, strict=True):
             each.stream.add_marks(each.columns.first, mark[: len(each.columns.audio)])
 
@@ -177,12 +169,11 @@ class _Columns:
     first: int
     """The first of the columns whose marks come next, `columns_ahead` before the first under `audio`."""
     audio: Samples
-    gains: Samples
     wanted: npt.NDArray[np.bool_]
 
     @property
     def count(self) -> int:
-        return len(self.gains)
+        return len(self.wanted)
 
 
 @dataclass(frozen=True)
@@ -204,11 +195,10 @@ class _Stream:
         self._up = ResampleStream(timing.up)
         # The audio under the windows that come next. The first one reaches half a window before the stream's start.
         self._audio = np.zeros(self._hop, np.float32)
-        self._counted = int(LOUDNESS_PRIOR_S * timing.config.SR)
-        self._power = SPEECH_POWER * self._counted
         # The network's first marks belong to columns before column 0 and are dropped.
         self._column = -timing.config.columns_ahead
         self._early_end = 0  # the end of the columns that have early marks
+        self._ended = False
         # The network's rate, from the first sample that the resampling of what has not gone out reads.
         self._mark, self._mark_at = np.zeros(0, np.float32), -timing.down.reach
 
@@ -222,7 +212,7 @@ class _Stream:
             self._push(samples[done:upto])
             early.append(self._if_it_ended_here(*self._timing.early[arrived]))
             done = upto
-        samples = samples[done:]
+        samples, self._ended = samples[done:], last
         if last:  # after this silence every mark is known
             samples = np.concatenate([samples, np.zeros(self._timing.flush_samples, np.float32)])
         self._push(samples)
@@ -234,32 +224,21 @@ class _Stream:
     def _if_it_ended_here(self, first: int, end: int) -> _Columns:
         """Return the columns up to `end`, of which those from `first` on are wanted."""
         self._early_end = end
-        count = end - self._column
-        audio = np.zeros((count + 1) * self._hop, np.float32)
+        wanted = np.arange(self._column, end) >= first
+        audio = np.zeros((len(wanted) + 1) * self._hop, np.float32)
         known = np.concatenate([self._audio, self._up.rest()])[: len(audio)]
         audio[: len(known)] = known
-        wanted = np.arange(self._column, end) >= first
-        return _Columns(self._column, audio, self._gains(audio)[0], wanted)
+        return _Columns(self._column, audio, wanted)
 
     def take_columns(self) -> _Columns:
         """Return the columns whose windows are complete."""
         count = max(len(self._audio) // self._hop - 1, 0)
         first, self._column = self._column, self._column + count
         wanted = self._timing.marked(first, self._column)
-        if self._timing.early:  # the stream has ended before an early mark was due
-            wanted |= np.arange(first, self._column) >= self._early_end
+        if self._ended and self._timing.early:  # no early mark was due yet for the last ones
+            wanted = wanted | (np.arange(first, self._column) >= self._early_end)
         audio, self._audio = self._audio[: (count + 1) * self._hop], self._audio[count * self._hop :]
-        gains, self._power, self._counted = self._gains(audio)
-        return _Columns(first, audio, gains, wanted)
-
-    def _gains(self, audio: Samples) -> tuple[Samples, float, int]:
-        """Return for each of the next columns the gain that brings the audio up to its window's end to `SPEECH_POWER`,
-        and at the last one's the power of all audio and the number of its samples."""
-        hops = audio[self._hop :].reshape(-1, self._hop)
-        power = self._power + np.einsum("ij,ij->i", hops, hops).cumsum(dtype=np.float64)
-        counted = self._counted + self._hop * np.arange(1, len(hops) + 1)
-        gains = np.sqrt(SPEECH_POWER / np.maximum(power / counted, POWER_FLOOR)).astype(np.float32)
-        return (gains, float(power[-1]), int(counted[-1])) if len(hops) else (gains, self._power, self._counted)
+        return _Columns(first, audio, wanted)
 
     def add_marks(self, column: int, marks: Samples) -> None:
         """Add the sum of marks, which begins with the window of `column`."""
@@ -279,3 +258,8 @@ class _Stream:
         out = np.clip(self._clean[:ready] + mark, -1.0, 1.0)
         self._clean, self._mark, self._mark_at = self._clean[ready:], self._mark[read:], self._mark_at + read
         return out
+
+
+def _stack(rows: list[npt.NDArray[Scalar]]) -> npt.NDArray[Scalar]:
+    """Return the rows as one array, without a copy if there is one row."""
+    return rows[0][None] if len(rows) == 1 else np.stack(rows)

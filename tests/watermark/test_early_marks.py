@@ -15,9 +15,10 @@ from misotts.config import FRAME_SAMPLES
 from misotts.hold_back import GRADUAL, HoldBack
 from misotts.slots import Piece
 from misotts.watermark.key import symbols_of
+from misotts.watermark.mark_network import LOUDNESS_PRIOR_S
 from misotts.watermark.resample import ResampleStream
 from misotts.watermark.silentcipher import SPEECH_POWER
-from misotts.watermark.watermarker import LOUDNESS_PRIOR_S, Timing, Watermarker, hold_back
+from misotts.watermark.watermarker import Timing, Watermarker, hold_back
 from tests.support.clips import speech_like
 from tests.support.watermarks import KEY, mark_in_pieces, with_hparams
 
