@@ -50,13 +50,13 @@ class Point:
     rate: float
     overall: dict[str, Any]
     busy: dict[str, float]
-    """Share of the judged time, from the end of the warm-up to the last call, that each stage was busy, in the order of
-    the stages, and the device."""
+    """Share of the judged time, from the end of the warm-up to the last call, that each part of the server was busy:
+    see `Simulated.busy`."""
     misses: list[str]
 
     @property
     def bottleneck(self) -> str:
-        """The last stage that is busy for `SATURATED` of the time, or `none`.
+        """The last stage that is busy for `SATURATED` of the time, or `none`; `sending` comes after `watermark`.
 
         A stage gets no more work than those before it let through, so the last busy one limits them all. `generate`
         works ahead of playback and is busy long before it limits: it is named only where no later stage is busy, and is

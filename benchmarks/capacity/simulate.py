@@ -15,7 +15,7 @@ import numpy as np
 import simpy
 
 from benchmarks.capacity.device import Device
-from benchmarks.capacity.stages import Decode, Generate, Piece, Process, Watermark
+from benchmarks.capacity.stages import Decode, Generate, Piece, Process, Thread, Watermark
 from benchmarks.costs.table import CostTable
 from benchmarks.load.caller import Answer
 from benchmarks.load.plan import Call, Load, calls
@@ -48,8 +48,9 @@ class Simulated:
     seconds: float
     """Virtual time from the start to the end of the last call."""
     busy: dict[str, float]
-    """Seconds that each stage worked, including its waits for the device; `device`: seconds that the device worked.
-    Those within `window`, where one was given."""
+    """Seconds that each stage worked, including its waits for the device; `sending`: those of the thread that sends
+    watermark's chunks to the gateway; `device`: seconds that the device worked. Those within `window`, where one was
+    given."""
     mean_batch: float
     """Frames per step of generate."""
 
@@ -116,16 +117,16 @@ class Server:
         self.decode = Decode(self.environment, self._device_of("decode"), costs, limits.max_streams)
         self.watermark = Watermark(self.environment, self._device_of("watermark"), costs, limits.max_streams)
         self._gateway, self._published = Admission(lambda: self.environment.now), -REFRESH_EVERY_S
-        self._prompt, self._outbox = _Thread(self.environment), _Thread(self.environment)
-        self.prompt_busy_s = 0.0
+        self._prompt, self._outbox = Thread(self.environment), Thread(self.environment)
 
     def busy(self) -> dict[str, float]:
-        """Return the seconds that each stage has worked so far, in the order of the stages, and the device."""
+        """Return the seconds of `Simulated.busy` so far, in the order in which a chunk passes."""
         return {
-            "prompt": self.prompt_busy_s,
+            "prompt": self._prompt.busy_s,
             "generate": self.generate.core.statistics.busy_s,
             "decode": self.decode.busy_s,
             "watermark": self.watermark.busy_s,
+            "sending": self.watermark.sender.busy_s,
             "device": self.device.busy_s,
         }
 
@@ -160,25 +161,11 @@ class Server:
     def at_prompt(self, then: Then) -> None:
         """Call `then` when the prompt stage has worked on another request."""
         seconds = self.costs.prompt.ms / 1000
-        self.prompt_busy_s += seconds
         self.later(self._prompt.wait(seconds) + seconds, then)
 
     def from_generate(self, then: Then) -> None:
         """A hop from generate, which sends its chunks one after the other."""
         self.later(self._outbox.wait(self.costs.send_ms / 1000), lambda _: self.hop(then))
-
-
-class _Thread:
-    """Does one piece of work after the other."""
-
-    def __init__(self, environment: simpy.Environment) -> None:
-        self._environment, self._free_at = environment, 0.0
-
-    def wait(self, seconds: float) -> float:
-        """Queue work of `seconds`; return the seconds from now until it begins."""
-        begins = max(self._free_at, self._environment.now)
-        self._free_at = begins + seconds
-        return begins - self._environment.now
 
 
 class Caller:

@@ -124,8 +124,24 @@ class Piece:
     """Called with the piece, and with the number of frames that came out for it, when the stage is done with it."""
 
 
+class Thread:
+    """Does one piece of work after the other."""
+
+    def __init__(self, environment: simpy.Environment) -> None:
+        self._environment, self._free_at = environment, 0.0
+        self.busy_s = 0.0
+
+    def wait(self, seconds: float) -> float:
+        """Queue work of `seconds`; return the seconds from now until it begins."""
+        begins = max(self._free_at, self._environment.now)
+        self._free_at = begins + seconds
+        self.busy_s += seconds
+        return begins - self._environment.now
+
+
 class ChunkWorker:
-    """The base of decode and watermark: the waiting pieces are one batch, with one piece of each stream."""
+    """The base of decode and watermark: the waiting pieces are one batch, with one piece of each stream. A thread of
+    its own sends what is finished."""
 
     def __init__(self, environment: simpy.Environment, device: Device, costs: CostTable, slots: int) -> None:
         self._environment, self._device = environment, device
@@ -133,7 +149,13 @@ class ChunkWorker:
         self._waiting: deque[Piece] = deque()
         self._wake = environment.event()
         self.busy_s = 0.0
+        self.sender = Thread(environment)
         environment.process(self._run())
+
+    @property
+    def send_ms(self) -> float:
+        """Time in which a message occupies the sender."""
+        return self.costs.send_ms
 
     def calls(self, pieces: list[Piece]) -> Iterator[tuple[float, list[Piece]]]:
         """Yield the seconds of each call of a batch, and the pieces that are finished with it; all have a slot."""
@@ -155,18 +177,21 @@ class ChunkWorker:
                 yield self._wake
             batch, self._waiting = next_batch(self._waiting, lambda piece: piece.stream)
             began = self._environment.now
-            yield from self._send([piece for piece in batch if piece.slot == NO_SLOT])
+            self._send([piece for piece in batch if piece.slot == NO_SLOT])
             for seconds, done in self.calls([piece for piece in batch if piece.slot != NO_SLOT]):
                 if seconds:
                     yield self._device.work(seconds)
-                yield from self._send(done)
+                self._send(done)
             self.busy_s += self._environment.now - began
 
-    def _send(self, pieces: list[Piece]) -> Process:
+    def _send(self, pieces: list[Piece]) -> None:
         for piece in pieces:
-            piece.forward(piece, self.result(piece) if piece.slot != NO_SLOT else 0)
-            if self.costs.send_ms:
-                yield self._environment.timeout(self.costs.send_ms / 1000)
+            frames = self.result(piece) if piece.slot != NO_SLOT else 0
+            self._environment.process(self._forward(piece, frames, self.sender.wait(self.send_ms / 1000)))
+
+    def _forward(self, piece: Piece, frames: int, wait_s: float) -> Process:
+        yield self._environment.timeout(wait_s)
+        piece.forward(piece, frames)
 
 
 class Decode(ChunkWorker):
@@ -192,6 +217,10 @@ class Watermark(ChunkWorker):
         super().__init__(environment, device, costs, slots)
         self._arrived: dict[int, int] = {}
         """Frames of each stream so far."""
+
+    @property
+    def send_ms(self) -> float:
+        return self.costs.send_ms if self.costs.send_out_ms is None else self.costs.send_out_ms
 
     def calls(self, pieces: list[Piece]) -> Iterator[tuple[float, list[Piece]]]:
         kept = self.costs.hold_back

@@ -28,13 +28,15 @@ CODEC = Work(bytes=39.9e6 * 4, flops=0.43e9, dtype="float32")
 WATERMARK_FLOP = 48e9 * 0.08
 """Operations of one frame of the watermark's network. They are convolutions, which cuDNN by default runs in TF32, at
 half the rate of bfloat16."""
-WATERMARK_HOST_MS = 0.063
-"""Resampling, windows and overlap-add of one frame of one stream on one core of the host, with any GPU. In the real
-server (`benchmarks.host_cost --utterance-s 5`, 27 Nov 2026) a chunk of 10 frames kept the stage busy for 1.655 ms with
-a free network (`host-watermark-...json`) and for 0.651 with a free watermark (`host-messages-...json`): 1.0 ms, over 10
-frames and 5.8 more that early marks and the end of a stream cost. In a loop of its own it takes 0.044 to 0.052 ms."""
+WATERMARK_HOST_MS = 0.046
+"""Resampling and overlap-add of one frame of one stream on one core of the host, with any GPU. In the real server
+(`benchmarks.host_cost --utterance-s 5` with a free network, 27 Nov 2026, `host-watermark-...json`) a chunk of 10 frames
+kept the stage's worker busy for 0.73 ms: 10 frames and 5.8 more that early marks and the end of a stream cost."""
 HOP_MS = 0.7
 SEND_MS = 0.35
+SEND_OUT_MS = 0.65
+"""Time in which a chunk occupies the thread that sends it, in the stages before watermark and in watermark: in the same
+runs 0.30 ms in decode and 0.63 in watermark."""
 PROMPT_MS = 1.0
 POSITIONS_PER_CHAR = 0.24
 FIXED_POSITIONS = 6
@@ -118,6 +120,7 @@ def floor(gpu: Gpu, fp8: bool = False, config: ModelConfig = MISOTTS_8B) -> Cost
         prompt=PromptCost(PROMPT_MS, POSITIONS_PER_CHAR, FIXED_POSITIONS),
         hop_ms=HOP_MS,
         send_ms=SEND_MS,
+        send_out_ms=SEND_OUT_MS,
         network_ms=0.0,
         speed_when_busy=[1.0, 0.5],
         overlaps=True,

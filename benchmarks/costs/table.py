@@ -32,6 +32,7 @@ batch larger than the largest measured one is an error, because the device may d
       "fixed_positions": 6},               beginning, end, speaker
      "hop_ms": 0.5,                        one message through Triton: into a stage, or out to the caller
      "send_ms": 0.3,                       the part of it that occupies the sender: its next message waits that long
+     "send_out_ms": 0.6,                   the same for watermark, which sends to the gateway; default: send_ms
      "network_ms": 0.0,                    one way between caller and server
      "speed_when_busy": [1.0, 0.5],        speed of each stage while 1, 2, ... stages work at once: one GPU shared by
                                            all is [1, 1/2, 1/3]; beyond the last entry it falls as 1/n
@@ -170,6 +171,7 @@ class CostTable:
     hold_back: HoldBack
     block_size: int
     kv_blocks: int
+    send_out_ms: float | None = None
     on_host: list[str] = field(default_factory=list)
     not_measured_here: list[str] = field(default_factory=list)
     date: str = ""
@@ -255,7 +257,7 @@ def from_json(raw: Any) -> CostTable:
     if raw.get("source") not in ("measured", "floor model"):
         raise CostError("source: must be 'measured' or 'floor model'")
     plain = ("name", "source", "hop_ms", "send_ms", "network_ms", "speed_when_busy", "overlaps")
-    optional = ("on_host", "not_measured_here", "date", "command", "machine")
+    optional = ("send_out_ms", "on_host", "not_measured_here", "date", "command", "machine")
     values = {name: _part(raw, name, lambda value: value) for name in (*plain, "block_size", "kv_blocks")}
     speeds = values["speed_when_busy"]
     if not speeds or speeds[0] != 1 or any(not 0 < later <= earlier for earlier, later in pairwise(speeds)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.costs.engines import ENGINES
-from benchmarks.costs.gpus import FIXED_POSITIONS, HOP_MS, POSITIONS_PER_CHAR, SEND_MS
+from benchmarks.costs.gpus import FIXED_POSITIONS, HOP_MS, POSITIONS_PER_CHAR, SEND_MS, SEND_OUT_MS
 from benchmarks.costs.table import CostError, CostTable, PromptCost, measured_parts
 from benchmarks.gpu_suite.suite import Suite
 from misotts.engines.kv_memory import BLOCK_SIZE
@@ -35,13 +35,21 @@ def cost_table(suite: Suite, result: dict[str, Any]) -> dict[str, Any] | None:
             prompt=PromptCost(pipeline["prompt_ms"], POSITIONS_PER_CHAR, FIXED_POSITIONS),
             hop_ms=HOP_MS,
             send_ms=SEND_MS,
+            send_out_ms=SEND_OUT_MS,
             network_ms=0.0,
             speed_when_busy=SHARED_GPU,
             overlaps=suite.device == "cuda",
             hold_back=HoldBack(**pipeline["hold_back"]),
             block_size=BLOCK_SIZE,
             kv_blocks=generate["kv_blocks_that_fit"],
-            not_measured_here=["hop_ms", "send_ms", "network_ms", "speed_when_busy", "prompt.positions_per_char"],
+            not_measured_here=[
+                "hop_ms",
+                "send_ms",
+                "send_out_ms",
+                "network_ms",
+                "speed_when_busy",
+                "prompt.positions_per_char",
+            ],
         )
     except (KeyError, CostError):
         return None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.capacity.device import Device
 from benchmarks.capacity.simulate import Caller, Server, simulate
-from benchmarks.capacity.stages import Decode, Piece
+from benchmarks.capacity.stages import Decode, Piece, Watermark
 from benchmarks.costs.table import CostTable, Grid, Line
 from benchmarks.load.caller import Answer
 from benchmarks.load.plan import Call, Load, calls
@@ -111,8 +111,7 @@ def test_a_call_beside_running_streams_waits_for_the_planned_step() -> None:
 
 
 def test_messages_of_one_stage_leave_one_after_the_other() -> None:
-    """Two calls come at once. The later call's chunk goes first; the other one is one message later, because decode
-    works on the first chunk alone and sends it before it takes the second."""
+    """Two calls come at once. The later call's chunk goes first; the other one is one message later."""
     load = plain(1, 1, chunk_frames=1)
     both = [replace(call, at_s=0.0) for call, _ in zip(calls(plain(9, 9)), range(2), strict=False)]
     table = replace(TABLE, decode=flat(0), watermark=flat(0), prompt=replace(TABLE.prompt, ms=0.0))
@@ -124,6 +123,21 @@ def test_messages_of_one_stage_leave_one_after_the_other() -> None:
     at_once, late = ttfas_ms(0.0), ttfas_ms(SEND)
     assert at_once[0] == pytest.approx(at_once[1])
     assert late == pytest.approx([at_once[0] + SEND, at_once[1]])
+
+
+@pytest.mark.parametrize(("stage", "each_ms"), [(Decode, 3.0), (Watermark, 5.0)])
+def test_a_stage_works_on_while_its_chunks_are_sent(stage: type[Decode] | type[Watermark], each_ms: float) -> None:
+    done: list[tuple[int, float]] = []
+    environment, table = simpy.Environment(), replace(TABLE, send_ms=3.0, send_out_ms=5.0, decode=flat(1))
+    table = replace(table, watermark=flat(1))
+    worker = stage(environment, Device(environment, table.speed), table, LIMITS.max_streams)
+    for index in range(3):  # of one stream, so that each is a batch
+        note = lambda piece, _: done.append((piece.index, round(environment.now * 1000, 6)))  # noqa: E731
+        worker.put(Piece(1, 1, index, 20, "", note))
+    environment.run()
+    assert done == [(index, 1 + each_ms * index) for index in range(3)]
+    assert worker.busy_s == pytest.approx(0.003)
+    assert worker.sender.busy_s == pytest.approx(3 * each_ms / 1000)
 
 
 def test_a_short_chunk_does_not_wait_for_a_long_one() -> None:
