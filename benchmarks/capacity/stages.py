@@ -31,8 +31,8 @@ MAX_POSITIONS = 4096
 """More positions than any call needs."""
 
 EARLY_FRAMES = 3
-"""Frames that cost as much as the early marks of one: 0.08 ms of the host in chunks of one frame, 0.15 ms in longer
-ones (by hand, 27 Nov 2026), and 6 to 11 columns of the network."""
+"""Frames that cost at most as much as the early marks of one: 0.03 to 0.05 ms of the host, where a frame takes 0.016 to
+0.02 (by hand, 27 Nov 2026), and 6 to 11 columns of the network."""
 
 Process = Generator[simpy.Event, object, None]
 

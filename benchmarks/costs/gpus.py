@@ -31,12 +31,13 @@ half the rate of bfloat16."""
 WATERMARK_HOST_MS = 0.046
 """Resampling and overlap-add of one frame of one stream on one core of the host, with any GPU. In the real server
 (`benchmarks.host_cost --utterance-s 5` with a free network, 27 Nov 2026, `host-watermark-...json`) a chunk of 10 frames
-kept the stage's worker busy for 0.73 ms: 10 frames and 5.8 more that early marks and the end of a stream cost."""
+kept the stage's worker busy for 0.65 ms, in two runs before it for 0.73: 10 frames and 5.8 more that early marks and
+the end of a stream cost. Launches of the network's kernels are not counted."""
 HOP_MS = 0.7
 SEND_MS = 0.35
 SEND_OUT_MS = 0.65
-"""Time in which a chunk occupies the thread that sends it, in the stages before watermark and in watermark: in the same
-runs 0.30 ms in decode and 0.63 in watermark."""
+"""Time in which a chunk occupies the thread that sends it, in the stages before watermark and in watermark: in these
+runs 0.27 to 0.30 ms in decode and 0.57 to 0.65 in watermark."""
 PROMPT_MS = 1.0
 POSITIONS_PER_CHAR = 0.24
 FIXED_POSITIONS = 6
