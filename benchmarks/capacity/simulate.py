@@ -15,7 +15,7 @@ import numpy as np
 import simpy
 
 from benchmarks.capacity.device import Device
-from benchmarks.capacity.stages import Decode, Generate, Piece, Process, Thread, Watermark
+from benchmarks.capacity.stages import Decode, Generate, Piece, Process, SimulatedThread, Watermark
 from benchmarks.costs.table import CostTable
 from benchmarks.load.caller import Answer
 from benchmarks.load.plan import Call, Load, calls
@@ -117,7 +117,7 @@ class Server:
         self.decode = Decode(self.environment, self._device_of("decode"), costs, limits.max_streams)
         self.watermark = Watermark(self.environment, self._device_of("watermark"), costs, limits.max_streams)
         self._gateway, self._published = Admission(lambda: self.environment.now), -REFRESH_EVERY_S
-        self._prompt, self._outbox = Thread(self.environment), Thread(self.environment)
+        self._prompt, self._outbox = SimulatedThread(self.environment), SimulatedThread(self.environment)
 
     def busy(self) -> dict[str, float]:
         """Return the seconds of `Simulated.busy` so far, in the order in which a chunk passes."""

@@ -31,13 +31,14 @@ half the rate of bfloat16."""
 WATERMARK_HOST_MS = 0.046
 """Resampling and overlap-add of one frame of one stream on one core of the host, with any GPU. In the real server
 (`benchmarks.host_cost --utterance-s 5` with a free network, 27 Nov 2026, `host-watermark-...json`) a chunk of 10 frames
-kept the stage's worker busy for 0.65 ms, in two runs before it for 0.73: 10 frames and 5.8 more that early marks and
-the end of a stream cost. Launches of the network's kernels are not counted."""
+kept the stage's worker busy for 0.65 ms, and for 0.73 in two runs that were not kept: 10 frames, and 5.8 more that
+early marks and the end of a stream cost. Launches of the network's kernels are not counted."""
 HOP_MS = 0.7
 SEND_MS = 0.35
 SEND_OUT_MS = 0.65
-"""Time in which a chunk occupies the thread that sends it, in the stages before watermark and in watermark: in these
-runs 0.27 to 0.30 ms in decode and 0.57 to 0.65 in watermark."""
+"""Time in which a chunk occupies the thread that sends it, in the stages before watermark and in watermark: 0.27 and
+0.29 ms in decode, 0.57 and 0.60 in watermark (that file and `host-messages-...json`), and up to 0.34 and 0.70 in runs
+that were not kept."""
 PROMPT_MS = 1.0
 POSITIONS_PER_CHAR = 0.24
 FIXED_POSITIONS = 6

@@ -243,7 +243,7 @@ class _Stream:
     def add_marks(self, column: int, marks: Samples) -> None:
         """Add the sum of marks, which begins with the window of `column`."""
         at = (column - 1) * self._hop - self._mark_at
-        if at < 0:  # before the stream
+        if at < 0:  # before the stream, or gone: columns with no mark begin there
             marks, at = marks[-at:], 0
         missing = at + len(marks) - len(self._mark)
         if missing > 0:

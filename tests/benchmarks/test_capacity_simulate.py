@@ -134,7 +134,7 @@ def test_a_stage_works_on_while_its_chunks_are_sent(stage: type[Decode] | type[W
     for index in range(3):  # of one stream, so that each is a batch
         note = lambda piece, _: done.append((piece.index, round(environment.now * 1000, 6)))  # noqa: E731
         worker.put(Piece(1, 1, index, 20, "", note))
-    environment.run()
+    environment.run(until=1)
     assert done == [(index, 1 + each_ms * index) for index in range(3)]
     assert worker.busy_s == pytest.approx(0.003)
     assert worker.sender.busy_s == pytest.approx(3 * each_ms / 1000)

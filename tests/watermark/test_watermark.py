@@ -242,6 +242,20 @@ def test_short_streams_keep_every_sample(watermarker: Watermarker, frames: int) 
 UP, DOWN = Resampler(24_000, 44_100), Resampler(44_100, 24_000)
 
 
+RATES = [(44_100, 24_000), (24_000, 44_100), (24_000, 24_000), *[(n, 24_000) for n in (8_000, 12_000, 16_000, 48_000)]]
+RATES += [(24_000, n) for n in (8_000, 12_000, 48_000)]
+
+
+@pytest.mark.parametrize("rates", RATES)
+def test_a_resampler_has_the_products_of_its_matrix(rates: tuple[int, int]) -> None:
+    resampler, blocks = Resampler(*rates), 7
+    samples = speech_like(blocks * resampler.in_block + 2 * resampler.reach)
+    windows = [samples[n * resampler.in_block :][: len(resampler.matrix)] for n in range(blocks)]
+    got, read = resampler.start(samples, blocks * resampler.out_block)
+    np.testing.assert_allclose(got, np.concatenate([window @ resampler.matrix for window in windows]), atol=1e-6)
+    assert read == blocks * resampler.in_block
+
+
 def test_resamplers_do_not_shift_samples() -> None:
     audio = speech_like(24_000)
     up = ResampleStream(UP).push(np.concatenate([audio, np.zeros(400, np.float32)]))
@@ -252,7 +266,7 @@ def test_resamplers_do_not_shift_samples() -> None:
     np.testing.assert_allclose(back[500:23_000], audio[500:23_000], rtol=0, atol=1e-3 * np.abs(audio).max())
 
 
-@pytest.mark.parametrize("rates", [(44_100, 24_000), (24_000, 24_000), (16_000, 24_000)])
+@pytest.mark.parametrize("rates", RATES)
 @given(counts=st.lists(st.integers(0, 20), min_size=1, max_size=4))
 @settings(max_examples=20, deadline=None)
 def test_samples_taken_in_parts_are_those_of_the_stream(rates: tuple[int, int], counts: list[int]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,7 +56,7 @@ class ChunkStage(Stage):
     input: str
     """Name of the tensor that holds a chunk's data."""
 
-    def answer(self, answer: Answer) -> None:
+    def send_answer(self, answer: Answer) -> None:
         """Send an answer. The sending thread alone calls this, in the order in which the chunks were finished."""
         raise NotImplementedError
 
@@ -69,19 +68,19 @@ class ChunkStage(Stage):
         self._process = process
         self._admission_to = [0] * self.settings.max_streams
         self._chunks = 0
-        limit = 2 * MAX_UNACKNOWLEDGED * self.settings.max_streams + 1024
-        self._sender = Worker(self._send, id, limit, self.idle)
+        self._limit = limit = 2 * MAX_UNACKNOWLEDGED * self.settings.max_streams + 1024
+        # Each answer is a key of its own, so that a batch has all of them in order.
+        self._sender = Worker(self._send, id, limit, self.idle, name="sender")
         self._worker = Worker(self._work, lambda chunk: chunk.header.stream, limit)
 
     def take(self, request: Any, sender: Any) -> None:
         header, data = array(request, "HEADER"), array(request, self.input)
         if header is None or data is None:
             raise Internal(f"the {self.name} stage lacks a tensor that the ensemble gives")
-        try:
-            # A copy: Triton reuses the request's memory once `execute` has returned.
-            self._worker.put(Chunk(sender, Header.unpack(header), data.copy(), time.monotonic()))
-        except queue.Full:
-            raise Unavailable(f"the queue of the {self.name} stage is full") from None
+        if self._worker.unfinished + self._sender.unfinished >= self._limit:  # so no answer finds its queue full
+            raise Unavailable(f"the queue of the {self.name} stage is full")
+        # A copy: Triton reuses the request's memory once `execute` has returned.
+        self._worker.put(Chunk(sender, Header.unpack(header), data.copy(), time.monotonic()))
 
     def progress(self) -> float:
         return min(self._worker.last_progress, self._sender.last_progress)
@@ -133,6 +132,6 @@ class ChunkStage(Stage):
         for answer in answers:
             self._sender.report_progress()
             try:
-                self.answer(answer)
+                self.send_answer(answer)
             except Exception:  # the other streams go on
                 log.exception("an answer failed")

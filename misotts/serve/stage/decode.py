@@ -21,6 +21,6 @@ class DecodeStage(ChunkStage):
         decoder.prepare()
         self.start_worker(decoder.decode_each)
 
-    def answer(self, answer: Answer) -> None:
+    def send_answer(self, answer: Answer) -> None:
         header = replace(answer.chunk.header, finish=answer.finish)
         send(answer.chunk.sender, {"HEADER": header.pack(), "AUDIO": answer.audio}, final=True)

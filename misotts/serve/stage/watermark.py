@@ -58,7 +58,7 @@ class WatermarkStage(ChunkStage):
         self.deliveries = Deliveries(settings.max_streams)
         self.start_worker(watermarker.mark_each)
 
-    def answer(self, answer: Answer) -> None:
+    def send_answer(self, answer: Answer) -> None:
         """Send the response, if there is one, and acknowledge the chunk in any case."""
         header, sender = answer.chunk.header, answer.chunk.sender
         delivery = self.deliveries.add(answer.piece, len(answer.audio), answer.finish)

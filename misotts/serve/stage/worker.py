@@ -30,6 +30,7 @@ class Worker(Generic[Item]):
         key: Callable[[Item], object],
         limit: int,
         idle: Callable[[], None] = lambda: None,
+        name: str = "worker",
     ) -> None:
         """Start the thread. It calls `process` with every batch, and `idle` when nothing has come for `IDLE_S`.
 
@@ -43,7 +44,7 @@ class Worker(Generic[Item]):
         self.busy_s = 0.0
         self.last_progress = time.monotonic()
         """Time at which the worker last made progress."""
-        threading.Thread(target=self._run, name="worker", daemon=True).start()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
 
     @property
     def unfinished(self) -> int:

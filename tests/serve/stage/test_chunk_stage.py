@@ -14,6 +14,7 @@ from misotts.serve.stage.chunk_stage import Answer, Audio, ChunkStage
 from misotts.serve.stage.header import Header
 from misotts.serve.stage.worker import IDLE_S
 from misotts.slots import Piece
+from misotts_client.errors import Unavailable
 from tests.support.waiting import wait_until
 
 FAILED = "error: INTERNAL: the decode stage failed"
@@ -47,7 +48,7 @@ def stage() -> Any:
                     raise RuntimeError("fourteen")
                 yield number, pieces[number].data * np.float32(2)
 
-        def answer(self, answer: Answer) -> None:
+        def send_answer(self, answer: Answer) -> None:
             self.sending.wait(5)
             header = answer.chunk.header
             self.answers.append((header.stream, header.index, answer.audio.tolist(), answer.finish))
@@ -155,3 +156,22 @@ def test_a_thread_that_sends_no_more_is_seen(stage: Any) -> None:
     assert stage.progress() == seen, "the worker is alive, which must not hide the sender"
     stage.sending.set()
     wait_until(lambda: stage.progress() > seen)
+
+
+def test_a_stage_that_cannot_send_refuses_and_loses_nothing(stage: Any) -> None:
+    stage.sending.clear()
+    stage.gate.set()
+    taken: list[int] = []
+
+    def send_until_refused() -> None:
+        for stream in range(100_000):
+            send(stage, stream, NO_SLOT, 0)
+            taken.append(stream)
+
+    with pytest.raises(Unavailable, match="the queue of the decode stage is full"):
+        send_until_refused()
+    stage.sending.set()
+    wait_for(stage, len(taken))
+    assert [stream for stream, _, _, _ in stage.answers] == taken
+    send(stage, 1, 0, 0, 1)
+    wait_for(stage, len(taken) + 1)
