@@ -16,8 +16,8 @@ from misotts_gateway.limits import CONNECTIONS_PER_ADDRESS, MAX_CONNECTIONS, SEN
 
 _FD = "/proc/self/fd"
 RETRANSMISSIONS = 5
-"""The kernel sends bytes again after 0.2 s, 0.4 s and so on. A drain does not wait for a caller whose machine has
-acknowledged none of so many."""
+"""The kernel sends bytes again after 0.2 s, 0.4 s and so on. A drain does not wait for a caller after this many
+retransmissions without an acknowledgement."""
 
 
 def raise_descriptor_limit() -> int:

@@ -35,7 +35,7 @@ POWER_FLOOR = 1e-8
 
 
 class MarkNetwork:
-    """Turns windows of audio into windows of mark, `config.columns_ahead` columns later, with a slot of state for each
+    """Turns the audio under windows into marks, `config.columns_ahead` columns later, with a slot of state for each
     stream."""
 
     def __init__(self, folder: Path, key: bytes, slots: int, device: str = "cpu") -> None:
@@ -106,9 +106,9 @@ class MarkNetwork:
         state.columns += wanted.shape[1]
         if keep:
             self._state.store(rows, state)
-        early, late = (torch.fft.irfft(mark, n=self.config.N_FFT) * self._synthesis).split(hop, dim=-1)
-        summed = F.pad(early, (0, 0, 0, 1))
-        summed[:, 1:] += late
+        first_half, second_half = (torch.fft.irfft(mark, n=self.config.N_FFT) * self._synthesis).split(hop, dim=-1)
+        summed = F.pad(first_half, (0, 0, 0, 1))
+        summed[:, 1:] += second_half
         marks: npt.NDArray[np.float32] = summed.flatten(1).cpu().numpy()
         return marks
 

@@ -68,10 +68,10 @@ class ChunkStage(Stage):
         self._process = process
         self._admission_to = [0] * self.settings.max_streams
         self._chunks = 0
-        self._limit = limit = 2 * MAX_UNACKNOWLEDGED * self.settings.max_streams + 1024
+        self._limit = 2 * MAX_UNACKNOWLEDGED * self.settings.max_streams + 1024
         # Each answer is a key of its own, so that a batch has all of them in order.
-        self._sender = Worker(self._send, id, limit, self.idle, name="sender")
-        self._worker = Worker(self._work, lambda chunk: chunk.header.stream, limit)
+        self._sender = Worker(self._send, id, self._limit, self.idle, name="sender")
+        self._worker = Worker(self._work, lambda chunk: chunk.header.stream, self._limit)
 
     def take(self, request: Any, sender: Any) -> None:
         header, data = array(request, "HEADER"), array(request, self.input)
